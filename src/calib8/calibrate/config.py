@@ -1,0 +1,18 @@
+"""Options of calibration."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from calib8.config import Config
+
+
+class Calibrate(Config):
+    """How ranges are found.
+
+    observer: what turns statistics into amax, see ``calibrate.observers``.
+    percentile: for the percentile observer, in percent.
+    """
+
+    observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100)

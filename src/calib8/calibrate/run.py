@@ -1,0 +1,59 @@
+"""Calibration from end to end: data and model in, ranges out; nothing is done twice."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calib8.calibrate.collect import collect, positions
+from calib8.calibrate.config import Calibrate
+from calib8.calibrate.observers import observer_for
+from calib8.calibrate.ranges import Origin, Ranges, TensorRange
+from calib8.calibrate.statistics import TensorStatistics, quantile
+from calib8.data.batching import Dataset
+from calib8.errors import ModelError, RangesError
+from calib8.graph.weighted import weighted_ops
+from calib8.progress import Progress
+
+
+def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
+    """What ranges made now would be made from."""
+    settings = config.model_dump()
+    if config.observer != "percentile":
+        del settings["percentile"]  # it has no influence, so changing it must not cause work
+    tools = {name: version(name) for name in ("calib8", "onnxruntime")}
+    return Origin(model_sha256=model_sha256, data_sha256=data_sha256, settings=settings, tools=tools)
+
+
+def reusable(path: Path | None, origin: Origin, progress: Progress) -> Ranges | None:
+    """The ranges at ``path`` if they were made from ``origin``; otherwise None, and a note that says why."""
+    if path is None or not path.exists():
+        return None
+    try:
+        previous = Ranges.load(path)
+    except RangesError as error:
+        progress.note(f"calibrating again: {error}")
+        return None
+    if changes := previous.origin.changes(origin):
+        progress.note(f"calibrating again: {', '.join(changes)} changed since {path} was made")
+        return None
+    progress.note(f"ranges are up to date: reused {path} ({previous.samples} samples, same model, data and settings)")
+    return previous
+
+
+def calibrate(model: ir.Model, data: Dataset, config: Calibrate, origin: Origin, progress: Progress) -> Ranges:
+    """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``."""
+    if not weighted_ops(model):
+        raise ModelError("the model has no MatMul, Gemm or Conv with a constant weight: there is nothing to quantise.")
+    observer = observer_for(config.observer, config.percentile)
+    statistics = collect(model, data, progress)
+    progress.update(f"{config.observer} ranges", 0, len(statistics))
+    tensors = {}
+    for done, (name, seen) in enumerate(statistics.items(), start=1):
+        tensors[name] = _range(seen, observer.amax(seen))
+        progress.update(f"{config.observer} ranges", done, len(statistics))
+    return Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
+
+
+def _range(seen: TensorStatistics, amax: float) -> TensorRange:
+    return TensorRange(amax=amax, minimum=seen.minimum, maximum=seen.maximum, typical=quantile(seen.rows, 0.5))

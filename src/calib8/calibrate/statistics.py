@@ -1,0 +1,111 @@
+"""What one streaming pass remembers of a tensor: bounded in memory, exact under any order or split of the data."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Histogram bins. A histogram in use always has between BINS / 2 and BINS bins below its amax.
+BINS = 8192
+
+
+class Histogram:
+    """Counts of |x| in equal bins whose width is a power of two.
+
+    The width doubles, and neighbouring bins merge, whenever a larger value arrives. Since every bin edge is a multiple
+    of a power of two, merging is exact: the result does not depend on the order of the data, and ``merge`` is
+    associative and commutative.
+    """
+
+    def __init__(self) -> None:
+        self.exponent: int | None = None  # bin width is 2**exponent; None until a value other than 0 was seen
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return float(2.0**self.exponent) if self.exponent is not None else 0.0
+
+    def add(self, magnitude: NDArray[np.float32]) -> None:
+        """Count ``magnitude`` (values of |x|, any shape, finite)."""
+        largest = float(magnitude.max(initial=0.0))
+        if largest == 0.0:
+            self.counts[0] += magnitude.size
+            return
+        self._widen(_exponent_for(largest))
+        assert self.exponent is not None
+        # Scaling by a power of two is exact in binary floating point; the cast truncates towards the bin's lower edge.
+        index = (magnitude.reshape(-1) * np.float64(2.0**-self.exponent)).astype(np.int32)
+        self.counts += np.bincount(index, minlength=BINS)
+
+    def merge(self, other: Histogram) -> None:
+        """Add the counts of ``other``."""
+        if other.exponent is not None:
+            self._widen(other.exponent)
+            assert self.exponent is not None
+            self.counts += _merged(other.counts, self.exponent - other.exponent)
+        else:
+            self.counts[0] += other.counts[0]
+
+    def _widen(self, exponent: int) -> None:
+        if self.exponent is None:
+            self.exponent = exponent
+        elif exponent > self.exponent:
+            self.counts = _merged(self.counts, exponent - self.exponent)
+            self.exponent = exponent
+
+
+class TensorStatistics:
+    """Smallest and largest value, histogram of |x|, and histogram of the root mean square of each row.
+
+    A row is what one position holds: the last axis of a tensor of rank 2 or 3, a whole sample otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+        self.values = Histogram()
+        self.rows = Histogram()
+
+    @property
+    def amax(self) -> float:
+        """Largest |x| seen."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Add ``rows`` [n, values per row]. Nothing is kept of them."""
+        self.minimum = min(self.minimum, float(rows.min()))
+        self.maximum = max(self.maximum, float(rows.max()))
+        magnitude = np.abs(rows)
+        self.values.add(magnitude)
+        self.rows.add(np.sqrt(np.square(rows).mean(axis=1)))
+
+    def merge(self, other: TensorStatistics) -> None:
+        """Add everything that ``other`` has seen."""
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+        self.values.merge(other.values)
+        self.rows.merge(other.rows)
+
+
+def quantile(histogram: Histogram, fraction: float) -> float:
+    """Upper edge of the bin in which the ``fraction`` quantile of the counted values lies; 0 if all are 0."""
+    if histogram.exponent is None:
+        return 0.0
+    reached = np.cumsum(histogram.counts)
+    index = int(np.searchsorted(reached, fraction * reached[-1], side="left"))
+    return (index + 1) * histogram.width
+
+
+def _exponent_for(largest: float) -> int:
+    """Smallest e with largest < BINS * 2**e."""
+    return int(np.frexp(largest)[1]) - int(np.log2(BINS))
+
+
+def _merged(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
+    if doublings >= np.log2(BINS):
+        merged = np.zeros(BINS, np.int64)
+        merged[0] = counts.sum()
+        return merged
+    groups = counts.reshape(-1, 1 << doublings).sum(axis=1)
+    return np.concatenate([groups, np.zeros(BINS - len(groups), np.int64)])

@@ -1,0 +1,109 @@
+"""Samples into batches: sorted by length and cut to their longest row, so that little padding is computed."""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.data.inputs import Arrays, InputSpec, checked, mask_name
+from calib8.data.sources import Source
+from calib8.errors import DataError
+from calib8.progress import Progress, Quiet
+
+#: Sample numbers of a batch.
+Rows: TypeAlias = NDArray[np.int64]
+
+#: Positions per batch. Enough to fill two cores, small enough that all observed tensors fit in about 300 MB.
+TOKEN_BUDGET = 1024
+
+
+class Dataset:
+    """A source whose every chunk was checked against the model, ready to be batched.
+
+    Without a mask input a batch holds up to ``BATCH`` samples of one chunk. With one, samples are sorted by length
+    within their chunk, trailing columns that are padding for the whole batch are cut off where the model's sequence
+    is dynamic, and a batch holds about ``TOKEN_BUDGET`` positions.
+    """
+
+    BATCH = 16
+
+    def __init__(
+        self,
+        source: Source,
+        specs: tuple[InputSpec, ...],
+        *,
+        limits: Mapping[str, int] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """``limits`` holds the largest size of named dimensions (see ``graph.limits``)."""
+        progress = progress or Quiet()
+        self.limits = limits or {}
+        self.specs = specs
+        self.mask = mask_name(specs)
+        self.chunks = [checked(chunk, specs, progress) for chunk in source.chunks()]
+        if not self.chunks:
+            raise DataError("the data is empty: expected at least one batch, got none. Check how it was made.")
+        self.fingerprint = source.fingerprint()
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return sum(len(next(iter(chunk.values()))) for chunk in self.chunks)
+
+    def batches(self) -> Iterator[tuple[Rows, Arrays]]:
+        """Yield (sample numbers [n], arrays) until every sample was yielded once."""
+        first = 0
+        for chunk in self.chunks:
+            count = len(next(iter(chunk.values())))
+            for rows, arrays in self._masked(chunk) if self.mask else self._plain(chunk, count):
+                self._check_limits(arrays)
+                yield rows + first, arrays
+            first += count
+
+    def _check_limits(self, arrays: Arrays) -> None:
+        for spec in self.specs:
+            for got, dimension in zip(arrays[spec.name].shape, spec.shape, strict=True):
+                if isinstance(dimension, str) and got > self.limits.get(dimension, got):
+                    raise DataError(
+                        f"{spec.name} has {got} positions along {dimension!r}, but the model's position table ends "
+                        f"at {self.limits[dimension]}. Cut the sequences, e.g. `calib8 prepare --max-length "
+                        f"{self.limits[dimension]}`."
+                    )
+
+    def _plain(self, chunk: Arrays, count: int) -> Iterator[tuple[Rows, Arrays]]:
+        for start in range(0, count, self.BATCH):
+            rows = np.arange(start, min(start + self.BATCH, count))
+            yield rows, {name: np.asarray(array[start : start + self.BATCH]) for name, array in chunk.items()}
+
+    def _masked(self, chunk: Arrays) -> Iterator[tuple[Rows, Arrays]]:
+        assert self.mask is not None
+        mask = np.asarray(chunk[self.mask]) != 0
+        if not mask.any(axis=1).all():
+            empty = int(np.argmin(mask.any(axis=1)))
+            raise DataError(f"sample {empty} has an all-zero {self.mask}: it holds no token. Remove it.")
+        lengths = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
+        spec = {s.name: s for s in self.specs}
+        sequence = spec[self.mask].shape[1]
+        for rows in by_token_budget(lengths, TOKEN_BUDGET):
+            longest = int(lengths[rows].max())
+            yield (
+                rows,
+                {
+                    name: np.asarray(array[rows])[:, :longest]
+                    if isinstance(sequence, str) and len(spec[name].shape) > 1 and spec[name].shape[1] == sequence
+                    else np.asarray(array[rows])
+                    for name, array in chunk.items()
+                },
+            )
+
+
+def by_token_budget(
+    lengths: Rows, budget: int
+) -> Iterator[Rows]:
+    """Group row numbers, longest first, so that rows x longest row stays within ``budget`` (at least one row)."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, budget // int(lengths[order[start]]))
+        yield order[start : start + count]
+        start += count

@@ -1,0 +1,142 @@
+"""What a model wants to be fed, and whether an array is that."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.errors import DataError, ModelError
+from calib8.progress import Progress
+
+Arrays = dict[str, NDArray[np.generic]]
+
+#: Inputs of these names mark real positions with 1 and padding with 0.
+MASK_NAMES = ("attention_mask", "input_mask")
+INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One model input: ``shape`` holds a number for a fixed and a name (or None) for a dynamic dimension.
+
+    ``limit`` is the number of rows of the table that the input's integers index, where there is one.
+    """
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | str | None, ...]
+    limit: int | None = None
+
+
+def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The inputs of ``model`` that are no initializers. Raises ``ModelError`` if one has no type or a fixed batch."""
+    specs = []
+    for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
+        if value.dtype is None or value.shape is None:
+            raise ModelError(f"input {value.name!r} of the model has no type or no rank. Export the model again.")
+        shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        if not shape or isinstance(shape[0], int):
+            raise ModelError(
+                f"input {value.name!r} has the fixed shape {list(shape)}; expected a dynamic batch as its first "
+                "dimension. Export again with dynamic axes, e.g. torch.onnx.export(..., "
+                f"dynamic_axes={{{value.name!r}: {{0: 'batch'}}}})."
+            )
+        specs.append(InputSpec(value.name or "", value.dtype.numpy(), shape, _vocabulary(value)))
+    return tuple(specs)
+
+
+def mask_name(specs: tuple[InputSpec, ...]) -> str | None:
+    """The input that marks real positions, if the model has one by a known name and of rank 2."""
+    return next((s.name for s in specs if s.name in MASK_NAMES and len(s.shape) == 2), None)
+
+
+def checked(arrays: Mapping[str, NDArray[np.generic]], specs: tuple[InputSpec, ...], progress: Progress) -> Arrays:
+    """``arrays`` in the model's dtypes. Raises ``DataError`` for whatever does not fit.
+
+    Checked: names, dtypes (int32 and int64 convert into each other, with a note), ranks, fixed dimensions, equal
+    numbers of samples, at least one sample, no NaN or infinity, no index outside the table it looks up.
+    """
+    wanted = {spec.name for spec in specs}
+    if missing := sorted(wanted - set(arrays)):
+        raise DataError(f"no array for input {', '.join(missing)}: got {_names(arrays)}, expected {_names(wanted)}.")
+    if extra := sorted(set(arrays) - wanted):
+        raise DataError(
+            f"the model has no input {', '.join(extra)}: expected exactly {_names(wanted)}. "
+            "Remove the extra array or rename it."
+        )
+    fitting = {spec.name: _fit(np.asarray(arrays[spec.name]), spec, progress) for spec in specs}
+    counts = {name: len(array) for name, array in fitting.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"the arrays hold different numbers of samples: {counts}. Every input needs the same number.")
+    if not all(array.size for array in fitting.values()):
+        raise DataError("the data is empty: expected at least one sample. Check the folder and how it was made.")
+    return fitting
+
+
+def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDArray[np.generic]:
+    name = spec.name
+    if array.dtype != spec.dtype:
+        if array.dtype not in INTEGERS or spec.dtype not in INTEGERS:
+            raise DataError(
+                f"{name} has dtype {array.dtype}, expected {spec.dtype}. "
+                f"Convert it: np.save('{name}.npy', array.astype(np.{spec.dtype}))."
+            )
+        if array.dtype == np.int64 and array.size and np.abs(array.astype(np.int64)).max() > np.iinfo(np.int32).max:
+            raise DataError(f"{name} holds int64 values that do not fit the model's int32 input. Check the data.")
+        progress.note(f"{name}: converted {array.dtype} to {spec.dtype}")
+        array = array.astype(spec.dtype)
+    if array.ndim != len(spec.shape):
+        raise DataError(
+            f"{name} has rank {array.ndim} (shape {list(array.shape)}), expected rank {len(spec.shape)} "
+            f"{_shape(spec.shape)}."
+        )
+    for axis, (got, fixed) in enumerate(zip(array.shape, spec.shape, strict=True)):
+        if isinstance(fixed, int) and got != fixed:
+            raise DataError(f"{name} has size {got} on axis {axis}, expected {fixed} {_shape(spec.shape)}.")
+    _check_values(array, spec)
+    return array
+
+
+def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        bad = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
+        raise DataError(f"{spec.name} holds NaN or infinity (first in sample {bad}). Remove or repair that sample.")
+    if spec.limit is not None and array.size:
+        low, high = int(array.min()), int(array.max())
+        if high >= spec.limit or low < -spec.limit:
+            raise DataError(
+                f"{spec.name} holds the index {high if high >= spec.limit else low}, but the model's table has "
+                f"{spec.limit} rows (0 to {spec.limit - 1}). The data was made with another tokenizer or vocabulary."
+            )
+
+
+def table_rows(table: ir.Value | None) -> int | None:
+    """Rows of a constant table [rows, width], also of one stored as int8 behind a DequantizeLinear."""
+    producer = table.producer() if table is not None else None
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        table = producer.inputs[0]
+    if table is None or table.const_value is None or len(table.const_value.shape) != 2:
+        return None
+    return int(table.const_value.numpy().shape[0])
+
+
+def _vocabulary(value: ir.Value) -> int | None:
+    """Rows of the smallest constant table that ``value`` indexes directly (its vocabulary size)."""
+    rows = [
+        table_rows(reader.inputs[0])
+        for reader, index in value.uses()
+        if reader.op_type == "Gather" and index == 1 and reader.attributes.get_int("axis", 0) == 0
+    ]
+    return min((count for count in rows if count is not None), default=None)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _shape(shape: tuple[int | str | None, ...]) -> str:
+    return "[" + ", ".join(str(d if d is not None else "?") for d in shape) + "]"

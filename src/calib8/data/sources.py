@@ -1,0 +1,129 @@
+"""Where arrays come from: a folder of ``.npy`` files, ``.npz`` files, or a Python iterable of batches.
+
+A source yields *chunks*: dicts of input name -> array [n, ...]. Chunks may differ in their other dimensions (ragged).
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.data.inputs import Arrays
+from calib8.errors import DataError
+
+
+class Source(Protocol):
+    """Anything that yields chunks, again from the start on every call of ``chunks``."""
+
+    def chunks(self) -> Iterator[Arrays]:
+        """Dicts of input name -> array [n, ...]."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, dtypes, shapes and bytes of everything that ``chunks`` yields."""
+
+
+class NpyFolder:
+    """A folder with one ``<input name>.npy`` [N, ...] per model input, or with ``.npz`` files of ragged chunks."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(
+                f"calibration data not found: expected a folder at {self.folder}. Make one with "
+                "`calib8 prepare`, or save one <input name>.npy per model input there."
+            )
+        self.arrays = sorted(self.folder.glob("*.npy"))
+        self.archives = sorted(self.folder.glob("*.npz"))
+        if bool(self.arrays) == bool(self.archives):
+            found = "both .npy and .npz files" if self.arrays else "neither .npy nor .npz files"
+            raise DataError(f"{self.folder} holds {found}; expected one <input name>.npy per input, or .npz files.")
+
+    def chunks(self) -> Iterator[Arrays]:
+        """One chunk (memory-mapped) for ``.npy`` files; one chunk per ``.npz`` file."""
+        if self.arrays:
+            yield {path.stem: _load_array(path) for path in self.arrays}
+        for path in self.archives:
+            yield _load_archive(path)
+
+    def fingerprint(self) -> str:
+        """See ``Source``."""
+        return fingerprint(self.chunks())
+
+
+class NpzFile:
+    """One ``.npz`` file whose entries are named like the model's inputs."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(f"calibration data not found: expected an .npz file at {self.path}.")
+
+    def chunks(self) -> Iterator[Arrays]:
+        """The file's arrays as one chunk."""
+        yield _load_archive(self.path)
+
+    def fingerprint(self) -> str:
+        """See ``Source``."""
+        return fingerprint(self.chunks())
+
+
+class Batches:
+    """Batches from Python: any iterable of dicts. A generator is read once and kept."""
+
+    def __init__(self, batches: Iterable[Mapping[str, NDArray[np.generic]]]) -> None:
+        self.batches = [{name: np.asarray(array) for name, array in batch.items()} for batch in batches]
+
+    def chunks(self) -> Iterator[Arrays]:
+        """The batches, in the order given."""
+        yield from (dict(batch) for batch in self.batches)
+
+    def fingerprint(self) -> str:
+        """See ``Source``."""
+        return fingerprint(self.chunks())
+
+
+def open_source(data: "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]") -> Source:
+    """The source behind a path or an iterable of dicts. Raises ``DataError`` for anything else."""
+    if isinstance(data, (NpyFolder, NpzFile, Batches)):
+        return data
+    if isinstance(data, (str, Path)):
+        return NpzFile(data) if str(data).endswith(".npz") else NpyFolder(data)
+    if isinstance(data, Iterable):
+        return Batches(data)
+    if hasattr(data, "chunks") and hasattr(data, "fingerprint"):
+        return data
+    raise DataError(
+        f"calibration data of type {type(data).__name__}; expected a folder, an .npz file or dicts of arrays."
+    )
+
+
+def fingerprint(chunks: Iterable[Arrays]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, chunk by chunk."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        for name in sorted(chunk):
+            array = np.ascontiguousarray(chunk[name])
+            digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _load_array(path: Path) -> NDArray[np.generic]:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not a readable .npy array ({error}). Save it again with np.save.") from error
+
+
+def _load_archive(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, not an archive")
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a readable .npz file ({error}). Save it again with np.savez.") from error

@@ -1,0 +1,179 @@
+"""Build engines: one ONNX model, one engine file and one sidecar for each target."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.engine.config import Build
+from calib8.engine.failures import build_error
+from calib8.engine.family import TensorRT, load
+from calib8.engine.hardware import gpus
+from calib8.engine.plan_check import PlanCheck, check_plan, parse_layers
+from calib8.engine.process import Outcome, run_worker
+from calib8.engine.profiles import Profile, model_inputs, resolve_profiles
+from calib8.engine.quantized import QuantizedOp, quantized_ops, require_exact
+from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
+from calib8.engine.targets import describe, path_for, require_known
+from calib8.errors import BuildError, ProfileError, SetupError
+from calib8.files import atomic, sha256_file, write_text
+from calib8.graph.io import SOURCE_SHA256
+from calib8.graph.io import load as load_model
+from calib8.progress import Progress, Quiet
+
+METADATA_PREFIX = "calib8."
+
+
+class BuiltEngine(BaseModel):
+    """An engine that was written, and its plan."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    target: str
+    size_bytes: int
+    seconds: float
+    plan: PlanCheck
+
+
+def build_engine(
+    model: Path,
+    output: Path,
+    config: Build | None = None,
+    *,
+    limits: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> list[BuiltEngine]:
+    """Build one engine for each target of ``config``. Several targets: ``x.engine`` becomes ``x.sm86.engine``.
+
+    ``limits`` maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``).
+    Engine and sidecar appear together, and only after the plan was found to run every quantised op in INT8.
+
+    Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads), ``ProfileError`` (shapes, targets),
+    ``BuildError`` (TensorRT refused), ``PlanMismatch`` (ops would not run in INT8), ``SetupError`` (no TensorRT, no
+    GPU where one is needed, disk full).
+    """
+    config, progress = config or Build(), progress or Quiet()
+    tensorrt = load(config.family)
+    targets = _targets(tensorrt, config)
+    loaded = load_model(model)
+    require_exact(loaded)
+    ops = quantized_ops(loaded)
+    profiles = resolve_profiles(model_inputs(loaded), config.shapes, limits or {})
+    if profiles and not config.shapes:
+        progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, profiles))}.")
+    if not ops:
+        progress.note(f"{model} has no quantised ops: the engine will compute in float.")
+    metadata = {key: value for key, value in loaded.metadata_props.items() if key.startswith(METADATA_PREFIX)}
+    job = _Job(Path(model), metadata, ops, profiles, config, tensorrt, progress)
+    return [job.build(target, path_for(Path(output), target, targets), targets) for target in targets]
+
+
+def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
+    """What to build for: the targets asked for, or with a TensorRT that cannot choose, the GPU of this machine."""
+    choices = tensorrt.targets()
+    if choices is not None:
+        require_known(config.targets, choices, tensorrt.title)
+        return config.targets
+    present = gpus()
+    if not present:
+        raise SetupError(
+            f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
+        )
+    here = (present[0].target,)
+    if "targets" in config.model_fields_set and config.targets != here:
+        raise ProfileError(
+            f"{tensorrt.title} builds only for this machine's {present[0].name}, got the targets "
+            f"{', '.join(config.targets)}. Ask for {here[0]}, or use family rtx."
+        )
+    return here
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the builds for all targets share."""
+
+    model: Path
+    metadata: Mapping[str, str]
+    ops: Sequence[QuantizedOp]
+    profiles: tuple[Profile, ...]
+    config: Build
+    tensorrt: TensorRT
+    progress: Progress
+
+    def build(self, target: str, engine: Path, targets: tuple[str, ...]) -> BuiltEngine:
+        """Build, check, write."""
+        stage = f"build for {target}"
+        self.progress.update(stage, 0, 100)
+        with atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
+            outcome = run_worker(
+                self._request(target, temporary), lambda fraction: self.progress.update(stage, 100 * fraction, 100)
+            )
+            if self.config.log is not None:
+                write_text(path_for(self.config.log, target, targets), str(outcome.log))
+            if outcome.built is None:
+                raise build_error(outcome, self.model, target, self.tensorrt.title)
+            plan = self._check(outcome, target)
+            sidecar = self._sidecar(temporary, outcome.built, plan)
+            description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        self.progress.update(stage, 100, 100)
+        return BuiltEngine(
+            path=engine,
+            target=target,
+            size_bytes=sidecar.engine_bytes,
+            seconds=sidecar.build_seconds,
+            plan=plan,
+        )
+
+    def _request(self, target: str, engine: Path) -> dict[str, Any]:
+        return {
+            "model": str(self.model),
+            "engine": str(engine),
+            "family": self.tensorrt.family,
+            "target": target,
+            "profiles": {profile.name: (profile.min, profile.opt, profile.max) for profile in self.profiles},
+            "workspace_mib": self.config.workspace_mib,
+            "optimization_level": self.config.optimization_level,
+        }
+
+    def _check(self, outcome: Outcome, target: str) -> PlanCheck:
+        layers = parse_layers(outcome.log.messages())
+        if self.config.check_plan and self.ops and not layers:
+            raise BuildError(
+                f"{self.tensorrt.title} printed no layer list for {describe(target)}, so nothing shows what would run "
+                "in INT8. Use a TensorRT that calib8 supports, or turn the plan check off."
+            )
+        plan = check_plan(self.ops, layers, target, rtx=self.tensorrt.family == "rtx")
+        if self.config.check_plan:
+            plan.raise_for_failure()
+        return plan
+
+    def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:
+        return Sidecar(
+            engine_sha256=sha256_file(engine),
+            engine_bytes=engine.stat().st_size,
+            family=self.tensorrt.family,
+            tensorrt_version=self.tensorrt.version,
+            target=plan.target,
+            model_sha256=self.metadata[SOURCE_SHA256],
+            model_metadata=dict(self.metadata),
+            profiles=self.profiles,
+            tensors=tuple(TensorInfo(**tensor) for tensor in built["tensors"]),
+            plan=plan,
+            workspace_mib=self.config.workspace_mib,
+            optimization_level=self.config.optimization_level,
+            build_seconds=built["seconds"],
+            built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            calib8_version=_version(),
+        )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("calib8")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

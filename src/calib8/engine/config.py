@@ -1,0 +1,46 @@
+"""What can be chosen about a build."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from calib8.config import Config
+from calib8.engine.profiles import Profile, parse_profile
+from calib8.engine.targets import parse_targets
+
+#: One engine each for Turing, Ampere, Ada and Blackwell cards.
+DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
+
+
+class Build(Config):
+    """How to build engines."""
+
+    #: Compute capabilities, one engine each. Full TensorRT builds for the GPU at hand only.
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    #: Shapes to optimise for: ``"input_ids:1x1:8x64:64x384"`` strings, or ``{"input_ids": ("1x1", "8x64", "64x384")}``.
+    shapes: tuple[Profile, ...] = ()
+    #: Upper bound for scratch memory in MiB; None leaves TensorRT's own, all of the GPU's memory.
+    workspace_mib: int | None = Field(default=None, ge=1)
+    #: 0 builds fast, 5 runs fast; None leaves TensorRT's own.
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
+    family: Literal["auto", "rtx", "tensorrt"] = "auto"
+    #: Where to keep TensorRT's verbose log; with several targets ``x.log`` becomes ``x.sm86.log``.
+    log: Path | None = None
+    #: Refuse an engine whose plan does not run every quantised op in INT8.
+    check_plan: bool = True
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _targets(cls, value: str | Iterable[str]) -> tuple[str, ...]:
+        return parse_targets(value)
+
+    @field_validator("shapes", mode="before")
+    @classmethod
+    def _shapes(cls, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            value = (value,)
+        if isinstance(value, Mapping):
+            value = [":".join([name, *shapes]) for name, shapes in value.items()]
+        return tuple(parse_profile(item) if isinstance(item, str) else item for item in value)

@@ -1,0 +1,152 @@
+"""Does the engine run in INT8 what the model asks for? Read from the layer list that the builder prints.
+
+With ``ProfilingVerbosity.DETAILED`` the verbose log ends with a message ``Layers:``, one kernel a line:
+``Name: …, LayerType: gemm, Inputs: [ {Name, Dimensions, Datatype} ], Constants: […], Outputs: […], TacticName: …,
+StreamId: …, Metadata: [ONNX Layer: q][ONNX Layer: k]``. TensorRT 10 has no ``Constants`` (they are among the inputs)
+and writes ``Format/Datatype``. An INT8 GEMM is a ``gemm`` that reads Int8 from both sides, an INT8 convolution such a
+``correlation`` (TensorRT-RTX) or ``CaskConvolution`` (TensorRT 10); a silently dequantised GEMM is a
+``runtime_fusion``, a dequantised convolution a ``correlation`` that reads Half.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.engine.quantized import QuantizedOp
+from calib8.engine.targets import describe
+from calib8.errors import PlanMismatch
+
+HEADER = "Layers:"
+_TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\][^{}]*?atatype: ([^,}]+)")
+_INT8 = re.compile(r"\bInt8\b")
+UNEXPLAINED = "the graph shows no reason; keep the builder's log and look for the node's name"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that a kernel reads: sizes (-1 where dynamic) and type, for example ``Int8``."""
+
+    dims: tuple[int, ...]
+    dtype: str
+
+    @property
+    def int8(self) -> bool:
+        """Is it INT8, in any layout?"""
+        return _INT8.search(self.dtype) is not None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One kernel of the plan."""
+
+    name: str
+    kind: str
+    inputs: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
+    #: The name of the kernel; a stub where none was timed.
+    tactic: str
+    #: Everything after the inputs: outputs, convolution parameters.
+    details: str
+    #: The ONNX nodes it computes, as TensorRT writes them: ``[ONNX Layer: a][ONNX Layer: b]``.
+    metadata: str
+
+    @property
+    def runs_int8(self) -> bool:
+        """Does it multiply INT8 by INT8? Tactics of TensorRT 10 say so by name (``…_i8i8_i8i32_…``)."""
+        if "i8i8" in self.tactic:
+            return True
+        operands = sum(tensor.int8 for tensor in (*self.inputs, *self.constants))
+        operands += '"Type": "Int8"' in self.details  # the weights of a CaskConvolution
+        return operands >= 2 and (self.kind in ("gemm", "correlation") or "conv" in self.kind.lower())
+
+    def computes(self, node: str) -> bool:
+        """Does it compute the ONNX node of this name?"""
+        return f"[ONNX Layer: {node}]" in self.metadata
+
+    def weight_capacity(self) -> int | None:
+        """How many INT8 weights it holds; None where the plan does not list constants."""
+        sizes = [math.prod(tensor.dims) for tensor in self.constants if tensor.int8]
+        return sum(sizes) if sizes else None
+
+
+class PlanCheck(BaseModel):
+    """What one engine runs in INT8, against what the model asks for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str
+    #: Quantised ops in the model, and how many of them an INT8 kernel of the plan computes.
+    expected: int
+    covered: int
+    #: INT8 kernels that compute them: fewer than ``covered`` where the builder merges ops that read one tensor.
+    planned_kernels: int
+    #: Names of the quantised ops that no INT8 kernel computes, and for each the likely reason.
+    missing: tuple[str, ...] = ()
+    reasons: dict[str, str] = {}
+
+    def raise_for_failure(self) -> None:
+        """Raise ``PlanMismatch`` that names the ops which would not run in INT8."""
+        if not self.missing:
+            return
+        shown = "; ".join(f"{name}: {self.reasons[name]}" for name in self.missing[:5])
+        more = f"; and {len(self.missing) - 5} more" if len(self.missing) > 5 else ""
+        raise PlanMismatch(
+            f"for {describe(self.target)} the plan runs {self.covered} of {self.expected} quantised ops in INT8. "
+            f"Not in INT8: {shown}{more}. Quantise them in the form that TensorRT takes, or leave them in float."
+        )
+
+
+def parse_layers(messages: Iterable[str]) -> list[Layer]:
+    """The layers of the first message that starts with ``Layers:``; empty if none does."""
+    text = next((message for message in messages if message.startswith(HEADER)), "")
+    return [_layer(line) for line in text.splitlines() if line.startswith("Name: ") and ", LayerType: " in line]
+
+
+def check_plan(ops: Sequence[QuantizedOp], layers: Sequence[Layer], target: str, *, rtx: bool = True) -> PlanCheck:
+    """Match the quantised ops of the model with the INT8 kernels of the plan."""
+    kernels = [layer for layer in layers if layer.runs_int8]
+    groups = [[op for op in ops if kernel.computes(op.name)] for kernel in kernels]
+    full = [group for kernel, group in zip(kernels, groups, strict=True) if group and _holds(kernel, group)]
+    covered = {op.name for group in full for op in group}
+    missing = [op for op in ops if op.name not in covered]
+    return PlanCheck(
+        target=target,
+        expected=len(ops),
+        covered=len(covered),
+        planned_kernels=len(full),
+        missing=tuple(op.name for op in missing),
+        reasons={op.name: _reason(op, target, rtx) for op in missing},
+    )
+
+
+def _layer(line: str) -> Layer:
+    name, _, rest = line.removeprefix("Name: ").partition(", LayerType: ")
+    kind, _, rest = rest.partition(", Inputs: ")
+    reads, _, rest = rest.partition(", Outputs: ")
+    inputs, _, constants = reads.partition(", Constants: ")
+    details, _, metadata = rest.partition(", Metadata: ")
+    tactic = details.partition("TacticName: ")[2].partition(",")[0]
+    return Layer(name, kind, _tensors(inputs), _tensors(constants), tactic, details, metadata)
+
+
+def _tensors(text: str) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(tuple(int(size) for size in dims.split(",") if size), dtype) for dims, dtype in _TENSOR.findall(text)
+    )
+
+
+def _holds(kernel: Layer, ops: Sequence[QuantizedOp]) -> bool:
+    """Has a merged kernel room for the weights of all its ops? Padding may make it larger, never smaller."""
+    capacity = kernel.weight_capacity()
+    return capacity is None or capacity >= sum({op.weight: op.weight_elements for op in ops}.values())
+
+
+def _reason(op: QuantizedOp, target: str, rtx: bool) -> str:
+    if op.hint:
+        return op.hint
+    if op.kind == "Conv" and target == "sm75" and rtx:
+        return "TensorRT-RTX has no INT8 convolution for Turing; drop the target sm75 or leave it in float"
+    return UNEXPLAINED

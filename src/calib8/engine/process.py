@@ -1,0 +1,103 @@
+"""Run one build in a worker process and collect what it says."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: The folder that holds the package: the worker must import this calib8, installed or not.
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class BuildLog:
+    """Everything TensorRT said during one build: ``(severity, text)``, severities as in ``ILogger.Severity``."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+    def messages(self) -> list[str]:
+        """The texts, oldest first."""
+        return [text for _, text in self.lines]
+
+    def errors(self) -> list[str]:
+        """The texts of errors, without the complaints of the CUDA runtime on a machine without a GPU."""
+        texts = [text for severity, text in self.lines if severity in ("ERROR", "INTERNAL_ERROR")]
+        return [text for text in dict.fromkeys(map(without_cuda_noise, texts)) if text]
+
+    def __str__(self) -> str:
+        return "".join(f"[{severity}] {text}\n" for severity, text in self.lines)
+
+
+@dataclass
+class Outcome:
+    """How a worker ended."""
+
+    log: BuildLog
+    exit_code: int
+    #: ``{seconds, tensors}`` if it built.
+    built: dict[str, Any] | None = None
+    #: TensorRT's reasons if it refused; may be empty.
+    refused: list[str] | None = None
+
+
+def without_cuda_noise(text: str) -> str:
+    """``text`` without the lines in which a machine without a GPU is reported."""
+    return "\n".join(line for line in text.splitlines() if "catchCudaError" not in line)
+
+
+def run_worker(request: Mapping[str, Any], on_progress: Callable[[float], None]) -> Outcome:
+    """Build in a child process; see ``worker`` for the request.
+
+    Whatever interrupts this call, such as Ctrl-C or an exception of ``on_progress``, kills the child and goes on.
+    Raises ``OSError`` if the child could not write the engine.
+    """
+    log = BuildLog()
+    outcome = Outcome(log, 0)
+    with tempfile.TemporaryFile() as printed:
+        with _start(printed.fileno()) as process:
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(json.dumps(request))
+                process.stdin.close()
+                for line in process.stdout:
+                    _receive(json.loads(line), outcome, on_progress)
+                outcome.exit_code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        printed.seek(0)
+        log.lines += [("PRINTED", line) for line in printed.read().decode("utf-8", "replace").splitlines()]
+    return outcome
+
+
+def _start(stderr: int) -> "subprocess.Popen[str]":
+    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "calib8.engine.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C in the terminal reaches the parent alone, which then kills the child
+    )
+
+
+def _receive(event: list[Any], outcome: Outcome, on_progress: Callable[[float], None]) -> None:
+    kind, *content = event
+    if kind == "log":
+        outcome.log.lines.append((content[0], content[1]))
+    elif kind == "progress":
+        on_progress(content[0])
+    elif kind == "built":
+        outcome.built = content[0]
+    elif kind == "failed":
+        outcome.refused = content[0]
+    else:
+        raise OSError(content[0], content[1])

@@ -1,0 +1,168 @@
+"""Optimisation profiles: the smallest, usual and largest shape of each input.
+
+TensorRT silently accepts a profile for an input that does not exist, inputs whose shared dimension disagrees, and
+sequences longer than the position table. So everything is checked here, against the ONNX model, before it sees any.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from pydantic import BaseModel, ConfigDict
+
+from calib8.errors import ModelError, ProfileError
+
+Shape = tuple[int, ...]
+#: min, opt and max of one dimension.
+Range = tuple[int, int, int]
+
+DEFAULT_BATCH: Range = (1, 8, 64)
+DEFAULT_SEQUENCE: Range = (1, 64, 384)
+EXAMPLE = "input_ids:1x1:8x64:64x384 (name:min:opt:max)"
+
+
+class Profile(BaseModel):
+    """The shapes that one input may take: every dimension runs from ``min`` to ``max`` and is tuned for ``opt``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def __str__(self) -> str:
+        return ":".join([self.name, *("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))])
+
+    def ranges(self) -> list[Range]:
+        """One ``(min, opt, max)`` per dimension."""
+        return list(zip(self.min, self.opt, self.max, strict=True))
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """An input of the model. A dimension is its size, or the name of its symbol; an unnamed one is ``ids[1]``."""
+
+    name: str
+    dims: tuple[int | str, ...]
+    integer: bool
+
+    @property
+    def dynamic(self) -> bool:
+        """Does any dimension lack a fixed size?"""
+        return any(isinstance(dim, str) for dim in self.dims)
+
+    def __str__(self) -> str:
+        return f"{self.name}[{', '.join(map(str, self.dims))}]"
+
+
+def parse_profile(text: str) -> Profile:
+    """``input_ids:1x1:8x64:64x384`` -> ``Profile``. Names may contain colons. Raises ``ProfileError``."""
+    name, *shapes = text.rsplit(":", 3)
+    if len(shapes) != 3 or not name or not all(re.fullmatch(r"\d{1,9}(x\d{1,9})*", shape) for shape in shapes):
+        raise ProfileError(f"got the shapes {text!r}, expected for example {EXAMPLE}.")
+    low, usual, high = (tuple(int(size) for size in shape.split("x")) for shape in shapes)
+    return Profile(name=name, min=low, opt=usual, max=high)
+
+
+def model_inputs(model: ir.Model) -> tuple[ModelInput, ...]:
+    """The inputs that a caller has to feed. Raises ``ModelError`` if one has no known rank."""
+    return tuple(_model_input(value) for value in model.graph.inputs if not value.is_initializer())
+
+
+def resolve_profiles(
+    inputs: Sequence[ModelInput], given: Sequence[Profile], limits: Mapping[str, int]
+) -> tuple[Profile, ...]:
+    """A profile for every dynamic input; given ones are checked, missing ones follow from shared dimensions.
+
+    An input without a profile takes the ranges that another input's profile gives to the same symbols. Without any
+    profile, the first dimension is taken for the batch (1, 8, 64) and the second of a rank-2 integer input for the
+    sequence (1, 64, 384, or the limit if that is smaller). ``limits`` maps a symbol to the most the model can take.
+
+    Raises ``ProfileError``.
+    """
+    _require_known_names(inputs, given)
+    by_name = {profile.name: profile for profile in given}
+    ranges: dict[str, Range] = {}
+    for entry in inputs:
+        if entry.name in by_name:
+            _require_fit(by_name[entry.name], entry)
+            _record(ranges, entry, by_name[entry.name].ranges())
+    if not given:
+        for entry in inputs:
+            _record(ranges, entry, [_default(entry, axis, limits) for axis in range(len(entry.dims))])
+    _require_within(ranges, limits)
+    return tuple(_complete(entry, ranges) for entry in inputs if entry.dynamic)
+
+
+def _model_input(value: ir.Value) -> ModelInput:
+    if value.shape is None:
+        raise ModelError(f"input {value.name!r} has no declared shape. Export the model again with shapes.")
+    name = value.name or ""
+    dims = tuple(
+        dim if isinstance(dim, int) else dim.value or f"{name}[{axis}]" for axis, dim in enumerate(value.shape)
+    )
+    return ModelInput(name, dims, value.dtype in (ir.DataType.INT64, ir.DataType.INT32))
+
+
+def _require_known_names(inputs: Sequence[ModelInput], given: Sequence[Profile]) -> None:
+    names = [entry.name for entry in inputs]
+    for index, profile in enumerate(given):
+        if profile.name not in names:
+            raise ProfileError(f"shapes given for {profile.name!r}, but the model's inputs are {', '.join(names)}.")
+        if profile.name in (other.name for other in given[:index]):
+            raise ProfileError(f"shapes given twice for {profile.name!r}. Keep one.")
+
+
+def _require_fit(profile: Profile, entry: ModelInput) -> None:
+    """Rank, order and fixed sizes."""
+    for label, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
+        if len(shape) != len(entry.dims):
+            raise ProfileError(
+                f"{profile}: its {label} shape has {len(shape)} dimensions, the model's {entry} has {len(entry.dims)}."
+            )
+    for axis, (dim, (low, usual, high)) in enumerate(zip(entry.dims, profile.ranges(), strict=True)):
+        if not 1 <= low <= usual <= high:
+            raise ProfileError(f"{profile}: dimension {axis} needs 1 <= min <= opt <= max, got {low}, {usual}, {high}.")
+        if isinstance(dim, int) and (low, high) != (dim, dim):
+            raise ProfileError(f"{profile}: dimension {axis} of {entry} is fixed; write {dim} in all three shapes.")
+
+
+def _record(ranges: dict[str, Range], entry: ModelInput, values: Sequence[Range | None]) -> None:
+    """Add an input's ranges to those of the symbols; a symbol has one range."""
+    for dim, value in zip(entry.dims, values, strict=True):
+        if isinstance(dim, str) and value is not None and ranges.setdefault(dim, value) != value:
+            raise ProfileError(
+                f"inputs disagree about the dimension {dim!r}: {ranges[dim]} and, in {entry.name!r}, {value} "
+                "(min, opt, max). They share it, so give both the same sizes."
+            )
+
+
+def _default(entry: ModelInput, axis: int, limits: Mapping[str, int]) -> Range | None:
+    dim = entry.dims[axis]
+    if axis == 0:
+        return DEFAULT_BATCH
+    if axis == 1 and len(entry.dims) == 2 and entry.integer:
+        low, usual, high = DEFAULT_SEQUENCE
+        high = min(high, limits.get(str(dim), high))
+        return low, min(usual, high), high
+    return None
+
+
+def _require_within(ranges: Mapping[str, Range], limits: Mapping[str, int]) -> None:
+    for dim, (_, _, high) in ranges.items():
+        if dim in limits and high > limits[dim]:
+            raise ProfileError(
+                f"the dimension {dim!r} goes up to {high}, but the model's tables hold only {limits[dim]}: longer "
+                f"inputs would read past their end. Use at most {limits[dim]}."
+            )
+
+
+def _complete(entry: ModelInput, ranges: Mapping[str, Range]) -> Profile:
+    unknown = [dim for dim in entry.dims if isinstance(dim, str) and dim not in ranges]
+    if unknown:
+        raise ProfileError(f"no sizes for {', '.join(map(repr, unknown))} of {entry}. Pass --shapes, like {EXAMPLE}.")
+    sizes = [ranges[dim] if isinstance(dim, str) else (dim, dim, dim) for dim in entry.dims]
+    low, usual, high = zip(*sizes, strict=True)
+    return Profile(name=entry.name, min=low, opt=usual, max=high)

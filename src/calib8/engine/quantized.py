@@ -1,0 +1,202 @@
+"""What a Q/DQ model asks of TensorRT: which ops are to run in INT8, and whether its Q/DQ means the same to both sides.
+
+Rules, from NVIDIA's "Working with Quantized Types" and from plans of TensorRT-RTX 1.7.1:
+1. INT8 is symmetric. TensorRT takes uint8, or the missing zero point that means uint8 in ONNX, for int8: other numbers.
+2. Scales are positive and finite. FP16 per-channel weight scales make the plan store the unscaled INT32 accumulator as
+   FP16, which overflows.
+3. An op runs in INT8 if its activation comes from ``Q -> DQ`` with one constant scale, and its weight from a DQ of
+   int8 constants whose scales run over output channels. Casts, transposes and reshapes may stand between.
+Everything that breaks 3 is built without a word and computed in float: ``plan_check`` finds it, ``hint`` explains it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.errors import ModelError
+
+KINDS = ("MatMul", "Gemm", "Conv")
+#: TensorRT moves Q and DQ across these.
+MOVERS = ("Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+#: TensorRT quotes node names between these marks in the plan.
+RESERVED = ("[ONNX Layer: ", "\n")
+
+
+@dataclass(frozen=True)
+class QuantizedOp:
+    """A MatMul, Gemm or Conv that reads a dequantised tensor, so that the model asks for INT8."""
+
+    #: The name under which the plan mentions it.
+    name: str
+    kind: str
+    #: Name and number of elements of its int8 weight; "" and 0 if it has none.
+    weight: str
+    weight_elements: int
+    #: Why TensorRT will not run it in INT8, as far as the graph shows it; None if it should.
+    hint: str | None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where an operand comes from: its DequantizeLinear, and the movers between that and the op, op first."""
+
+    node: ir.Node
+    movers: tuple[ir.Node, ...]
+    codes: NDArray[np.generic] | None
+    scale: NDArray[np.generic] | None
+
+    @property
+    def is_weight(self) -> bool:
+        return self.codes is not None
+
+
+def quantized_ops(model: ir.Model) -> list[QuantizedOp]:
+    """Every op of the main graph that the model asks to run in INT8, in graph order.
+
+    Raises ``ModelError`` if the plan could not be matched with their names: duplicates, or TensorRT's own marks.
+    """
+    ops = [op for node in model.graph if (op := _quantized_op(node)) is not None]
+    repeated = [name for name, count in Counter(op.name for op in ops).items() if count > 1]
+    marked = [op.name for op in ops if any(mark in op.name for mark in RESERVED)]
+    if repeated or marked:
+        raise ModelError(
+            "quantised nodes need unique, plain names, or the plan could not be checked; got "
+            f"{', '.join(map(repr, (repeated + marked)[:5]))}. Rename them."
+        )
+    return ops
+
+
+def require_exact(model: ir.Model) -> None:
+    """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2)."""
+    problems = [problem for node in model.graph for problem in _inexact(node, model.opset_imports.get("", 0))]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise ModelError(f"this Q/DQ cannot go to TensorRT: {'; '.join(problems[:3])}{more}.")
+
+
+def _quantized_op(node: ir.Node) -> QuantizedOp | None:
+    if node.op_type not in KINDS or node.domain not in ("", "ai.onnx"):
+        return None
+    left, right = (_source(value) for value in node.inputs[:2])
+    if left is None and right is None:
+        return None
+    weight = right if right is not None and right.is_weight else left if left is not None and left.is_weight else None
+    return QuantizedOp(
+        name=node.name or f"node_of_{node.outputs[0].name}",  # TensorRT's parser names it so
+        kind=node.op_type,
+        weight=_name(weight.node.inputs[0]) if weight else "",
+        weight_elements=weight.codes.size if weight and weight.codes is not None else 0,
+        hint=_hint(node, left, right),
+    )
+
+
+def _source(value: ir.Value | None) -> _Source | None:
+    movers: list[ir.Node] = []
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in MOVERS and node.inputs[0] is not None:
+        movers.append(node)
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    return _Source(node, tuple(movers), _weight_codes(node.inputs[0]), _constant(node.inputs[1]))
+
+
+def _weight_codes(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """The constant behind a DequantizeLinear, also if it is still float and goes through a QuantizeLinear."""
+    producer = value.producer() if value is not None else None
+    if producer is not None and producer.op_type == "QuantizeLinear":
+        value = producer.inputs[0]
+    return _constant(value)
+
+
+def _constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
+        return producer.attributes["value"].as_tensor().numpy()
+    return None
+
+
+def _hint(node: ir.Node, left: _Source | None, right: _Source | None) -> str | None:
+    if left is None:
+        return "its activation (first input) has no QuantizeLinear -> DequantizeLinear"
+    if right is None:
+        return "its second input is not quantised"
+    for source in (left, right):
+        if source.scale is None:
+            return f"the scale of {source.node.name!r} is computed at run time; it must be a constant"
+    if not left.is_weight and left.scale is not None and left.scale.size > 1:
+        return f"{left.node.name!r} has {left.scale.size} activation scales; TensorRT takes one per tensor"
+    if right.is_weight and right.scale is not None and right.scale.size > 1:
+        axis, wanted = _axis_at_op(right), _channel_axis(node, right)
+        if axis is not None and axis != wanted:
+            return f"the weight scales of {right.node.name!r} run along axis {axis}; output channels are axis {wanted}"
+    return None
+
+
+def _channel_axis(node: ir.Node, weight: _Source) -> int:
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        return 0
+    return _rank(weight) - 1
+
+
+def _axis_at_op(source: _Source) -> int | None:
+    """The axis of the scales as the op sees it, after transposes; None if a reshape hides it."""
+    stated = source.node.attributes.get("axis")
+    axis = (1 if stated is None else stated.as_int()) % _rank(source)
+    for mover in reversed(source.movers):
+        if mover.op_type == "Transpose":
+            default = tuple(reversed(range(_rank(source))))
+            axis = tuple(mover.attributes.get_ints("perm", default)).index(axis)
+        elif mover.op_type not in ("Cast", "Identity"):
+            return None
+    return axis
+
+
+def _rank(source: _Source) -> int:
+    assert source.codes is not None
+    return source.codes.ndim
+
+
+def _name(value: ir.Value | None) -> str:
+    return (value.name if value is not None else None) or ""
+
+
+def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain not in ("", "ai.onnx"):
+        return
+    dtype = _code_type(node, opset)
+    if dtype is not None and dtype != ir.DataType.INT8:
+        yield (
+            f"{node.op_type} {node.name!r} uses {dtype.name.lower()}; write an int8 zero point of 0"
+            + (", and leave biases in float" if dtype == ir.DataType.INT32 else "")
+        )
+    zero_point = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if zero_point is not None and np.any(zero_point != 0):
+        yield f"{node.op_type} {node.name!r} has a zero point other than 0; quantise symmetrically"
+    scale = _constant(node.inputs[1])
+    if scale is None:
+        return
+    if not (np.isfinite(scale.astype(np.float32)) & (scale.astype(np.float32) > 0)).all():
+        yield f"{node.op_type} {node.name!r} has a scale that is zero, negative or not finite"
+    if scale.dtype == np.float16 and scale.size > 1:
+        yield f"{node.op_type} {node.name!r} has float16 scales per channel, which overflow; use float32 and Casts"
+
+
+def _code_type(node: ir.Node, opset: int) -> ir.DataType | None:
+    """The type of the quantised side, as ONNX defines it; None if the graph does not tell."""
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return node.inputs[2].dtype
+    if node.op_type == "QuantizeLinear":
+        stated = node.attributes.get_int("output_dtype", 0) if opset >= 21 else 0
+        return ir.DataType(stated) if stated else ir.DataType.UINT8
+    return node.inputs[0].dtype if node.inputs[0] is not None else None

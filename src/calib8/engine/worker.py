@@ -1,0 +1,159 @@
+"""The process in which TensorRT builds: ``python -m calib8.engine.worker``, request on stdin, events on stdout.
+
+A process of its own, because TensorRT's logger is global to a process, its libraries print to the terminal, a build
+cannot be interrupted between two progress callbacks, and a crash inside it must not take the caller along.
+
+Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``profiles`` {name: [min, opt, max]},
+``workspace_mib``, ``optimization_level``.
+Events, one JSON list a line: ``["log", severity, text]``, ``["progress", fraction]``, and at last either
+``["built", {seconds, tensors}]`` or ``["failed", [reason, …]]`` or ``["disk", errno, text]``.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from calib8.engine.family import TensorRT, load
+from calib8.engine.phases import Phases
+
+Emit = Callable[..., None]
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+
+
+class RefusedError(Exception):
+    """TensorRT did not parse or build; the arguments are its reasons, if it gave any."""
+
+
+def main() -> None:
+    """Serve one request."""
+    emit = _event_stream()
+    request = json.loads(sys.stdin.read())
+    try:
+        emit("built", _build(load(request["family"]), request, emit))
+    except RefusedError as refused:
+        emit("failed", list(refused.args))
+    except OSError as error:
+        emit("disk", error.errno, error.strerror)
+
+
+def _event_stream() -> Emit:
+    """Take stdout for the events, and send whatever a library prints there to stderr."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()  # TensorRT logs from several threads
+
+    def emit(*event: Any) -> None:
+        try:
+            with lock:
+                print(json.dumps(event), file=stream, flush=True)
+        except OSError:
+            os._exit(1)  # nobody listens any more: the caller is gone
+
+    return emit
+
+
+def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    trt, started = tensorrt.module, time.monotonic()
+    logger = _logger(trt, emit)
+    builder = trt.Builder(logger)
+    if builder is None:
+        raise RefusedError("TensorRT could not start")
+    network = builder.create_network(tensorrt.network_flags())
+    _parse(trt.OnnxParser(network, logger), network, request["model"])
+    config = _configure(tensorrt, builder, request)
+    config.progress_monitor = monitor = _monitor(trt, emit)  # TensorRT keeps no reference: `monitor` must live on
+    engine = builder.build_serialized_network(network, config)
+    del monitor
+    if engine is None:
+        raise RefusedError()
+    Path(request["engine"]).write_bytes(engine)
+    return {"seconds": time.monotonic() - started, "tensors": _tensors(network)}
+
+
+def _parse(parser: Any, network: Any, model: str) -> None:
+    """``parse_from_file`` finds external weights. An empty file parses without an error, so outputs are counted."""
+    parsed = parser.parse_from_file(model)
+    errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
+    if not parsed or errors:
+        raise RefusedError(*errors)
+    if network.num_outputs == 0:
+        raise RefusedError("the model has no outputs: the file is empty or no ONNX model")
+
+
+def _describe(error: Any) -> str:
+    node = f" (node {error.node_name()!r}, {error.node_operator()})" if error.node_name() else ""
+    return f"{error.desc()}{node}"
+
+
+def _configure(tensorrt: TensorRT, builder: Any, request: dict[str, Any]) -> Any:
+    trt, config = tensorrt.module, builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
+    tensorrt.aim(config, request["target"])
+    if request["workspace_mib"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
+    if request["optimization_level"] is not None:
+        config.builder_optimization_level = request["optimization_level"]
+    if request["profiles"]:
+        profile = builder.create_optimization_profile()
+        for name, shapes in request["profiles"].items():
+            profile.set_shape(name, *shapes)
+        if config.add_optimization_profile(profile) < 0:
+            raise RefusedError("TensorRT did not accept the optimisation profile")
+    return config
+
+
+def _tensors(network: Any) -> list[dict[str, Any]]:
+    inputs = [(network.get_input(index), "input") for index in range(network.num_inputs)]
+    outputs = [(network.get_output(index), "output") for index in range(network.num_outputs)]
+    return [
+        {
+            "name": tensor.name,
+            "mode": mode,
+            "dtype": DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()),
+            "shape": list(tensor.shape),
+        }
+        for tensor, mode in inputs + outputs
+    ]
+
+
+def _logger(trt: Any, emit: Emit) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is untyped
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            emit("log", severity.name, message)
+
+    return Logger()
+
+
+def _monitor(trt: Any, emit: Emit) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is untyped
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.phases = Phases()
+            self.percent = 0
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self.phases.start(name, parent, steps)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            fraction = self.phases.step(name, step)
+            if int(100 * fraction) > self.percent:
+                self.percent = int(100 * fraction)
+                emit("progress", fraction)
+            return True
+
+        def phase_finish(self, name: str) -> None:
+            self.phases.finish(name)
+
+    return Monitor()
+
+
+if __name__ == "__main__":
+    main()

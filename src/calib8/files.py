@@ -1,0 +1,87 @@
+"""Files that are whole or absent: atomic writes, hashes, JSON."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from calib8.errors import InputError, SetupError
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it into place on success, remove it on any failure.
+
+    Raises ``SetupError`` when the operating system cannot write there (disk full, no permission).
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; an artefact is as readable as any other file
+        temporary.replace(path)
+    except OSError as error:
+        raise SetupError(
+            f"could not write {path}: {error.strerror or error}. Free disk space or choose another folder; "
+            "nothing half-written was left behind."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` atomically, as UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file; ``what`` names its role in the error message. Raises ``InputError``."""
+    require_file(path, what)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a {what}: it is no valid JSON ({error}). Make it again.") from error
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Return ``path`` if it is a file. Raises ``InputError`` that names its role otherwise."""
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise InputError(f"{what} not found: expected a file at {path}, found {found} there. Check the path.")
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,74 @@
+"""Weighted ops: the MatMul, Gemm and Conv nodes whose weight is a constant. They are what INT8 is for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class WeightedOp:
+    """One MatMul, Gemm or Conv with a constant floating-point weight.
+
+    ``channel_axis`` is the axis of the weight that runs over output channels: the only axis along which TensorRT
+    takes per-channel weight scales. ``reduction`` is the number of products that one output sums (K).
+    """
+
+    node: ir.Node
+    activation: ir.Value
+    weight: ir.Value
+    channel_axis: int
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name or ""
+
+    @property
+    def kind(self) -> str:
+        """``MatMul``, ``Gemm`` or ``Conv``."""
+        return self.node.op_type
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels (N)."""
+        return int(self.weight_array().shape[self.channel_axis])
+
+    def weight_array(self) -> NDArray[np.float32]:
+        """The weight as float32, in the model's own layout."""
+        assert self.weight.const_value is not None
+        return self.weight.const_value.numpy().astype(np.float32, copy=False)
+
+
+def weighted_ops(model: ir.Model) -> list[WeightedOp]:
+    """Every weighted op of the main graph, in graph order."""
+    return list(_find(model.graph))
+
+
+def _find(graph: ir.Graph) -> Iterator[WeightedOp]:
+    for node in graph:
+        axis = _channel_axis(node)
+        if axis is None:
+            continue
+        activation, weight = node.inputs[0], node.inputs[1]
+        if activation is None or weight is None or activation.const_value is not None:
+            continue
+        if weight.const_value is None or weight.const_value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            continue
+        if node.op_type != "Conv" and len(weight.const_value.shape) != 2:
+            continue  # a batched constant has no per-output-channel axis that TensorRT accepts
+        yield WeightedOp(node, activation, weight, axis)
+
+
+def _channel_axis(node: ir.Node) -> int | None:
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "MatMul":
+        return 1
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return None

@@ -1,0 +1,1 @@
+"""Graph rewrites, one per file. Each takes a model and returns it rewritten; callers pass a clone they own."""

@@ -1,0 +1,93 @@
+"""Bring a model into the one form that the other passes expect.
+
+Rules:
+1. Constant nodes become initializers, so that a weight is found wherever the exporter put it.
+2. A Transpose, Cast or Identity of a constant is computed now: some exporters leave ``Transpose(weight)`` before MatMul.
+3. Nodes without a name get one, and names are unique: plans, globs and reports refer to nodes by name.
+4. The default opset is at least 13, the first with per-channel DequantizeLinear.
+5. Shapes and types are inferred, for FP16 conversion and for messages.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from numpy.typing import NDArray
+
+from calib8.errors import ModelError
+
+MINIMUM_OPSET = 13
+
+
+def prepare(model: ir.Model) -> ir.Model:
+    """Return ``model`` in canonical form; numerically the same. Raises ``ModelError`` for opsets that are too old."""
+    model = _raise_opset(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
+    _fold(model.graph)  # rule 2
+    common.IdentityEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    _name_nodes(model.graph)  # rule 3
+    common.ShapeInferencePass()(model)  # rule 5
+    return model
+
+
+def _raise_opset(model: ir.Model) -> ir.Model:
+    """Rule 4, by ONNX's own version converter."""
+    opset = model.opset_imports.get("", 0)
+    if opset >= MINIMUM_OPSET:
+        return model
+    import onnx.version_converter
+
+    try:
+        return ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), MINIMUM_OPSET))
+    except Exception as error:  # the converter raises bare RuntimeErrors of many kinds
+        raise ModelError(
+            f"the model has opset {opset} and could not be raised to {MINIMUM_OPSET}, the first with per-channel "
+            f"DequantizeLinear: {error}. Export it again with opset 17 or later."
+        ) from error
+
+
+def _fold(graph: ir.Graph) -> None:
+    for node in list(graph):
+        compute = _FOLDABLE.get(node.op_type)
+        source = node.inputs[0] if node.inputs else None
+        if compute is None or source is None or source.const_value is None or node.outputs[0].is_graph_output():
+            continue
+        result = ir.tensor(np.ascontiguousarray(compute(node, source.const_value.numpy())), name=node.outputs[0].name)
+        folded = ir.Value(
+            name=node.outputs[0].name,
+            shape=ir.Shape(result.shape),
+            type=ir.TensorType(result.dtype),
+            const_value=result,
+        )
+        node.outputs[0].replace_all_uses_with(folded)
+        graph.remove(node, safe=True)
+        graph.register_initializer(folded)
+
+
+def _transpose(node: ir.Node, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    order = node.attributes.get_ints("perm", list(range(array.ndim))[::-1])
+    return array.transpose([int(axis) for axis in order])
+
+
+def _cast(node: ir.Node, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    return array.astype(ir.DataType(node.attributes.get_int("to")).numpy())
+
+
+_FOLDABLE: dict[str, Callable[[ir.Node, NDArray[np.generic]], NDArray[np.generic]]] = {
+    "Transpose": _transpose,
+    "Cast": _cast,
+    "Identity": lambda _, array: array,
+}
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    taken: set[str] = set()
+    for index, node in enumerate(graph):
+        base = node.name or f"{node.op_type}_{index}"
+        name, suffix = base, 1
+        while name in taken:
+            name, suffix = f"{base}_{suffix}", suffix + 1
+        node.name = name
+        taken.add(name)

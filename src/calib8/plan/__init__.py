@@ -1,0 +1,1 @@
+"""Deciding what is done to each weighted op, and saying why."""

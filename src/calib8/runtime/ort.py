@@ -1,0 +1,67 @@
+"""ONNX Runtime on the CPU."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from calib8.data.inputs import Arrays
+from calib8.errors import Calib8Error, DataError, ModelError
+from calib8.graph.io import SINGLE_FILE_LIMIT, serialized
+from calib8.runtime.base import Runtime
+
+
+class OrtRuntime(Runtime):
+    """Runs an ``onnx_ir.Model`` in ONNX Runtime's CPU provider. Raises ``ModelError`` if it refuses the model."""
+
+    def __init__(self, model: ir.Model, *, threads: int | None = None) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = _open(model, options)
+        except Calib8Error:
+            raise
+        except Exception as error:  # ONNX Runtime raises many unrelated types, all with the reason as text
+            raise ModelError(
+                f"ONNX Runtime does not accept the model: {_first_line(error)}. Check it with onnx.checker."
+            ) from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.description = f"ONNX Runtime {ort.__version__} on CPU"
+
+    def run(self, arrays: Arrays) -> Arrays:
+        """See ``Runtime``. Raises ``DataError`` if the model cannot process the arrays."""
+        try:
+            results = self._session.run(self._outputs, arrays)
+        except Exception as error:
+            shapes = {name: list(array.shape) for name, array in arrays.items()}
+            raise DataError(
+                f"the model failed on inputs of shapes {shapes}: {_first_line(error)}. "
+                "A common cause is a sequence longer than the model's position table."
+            ) from error
+        return dict(zip(self._outputs, results, strict=True))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def _open(model: ir.Model, options: Any) -> Any:
+    import onnxruntime as ort
+
+    providers = ["CPUExecutionProvider"]
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    if size < SINGLE_FILE_LIMIT:
+        return ort.InferenceSession(serialized(model), options, providers=providers)
+    with tempfile.TemporaryDirectory() as folder:  # beyond protobuf's limit ONNX Runtime reads external data only
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300].rstrip(".") if str(error).strip() else type(error).__name__
