@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calib8.errors import InputError, SetupError
 
 
@@ -47,6 +50,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write ``content`` to ``path`` atomically, as UTF-8."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def save_array(path: Path, array: NDArray[np.generic]) -> None:
+    """Write ``array`` as ``.npy``, atomically."""
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
 
 
 def write_json(path: Path, content: Any) -> None:

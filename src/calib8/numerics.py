@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.errors import InputError
+
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 #: Largest magnitude of the symmetric grid: ``scale = amax / LEVELS``, as in TensorRT's calibration cache.
@@ -18,9 +20,15 @@ SCALE_OF_ZERO = 1.0 / LEVELS
 
 
 def scale_of(amax: float | Floats) -> NDArray[np.float32]:
-    """Scale of the symmetric grid that reaches ``amax``, any shape, float32; ``SCALE_OF_ZERO`` where amax is 0."""
-    bound = np.asarray(amax, np.float32)
-    scale = bound / np.float32(LEVELS)
+    """Scale of the symmetric grid that reaches ``amax``, any shape, float32; ``SCALE_OF_ZERO`` where amax is 0.
+
+    Raises ``InputError`` if ``amax`` is negative, NaN, infinite, or too large for a float32 scale.
+    """
+    bound = np.asarray(amax, np.float64)  # so that scale_of(scale * LEVELS) is scale again, to the bit
+    bad = ~((bound >= 0) & (bound / LEVELS <= np.finfo(np.float32).max))
+    if bad.any():
+        raise InputError(f"amax is {bound[bad].flat[0]}; expected a finite number, 0 or larger. Calibrate again.")
+    scale = (bound / LEVELS).astype(np.float32)
     # A subnormal quotient would round to a scale of 0, which TensorRT refuses.
     return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(SCALE_OF_ZERO)).astype(np.float32)
 
@@ -55,10 +63,13 @@ def sqnr_db(reference: Floats, candidate: Floats) -> float:
 
 
 def cosine_rows(a: Floats, b: Floats) -> NDArray[np.float64]:
-    """Cosine of each row of ``a`` [N, D] with the same row of ``b`` [N, D]: [N]; 1 where both are zero, 0 where one is."""
+    """Cosine of each row of ``a`` [N, D] with the same row of ``b`` [N, D]: [N].
+
+    1 where both rows are zero, 0 where one is, NaN where one holds NaN or infinity.
+    """
     a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
     both_zero = (np.abs(a64).max(axis=1, initial=0) == 0) & (np.abs(b64).max(axis=1, initial=0) == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = np.where(norms > 0, np.sum(a64 * b64, axis=1) / norms, 0.0)
+        cosine = np.where(norms == 0, 0.0, np.sum(a64 * b64, axis=1) / norms)
     return np.where(both_zero, 1.0, cosine)

@@ -21,6 +21,15 @@ from calib8.numerics import LEVELS, scale_of
 
 Algorithm = Literal["MinMaxCalibration", "EntropyCalibration2", "EntropyCalibration", "LegacyCalibration"]
 
+#: The algorithm whose name goes into the header, by observer. TensorRT knows no percentile or MSE calibrator: what such
+#: ranges are to it is what a min/max calibrator would have found.
+ALGORITHMS: dict[str, Algorithm] = {
+    "minmax": "MinMaxCalibration",
+    "percentile": "MinMaxCalibration",
+    "mse": "MinMaxCalibration",
+    "entropy": "EntropyCalibration2",
+}
+
 _HEADER = re.compile(r"TRT-(\d+)-([A-Za-z0-9]+)")
 _ENTRY = re.compile(r"(?P<name>.*):\s*(?P<bits>[0-9a-fA-F]{8})", re.DOTALL)
 DEFAULT_VERSION = "101600"
@@ -47,13 +56,12 @@ def write_cache(
 def read_cache(path: Path) -> dict[str, float]:
     """Tensor name -> amax (scale x 127), in file order. Raises ``CacheError`` for anything but a whole, sound cache."""
     try:
-        lines = require_file(path, "calibration cache").read_text(encoding="utf-8").splitlines()
+        lines = require_file(path, "calibration cache").read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise CacheError(f"{path} is not a calibration cache: it is not text ({error}). Calibrate again.") from error
-    if not lines or not _HEADER.fullmatch(lines[0].strip()):
-        first = lines[0][:60] if lines else "nothing"
+    if not _HEADER.fullmatch(lines[0].strip()):
         raise CacheError(
-            f"{path} is not a TensorRT calibration cache: its first line is {first!r}, expected "
+            f"{path} is not a TensorRT calibration cache: its first line is {lines[0][:60]!r}, expected "
             "'TRT-<version>-<algorithm>', e.g. 'TRT-101600-MinMaxCalibration'."
         )
     found: dict[str, float] = {}

@@ -44,8 +44,9 @@ def _observed(model: ir.Model, names: list[str]) -> ir.Model:
     """A clone whose outputs are the tensors ``names`` and nothing else; model inputs among them need no output."""
     clone = model.clone()
     produced = {value.name: value for node in clone.graph for value in node.outputs}
-    clone.graph.outputs.clear()
-    clone.graph.outputs.extend(produced[name] for name in names if name in produced)
+    if observed := [produced[name] for name in names if name in produced]:  # a graph without outputs cannot run
+        clone.graph.outputs.clear()
+        clone.graph.outputs.extend(observed)
     return clone
 
 

@@ -1,10 +1,12 @@
 """Options of calibration."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from calib8.config import Config
+
+ObserverName: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
 
 class Calibrate(Config):
@@ -14,5 +16,5 @@ class Calibrate(Config):
     percentile: for the percentile observer, in percent.
     """
 
-    observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    observer: ObserverName = "minmax"
     percentile: float = Field(default=99.99, gt=50, le=100)

@@ -78,7 +78,8 @@ class TensorStatistics:
         self.maximum = max(self.maximum, float(rows.max()))
         magnitude = np.abs(rows)
         self.values.add(magnitude)
-        self.rows.add(np.sqrt(np.square(rows).mean(axis=1)))
+        power = np.square(rows, dtype=np.float64).mean(axis=1)  # float32 overflows from 2e19 on
+        self.rows.add(np.sqrt(power).astype(np.float32))
 
     def merge(self, other: TensorStatistics) -> None:
         """Add everything that ``other`` has seen."""

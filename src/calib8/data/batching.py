@@ -97,9 +97,7 @@ class Dataset:
             )
 
 
-def by_token_budget(
-    lengths: Rows, budget: int
-) -> Iterator[Rows]:
+def by_token_budget(lengths: Rows, budget: int) -> Iterator[Rows]:
     """Group row numbers, longest first, so that rows x longest row stays within ``budget`` (at least one row)."""
     order = np.argsort(-lengths, kind="stable")
     start = 0

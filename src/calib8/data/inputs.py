@@ -85,7 +85,7 @@ def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDA
                 f"{name} has dtype {array.dtype}, expected {spec.dtype}. "
                 f"Convert it: np.save('{name}.npy', array.astype(np.{spec.dtype}))."
             )
-        if array.dtype == np.int64 and array.size and np.abs(array.astype(np.int64)).max() > np.iinfo(np.int32).max:
+        if array.dtype == np.int64 and not _fits_int32(array):
             raise DataError(f"{name} holds int64 values that do not fit the model's int32 input. Check the data.")
         progress.note(f"{name}: converted {array.dtype} to {spec.dtype}")
         array = array.astype(spec.dtype)
@@ -99,6 +99,11 @@ def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDA
             raise DataError(f"{name} has size {got} on axis {axis}, expected {fixed} {_shape(spec.shape)}.")
     _check_values(array, spec)
     return array
+
+
+def _fits_int32(array: NDArray[np.generic]) -> bool:
+    limits = np.iinfo(np.int32)
+    return not array.size or (limits.min <= int(array.min()) and int(array.max()) <= limits.max)
 
 
 def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:

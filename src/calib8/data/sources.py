@@ -5,6 +5,7 @@ A source yields *chunks*: dicts of input name -> array [n, ...]. Chunks may diff
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -72,10 +73,16 @@ class NpzFile:
 
 
 class Batches:
-    """Batches from Python: any iterable of dicts. A generator is read once and kept."""
+    """Batches from Python: one dict of arrays, or any iterable of dicts. A generator is read once and kept."""
 
-    def __init__(self, batches: Iterable[Mapping[str, NDArray[np.generic]]]) -> None:
-        self.batches = [{name: np.asarray(array) for name, array in batch.items()} for batch in batches]
+    def __init__(
+        self, batches: Mapping[str, NDArray[np.generic]] | Iterable[Mapping[str, NDArray[np.generic]]]
+    ) -> None:
+        self.batches: list[Arrays] = []
+        for batch in [batches] if isinstance(batches, Mapping) else batches:
+            if not isinstance(batch, Mapping):
+                raise DataError(f"a batch is of type {type(batch).__name__}; expected a dict of input name -> array.")
+            self.batches.append({name: np.asarray(array) for name, array in batch.items()})
 
     def chunks(self) -> Iterator[Arrays]:
         """The batches, in the order given."""
@@ -125,5 +132,5 @@ def _load_archive(path: Path) -> Arrays:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an archive")
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}). Save it again with np.savez.") from error

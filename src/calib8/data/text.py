@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from calib8.config import Config
-from calib8.errors import DataError, ModelError
-from calib8.files import atomic, require_file, sha256_file, write_json
+from calib8.errors import DataError, InputError, ModelError
+from calib8.files import require_file, save_array, sha256_file, write_json
 from calib8.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,14 +31,22 @@ class Prepare(Config):
 def read_sentences(path: Path) -> list[str]:
     """The non-blank lines of a UTF-8 text file, stripped. Raises ``DataError`` if there are none."""
     try:
-        text = require_file(path, "text file").read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from error
-    except Exception as error:
+        return sentences_of(require_file(path, "text file").read_bytes(), str(path))
+    except InputError as error:
         raise DataError(str(error)) from None
-    if sentences := [line.strip() for line in text.splitlines() if line.strip()]:
+
+
+def sentences_of(text: bytes, name: str) -> list[str]:
+    """The non-blank lines of UTF-8 ``text``, stripped; ``name`` says in errors where it came from."""
+    try:
+        lines = [
+            line.strip() for line in text.decode("utf-8").split("\n")
+        ]  # splitlines() also cuts at U+2028 and others
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
+    if sentences := [line for line in lines if line]:
         return sentences
-    raise DataError(f"{path} holds no sentence; expected one a line.")
+    raise DataError(f"{name} holds no sentence; expected one a line.")
 
 
 class TextTokenizer:
@@ -96,8 +104,7 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
         progress.note(f"{cut} of {len(sentences)} sentences are longer than {tokenizer.max_length} tokens and were cut")
     arrays = tokenizer.padded(tokenizer.tokens(sentences))
     for name, array in arrays.items():
-        with atomic(Path(output) / f"{name}.npy") as temporary, temporary.open("wb") as stream:
-            np.save(stream, array, allow_pickle=False)
+        save_array(Path(output) / f"{name}.npy", array)
     made_of = {
         "texts": {path.name: sha256_file(path) for path in texts},
         "tokenizer_sha256": tokenizer.sha256,

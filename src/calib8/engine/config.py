@@ -33,14 +33,23 @@ class Build(Config):
 
     @field_validator("targets", mode="before")
     @classmethod
-    def _targets(cls, value: str | Iterable[str]) -> tuple[str, ...]:
-        return parse_targets(value)
+    def _targets(cls, value: Any) -> tuple[str, ...]:
+        try:
+            return parse_targets(value)
+        except (TypeError, AttributeError):  # no iterable, or not of texts
+            raise ValueError("expected text such as 'sm75,sm86', or a list of such names") from None
 
     @field_validator("shapes", mode="before")
     @classmethod
     def _shapes(cls, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = (value,)
-        if isinstance(value, Mapping):
-            value = [":".join([name, *shapes]) for name, shapes in value.items()]
-        return tuple(parse_profile(item) if isinstance(item, str) else item for item in value)
+        try:
+            if isinstance(value, Mapping):
+                value = [f"{name}:{':'.join(map(_text, shapes))}" for name, shapes in value.items()]
+            items = (value,) if isinstance(value, str) else tuple(value)
+        except TypeError:
+            raise ValueError("expected 'name:min:opt:max' texts, or {name: (min, opt, max)}") from None
+        return tuple(parse_profile(item) if isinstance(item, str) else item for item in items)
+
+
+def _text(shape: str | Iterable[int]) -> str:
+    return shape if isinstance(shape, str) else "x".join(map(str, shape))

@@ -19,7 +19,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (r"no importer|UNSUPPORTED_NODE|Plugin not found", "TensorRT does not know this operator: export without it"),
     (r"[Oo]ut of memory|OutOfMemory|insufficient workspace", "give more memory or smaller maximum shapes"),
-    (r"CUDA driver|CUDA initialization|no CUDA-capable", "this TensorRT builds on a GPU with a driver: use family rtx"),
+    (r"CUDA driver|CUDA initialization|no usable CUDA", "this TensorRT builds on a GPU with a driver: use family rtx"),
     (r"ParseFromCodedStream|MODEL_DESERIALIZE", "the ONNX file is damaged: export or download it again"),
 )
 _NODE = re.compile(r"(?:Cannot compile operation|with name:) '?([^'\s:,]+)'?")

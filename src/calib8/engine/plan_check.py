@@ -20,7 +20,7 @@ from calib8.engine.targets import describe
 from calib8.errors import PlanMismatch
 
 HEADER = "Layers:"
-_TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\][^{}]*?atatype: ([^,}]+)")
+_TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\][^{}]*?atatype: ([^,}]+?) *[,}]")
 _INT8 = re.compile(r"\bInt8\b")
 UNEXPLAINED = "the graph shows no reason; keep the builder's log and look for the node's name"
 

@@ -1,17 +1,16 @@
 """Run one build in a worker process and collect what it says."""
 
+import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-#: The folder that holds the package: the worker must import this calib8, installed or not.
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+#: The worker imports from where this process does; -I keeps the working folder and the environment out of that.
+WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.engine.worker import main; main()"
 
 
 @dataclass
@@ -63,8 +62,9 @@ def run_worker(request: Mapping[str, Any], on_progress: Callable[[float], None])
             try:
                 assert process.stdin is not None
                 assert process.stdout is not None
-                process.stdin.write(json.dumps(request))
-                process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code tells
+                    process.stdin.write(json.dumps(request))
+                    process.stdin.close()
                 for line in process.stdout:
                     _receive(json.loads(line), outcome, on_progress)
                 outcome.exit_code = process.wait()
@@ -77,14 +77,12 @@ def run_worker(request: Mapping[str, Any], on_progress: Callable[[float], None])
 
 
 def _start(stderr: int) -> "subprocess.Popen[str]":
-    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "calib8.engine.worker"],
+        [sys.executable, "-I", "-c", WORKER, json.dumps([str(entry) for entry in sys.path])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C in the terminal reaches the parent alone, which then kills the child
     )
 

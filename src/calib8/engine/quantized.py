@@ -55,11 +55,11 @@ class _Source:
 
 
 def quantized_ops(model: ir.Model) -> list[QuantizedOp]:
-    """Every op of the main graph that the model asks to run in INT8, in graph order.
+    """Every op that the model asks to run in INT8, subgraphs included, in graph order.
 
     Raises ``ModelError`` if the plan could not be matched with their names: duplicates, or TensorRT's own marks.
     """
-    ops = [op for node in model.graph if (op := _quantized_op(node)) is not None]
+    ops = [op for node in model.graph.all_nodes() if (op := _quantized_op(node)) is not None]
     repeated = [name for name, count in Counter(op.name for op in ops).items() if count > 1]
     marked = [op.name for op in ops if any(mark in op.name for mark in RESERVED)]
     if repeated or marked:
@@ -72,7 +72,7 @@ def quantized_ops(model: ir.Model) -> list[QuantizedOp]:
 
 def require_exact(model: ir.Model) -> None:
     """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2)."""
-    problems = [problem for node in model.graph for problem in _inexact(node, model.opset_imports.get("", 0))]
+    problems = [text for node in model.graph.all_nodes() for text in _inexact(node, model.opset_imports.get("", 0))]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ModelError(f"this Q/DQ cannot go to TensorRT: {'; '.join(problems[:3])}{more}.")
@@ -144,9 +144,8 @@ def _hint(node: ir.Node, left: _Source | None, right: _Source | None) -> str | N
 def _channel_axis(node: ir.Node, weight: _Source) -> int:
     if node.op_type == "Conv":
         return 0
-    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
-        return 0
-    return _rank(weight) - 1
+    transposed = node.attributes.get("transB")
+    return 0 if transposed is not None and transposed.as_int() else _rank(weight) - 1
 
 
 def _axis_at_op(source: _Source) -> int | None:

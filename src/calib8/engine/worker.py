@@ -1,4 +1,4 @@
-"""The process in which TensorRT builds: ``python -m calib8.engine.worker``, request on stdin, events on stdout.
+"""What runs in the process in which TensorRT builds: request on stdin, events on stdout.
 
 A process of its own, because TensorRT's logger is global to a process, its libraries print to the terminal, a build
 cannot be interrupted between two progress callbacks, and a crash inside it must not take the caller along.
@@ -60,9 +60,10 @@ def _event_stream() -> Emit:
 def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     trt, started = tensorrt.module, time.monotonic()
     logger = _logger(trt, emit)
-    builder = trt.Builder(logger)
-    if builder is None:
-        raise RefusedError("TensorRT could not start")
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
+        raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
     network = builder.create_network(tensorrt.network_flags())
     _parse(trt.OnnxParser(network, logger), network, request["model"])
     config = _configure(tensorrt, builder, request)
@@ -153,7 +154,3 @@ def _monitor(trt: Any, emit: Emit) -> Any:
             self.phases.finish(name)
 
     return Monitor()
-
-
-if __name__ == "__main__":
-    main()

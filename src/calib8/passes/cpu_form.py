@@ -29,9 +29,9 @@ def _to_single(graph: ir.Graph) -> None:
         if value.dtype == FP16:
             value.type = ir.TensorType(FP32)  # assigning dtype would change the type shared with the original
     for node in list(graph):
-        if node.op_type == "ConstantOfShape" and (fill := node.attributes.get_tensor("value")) is not None:
-            if fill.dtype == FP16:
-                node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.numpy().astype(np.float32)))
+        fill = node.attributes.get_tensor("value") if node.op_type == "ConstantOfShape" else None
+        if fill is not None and fill.dtype == FP16:
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.numpy().astype(np.float32)))
         if node.op_type != "Cast" or node.attributes.get_int("to") not in (FP16, FP32):
             continue
         node.attributes["to"] = ir.AttrInt64("to", int(FP32))
@@ -45,7 +45,7 @@ def _shift_activations(graph: ir.Graph) -> None:
     for node in graph:
         if node.op_type != "QuantizeLinear":
             continue
-        zero_point = node.inputs[2]
+        zero_point = node.inputs[2] if len(node.inputs) > 2 else None
         if zero_point is None or zero_point.const_value is None or zero_point.dtype != ir.DataType.INT8:
             continue
         shifted = _unsigned_zero_point(graph, zero_point)

@@ -2,7 +2,7 @@
 
 Rules:
 1. Constant nodes become initializers, so that a weight is found wherever the exporter put it.
-2. A Transpose, Cast or Identity of a constant is computed now: some exporters leave ``Transpose(weight)`` before MatMul.
+2. A Transpose, Cast or Identity of a constant is computed now: exporters leave ``Transpose(weight)`` before MatMul.
 3. Nodes without a name get one, and names are unique: plans, globs and reports refer to nodes by name.
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
 5. Shapes and types are inferred, for FP16 conversion and for messages.
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 from calib8.errors import ModelError
 
@@ -55,12 +55,7 @@ def _fold(graph: ir.Graph) -> None:
         if compute is None or source is None or source.const_value is None or node.outputs[0].is_graph_output():
             continue
         result = ir.tensor(np.ascontiguousarray(compute(node, source.const_value.numpy())), name=node.outputs[0].name)
-        folded = ir.Value(
-            name=node.outputs[0].name,
-            shape=ir.Shape(result.shape),
-            type=ir.TensorType(result.dtype),
-            const_value=result,
-        )
+        folded = ir.val(node.outputs[0].name, const_value=result)
         node.outputs[0].replace_all_uses_with(folded)
         graph.remove(node, safe=True)
         graph.register_initializer(folded)

@@ -39,5 +39,7 @@ def apply_plan(model: ir.Model, ranges: Ranges, plan: QuantPlan, config: Int8) -
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()
     quantised.metadata_props[CALIBRATION] = ranges.origin.model_dump_json()
-    quantised.metadata_props[MADE_BY] = json.dumps({"calib8": version("calib8"), "int8": config.model_dump(mode="json")})
+    quantised.metadata_props[MADE_BY] = json.dumps(
+        {"calib8": version("calib8"), "int8": config.model_dump(mode="json")}
+    )
     return quantised

@@ -1,10 +1,12 @@
 """Options of quantisation."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from calib8.config import Config
+
+Precision: TypeAlias = Literal["fp16", "fp32"]
 
 
 class Int8(Config):
@@ -20,5 +22,5 @@ class Int8(Config):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     min_sqnr_db: float = Field(default=14.0, ge=0)
-    remainder: Literal["fp16", "fp32"] = "fp16"
+    remainder: Precision = "fp16"
     embedding: bool = False

@@ -22,6 +22,7 @@ class Runtime(ABC):
         """``run`` with keyword arguments."""
         return self.run(arrays)  # type: ignore[arg-type]
 
+    @abstractmethod
     def close(self) -> None:
         """Free what the runtime holds. Called by ``with``; calling it twice is fine."""
 

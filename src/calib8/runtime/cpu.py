@@ -3,14 +3,12 @@
 import importlib.util
 import platform
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.runtime.base import Runtime
-
-CpuRuntime = Literal["auto", "openvino", "onnxruntime"]
+from calib8.runtime.names import CpuRuntime
 
 
 def open_cpu(model: ir.Model, runtime: CpuRuntime = "auto", *, threads: int | None = None) -> Runtime:

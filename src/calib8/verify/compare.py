@@ -1,29 +1,21 @@
 """Run reference and candidate over the same data and compare what comes out."""
 
 import math
+import sys
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from calib8.config import Config
 from calib8.data.batching import Dataset
 from calib8.errors import AccuracyMissed, DataError
 from calib8.models.sentence import pool, unit_rows
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
+from calib8.verify.config import Verify
 from calib8.verify.metrics import neighbour_agreement
-
-
-class Verify(Config):
-    """Limits of a verification. None means: report, do not judge."""
-
-    min_cosine: float | None = Field(default=None, ge=-1, le=1)
-    min_p1: float | None = Field(default=None, ge=-1, le=1)
-    min_neighbours: float | None = Field(default=None, ge=0, le=1)
-    max_spearman_loss: float | None = Field(default=None, ge=0)
 
 
 class Spearman(BaseModel):
@@ -97,7 +89,7 @@ def compare(
         outputs = reference.run(arrays), candidate.run(arrays)
         names = _common(*outputs)
         for name in names:
-            expected, got = (_real_rows(output[name], mask) for output in outputs)
+            expected, got = (_real_rows(name, output[name], mask) for output in outputs)
             signal, noise = power.get(name, (0.0, 0.0))
             power[name] = (signal + _power(expected), noise + _power(expected - got))
         for role, output in zip(vectors, outputs, strict=True):
@@ -107,16 +99,24 @@ def compare(
         progress.update("verify", done, len(data))
     sort = np.argsort(np.concatenate(order))
     return summarise(
-        np.concatenate(vectors["reference"])[sort], np.concatenate(vectors["candidate"])[sort], {n: _db(*p) for n, p in power.items()}
+        np.concatenate(vectors["reference"])[sort],
+        np.concatenate(vectors["candidate"])[sort],
+        {n: _db(*p) for n, p in power.items()},
     )
 
 
-def summarise(reference: NDArray[np.float32], candidate: NDArray[np.float32], sqnr_db: dict[str, float | None]) -> Comparison:
+def summarise(
+    reference: NDArray[np.float32], candidate: NDArray[np.float32], sqnr_db: dict[str, float | None]
+) -> Comparison:
     """The comparison of per-sample vectors [N, D]. Raises ``DataError`` on no samples or NaN."""
     if not len(reference) or reference.shape != candidate.shape:
-        raise DataError(f"nothing to compare: got vectors {reference.shape} and {candidate.shape}, expected equal shapes.")
+        raise DataError(
+            f"nothing to compare: got vectors {reference.shape} and {candidate.shape}, expected equal shapes."
+        )
     if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
-        raise DataError("an output holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32.")
+        raise DataError(
+            "a sample's vector holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32."
+        )
     cosines = cosine_rows(reference, candidate)
     return Comparison(
         samples=len(cosines),
@@ -134,18 +134,24 @@ def _common(reference: dict[str, NDArray[np.generic]], candidate: dict[str, NDAr
             f"nothing to compare: the reference has outputs {sorted(reference)}, the candidate {sorted(candidate)}. "
             "Expected two forms of one model."
         )
-    for name in reference:
-        if reference[name].shape != candidate[name].shape:
+    for name, expected in reference.items():
+        if expected.shape != candidate[name].shape:
             raise DataError(
-                f"output {name!r} has shape {reference[name].shape} in the reference and {candidate[name].shape} in "
-                "the candidate. Expected two forms of one model."
+                f"output {name!r} has shape {expected.shape} in the reference and {candidate[name].shape} in the "
+                "candidate. Expected two forms of one model."
             )
     return list(reference)
 
 
-def _real_rows(output: NDArray[np.generic], mask: NDArray[np.generic] | None) -> NDArray[np.float64]:
+def _real_rows(name: str, output: NDArray[np.generic], mask: NDArray[np.generic] | None) -> NDArray[np.float64]:
     array = np.asarray(output, np.float64)
-    return array[mask != 0] if mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape else array
+    if mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape:
+        array = array[mask != 0]
+    if not np.isfinite(array).all():
+        raise DataError(
+            f"output {name!r} holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32."
+        )
+    return array
 
 
 def _sample_vectors(
@@ -162,10 +168,9 @@ def _power(x: NDArray[np.float64]) -> float:
 
 
 def _db(signal: float, noise: float) -> float | None:
-    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+    """None only where there is no noise; very low (JSON has no -inf) where there is noise and no signal."""
+    return 10 * math.log10(max(signal, sys.float_info.min) / noise) if noise > 0 else None
 
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
-
-

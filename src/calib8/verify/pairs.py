@@ -9,7 +9,7 @@ import numpy as np
 
 from calib8.errors import DataError
 from calib8.files import require_file
-from calib8.models.sentence import Embeddings, SentenceEncoder
+from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.verify.compare import Spearman
@@ -20,12 +20,15 @@ Pair = tuple[str, str, float]
 
 def read_pairs(path: Path) -> list[Pair]:
     """Rows (sentence 1, sentence 2, score) of a UTF-8 CSV file without a header. Raises ``DataError``."""
-    with require_file(path, "file of scored pairs").open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.reader(stream) if row]
+    require_file(path, "file of scored pairs")
     try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.reader(stream) if row]
         pairs = [(first, second, float(score)) for first, second, score in rows]
-    except ValueError as error:
-        raise DataError(f"{path}: expected three columns sentence1, sentence2, score and no header ({error}).") from None
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: expected three columns sentence1, sentence2, score and no header ({error})."
+        ) from None
     if len(pairs) < 3 or not all(math.isfinite(score) for _, _, score in pairs):
         raise DataError(f"{path}: expected at least three pairs with finite scores, got {len(pairs)} pairs.")
     return pairs
@@ -33,10 +36,14 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def rank_correlation(
     reference: SentenceEncoder, candidate: SentenceEncoder, pairs: Sequence[Pair], progress: Progress
-) -> tuple[Spearman, Embeddings, Embeddings]:
-    """Spearman of both encoders on ``pairs``, and their embeddings [2 x pairs, width] of all the sentences."""
+) -> Spearman:
+    """100 x Spearman's correlation between cosine similarity and score, for both encoders."""
     sentences = [first for first, _, _ in pairs] + [second for _, second, _ in pairs]
     scores = np.array([score for _, _, score in pairs])
     embeddings = reference.embed(sentences, progress), candidate.embed(sentences, progress)
+    if not all(np.isfinite(e).all() for e in embeddings):
+        raise DataError(
+            "an embedding holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32."
+        )
     values = [100 * spearman(cosine_rows(e[: len(pairs)], e[len(pairs) :]), scores) for e in embeddings]
-    return Spearman(pairs=len(pairs), reference=values[0], candidate=values[1]), *embeddings
+    return Spearman(pairs=len(pairs), reference=values[0], candidate=values[1])

@@ -29,7 +29,11 @@ class Speed(BaseModel):
 
 
 def race(
-    reference: SentenceEncoder, candidate: SentenceEncoder, sentences: Sequence[str], progress: Progress, rounds: int = 3
+    reference: SentenceEncoder,
+    candidate: SentenceEncoder,
+    sentences: Sequence[str],
+    progress: Progress,
+    rounds: int = 3,
 ) -> Speed:
     """Embed ``sentences`` with both by turns, after one short warm-up each; the median of ``rounds`` counts."""
     rates: dict[str, list[float]] = {"reference": [], "candidate": []}

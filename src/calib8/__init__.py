@@ -1,0 +1,94 @@
+"""calib8 turns a trained ONNX model into an INT8 TensorRT engine, and proves that the engine is worth shipping.
+
+    import calib8
+
+    model = calib8.load("model.onnx")
+    ranges = calib8.calibrate(model, calib8.npy_folder("calib_data"))
+    int8 = calib8.quantize(model, ranges, calib8.Int8())
+    calib8.save(int8, "model.int8.onnx")
+    engines = calib8.build("model.int8.onnx", "model-int8.engine")
+    calib8.verify("model.onnx", "model.int8.onnx", "held_out").raise_for_failure(calib8.Verify(min_cosine=0.99))
+
+Importing this package is cheap: each name is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calib8.api import (
+        batches,
+        build,
+        calibrate,
+        convert,
+        embed,
+        fetch,
+        inspect,
+        load,
+        npy_folder,
+        npz_file,
+        open,
+        plan,
+        prepare,
+        quantize,
+        run,
+        save,
+        verify,
+    )
+    from calib8.calibrate.config import Calibrate
+    from calib8.convert import Convert
+    from calib8.data.text import Prepare
+    from calib8.engine.config import Build
+    from calib8.errors import Calib8Error
+    from calib8.plan.config import Int8
+    from calib8.verify.config import Verify
+
+_HOME = {
+    "Build": "calib8.engine.config",
+    "Calib8Error": "calib8.errors",
+    "Calibrate": "calib8.calibrate.config",
+    "Convert": "calib8.convert",
+    "Int8": "calib8.plan.config",
+    "Prepare": "calib8.data.text",
+    "Verify": "calib8.verify.config",
+}
+
+__all__ = [
+    "Build",
+    "Calib8Error",
+    "Calibrate",
+    "Convert",
+    "Int8",
+    "Prepare",
+    "Verify",
+    "batches",
+    "build",
+    "calibrate",
+    "convert",
+    "embed",
+    "fetch",
+    "inspect",
+    "load",
+    "npy_folder",
+    "npz_file",
+    "open",
+    "plan",
+    "prepare",
+    "quantize",
+    "run",
+    "save",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'calib8' has no attribute {name!r}")
+    value = getattr(import_module(_HOME.get(name, "calib8.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

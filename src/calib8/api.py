@@ -1,0 +1,279 @@
+"""What calib8 can do, one function per command. Composition only: every step lives in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from calib8.calibrate.config import Calibrate
+from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
+from calib8.data.text import Prepare, TextTokenizer
+from calib8.files import save_array, sha256_file
+from calib8.plan.config import Int8
+from calib8.progress import Progress, Quiet
+from calib8.runtime.names import CpuRuntime
+from calib8.verify.config import Verify
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from calib8.calibrate.ranges import Ranges
+    from calib8.convert import Convert
+    from calib8.engine.build import BuiltEngine
+    from calib8.engine.config import Build
+    from calib8.plan.quant_plan import QuantPlan
+    from calib8.report.report import Report
+    from calib8.runtime.base import Runtime
+    from calib8.verify.compare import Comparison
+
+Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
+
+npy_folder, npz_file, batches = NpyFolder, NpzFile, Batches
+
+
+def fetch(name: str, to: Path | str, *, progress: Progress | None = None) -> Path:
+    """Fetch a reference model, its tokenizer and pooling config into the folder ``to``. Raises ``FetchError``."""
+    from calib8.models.fetch import fetch as fetch_model
+
+    return fetch_model(name, Path(to), progress=progress or Quiet())
+
+
+def prepare(
+    texts: Sequence[Path | str],
+    tokenizer: Path | str,
+    output: Path | str,
+    config: Prepare | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S]."""
+    from calib8.data.text import prepare as prepare_text
+
+    own = TextTokenizer(Path(tokenizer), (config or Prepare()).max_length)
+    return prepare_text([Path(text) for text in texts], own, Path(output), progress or Quiet())
+
+
+def load(path: Path | str) -> ir.Model:
+    """Load an ONNX model and bring it into the form the other functions expect. Raises ``ModelError``."""
+    from calib8.graph.io import load as load_model
+    from calib8.passes.prepare import prepare as prepare_model
+
+    return prepare_model(load_model(path))
+
+
+def save(model: ir.Model, path: Path | str) -> Path:
+    """Write an ONNX model atomically."""
+    from calib8.graph.io import save as save_model
+
+    return save_model(model, path)
+
+
+def calibrate(
+    model: ir.Model | Path | str,
+    data: Data,
+    config: Calibrate | None = None,
+    *,
+    output: Path | str | None = None,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Ranges:
+    """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
+
+    output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
+    cache: also write the ranges as a TensorRT calibration cache.
+    """
+    from calib8.calibrate import run
+    from calib8.calibrate.cache import ALGORITHMS, write_cache
+    from calib8.graph.dataset import dataset_for
+    from calib8.graph.io import SOURCE_SHA256
+
+    config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
+    path = Path(output) if output is not None else None
+    if isinstance(model, (str, Path)):
+        known = sha256_file(Path(model)) if Path(model).is_file() else ""
+    else:
+        known = model.metadata_props.get(SOURCE_SHA256, "")
+    origin = run.origin_of(known, source.fingerprint(), config)
+    ranges = run.reusable(path, origin, progress) if known else None
+    if ranges is None:
+        loaded = load(model) if isinstance(model, (str, Path)) else model
+        ranges = run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress)
+        if path is not None:
+            ranges.save(path)
+    if cache is not None:
+        write_cache(Path(cache), ranges.amax(), algorithm=ALGORITHMS[config.observer])
+    return ranges
+
+
+def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
+    """Decide for every weighted op whether it becomes INT8, and say why."""
+    from calib8.plan.policy import make_plan
+
+    return make_plan(model, ranges, config or Int8())
+
+
+def quantize(model: ir.Model, ranges: Ranges, config: Int8 | None = None, *, plan: QuantPlan | None = None) -> ir.Model:
+    """Return an explicitly quantised (Q/DQ) clone of ``model``, following ``plan`` or the default policy."""
+    from calib8.plan.apply import apply_plan
+    from calib8.plan.policy import make_plan
+
+    config = config or Int8()
+    return apply_plan(model, ranges, plan or make_plan(model, ranges, config), config)
+
+
+def quantize_file(
+    model: Path | str,
+    ranges: Path | str,
+    output: Path | str,
+    config: Int8 | None = None,
+    *,
+    plan: Path | str | None = None,
+    progress: Progress | None = None,
+) -> QuantPlan:
+    """``load``, ``plan``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
+    from calib8.calibrate.ranges import Ranges
+    from calib8.plan.apply import apply_plan
+    from calib8.plan.policy import make_plan
+
+    config, progress = config or Int8(), progress or Quiet()
+    calibrated = Ranges.load(Path(ranges))
+    progress.update("quantize", 0, 2)
+    loaded = load(model)
+    progress.update("quantize", 1, 2)
+    decided = make_plan(loaded, calibrated, config)
+    save(apply_plan(loaded, calibrated, decided, config), output)
+    if plan is not None:
+        decided.save(Path(plan))
+    progress.update("quantize", 2, 2)
+    return decided
+
+
+def build(
+    model: Path | str, output: Path | str, config: Build | None = None, *, progress: Progress | None = None
+) -> list[BuiltEngine]:
+    """Build one TensorRT engine per target from an ONNX file, and check its plan. Raises ``PlanMismatch``."""
+    from calib8.engine.build import build_engine
+    from calib8.engine.config import Build
+    from calib8.graph.io import load as load_model
+    from calib8.graph.limits import dimension_limits
+
+    limits = dimension_limits(load_model(model))
+    return build_engine(Path(model), Path(output), config or Build(), limits=limits, progress=progress or Quiet())
+
+
+def open(artefact: Path | str, *, runtime: CpuRuntime = "auto", threads: int | None = None) -> Runtime:
+    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block."""
+    from calib8.runtime.open import open_artefact
+
+    return open_artefact(Path(artefact), runtime, threads=threads)
+
+
+def run(
+    artefact: Path | str, data: Data, *, runtime: CpuRuntime = "auto", progress: Progress | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Run an artefact over arrays; every output [N, ...] in the order of the samples.
+
+    Outputs with a sequence axis are padded with zeros to the longest batch. Raises ``DataError`` if they differ
+    in any other dimension.
+    """
+    from calib8.runtime.feed import feed_of
+    from calib8.runtime.run_all import run_all
+
+    progress = progress or Quiet()
+    dataset = feed_of(Path(artefact), open_source(data), progress)
+    with open(artefact, runtime=runtime) as opened:
+        return run_all(opened, dataset, progress)
+
+
+def run_to_folder(
+    artefact: Path | str,
+    data: Data,
+    output: Path | str,
+    *,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
+) -> dict[Path, tuple[int, ...]]:
+    """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
+    written = {}
+    for name, array in run(artefact, data, runtime=runtime, progress=progress).items():
+        path = Path(output) / f"{name.replace('/', '_')}.npy"
+        save_array(path, array)
+        written[path] = array.shape
+    return written
+
+
+def embed(
+    artefact: Path | str,
+    sentences: Sequence[str],
+    *,
+    tokenizer: Path | str | None = None,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None."""
+    from calib8.models.sentence import SentenceEncoder
+
+    with open(artefact, runtime=runtime) as opened:
+        folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
+        return SentenceEncoder(folder, opened).embed(sentences, progress)
+
+
+def compare(
+    reference: Path | str,
+    candidate: Path | str,
+    data: Data,
+    *,
+    tokenizer: Path | str | None = None,
+    pairs: Path | str | None = None,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare a candidate with its FP32 reference over held-out data: arrays, or a text file where there is a tokenizer.
+
+    pairs: CSV file of scored sentence pairs, to compare rank correlations too.
+    """
+    from calib8.verify.run import verify_artefacts
+
+    return verify_artefacts(
+        Path(reference),
+        Path(candidate),
+        data if isinstance(data, (str, Path)) else open_source(data),
+        tokenizer=Path(tokenizer) if tokenizer is not None else None,
+        pairs=Path(pairs) if pairs is not None else None,
+        runtime=runtime,
+        progress=progress or Quiet(),
+    )
+
+
+def verify(
+    reference: Path | str, candidate: Path | str, data: Data, config: Verify | None = None, **options: Any
+) -> Comparison:
+    """``compare``, then raise ``AccuracyMissed`` if a limit of ``config`` is missed. ``options`` go to ``compare``."""
+    comparison = compare(reference, candidate, data, **options)
+    comparison.raise_for_failure(config or Verify())
+    return comparison
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """What a model, engine, calibration cache, ranges or plan file contains."""
+    from calib8.report.inspect import describe
+
+    return describe(Path(path))
+
+
+def convert(
+    model: Path | str,
+    data: Data,
+    output: Path | str,
+    config: Convert | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Calibrate, quantise, build, verify and report: an INT8 engine and its proof in the folder ``output``."""
+    from calib8.convert import Convert
+    from calib8.convert import convert as run_convert
+
+    return run_convert(Path(model), open_source(data), Path(output), config or Convert(), progress or Quiet())

@@ -1,0 +1,117 @@
+"""What can be done with a model or engine: run, embed, verify, inspect."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import calib8
+from calib8 import api
+from calib8.cli import options as opt
+from calib8.cli.console import ConsoleProgress, out
+from calib8.data.text import read_sentences, sentences_of
+from calib8.files import save_array
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    for command in (run, embed, verify, inspect):
+        app.command()(command)
+
+
+Artefact = Annotated[Path, typer.Argument(help="ONNX model or engine.", metavar="ARTEFACT")]
+
+
+def run(
+    artefact: Artefact,
+    data: opt.Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for one <output name>.npy each.")],
+    runtime: opt.Runtime = "auto",
+    quiet: opt.Quiet = False,
+) -> None:
+    """Run a model or an engine over arrays.
+
+    Example: calib8 run model.int8.onnx --data calib_data -o outputs
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        for path, shape in api.run_to_folder(artefact, data, output, runtime=runtime, progress=progress).items():
+            out.print(f"{path}: {list(shape)}", markup=False)
+
+
+def embed(
+    artefact: Artefact,
+    text: Annotated[
+        Path, typer.Argument(help="Text file, one sentence a line; - reads stdin.", metavar="[FILE|-]")
+    ] = Path("-"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npy file; default: JSON lines.")] = None,
+    tokenizer: opt.Tokenizer = None,
+    runtime: opt.Runtime = "auto",
+    quiet: opt.Quiet = False,
+) -> None:
+    """Turn sentences into vectors, one per line, in order.
+
+    Example: echo "Hello world" | calib8 embed build/mpnet/model.int8.onnx
+    """
+    sentences = read_sentences(text) if str(text) != "-" else sentences_of(sys.stdin.buffer.read(), "standard input")
+    with ConsoleProgress(quiet=quiet) as progress:
+        vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)
+    if output is None:
+        for sentence, vector in zip(sentences, vectors, strict=True):
+            values = [round(float(value), 7) for value in vector]
+            sys.stdout.write(json.dumps({"text": sentence, "embedding": values}, ensure_ascii=False) + "\n")
+        return
+    save_array(output, vectors)
+    out.print(f"{output}: {list(vectors.shape)}", markup=False)
+
+
+def verify(
+    reference: Annotated[Path, typer.Argument(help="FP32 ONNX model.", metavar="REFERENCE")],
+    candidate: Annotated[Path, typer.Argument(help="ONNX model or engine to judge.", metavar="CANDIDATE")],
+    data: Annotated[Path, typer.Option(help="Held-out arrays, or a .txt file of sentences.")],
+    pairs: opt.Pairs = None,
+    min_cosine: Annotated[float | None, typer.Option(help="Lowest mean cosine.")] = None,
+    min_p1: Annotated[float | None, typer.Option(help="Lowest 1st percentile of cosine.")] = None,
+    min_neighbours: Annotated[float | None, typer.Option(help="Lowest share of unchanged nearest neighbours.")] = None,
+    max_spearman_loss: Annotated[float | None, typer.Option(help="Largest loss of 100 x Spearman.")] = None,
+    tokenizer: opt.Tokenizer = None,
+    runtime: opt.Runtime = "auto",
+    quiet: opt.Quiet = False,
+) -> None:
+    """Compare a model or engine with its FP32 reference; exit code 1 if a limit is missed.
+
+    Example: calib8 verify model.onnx model.int8.onnx --data held_out.txt
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        limits = calib8.Verify(
+            min_cosine=min_cosine, min_p1=min_p1, min_neighbours=min_neighbours, max_spearman_loss=max_spearman_loss
+        )
+        comparison = api.compare(
+            reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
+        )
+    _print(comparison.model_dump(mode="json", exclude_none=True))
+    comparison.raise_for_failure(limits)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Any file that calib8 reads or writes.", metavar="FILE")],
+) -> None:
+    """Say what a model, engine, calibration cache, ranges, plan or report contains.
+
+    Example: calib8 inspect build/mpnet/model.int8.onnx
+    """
+    _print(api.inspect(path))
+
+
+def _print(content: dict[str, Any], indent: int = 0) -> None:
+    """Nested facts as aligned ``name  value`` lines."""
+    scalars = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    width = max((len(str(key)) for key in scalars), default=0)
+    for key, value in content.items():
+        if isinstance(value, dict):
+            out.print(f"{' ' * indent}{key}", style="bold", markup=False)
+            _print(value, indent + 2)
+        else:
+            shown = f"{value:.5f}" if isinstance(value, float) else str(value)
+            out.print(f"{' ' * indent}{key!s:<{width}}  {shown}", markup=False)

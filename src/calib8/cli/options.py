@@ -1,0 +1,30 @@
+"""Options that several commands share, each defined once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calib8.calibrate.config import ObserverName
+from calib8.plan.config import Precision
+from calib8.runtime.names import CpuRuntime
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+Observer = Annotated[ObserverName, typer.Option(help="What turns statistics into a range.")]
+Percentile = Annotated[float, typer.Option(help="For --observer percentile.")]
+Include = Annotated[list[str] | None, typer.Option(help="Quantise only ops whose node name matches this glob.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Leave ops whose node name matches this glob in float.")]
+MinSqnr = Annotated[float, typer.Option(help="Leave ops whose input would keep less than this many dB in float.")]
+Remainder = Annotated[Precision, typer.Option(help="Precision of what is not INT8.")]
+Embedding = Annotated[bool, typer.Option("--int8-embedding", help="Store embedding tables in INT8.")]
+Target = Annotated[
+    str, typer.Option("--target", help="GPU architectures, one engine each.", metavar="sm75,sm86,sm89,sm120")
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(help="Input, then its smallest, usual and largest shape.", metavar="input_ids:1x1:8x64:64x384"),
+]
+Runtime = Annotated[CpuRuntime, typer.Option(help="CPU runtime for ONNX models.")]
+Tokenizer = Annotated[Path | None, typer.Option(help="Folder with tokenizer.json; default: beside the model.")]
+Pairs = Annotated[Path | None, typer.Option(help="CSV of sentence1, sentence2, score, for Spearman's correlation.")]
+Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]

@@ -1,0 +1,170 @@
+"""The steps of the recipe: fetch, prepare, calibrate, quantize, build, convert."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import calib8
+from calib8 import api
+from calib8.cli import options as opt
+from calib8.cli.console import ConsoleProgress, out
+from calib8.plan.config import Precision
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    for command in (convert, fetch, prepare, calibrate, quantize, build):
+        app.command()(command)
+
+
+Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.", metavar="MODEL")]
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a reference model.", metavar="NAME")],
+    to: Annotated[Path, typer.Option(help="Folder for model, tokenizer and pooling config.")],
+    quiet: opt.Quiet = False,
+) -> None:
+    """Fetch a reference model, checked against pinned hashes.
+
+    Example: calib8 fetch all-mpnet-base-v2 --to models/mpnet
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        folder = api.fetch(name, to, progress=progress)
+    out.print(str(folder / "model.onnx"), markup=False)
+
+
+def prepare(
+    texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line.", metavar="TEXT...")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration folder to write.")],
+    max_length: Annotated[int | None, typer.Option(help="Cut sentences to this many tokens.")] = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Turn text into a calibration folder: input_ids.npy, attention_mask.npy.
+
+    Example: calib8 prepare sentences.txt --tokenizer models/mpnet -o calib_data
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = calib8.Prepare(max_length=max_length)
+        folder = api.prepare(texts, tokenizer, output, config, progress=progress)
+    out.print(str(folder), markup=False)
+
+
+def calibrate(
+    model: Model,
+    data: opt.Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Ranges file to write.")] = Path("ranges.json"),
+    cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration cache.")] = None,
+    observer: opt.Observer = "minmax",
+    percentile: opt.Percentile = 99.99,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Find the range of every tensor that INT8 needs, in one pass over the data.
+
+    Example: calib8 calibrate model.onnx --data calib_data -o ranges.json
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = calib8.Calibrate(observer=observer, percentile=percentile)
+        ranges = api.calibrate(model, data, config, output=output, cache=cache, progress=progress)
+    out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
+
+
+def quantize(
+    model: Model,
+    ranges: Annotated[Path, typer.Option(help="Ranges file that `calib8 calibrate` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="INT8 model to write.")],
+    plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    min_sqnr: opt.MinSqnr = 14.0,
+    remainder: opt.Remainder = "fp16",
+    int8_embedding: opt.Embedding = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write the explicitly quantised (Q/DQ) model that TensorRT runs as INT8.
+
+    Example: calib8 quantize model.onnx --ranges ranges.json -o model.int8.onnx
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = _int8(include, exclude, min_sqnr, remainder, int8_embedding)
+        decided = api.quantize_file(model, ranges, output, config, plan=plan, progress=progress)
+    out.print(f"{output}: {len(decided.nodes('int8'))} of {len(decided.ops)} weighted ops in INT8", markup=False)
+
+
+def build(
+    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.", metavar="MODEL")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Engine to write.")],
+    target: opt.Target = "sm75,sm86,sm89,sm120",
+    shapes: opt.Shapes = None,
+    workspace: Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Build TensorRT engines and check that the compiler planned INT8.
+
+    Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = calib8.Build(targets=target, shapes=shapes or (), workspace_mib=workspace, log=log)
+        engines = api.build(model, output, config, progress=progress)
+    for engine in engines:
+        plan = engine.plan
+        out.print(
+            f"{engine.path}: {engine.size_bytes / 1e6:.0f} MB, INT8 GEMMs planned {plan.covered} of {plan.expected} "
+            f"in {plan.planned_kernels} kernels",
+            markup=False,
+        )
+
+
+def convert(
+    model: Model,
+    data: opt.Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
+    held_out: Annotated[
+        Path | None, typer.Option(help="Arrays or text to measure on; default: hold calibration data back.")
+    ] = None,
+    pairs: opt.Pairs = None,
+    min_cosine: Annotated[float, typer.Option(help="Fail below this mean cosine to FP32.")] = 0.975,
+    observer: opt.Observer = "minmax",
+    percentile: opt.Percentile = 99.99,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    min_sqnr: opt.MinSqnr = 14.0,
+    remainder: opt.Remainder = "fp16",
+    int8_embedding: opt.Embedding = False,
+    target: opt.Target = "sm75,sm86,sm89,sm120",
+    shapes: opt.Shapes = None,
+    engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Calibrate, quantise, build, verify: an INT8 engine and its proof.
+
+    Example: calib8 convert model.onnx --data calib_data -o build/model
+    """
+    from calib8.report.table import render
+
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = calib8.Convert(
+            calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
+            int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding),
+            build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
+            verify=calib8.Verify(min_cosine=min_cosine),
+            held_out=held_out,
+            pairs=pairs,
+        )
+        report = api.convert(model, data, output, config, progress=progress)
+    out.print(render(report))
+
+
+def _int8(
+    include: list[str] | None, exclude: list[str] | None, min_sqnr: float, remainder: Precision, embedding: bool
+) -> calib8.Int8:
+    return calib8.Int8(
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        min_sqnr_db=min_sqnr,
+        remainder=remainder,
+        embedding=embedding,
+    )

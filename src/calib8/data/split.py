@@ -1,0 +1,49 @@
+"""Hold samples back: what is measured on must not be what was fitted."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from calib8.data.inputs import Arrays
+from calib8.data.sources import Source, fingerprint
+from calib8.errors import DataError
+
+#: Of this many samples one is held back.
+EVERY = 8
+
+
+class Part:
+    """Every ``EVERY``-th sample of a source (``held_back``), or all the others."""
+
+    def __init__(self, source: Source, *, held_back: bool) -> None:
+        self.source = source
+        self.held_back = held_back
+
+    def chunks(self) -> Iterator[Arrays]:
+        """The chunks of the source, cut down to this part; chunks left empty are dropped."""
+        first = 0
+        for chunk in self.source.chunks():
+            count = min((len(array) for array in chunk.values() if np.ndim(array)), default=0)
+            chosen = ((np.arange(first, first + count) % EVERY) == EVERY - 1) == self.held_back
+            first += count
+            if chosen.any():
+                yield {
+                    name: array[: len(chosen)][chosen] if len(array) == count else array
+                    for name, array in chunk.items()
+                }
+
+    def fingerprint(self) -> str:
+        """See ``Source``."""
+        return fingerprint(self.chunks())
+
+
+def split(source: Source) -> tuple[Part, Part]:
+    """(to calibrate on, to measure on). Raises ``DataError`` if too few samples are there to hold any back."""
+    kept, held = Part(source, held_back=False), Part(source, held_back=True)
+    samples = sum(len(next(iter(chunk.values()))) for chunk in held.chunks())
+    if samples < 3:
+        raise DataError(
+            f"{samples} samples would be held back to measure accuracy on; expected at least 3 (one in {EVERY}). "
+            "Give more calibration data, or separate data with --held-out."
+        )
+    return kept, held

@@ -1,0 +1,95 @@
+"""The report of a conversion: everything that proves, or disproves, that the engine is worth shipping."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.engine.plan_check import PlanCheck
+from calib8.files import write_json
+from calib8.verify.compare import Comparison
+from calib8.verify.speed import Speed
+
+
+class FileFacts(BaseModel):
+    """A file: name, size in bytes, SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class EngineFacts(BaseModel):
+    """An engine: what it is, and whether the compiler planned INT8. ``executed`` is False where none could run it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: FileFacts
+    target: str
+    builder: str
+    plan: PlanCheck
+    executed: bool = False
+
+
+class CalibrationFacts(BaseModel):
+    """How the ranges were found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int
+    positions: int
+    observer: str
+
+
+class Machine(BaseModel):
+    """Where the numbers were measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processor: str
+    cores: int
+    python: str
+    system: str
+
+
+class Report(BaseModel):
+    """All facts of one conversion. ``seconds`` holds the duration of each step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["calib8.report/1"] = "calib8.report/1"
+    passed: bool
+    failure: str | None
+    created: str
+    calib8: str
+    machine: Machine
+    model: FileFacts
+    int8: FileFacts
+    int8_ops: int
+    weighted_ops: int
+    calibration: CalibrationFacts
+    held_out: str
+    accuracy: Comparison
+    accuracy_runtime: str
+    speed: Speed | None
+    engines: tuple[EngineFacts, ...]
+    seconds: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def this_machine() -> Machine:
+    """The processor's name, usable cores, Python and operating system."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(processor=name, cores=cores, python=platform.python_version(), system=platform.system())

@@ -1,0 +1,70 @@
+"""A report as a table that fits a terminal of 80 columns."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from calib8.report.report import Report
+
+
+def render(report: Report) -> RenderableType:
+    """The proof: size, accuracy, plan of every engine, speed, and what was not executed."""
+    return Group(_numbers(report), _engines(report), _verdict(report))
+
+
+def _numbers(report: Report) -> Table:
+    table = Table(title="INT8 against FP32", title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("FP32", justify="right")
+    table.add_column("INT8", justify="right")
+    table.add_column("", justify="right")
+    ratio = report.int8.bytes / report.model.bytes
+    table.add_row("model size", _megabytes(report.model.bytes), _megabytes(report.int8.bytes), f"{ratio:.0%}")
+    table.add_row("weighted ops in INT8", "", f"{report.int8_ops} of {report.weighted_ops}", "")
+    accuracy = report.accuracy
+    table.add_row("cosine to FP32, mean", "1", f"{accuracy.cosine_mean:.4f}", "")
+    table.add_row("cosine to FP32, 1st percentile", "1", f"{accuracy.cosine_p1:.4f}", "")
+    if accuracy.neighbours is not None:
+        table.add_row("same nearest neighbour", "100 %", f"{100 * accuracy.neighbours:.1f} %", "")
+    if accuracy.spearman is not None:
+        scores = accuracy.spearman
+        table.add_row(f"Spearman, {scores.pairs} pairs", f"{scores.reference:.2f}", f"{scores.candidate:.2f}", "")
+    if (speed := report.speed) is not None:
+        table.add_row("CPU sentences/s", f"{speed.reference:.0f}", f"{speed.candidate:.0f}", f"{speed.ratio:.2f}x")
+    return table
+
+
+def _engines(report: Report) -> RenderableType:
+    if not report.engines:
+        return Text("no engine was asked for")
+    table = Table(title="Engines", title_justify="left", title_style="bold")
+    table.add_column("target")
+    table.add_column("size", justify="right")
+    table.add_column("INT8 GEMMs planned/expected", justify="right")
+    table.add_column("kernels", justify="right")
+    table.add_column("executed here")
+    for engine in report.engines:
+        plan = engine.plan
+        table.add_row(
+            engine.target,
+            _megabytes(engine.file.bytes),
+            f"{plan.covered}/{plan.expected}",
+            str(plan.planned_kernels),
+            "yes" if engine.executed else "no",
+        )
+    return table
+
+
+def _verdict(report: Report) -> Text:
+    accuracy = report.accuracy
+    runtimes = f"Accuracy: {accuracy.samples} held-out samples ({report.held_out}), {report.accuracy_runtime}."
+    if report.speed is not None:
+        runtimes += f" FP32 speed: {report.speed.reference_runtime}."
+    if report.engines:
+        runtimes += f" Engines: {report.engines[0].builder}, built and plan-checked."
+    verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
+    return Text.assemble(verdict, "\n", runtimes)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from calib8.engine.plan_check import Layer, PlanCheck, Tensor, check_plan, parse_layers
+from calib8.engine.quantized import QuantizedOp
+from calib8.errors import PlanMismatch
+
+MPNET = (Path(__file__).parent / "data" / "mpnet_sm86_plan.txt").read_text()
+ATTENTION = "/m/encoder/layer.0/attention/attn"
+FEED_FORWARD = "/m/encoder/layer.0"
+
+
+def op(name: str, elements: int = 768 * 768, kind: str = "MatMul", hint: str | None = None) -> QuantizedOp:
+    return QuantizedOp(name, kind, f"{name}.weight", elements, hint)
+
+
+def kernel(kind: str, inputs: list[str], constants: list[str], nodes: str, extra: str = "") -> str:
+    def tensors(types: list[str]) -> str:
+        return ", ".join(
+            f"{{ Name: t, Dimensions: [8,8], {kind}: {name} }}" for kind, name in (t.split("=") for t in types)
+        )
+
+    return (
+        f"Layers:\nName: k, LayerType: {kind}, Inputs: [ {tensors(inputs)}], Constants: [ {tensors(constants)}], "
+        f"Outputs: [], {extra}StreamId: 0, Metadata: {nodes}"
+    )
+
+
+def test_a_real_plan_is_read():
+    layers = parse_layers(["something else", MPNET])
+    assert [layer.kind for layer in layers] == ["gemm", "kgen", "kgen", "gemm", "gemm", "gemm"]
+    merged = layers[0]
+    assert merged.name == f"{ATTENTION}/v/MatMul+{ATTENTION}/k/MatMul+{ATTENTION}/q/MatMul_myl1_4"
+    assert merged.inputs == (Tensor((-1, 768), "Int8"),)
+    assert merged.constants[0] == Tensor((768, 2304), "Int8")
+    assert merged.tactic == "__myelin_CASK_STUB"
+    assert merged.weight_capacity() == 768 * 2304
+    assert [layer.runs_int8 for layer in layers] == [True, False, False, True, True, True]
+
+
+def test_merged_gemms_count_once_as_kernels_and_each_as_ops():
+    ops = [op(f"{ATTENTION}/{part}/MatMul") for part in "qkvo"]
+    ops += [op(f"{FEED_FORWARD}/{part}/dense/MatMul", 768 * 3072) for part in ("intermediate", "output")]
+    check = check_plan(ops, parse_layers([MPNET]), "sm86")
+    assert check == PlanCheck(target="sm86", expected=6, covered=6, planned_kernels=4)
+    check.raise_for_failure()
+
+
+def test_an_op_that_only_a_float_kernel_computes_is_missing_and_named():
+    scores = f"{ATTENTION}/MatMul"
+    assert f"[ONNX Layer: {scores}]" in MPNET
+    check = check_plan([op(scores, hint="a reason"), op(f"{ATTENTION}/o/MatMul")], parse_layers([MPNET]), "sm86")
+    assert (check.expected, check.covered, check.missing) == (2, 1, (scores,))
+    with pytest.raises(PlanMismatch, match=rf"1 of 2 quantised ops in INT8\. Not in INT8: {scores}: a reason\."):
+        check.raise_for_failure()
+
+
+def test_a_kernel_without_room_for_all_weights_covers_none_of_its_ops():
+    """Two of the three merged weights: one must be elsewhere, and the plan does not tell which."""
+    small = MPNET.replace("Dimensions: [768,2304]", "Dimensions: [768,1536]")
+    ops = [op(f"{ATTENTION}/{part}/MatMul") for part in "qkv"]
+    assert check_plan(ops, parse_layers([small]), "sm86").missing == tuple(entry.name for entry in ops)
+
+
+def test_a_name_inside_another_name_is_no_match():
+    assert not check_plan([op("MatMul")], parse_layers([MPNET]), "sm86").covered
+
+
+def test_no_plan_covers_nothing():
+    assert check_plan([op("a"), op("b")], parse_layers(["no layers here"]), "sm86").missing == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "int8"),
+    [
+        (kernel("gemm", ["Datatype=Int8"], ["Datatype=Int8"], "[ONNX Layer: a]"), True),
+        (kernel("gemm", ["Datatype=Int8", "Datatype=Int8"], [], "[ONNX Layer: a]"), True),
+        (kernel("gemm", ["Datatype=Half"], ["Datatype=Int8"], "[ONNX Layer: a]"), False),
+        (kernel("gemm", ["Datatype=UInt8"], ["Datatype=Int8"], "[ONNX Layer: a]"), False),
+        (kernel("runtime_fusion", ["Datatype=Int8"], ["Datatype=Int8"], "[ONNX Layer: a]"), False),
+        (kernel("correlation", ["Datatype=Int8"], ["Datatype=Int8"], "[ONNX Layer: a]"), True),
+        (kernel("correlation", ["Datatype=Half"], ["Datatype=Half"], "[ONNX Layer: a]"), False),
+        (kernel("gemm", ["Format/Datatype=Int8", "Format/Datatype=Int8"], [], "[ONNX Layer: a]"), True),
+        (
+            kernel(
+                "CaskConvolution",
+                ["Format/Datatype=Channel major INT8 Int8"],
+                [],
+                "[ONNX Layer: a]",
+                'Weights: {"Type": "Int8", "Count": 64}, ',
+            ),
+            True,
+        ),
+        (kernel("fusion", [], [], "[ONNX Layer: a]", "TacticName: sm80_xmma_gemm_i8i8_i8i32_f32_tn, "), True),
+        (kernel("fusion", [], [], "[ONNX Layer: a]", "TacticName: sm80_xmma_gemm_f16f16_f16f32, "), False),
+    ],
+)
+def test_which_kernels_are_int8_in_any_family(text, int8):
+    (layer,) = parse_layers([text])
+    assert layer.runs_int8 is int8
+    assert check_plan([op("a", 1)], [layer], "sm86").covered == int8
+
+
+def test_a_long_list_of_missing_ops_is_shortened():
+    check = check_plan([op(f"op{index}") for index in range(9)], [], "sm120")
+    with pytest.raises(PlanMismatch, match=r"sm120 \(Blackwell.*runs 0 of 9 .*op4: .*; and 4 more\."):
+        check.raise_for_failure()
+
+
+def test_turing_convolutions_are_explained_for_rtx_only():
+    conv, layer = op("c", kind="Conv"), Layer("k", "correlation", (), (), "", "", "[ONNX Layer: c]")
+    assert "no INT8 convolution for Turing" in check_plan([conv], [layer], "sm75").reasons["c"]
+    assert "no INT8 convolution" not in check_plan([conv], [layer], "sm75", rtx=False).reasons["c"]
