@@ -4,7 +4,8 @@ Rules:
 1. A node computes in FP16 unless a rule below keeps it in FP32; a Cast stands on every edge where the two meet.
 2. QuantizeLinear, DequantizeLinear and their scales stay FP32. With FP16 per-channel scales the plan stores the
    unscaled INT32 accumulator as Half, which overflows on real models.
-3. Arithmetic that only feeds integers or booleans (position buckets, masks) stays FP32: it must round as trained.
+3. Arithmetic that only feeds integers or booleans (position buckets, masks) stays FP32: it must round as trained. So
+   do Sin, Cos and what only feeds them (rotary positions): the angle 300.3 in FP16 is 300.25.
 4. An operator or input that ONNX does not define for FP16 (Range, the scales of Resize) stays FP32.
 5. Stand-ins for infinity (|x| >= 1e9, attention masks) become +-32752: half the FP16 range, so that adding a score
    cannot overflow. A node with any other constant that FP16 cannot hold stays FP32.
@@ -24,6 +25,7 @@ SMALLEST = 2.0**-24
 INFINITY_STAND_IN = 1e9
 MASKED = 32752.0
 QDQ = ("QuantizeLinear", "DequantizeLinear")
+ANGLES = ("Sin", "Cos")
 #: Readers that look at a tensor's shape, not at its numbers.
 SHAPE_READERS = ("Shape", "Size")
 
@@ -68,19 +70,19 @@ def _refuse_control_flow(graph: ir.Graph) -> None:
 
 
 def _fp32_nodes(graph: ir.Graph, opset: int) -> set[ir.Node]:
-    kept = {n for n in graph if n.op_type in QDQ or not _allows_half(n, opset) or _holds_unrepresentable(n)}
+    kept = {n for n in graph if n.op_type in (*QDQ, *ANGLES) or not _allows_half(n, opset) or _holds_unrepresentable(n)}
     return kept | _index_only_nodes(graph)
 
 
 def _index_only_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """Rule 3: nodes whose floats reach nothing but integers and booleans."""
+    """Rule 3: nodes whose floats reach nothing but integers, booleans and angles."""
     found: set[ir.Node] = set()
     for node in reversed(list(graph)):  # readers before producers
         floats = [value for value in node.outputs if value.dtype == FP32]
         readers = [reader for value in floats for reader, _ in value.uses() if reader.op_type not in SHAPE_READERS]
         if any(value.is_graph_output() for value in floats) or not readers:
             continue
-        if all(_is_integer_sink(reader) or reader in found for reader in readers):
+        if all(_is_integer_sink(reader) or reader.op_type in ANGLES or reader in found for reader in readers):
             found.add(node)
     return found
 

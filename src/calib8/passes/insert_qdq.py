@@ -10,11 +10,13 @@ Rules (NVIDIA, "Working with Quantized Types"; `docs/tensorrt.md` lists what hap
 """
 
 from collections.abc import Mapping
+from itertools import count
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.errors import ModelError
 from calib8.graph.weighted import WeightedOp
 from calib8.numerics import quantize_weight, scale_of
 
@@ -23,7 +25,9 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     """Quantise ``ops`` of ``model`` in place and return it.
 
     ``amax`` maps the name of each op's activation tensor to the largest magnitude its INT8 grid has to reach.
+    Raises ``ModelError`` for an op that computes in FP16 already, or whose weight holds NaN or infinity.
     """
+    _refuse_half(ops)
     activations: dict[str, ir.Value] = {}
     weights: dict[tuple[str, int], ir.Value] = {}
     for op in ops:
@@ -41,9 +45,18 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     return model
 
 
+def _refuse_half(ops: list[WeightedOp]) -> None:
+    for op in ops:
+        if ir.DataType.FLOAT16 in (op.activation.dtype, op.weight.dtype):
+            raise ModelError(
+                f"node {op.name!r} computes in FP16; expected an FP32 model. Export it in FP32: calib8 itself turns "
+                "into FP16 what does not become INT8."
+            )
+
+
 def _quantised_activation(graph: ir.Graph, value: ir.Value, scale: NDArray[np.float32]) -> ir.Value:
     """``value -> Q -> DQ``, rules 1 and 2."""
-    name = _name(value)
+    name = _free(graph, _name(value))
     grid = [
         _initializer(graph, f"{name}_scale", np.asarray(scale, np.float32)),
         _initializer(graph, f"{name}_zero_point", np.zeros((), np.int8)),
@@ -61,8 +74,11 @@ def _quantised_activation(graph: ir.Graph, value: ir.Value, scale: NDArray[np.fl
 def quantised_constant(graph: ir.Graph, constant: ir.Value, axis: int, before: ir.Node) -> ir.Value:
     """``int8 initializer -> DQ`` with one scale per index of ``axis``, placed before a reader (rules 1 and 3)."""
     assert constant.const_value is not None
-    name = _name(constant)
-    codes, scale = quantize_weight(constant.const_value.numpy().astype(np.float32, copy=False), axis)
+    weight = constant.const_value.numpy().astype(np.float32, copy=False)
+    if not np.isfinite(weight).all():
+        raise ModelError(f"the weight {constant.name!r} holds NaN or infinity. Train or export the model again.")
+    name = _free(graph, _name(constant))
+    codes, scale = quantize_weight(weight, axis)
     inputs = [
         _initializer(graph, f"{name}_quantized", codes),
         _initializer(graph, f"{name}_scale", scale),
@@ -83,6 +99,14 @@ def _node(
 ) -> ir.Node:
     output = ir.Value(name=f"{tensor}_{op_type}_output", type=ir.TensorType(dtype), shape=shape)
     return ir.node(op_type, inputs, attributes or {}, outputs=[output], name=f"{tensor}_{op_type}")
+
+
+def _free(graph: ir.Graph, name: str) -> str:
+    """``name``, or ``name_2`` and so on where ``graph`` already has values named like those that we derive from it."""
+    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+    taken |= {value.name for value in graph.inputs}
+    candidates = (name if number == 1 else f"{name}_{number}" for number in count(1))
+    return next(c for c in candidates if taken.isdisjoint({f"{c}_scale", f"{c}_zero_point", f"{c}_quantized"}))
 
 
 def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:

@@ -6,6 +6,7 @@ Rules:
 3. Nodes without a name get one, and names are unique: plans, globs and reports refer to nodes by name.
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
 5. Shapes and types are inferred, for FP16 conversion and for messages.
+6. An initializer is no model input: exporters of old list weights among the inputs, where they would stay behind.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ MINIMUM_OPSET = 13
 def prepare(model: ir.Model) -> ir.Model:
     """Return ``model`` in canonical form; numerically the same. Raises ``ModelError`` for opsets that are too old."""
     model = _raise_opset(model)
+    common.RemoveInitializersFromInputsPass()(model)  # rule 6
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
     _fold(model.graph)  # rule 2
     common.IdentityEliminationPass()(model)

@@ -1,0 +1,1 @@
+"""Reference models: where they come from, how they are verified, how they become ONNX."""
