@@ -80,7 +80,7 @@ def tiny_convnet() -> ir.Model:
 
 
 def tiny_encoder(*, vocabulary: int = 32, width: int = 8, positions: int = 16, heads: int = 2) -> ir.Model:
-    """A one-layer sentence encoder: ``input_ids``, ``attention_mask`` -> ``last_hidden_state`` [batch, sequence, width].
+    """A one-layer encoder: ``input_ids``, ``attention_mask`` -> ``last_hidden_state`` [batch, sequence, width].
 
     Positions count from 2 as in MPNet, so that the table has ``positions`` + 2 rows and takes that many tokens.
     """

@@ -1,8 +1,11 @@
 """Real builds of tiny models with TensorRT-RTX; no GPU needed."""
 
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import onnx
 import pytest
 from engine_models import SHAPES
 
-from calib8.engine import process
+from calib8.engine import build, process
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.sidecar import describe_engine
@@ -21,6 +24,15 @@ trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx
 
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 QUICK = Build(targets="sm86", shapes=SHAPES)
+
+
+REQUEST = {
+    "family": "rtx",
+    "target": "sm86",
+    "profiles": {"x": ((1, 64), (8, 64), (32, 64))},
+    "workspace_mib": None,
+    "optimization_level": None,
+}
 
 
 class Recorder:
@@ -146,15 +158,7 @@ def test_a_truncated_model_is_refused(saved, tmp_path):
 
 def test_tensorrt_parses_an_empty_file_and_the_worker_notices(tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
-    request = {
-        "model": str(tmp_path / "empty.onnx"),
-        "engine": str(tmp_path / "x.engine"),
-        "family": "rtx",
-        "target": "sm86",
-        "profiles": {},
-        "workspace_mib": None,
-        "optimization_level": None,
-    }
+    request = {**REQUEST, "model": str(tmp_path / "empty.onnx"), "engine": str(tmp_path / "x.engine")}
     outcome = process.run_worker(request, lambda _: None)
     assert outcome.refused == ["the model has no outputs: the file is empty or no ONNX model"]
     assert not (tmp_path / "x.engine").exists()
@@ -195,6 +199,46 @@ def test_ctrl_c_stops_the_build_at_once_and_leaves_nothing(saved, tmp_path):
     assert time.monotonic() - started < 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
     assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
+
+
+def test_a_worker_that_says_nothing_is_killed_too(saved, tmp_path, monkeypatch):
+    endless = "import json, time; print(json.dumps(['progress', 0.5]), flush=True); time.sleep(60)"
+    monkeypatch.setattr(process, "WORKER", endless)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(saved(tiny.mlp()), tmp_path / "x.engine", QUICK, progress=Interrupting())
+    assert time.monotonic() - started < 10
+
+
+def test_a_worker_ends_when_its_caller_is_gone(saved, tmp_path):
+    request = {**REQUEST, "model": str(saved(tiny.mlp(12))), "engine": str(tmp_path / "x.engine")}
+    with process._start(subprocess.DEVNULL) as worker:
+        worker.stdout.close()
+        worker.stdin.write(json.dumps(request))
+        worker.stdin.close()
+        assert worker.wait(timeout=20) == 1
+    assert not (tmp_path / "x.engine").exists()
+
+
+def test_what_libraries_print_is_kept_apart_from_the_events():
+    program = (
+        f"import os, sys; sys.path[:] = {sys.path}; from calib8.engine.worker import _event_stream; "
+        "emit = _event_stream(); os.write(1, b'noise'); emit('progress', 0.5)"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (printed.stdout, printed.stderr) == ('["progress", 0.5]\n', "noise")
+
+
+def test_an_engine_whose_plan_is_not_printed_is_refused(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "parse_layers", lambda messages: [])
+    with pytest.raises(BuildError, match="printed no layer list for sm86"):
+        build_engine(saved(tiny.one_gemm()), tmp_path / "x.engine", QUICK)
+
+
+def test_the_workspace_limit_reaches_tensorrt(saved, tmp_path):
+    config = QUICK.model_copy(update={"workspace_mib": 1})
+    with pytest.raises(BuildError, match=r"within workspace limit.* Remedy: raise the workspace limit"):
+        build_engine(saved(tiny.one_gemm()), tmp_path / "x.engine", config)
 
 
 @pytest.mark.parametrize("limit", [0, 20_000], ids=["no byte", "half the engine"])

@@ -94,6 +94,7 @@ def test_no_plan_covers_nothing():
         ),
         (kernel("fusion", [], [], "[ONNX Layer: a]", "TacticName: sm80_xmma_gemm_i8i8_i8i32_f32_tn, "), True),
         (kernel("fusion", [], [], "[ONNX Layer: a]", "TacticName: sm80_xmma_gemm_f16f16_f16f32, "), False),
+        (kernel("fusion", [], [], "[ONNX Layer: a]", "Origin: i8i8, TacticName: sm80_xmma_gemm_f16f16, "), False),
     ],
 )
 def test_which_kernels_are_int8_in_any_family(text, int8):

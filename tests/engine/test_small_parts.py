@@ -74,4 +74,4 @@ def test_a_failure_names_node_and_remedy_once_and_hides_cuda_noise():
 
 
 def test_a_failure_without_a_reason_says_so():
-    assert refused().endswith("it gave no reason. Keep its log and look there for the first error.")
+    assert refused().endswith("it gave no reason. Build again with a log file and look there for the first error.")

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-Artefact = Annotated[Path, typer.Argument(help="ONNX model or engine.", metavar="ARTEFACT")]
+Artefact = Annotated[Path, typer.Argument(help="ONNX model or engine.")]
 
 
 def run(
@@ -42,9 +42,9 @@ def run(
 
 def embed(
     artefact: Artefact,
-    text: Annotated[
-        Path, typer.Argument(help="Text file, one sentence a line; - reads stdin.", metavar="[FILE|-]")
-    ] = Path("-"),
+    text: Annotated[Path, typer.Argument(help="Text file, one sentence a line; - reads stdin.", metavar="FILE")] = Path(
+        "-"
+    ),
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".npy file; default: JSON lines.")] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
@@ -67,8 +67,8 @@ def embed(
 
 
 def verify(
-    reference: Annotated[Path, typer.Argument(help="FP32 ONNX model.", metavar="REFERENCE")],
-    candidate: Annotated[Path, typer.Argument(help="ONNX model or engine to judge.", metavar="CANDIDATE")],
+    reference: Annotated[Path, typer.Argument(help="FP32 ONNX model.")],
+    candidate: Annotated[Path, typer.Argument(help="ONNX model or engine to judge.")],
     data: Annotated[Path, typer.Option(help="Held-out arrays, or a .txt file of sentences.")],
     pairs: opt.Pairs = None,
     min_cosine: Annotated[float | None, typer.Option(help="Lowest mean cosine.")] = None,
@@ -95,7 +95,7 @@ def verify(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Any file that calib8 reads or writes.", metavar="FILE")],
+    path: Annotated[Path, typer.Argument(help="Any file that calib8 reads or writes.")],
 ) -> None:
     """Say what a model, engine, calibration cache, ranges, plan or report contains.
 

@@ -13,6 +13,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     help="Turn a trained ONNX model into an INT8 TensorRT engine, and prove that it is worth shipping.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help reads better than boxes in 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -12,8 +12,12 @@ from calib8.runtime.names import CpuRuntime
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Observer = Annotated[ObserverName, typer.Option(help="What turns statistics into a range.")]
 Percentile = Annotated[float, typer.Option(help="For --observer percentile.")]
-Include = Annotated[list[str] | None, typer.Option(help="Quantise only ops whose node name matches this glob.")]
-Exclude = Annotated[list[str] | None, typer.Option(help="Leave ops whose node name matches this glob in float.")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Quantise only ops whose node name matches this.", metavar="GLOB")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="Leave ops whose node name matches this in float.", metavar="GLOB")
+]
 MinSqnr = Annotated[float, typer.Option(help="Leave ops whose input would keep less than this many dB in float.")]
 Remainder = Annotated[Precision, typer.Option(help="Precision of what is not INT8.")]
 Embedding = Annotated[bool, typer.Option("--int8-embedding", help="Store embedding tables in INT8.")]

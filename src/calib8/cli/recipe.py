@@ -18,11 +18,11 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.", metavar="MODEL")]
+Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.")]
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of a reference model.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Name of a reference model.")],
     to: Annotated[Path, typer.Option(help="Folder for model, tokenizer and pooling config.")],
     quiet: opt.Quiet = False,
 ) -> None:
@@ -36,7 +36,7 @@ def fetch(
 
 
 def prepare(
-    texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line.", metavar="TEXT...")],
+    texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Calibration folder to write.")],
     max_length: Annotated[int | None, typer.Option(help="Cut sentences to this many tokens.")] = None,
@@ -94,7 +94,7 @@ def quantize(
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.", metavar="MODEL")],
+    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Engine to write.")],
     target: opt.Target = "sm75,sm86,sm89,sm120",
     shapes: opt.Shapes = None,

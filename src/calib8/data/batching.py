@@ -102,6 +102,6 @@ def by_token_budget(lengths: Rows, budget: int) -> Iterator[Rows]:
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        count = max(1, budget // int(lengths[order[start]]))
+        count = max(1, budget // max(1, int(lengths[order[start]])))
         yield order[start : start + count]
         start += count

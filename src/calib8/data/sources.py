@@ -121,14 +121,16 @@ def fingerprint(chunks: Iterable[Arrays]) -> str:
 
 def _load_array(path: Path) -> NDArray[np.generic]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.lib.format.open_memmap(path, mode="r")  # takes nothing but .npy, and never a pickle
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable .npy array ({error}). Save it again with np.save.") from error
 
 
 def _load_archive(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an archive")
             return {name: archive[name] for name in archive.files}

@@ -1,6 +1,5 @@
 """Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from calib8.config import Config
 from calib8.errors import DataError, InputError, ModelError
-from calib8.files import require_file, save_array, sha256_file, write_json
+from calib8.files import read_json, require_file, save_array, sha256_file, write_json
 from calib8.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,9 +38,8 @@ def read_sentences(path: Path) -> list[str]:
 def sentences_of(text: bytes, name: str) -> list[str]:
     """The non-blank lines of UTF-8 ``text``, stripped; ``name`` says in errors where it came from."""
     try:
-        lines = [
-            line.strip() for line in text.decode("utf-8").split("\n")
-        ]  # splitlines() also cuts at U+2028 and others
+        # utf-8-sig drops the byte order mark of Windows; splitlines() would also cut at U+2028 and others.
+        lines = [line.strip() for line in text.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
     if sentences := [line for line in lines if line]:
@@ -133,5 +131,8 @@ def _pad_id(tokenizer: "Tokenizer", settings: dict[str, object]) -> int:
 
 
 def _json(path: Path) -> dict[str, object]:
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        content = read_json(path, "tokenizer setting") if path.is_file() else {}
+    except InputError as error:
+        raise ModelError(str(error)) from None
     return content if isinstance(content, dict) else {}

@@ -18,7 +18,8 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         "the network is strongly typed: put a Cast where float16 and float32 meet",
     ),
     (r"no importer|UNSUPPORTED_NODE|Plugin not found", "TensorRT does not know this operator: export without it"),
-    (r"[Oo]ut of memory|OutOfMemory|insufficient workspace", "give more memory or smaller maximum shapes"),
+    (r"[Ww]orkspace", "raise the workspace limit, or give none"),
+    (r"[Oo]ut of memory|OutOfMemory", "free memory, or give smaller maximum shapes"),
     (r"CUDA driver|CUDA initialization|no usable CUDA", "this TensorRT builds on a GPU with a driver: use family rtx"),
     (r"ParseFromCodedStream|MODEL_DESERIALIZE", "the ONNX file is damaged: export or download it again"),
 )
@@ -36,7 +37,7 @@ def build_error(outcome: Outcome, model: Path, target: str, builder: str) -> Bui
     parts = [
         f"{builder} did not build {model.name} for {describe(target)}: {text}.",
         f"ONNX node: {node}." if node else "",
-        f"Remedy: {remedy}." if remedy else "Keep its log and look there for the first error.",
+        f"Remedy: {remedy}." if remedy else "Build again with a log file and look there for the first error.",
     ]
     return BuildError(" ".join(part for part in parts if part))
 

@@ -1,6 +1,5 @@
 """Sentence embeddings: tokenise, run, pool, normalise, as sentence-transformers does."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from calib8.data.batching import by_token_budget
 from calib8.data.inputs import Arrays
 from calib8.data.text import TextTokenizer
-from calib8.errors import ModelError
+from calib8.errors import InputError, ModelError
+from calib8.files import read_json
 from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 
@@ -63,7 +63,10 @@ class SentenceEncoder:
 def pooling_of(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
     """(pooling, whether vectors are normalised) as the folder's sentence-transformers files say."""
     config = Path(folder) / "1_Pooling" / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    try:
+        settings = read_json(config, "pooling setting") if config.is_file() else {}
+    except InputError as error:
+        raise ModelError(str(error)) from None
     modes = {key for key, on in settings.items() if key.startswith("pooling_mode") and on is True}
     unsupported = modes - {"pooling_mode_mean_tokens", "pooling_mode_cls_token"}
     if unsupported or len(modes) > 1:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from calib8.errors import SetupError
 
 INSTALL = "Install it: pip install cuda-python."
+LOOK = "Check the GPU and its driver with nvidia-smi."
 
 
 class Device:
@@ -96,7 +97,8 @@ class Device:
         self._call("cudaMemcpyAsync", to, source, size, getattr(self._cuda.cudaMemcpyKind, kind), self._stream)
 
     def _call(self, function: str, *arguments: Any) -> list[Any]:
-        status, *values = getattr(self._cuda, function)(*arguments)
+        answer: tuple[Any, ...] = getattr(self._cuda, function)(*arguments)
+        status, *values = answer
         if status != self._cuda.cudaError_t.cudaSuccess:
             raise self._error(function, status)
         return values
@@ -107,7 +109,7 @@ class Device:
         if status != self._cuda.cudaError_t.cudaSuccess and not self._failed:
             raise self._error(function, status)
 
-    def _error(self, doing: str, status: Any, advice: str = "Check the GPU and its driver with nvidia-smi.") -> SetupError:
+    def _error(self, doing: str, status: Any, advice: str = LOOK) -> SetupError:
         self._failed = True
         self._cuda.cudaGetLastError()  # it is remembered, and the next library that asks would take it for its own
         _, text = self._cuda.cudaGetErrorString(status)

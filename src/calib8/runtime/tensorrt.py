@@ -101,7 +101,7 @@ class TensorRtRuntime(Runtime):
         self._log.take()
         self._runtime = self._made("start", lambda: trt.Runtime(self._log))
         self._engine = self._made("load the engine", lambda: self._runtime.deserialize_cuda_engine(path.read_bytes()))
-        self._context = self._made("make room to run the engine", lambda: self._engine.create_execution_context())
+        self._context = self._made("make room to run the engine", self._engine.create_execution_context)
 
     def _made(self, what: str, make: Callable[[], Any]) -> Any:
         """What ``make`` makes; TensorRT answers None and logs the reason if it cannot."""
@@ -123,7 +123,8 @@ class TensorRtRuntime(Runtime):
                 f"{sidecar_path(path).name} tells of {', '.join(sorted(told))} and {len(self._profiles)}. "
                 "Build the engine again."
             )
-        on_host = [name for name in sorted(names) if self._engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
+        on_gpu = trt.TensorLocation.DEVICE
+        on_host = [name for name in sorted(names) if self._engine.get_tensor_location(name) != on_gpu]
         if on_host:
             raise ModelError(
                 f"{path} keeps {', '.join(on_host)} on the CPU, because it holds the shape of other tensors; calib8 "
@@ -133,6 +134,7 @@ class TensorRtRuntime(Runtime):
     def _shaped(self, index: int, given: Arrays) -> Arrays:
         """Tell the context the profile and the inputs' shapes; return empty arrays for its outputs."""
         if index != self._profile:
+            self._profile = None
             done = self._context.set_optimization_profile_async(index, self._device.stream)
             self._require(done, f"take optimisation profile {index}")
             self._profile = index

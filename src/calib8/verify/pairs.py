@@ -22,7 +22,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """Rows (sentence 1, sentence 2, score) of a UTF-8 CSV file without a header. Raises ``DataError``."""
     require_file(path, "file of scored pairs")
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = [row for row in csv.reader(stream) if row]
         pairs = [(first, second, float(score)) for first, second, score in rows]
     except (ValueError, csv.Error) as error:

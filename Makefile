@@ -1,0 +1,44 @@
+# Everything runs in .venv, which `make` creates and fills; nothing is installed anywhere else.
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL := models/all-mpnet-base-v2
+DEMO := build/mpnet
+
+.PHONY: demo test check e2e format help-pages clean
+
+demo: .venv/installed
+	$(BIN)/calib8 fetch all-mpnet-base-v2 --to $(MODEL)
+	$(BIN)/calib8 prepare examples/mpnet/calibration.txt --tokenizer $(MODEL) -o $(DEMO)/calib_data
+	$(BIN)/calib8 convert $(MODEL)/model.onnx --data $(DEMO)/calib_data \
+		--held-out examples/mpnet/held_out.txt -o $(DEMO)
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/check.py
+
+# The demo, and tests of what it left behind.
+e2e: demo
+	$(BIN)/python -m pytest tests/e2e
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+help-pages: .venv/installed
+	$(BIN)/python docs/check.py --write
+
+clean:
+	rm -rf .venv build
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or later is needed, this is {sys.version}"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[dev,export,openvino,rtx]'
+	touch $@

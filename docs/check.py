@@ -1,0 +1,100 @@
+"""Documentation that cannot drift: links, help pages, commands in Markdown, and the size of the source.
+
+    python docs/check.py            report what is wrong, exit 1 if anything is
+    python docs/check.py --write    write docs/cli.md from the command line's own help
+"""
+
+import ast
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+os.environ.update(COLUMNS="80", TERM="dumb", NO_COLOR="1")  # before the command line looks at the terminal
+from calib8.cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent
+HELP_PAGE = ROOT / "docs" / "cli.md"
+LONGEST_FUNCTION = 70
+LONGEST_FILE = 420
+SKIPPED = (".venv", "build", "models", ".git")
+
+
+def main() -> int:
+    """Print every problem; the exit code says whether there were any."""
+    page = help_page()
+    if "--write" in sys.argv[1:]:
+        HELP_PAGE.write_text(page, encoding="utf-8")
+        return 0
+    problems = [*broken_links(), *unknown_commands(), *oversized_source()]
+    if not HELP_PAGE.is_file() or HELP_PAGE.read_text(encoding="utf-8") != page:
+        problems.append("docs/cli.md is not what the command line says of itself: run `make help-pages`")
+    print("\n".join(problems) or "documentation: links, help pages, commands and source sizes are fine")
+    return 1 if problems else 0
+
+
+def help_page() -> str:
+    """The help of every verb, as a terminal of 80 columns shows it."""
+    runner = CliRunner()
+    parts = ["# Command line\n\nWritten by `make help-pages` from `calib8 VERB --help`.\n"]
+    for verb in verbs():
+        text = runner.invoke(app, [verb, "--help"], prog_name="calib8").output
+        parts.append(f"## calib8 {verb}\n\n```text\n{text.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def broken_links() -> Iterator[str]:
+    """Relative links in Markdown whose target is missing."""
+    for page in markdown():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
+                yield f"{page.relative_to(ROOT)}: broken link {target}"
+
+
+def unknown_commands() -> Iterator[str]:
+    """Lines ``calib8 …`` in indented or fenced blocks that the command line would not parse."""
+    known_verbs = verbs()
+    for page in markdown():
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+            found = re.match(r"(?:    |\$ |`{0,3})(?:.*\| )?calib8 ([a-z]+.*)$", line)
+            if found is None or line.startswith(("|", "#")):
+                continue
+            words = shlex.split(found[1], comments=True)
+            verb = known_verbs.get(words[0])
+            known = {option for parameter in verb.params for option in parameter.opts} if verb else set()
+            unknown = [word for word in words[1:] if word.startswith("-") and len(word) > 1 and word not in known]
+            if verb is None or (unknown and unknown != ["--help"]):
+                yield f"{page.relative_to(ROOT)}:{number}: no such command: calib8 {found[1]}"
+
+
+def oversized_source() -> Iterator[str]:
+    """Functions and files that are too long to be understood in a minute."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > LONGEST_FILE:
+            yield f"{path.relative_to(ROOT)}: {lines} lines, more than {LONGEST_FILE}"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > LONGEST_FUNCTION:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {length} lines"
+
+
+def markdown() -> list[Path]:
+    """The project's own Markdown files."""
+    return [p for p in sorted(ROOT.rglob("*.md")) if p.relative_to(ROOT).parts[0] not in SKIPPED]
+
+
+def verbs() -> dict[str, Any]:
+    """Verb -> its command."""
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

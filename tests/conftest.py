@@ -1,0 +1,50 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from calib8.passes.prepare import prepare
+from calib8.testing import tiny_encoder
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e"]
+
+
+class Notes:
+    """A ``Progress`` that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, float, float | None]] = []
+        self.messages: list[str] = []
+
+    def update(self, stage: str, done: float, total: float | None) -> None:
+        self.steps.append((stage, done, total))
+
+    def note(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def encoder() -> ir.Model:
+    return prepare(tiny_encoder())
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    """A tokenizer that knows the words a to e: ``<s>`` is 1, ``</s>`` 2, ``<unk>`` 3, ``a`` 4."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

@@ -1,0 +1,52 @@
+import pytest
+from pydantic import ValidationError
+
+from calib8.calibrate.config import Calibrate
+from calib8.config import Config
+from calib8.data.text import Prepare
+from calib8.errors import Calib8Error, ConfigError
+from calib8.plan.config import Int8
+from calib8.verify.config import Verify
+
+
+@pytest.mark.parametrize("config", [Calibrate, Int8, Prepare, Verify])
+def test_unknown_key_lists_the_known_ones(config: type[Config]) -> None:
+    known = ", ".join(config.model_fields)
+    with pytest.raises(ConfigError, match=rf"{config.__name__} cannot be made: typo: Extra .* Known options: {known}\."):
+        config(typo=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (Calibrate, {"observer": "magic"}, "observer: Input should be 'minmax', 'percentile', 'mse' or 'entropy'"),
+        (Calibrate, {"percentile": 50}, "percentile: Input should be greater than 50"),
+        (Calibrate, {"percentile": 101}, "percentile: Input should be less than or equal to 100"),
+        (Calibrate, {"percentile": float("nan")}, "percentile: Input should be"),
+        (Int8, {"remainder": "int4"}, "remainder: Input should be 'fp16' or 'fp32'"),
+        (Int8, {"min_sqnr_db": -1}, "min_sqnr_db: Input should be greater than or equal to 0"),
+        (Prepare, {"max_length": 2}, "max_length: Input should be greater than or equal to 3"),
+        (Verify, {"min_cosine": 2}, "min_cosine: Input should be less than or equal to 1"),
+    ],
+)
+def test_impossible_value_is_named(config: type[Config], options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**options)
+
+
+def test_every_way_in_raises_the_same_error() -> None:
+    with pytest.raises(ConfigError, match="typo"):
+        Int8.model_validate({"typo": 1})
+
+
+def test_configs_are_frozen() -> None:
+    config = Int8()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.remainder = "fp32"
+
+
+def test_exit_codes() -> None:
+    from calib8.errors import AccuracyMissed, PlanMismatch
+
+    assert (Calib8Error.exit_code, ConfigError.exit_code) == (2, 2)
+    assert (AccuracyMissed.exit_code, PlanMismatch.exit_code) == (1, 1)

@@ -1,0 +1,109 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.data.inputs import InputSpec, checked, input_specs, mask_name, table_rows
+from calib8.errors import DataError, ModelError
+from calib8.passes.quantize_embedding import quantize_embeddings
+from calib8.testing import GraphBuilder, tiny_encoder, tiny_mlp, token_feeds
+
+IDS = InputSpec("ids", np.dtype(np.int64), ("batch", "s"), limit=10)
+IMAGE = InputSpec("image", np.dtype(np.float32), ("batch", 3, None))
+
+
+def test_specs_of_an_encoder() -> None:
+    assert input_specs(tiny_encoder(vocabulary=32)) == (
+        InputSpec("input_ids", np.dtype(np.int64), ("batch", "sequence"), limit=32),
+        InputSpec("attention_mask", np.dtype(np.int64), ("batch", "sequence")),
+    )
+    assert mask_name(input_specs(tiny_encoder())) == "attention_mask"
+    assert mask_name(input_specs(tiny_mlp())) is None
+
+
+def test_vocabulary_is_found_behind_int8_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.passes.quantize_embedding.MINIMUM_BYTES", 1)
+    model = quantize_embeddings(tiny_encoder(vocabulary=32))
+    assert input_specs(model)[0].limit == 32
+    assert table_rows(None) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 4), ()])
+def test_fixed_batch_is_refused(shape: tuple[int, ...]) -> None:
+    g = GraphBuilder()
+    model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, *shape)))
+    with pytest.raises(ModelError, match=r"input 'x' has the fixed shape .*dynamic_axes=\{'x': \{0: 'batch'\}\}"):
+        input_specs(model)
+
+
+def test_input_without_a_shape_is_refused() -> None:
+    model = tiny_mlp()
+    model.graph.inputs[0].shape = None
+    with pytest.raises(ModelError, match="input 'x' of the model has no type or no rank"):
+        input_specs(model)
+
+
+def fits(**arrays: np.ndarray) -> dict[str, np.ndarray]:
+    return {"ids": np.zeros((2, 5), np.int64), "image": np.zeros((2, 3, 7), np.float32)} | arrays
+
+
+def test_fitting_arrays_pass_unchanged(notes) -> None:
+    arrays = fits()
+    assert all(checked(arrays, (IDS, IMAGE), notes)[name] is arrays[name] for name in arrays)
+    assert notes.messages == []
+
+
+def test_int32_converts_into_int64_and_back(notes) -> None:
+    got = checked(fits(ids=np.int32([[9, 0], [1, 2]])), (IDS, IMAGE), notes)["ids"]
+    assert (got.dtype, got.tolist()) == (np.int64, [[9, 0], [1, 2]])
+    assert notes.messages == ["ids: converted int32 to int64"]
+    narrow = InputSpec("ids", np.dtype(np.int32), ("batch", "s"))
+    assert checked({"ids": np.int64([[2**31 - 1, -(2**31)]])}, (narrow,), notes)["ids"].tolist() == [
+        [2**31 - 1, -(2**31)]
+    ]
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1, -(2**63)])
+def test_int64_that_does_not_fit_int32(value: int, notes) -> None:
+    narrow = InputSpec("ids", np.dtype(np.int32), ("batch", "s"))
+    with pytest.raises(DataError, match="ids holds int64 values that do not fit the model's int32 input"):
+        checked({"ids": np.array([[value]])}, (narrow,), notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": np.zeros(2)}, "the model has no input extra: expected exactly ids, image"),
+        ({"ids": np.zeros((2, 5), np.float32)}, r"ids has dtype float32, expected int64. Convert it: np\.save"),
+        ({"image": np.zeros((2, 3, 7))}, r"image has dtype float64, expected float32.*astype\(np\.float32\)"),
+        ({"image": np.zeros((2, 3, 7), np.int64)}, "image has dtype int64, expected float32"),
+        ({"ids": np.zeros(2, np.int64)}, r"ids has rank 1 \(shape \[2\]\), expected rank 2 \[batch, s\]"),
+        ({"image": np.zeros((2, 4, 7), np.float32)}, r"image has size 4 on axis 1, expected 3 \[batch, 3, \?\]"),
+        ({"ids": np.zeros((3, 5), np.int64)}, r"different numbers of samples: \{'ids': 3, 'image': 2\}"),
+        ({"ids": np.zeros((2, 0), np.int64)}, "the data is empty: expected at least one sample"),
+        ({"ids": np.int64([[0, 10], [0, 0]])}, r"ids holds the index 10, but .* has 10 rows \(0 to 9\).*vocabulary"),
+        ({"ids": np.int64([[0, -11], [0, 0]])}, "ids holds the index -11, but"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, np.ndarray], message: str, notes) -> None:
+    with pytest.raises(DataError, match=message):
+        checked(fits(**change), (IDS, IMAGE), notes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_name_the_sample(value: float, notes) -> None:
+    image = np.zeros((4, 3, 7), np.float32)
+    image[2, 1, 3] = value
+    with pytest.raises(DataError, match=r"image holds NaN or infinity \(first in sample 2\)"):
+        checked({"image": image}, (IMAGE,), notes)
+
+
+def test_missing_array(notes) -> None:
+    with pytest.raises(DataError, match="no array for input attention_mask: got input_ids, expected attention_mask, inp"):
+        checked({"input_ids": token_feeds(3)["input_ids"]}, input_specs(tiny_encoder()), notes)
+    with pytest.raises(DataError, match="no array for input ids, image: got nothing"):
+        checked({}, (IDS, IMAGE), notes)
+
+
+def test_no_samples(notes) -> None:
+    with pytest.raises(DataError, match="the data is empty"):
+        checked({"image": np.zeros((0, 3, 7), np.float32)}, (IMAGE,), notes)

@@ -1,0 +1,112 @@
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+
+from calib8 import files
+from calib8.errors import InputError, SetupError
+
+
+def test_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "note.txt"
+    files.write_text(path, "old")
+    files.write_text(path, "né")
+    assert path.read_bytes() == b"n\xc3\xa9"
+    assert os.listdir(path.parent) == ["note.txt"]
+
+
+def test_mode_follows_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "note.txt", "")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert (tmp_path / "note.txt").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SetupError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("a bug"), ValueError),
+    ],
+)
+def test_failure_while_writing_keeps_the_old_file(
+    tmp_path: Path, failure: BaseException, raised: type[BaseException]
+) -> None:
+    path = tmp_path / "note.txt"
+    files.write_text(path, "old")
+
+    def write() -> None:
+        with files.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise failure
+
+    with pytest.raises(raised):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_disk_full_says_what_to_do(tmp_path: Path) -> None:
+    def write() -> None:
+        with files.atomic(tmp_path / "note.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(SetupError, match=r"could not write .*note\.txt: No space left on device\. Free disk space"):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+def test_array_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npy"
+    files.save_array(path, np.arange(3))
+
+    def write_some(stream: BinaryIO, array: np.ndarray, allow_pickle: bool) -> None:
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", write_some)
+    with pytest.raises(SetupError, match=r"could not write .*a\.npy: No space left"):
+        files.save_array(path, np.arange(100))
+    assert np.load(path).tolist() == [0, 1, 2]
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_target_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match="could not write"):
+        files.write_text(tmp_path / "file" / "note.txt", "")
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    content = {"größe": [1, 2.5, None]}
+    files.write_json(tmp_path / "a.json", content)
+    assert files.read_json(tmp_path / "a.json", "plan") == content
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1'])
+def test_damaged_json(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json is not a ranges file: it is no valid JSON .* Make it again"):
+        files.read_json(tmp_path / "a.json", "ranges file")
+
+
+def test_missing_file_names_its_role(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"plan not found: expected a file at .*a\.json, found nothing there"):
+        files.read_json(tmp_path / "a.json", "plan")
+    with pytest.raises(InputError, match="plan not found: .* found a folder there"):
+        files.require_file(tmp_path, "plan")
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
+def test_sha256_reads_every_block(tmp_path: Path, size: int) -> None:
+    content = bytes(i % 251 for i in range(size))
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()

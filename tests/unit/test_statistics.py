@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from calib8.calibrate.statistics import BINS, Histogram, TensorStatistics, quantile
+
+floats = st.floats(-(2.0**120), 2.0**120, width=32)
+rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=floats)
+
+
+def histogram_of(*arrays: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    for array in arrays:
+        histogram.add(np.abs(np.asarray(array, np.float32)))
+    return histogram
+
+
+def state(histogram: Histogram) -> tuple[int | None, list[int]]:
+    return histogram.exponent, histogram.counts.tolist()
+
+
+def test_bins_by_hand() -> None:
+    # 1.0 < 8192 * 2^-12 = 2 is the smallest such power of two: width 2^-12, and 1.0 lies in bin 4096
+    histogram = histogram_of([0.0, 0.0, 1.0])
+    assert histogram.width == 2.0**-12
+    assert (histogram.counts[0], histogram.counts[4096], histogram.counts.sum()) == (2, 1, 3)
+    # 4.0 needs width 2^-10: 1.0 moves to bin 1024, 4.0 lies in bin 4096
+    histogram.add(np.float32([4.0]))
+    assert histogram.width == 2.0**-10
+    assert np.flatnonzero(histogram.counts).tolist() == [0, 1024, 4096]
+
+
+@given(st.lists(hnp.arrays(np.float32, st.integers(0, 8), elements=floats), min_size=1, max_size=5), st.randoms())
+def test_histogram_is_independent_of_order_and_split(parts: list[np.ndarray], random) -> None:
+    whole = histogram_of(np.concatenate(parts))
+    shuffled = list(parts)
+    random.shuffle(shuffled)
+    assert state(histogram_of(*shuffled)) == state(whole)
+    assert whole.counts.sum() == sum(map(len, parts))
+
+
+@given(*[hnp.arrays(np.float32, st.integers(0, 8), elements=floats)] * 3)
+def test_merge_is_associative_and_commutative(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+    left, right = histogram_of(a), histogram_of(c)
+    left.merge(histogram_of(b))
+    left.merge(histogram_of(c))
+    bc = histogram_of(b)
+    right.merge(bc)  # c + b
+    right.merge(histogram_of(a))
+    assert state(left) == state(right) == state(histogram_of(a, b, c))
+    nested = histogram_of(b)
+    nested.merge(histogram_of(c))
+    outer = histogram_of(a)
+    outer.merge(nested)
+    assert state(outer) == state(left)
+
+
+@given(st.floats(2.0**-149, 2.0**127, width=32))
+def test_the_largest_value_lies_in_the_upper_half(largest: float) -> None:
+    histogram = histogram_of([largest])
+    (index,) = np.flatnonzero(histogram.counts)
+    assert BINS / 2 <= index < BINS
+    assert index * histogram.width <= largest < (index + 1) * histogram.width
+
+
+@given(st.lists(rows, min_size=1, max_size=4))
+def test_statistics_are_independent_of_split_and_order(parts: list[np.ndarray]) -> None:
+    forwards, backwards, merged = TensorStatistics(), TensorStatistics(), TensorStatistics()
+    for part in parts:
+        forwards.add(part)
+        single = TensorStatistics()
+        for row in part:
+            single.add(row[None])
+        merged.merge(single)
+    for part in reversed(parts):
+        backwards.add(part[::-1])
+    for other in (backwards, merged):
+        assert (forwards.minimum, forwards.maximum) == (other.minimum, other.maximum)
+        assert state(forwards.values) == state(other.values)
+        assert state(forwards.rows) == state(other.rows)
+    assert forwards.amax == max(float(np.abs(part).max()) for part in parts)
+
+
+def test_row_power_by_hand() -> None:
+    seen = TensorStatistics()
+    seen.add(np.float32([[3, -4], [0, 0]]))
+    assert (seen.minimum, seen.maximum, seen.amax) == (-4, 3, 4)
+    # the root mean square of (3, -4) is sqrt(25 / 2) = 3.5355; its bin has width 2^-11
+    assert quantile(seen.rows, 1.0) == pytest.approx(3.5355, abs=2.0**-11)
+
+
+def test_huge_values_do_not_overflow() -> None:
+    seen = TensorStatistics()
+    seen.add(np.full((1, 4), 1e38, np.float32))  # 1e38 squared is beyond float32
+    assert quantile(seen.rows, 0.5) == pytest.approx(1e38, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    # ten values 1..10, bins of 2^-9: the q quantile is the upper edge of the bin of value 10 q
+    [(0.1, 1 + 2**-9), (0.5, 5 + 2**-9), (0.55, 6 + 2**-9), (1.0, 10 + 2**-9)],
+)
+def test_quantile(fraction: float, expected: float) -> None:
+    assert quantile(histogram_of(np.arange(1, 11)), fraction) == expected
+
+
+def test_all_zero() -> None:
+    seen = TensorStatistics()
+    seen.add(np.zeros((3, 4), np.float32))
+    assert (seen.amax, seen.values.exponent, seen.values.width, quantile(seen.values, 0.5)) == (0, None, 0, 0)
+    assert seen.values.counts[0] == 12
