@@ -220,6 +220,19 @@ def test_a_worker_ends_when_its_caller_is_gone(saved, tmp_path):
     assert not (tmp_path / "x.engine").exists()
 
 
+def test_a_worker_that_dies_before_it_listens_is_reported(monkeypatch):
+    monkeypatch.setattr(process, "WORKER", "raise SystemExit(3)")
+    outcome = process.run_worker({"more than a pipe holds": "x" * 1_000_000}, lambda _: None)
+    assert (outcome.exit_code, outcome.built, outcome.refused) == (3, None, None)
+
+
+def test_files_in_the_working_folder_do_not_shadow_modules(saved, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    (engine,) = build_engine(Path(saved(tiny.one_gemm()).name), Path("x.engine"), QUICK)
+    assert engine.plan.covered == 1
+
+
 def test_what_libraries_print_is_kept_apart_from_the_events():
     program = (
         f"import os, sys; sys.path[:] = {sys.path}; from calib8.engine.worker import _event_stream; "

@@ -10,6 +10,7 @@ from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.quantized import quantized_ops
 from calib8.errors import BuildError, ModelError, PlanMismatch
+from calib8.progress import Quiet
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -31,6 +32,14 @@ REFUSED = {
 }
 
 
+class Notes(Quiet):
+    def __init__(self):
+        self.said = []
+
+    def note(self, message):
+        self.said.append(message)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", SILENT)
 def test_silent_dequantisation_is_found_and_named(name, target, saved, tmp_path):
@@ -44,7 +53,9 @@ def test_silent_dequantisation_is_found_and_named(name, target, saved, tmp_path)
 def test_these_traps_are_silent_without_the_plan_check(name, saved, tmp_path):
     """If TensorRT starts to run or refuse one of them, the check for it can go."""
     config = Build(targets="sm86", shapes=SHAPES, check_plan=False)
-    (built,) = build_engine(saved(tiny.one_gemm(SILENT[name][0])), tmp_path / "x.engine", config)
+    notes = Notes()
+    (built,) = build_engine(saved(tiny.one_gemm(SILENT[name][0])), tmp_path / "x.engine", config, progress=notes)
+    assert notes.said == ["1 of 1 quantised ops will not run in INT8."]
     assert built.plan.missing == ("mm",)
     assert built.path.is_file()
 

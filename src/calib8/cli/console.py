@@ -63,3 +63,5 @@ class ConsoleProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if kind is KeyboardInterrupt:  # typer turns it into exit code 130
+            err.print("interrupted; nothing half-written was left behind", style="red")

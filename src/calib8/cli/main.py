@@ -8,8 +8,6 @@ from calib8.cli import artefacts, recipe
 from calib8.cli.console import err
 from calib8.errors import Calib8Error
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     help="Turn a trained ONNX model into an INT8 TensorRT engine, and prove that it is worth shipping.",
     no_args_is_help=True,
@@ -28,6 +26,3 @@ def main() -> None:
     except Calib8Error as error:
         err.print(f"error: {error}", style="red", markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing half-written was left behind", style="red")
-        sys.exit(INTERRUPTED)

@@ -17,9 +17,9 @@ from calib8.engine.plan_check import PlanCheck, check_plan, parse_layers
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, model_inputs, resolve_profiles
 from calib8.engine.quantized import QuantizedOp, quantized_ops, require_exact
-from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
+from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
-from calib8.errors import BuildError, ProfileError, SetupError
+from calib8.errors import BuildError, InputError, ProfileError, SetupError
 from calib8.files import atomic, sha256_file, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
@@ -60,15 +60,11 @@ def build_engine(
     config, progress = config or Build(), progress or Quiet()
     tensorrt = load(config.family)
     targets = _targets(tensorrt, config)
-    loaded = load_model(model)
-    require_exact(loaded)
-    ops = quantized_ops(loaded)
-    profiles = resolve_profiles(model_inputs(loaded), config.shapes, limits or {})
+    metadata, ops, profiles = _read(Path(model), config, limits or {})
     if profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, profiles))}.")
     if not ops:
         progress.note(f"{model} has no quantised ops: the engine will compute in float.")
-    metadata = {key: value for key, value in loaded.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     job = _Job(Path(model), metadata, ops, profiles, config, tensorrt, progress)
     return [job.build(target, path_for(Path(output), target, targets), targets) for target in targets]
 
@@ -93,12 +89,22 @@ def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
     return here
 
 
+def _read(
+    path: Path, config: Build, limits: Mapping[str, int]
+) -> tuple[dict[str, str], list[QuantizedOp], tuple[Profile, ...]]:
+    """What calib8 wrote into the model, its quantised ops, and its profiles. The model itself is not kept in memory."""
+    model = load_model(path)
+    require_exact(model)
+    metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
+    return metadata, quantized_ops(model), resolve_profiles(model_inputs(model), config.shapes, limits)
+
+
 @dataclass(frozen=True)
 class _Job:
     """What the builds for all targets share."""
 
     model: Path
-    metadata: Mapping[str, str]
+    metadata: dict[str, str]
     ops: Sequence[QuantizedOp]
     profiles: tuple[Profile, ...]
     config: Build
@@ -106,7 +112,10 @@ class _Job:
     progress: Progress
 
     def build(self, target: str, engine: Path, targets: tuple[str, ...]) -> BuiltEngine:
-        """Build, check, write."""
+        """Build, check, write; or find that all of it was done before."""
+        if (existing := self._up_to_date(engine, target)) is not None:
+            self.progress.note(f"engine is up to date: reused {engine} (same model, shapes, options and builder)")
+            return _built(engine, existing)
         stage = f"build for {target}"
         self.progress.update(stage, 0, 100)
         with atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
@@ -121,13 +130,23 @@ class _Job:
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
         self.progress.update(stage, 100, 100)
-        return BuiltEngine(
-            path=engine,
-            target=target,
-            size_bytes=sidecar.engine_bytes,
-            seconds=sidecar.build_seconds,
-            plan=plan,
+        return _built(engine, sidecar)
+
+    def _up_to_date(self, engine: Path, target: str) -> Sidecar | None:
+        """The sidecar of an engine that this build would only repeat, its plan check passed."""
+        try:
+            found = describe_engine(engine)
+        except InputError:
+            return None
+        repeats = (
+            found.model_sha256 == self.metadata[SOURCE_SHA256]
+            and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
+            and (found.target, found.profiles) == (target, self.profiles)
+            and found.workspace_mib == self.config.workspace_mib
+            and found.optimization_level == self.config.optimization_level
+            and found.calib8_version == _version()
         )
+        return found if repeats and not found.plan.missing and self.config.log is None else None
 
     def _request(self, target: str, engine: Path) -> dict[str, Any]:
         return {
@@ -150,6 +169,8 @@ class _Job:
         plan = check_plan(self.ops, layers, target, rtx=self.tensorrt.family == "rtx")
         if self.config.check_plan:
             plan.raise_for_failure()
+        elif plan.missing:
+            self.progress.note(f"{len(plan.missing)} of {plan.expected} quantised ops will not run in INT8.")
         return plan
 
     def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:
@@ -160,7 +181,7 @@ class _Job:
             tensorrt_version=self.tensorrt.version,
             target=plan.target,
             model_sha256=self.metadata[SOURCE_SHA256],
-            model_metadata=dict(self.metadata),
+            model_metadata=self.metadata,
             profiles=self.profiles,
             tensors=tuple(TensorInfo(**tensor) for tensor in built["tensors"]),
             plan=plan,
@@ -170,6 +191,16 @@ class _Job:
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             calib8_version=_version(),
         )
+
+
+def _built(engine: Path, sidecar: Sidecar) -> BuiltEngine:
+    return BuiltEngine(
+        path=engine,
+        target=sidecar.target,
+        size_bytes=sidecar.engine_bytes,
+        seconds=sidecar.build_seconds,
+        plan=sidecar.plan,
+    )
 
 
 def _version() -> str:

@@ -83,7 +83,6 @@ def _start(stderr: int) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=stderr,
         encoding="utf-8",
-        start_new_session=True,  # Ctrl-C in the terminal reaches the parent alone, which then kills the child
     )
 
 

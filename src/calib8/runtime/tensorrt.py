@@ -25,7 +25,7 @@ from calib8.errors import DataError, InputError, ModelError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.device_buffers import Buffers, Device
 
-ON_CPU = "Or run the ONNX model on the CPU instead: calib8 embed model.int8.onnx."
+ON_CPU = "To run the ONNX model on the CPU instead: calib8 embed model.int8.onnx."
 
 #: One optimisation profile: the shapes of each input that has dynamic dimensions.
 ProfileSet = Mapping[str, Profile]

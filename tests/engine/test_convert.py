@@ -1,0 +1,99 @@
+"""The whole recipe on a tiny encoder with real TensorRT-RTX engines, and what a second run reuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import calib8
+from calib8.errors import AccuracyMissed, DataError, ModelError
+from calib8.testing import tiny_encoder, token_feeds
+
+WIDE = {"vocabulary": 64, "width": 64, "positions": 32}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    ir.save(tiny_encoder(**WIDE), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.npz"
+    np.savez(path, **token_feeds(*([3, 9, 17, 30] * 16), vocabulary=64))
+    return path
+
+
+def config(**changes: object) -> calib8.Convert:
+    build = calib8.Build(targets=("sm75", "sm86"), shapes=("input_ids:1x1:4x16:8x32",))
+    return calib8.Convert(
+        int8=calib8.Int8(min_sqnr_db=0), build=build, verify=calib8.Verify(min_cosine=0.99), **changes
+    )
+
+
+def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, notes) -> None:
+    output = tmp_path / "tiny"
+    report = calib8.convert(model, data, output, config(), progress=notes)
+    assert report.passed
+    assert report.int8_ops == report.weighted_ops == 6
+    assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
+    for engine in report.engines:
+        assert (engine.plan.covered, engine.plan.expected) == (6, 6)
+        assert engine.plan.planned_kernels == 4  # q, k and v are one GEMM
+        assert engine.executed is False
+    assert report.accuracy.samples == 8
+    assert (output / "tiny-int8.sm86.engine").stat().st_size == report.engines[1].file.bytes
+    assert json.loads((output / "report.json").read_text())["engines"][0]["plan"]["missing"] == []
+
+
+def test_a_second_run_repeats_nothing_and_gets_the_same(model: Path, data: Path, tmp_path: Path, notes) -> None:
+    first = calib8.convert(model, data, tmp_path / "tiny", config())
+    second = calib8.convert(model, data, tmp_path / "tiny", config(), progress=notes)
+    assert any("ranges are up to date" in message for message in notes.messages)
+    assert sum("engine is up to date" in message for message in notes.messages) == 2
+    assert second.int8.sha256 == first.int8.sha256
+    assert second.accuracy == first.accuracy
+    changed = config().model_copy(update={"int8": calib8.Int8(min_sqnr_db=0, exclude=("o",))})
+    third = calib8.convert(model, data, tmp_path / "tiny", changed)
+    assert third.int8_ops == 5
+    assert [engine.plan.expected for engine in third.engines] == [5, 5]
+
+
+def test_a_missed_limit_is_reported_and_raised(model: Path, data: Path, tmp_path: Path) -> None:
+    strict = calib8.Convert(build=None, verify=calib8.Verify(min_cosine=1.0))
+    with pytest.raises(AccuracyMissed, match="mean cosine 0.99"):
+        calib8.convert(model, data, tmp_path / "tiny", strict)
+    report = json.loads((tmp_path / "tiny" / "report.json").read_text())
+    assert report["passed"] is False
+    assert "mean cosine" in report["failure"]
+
+
+def test_too_little_data_to_hold_any_back(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", **token_feeds(4, 5, vocabulary=64))
+    with pytest.raises(DataError, match="0 samples would be held back"):
+        calib8.convert(model, tmp_path / "few.npz", tmp_path / "tiny", config())
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_truncated_model_leaves_nothing(model: Path, data: Path, tmp_path: Path) -> None:
+    model.write_bytes(model.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="not a usable ONNX model"):
+        calib8.convert(model, data, tmp_path / "tiny", config())
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_the_readme_in_python(model: Path, data: Path, tmp_path: Path) -> None:
+    loaded = calib8.load(model)
+    ranges = calib8.calibrate(loaded, calib8.npz_file(data))
+    calib8.save(calib8.quantize(loaded, ranges, calib8.Int8(min_sqnr_db=0)), tmp_path / "model.int8.onnx")
+    build = calib8.Build(targets=("sm89",), shapes={"input_ids": ("1x1", "4x16", "8x32")})
+    (engine,) = calib8.build(tmp_path / "model.int8.onnx", tmp_path / "model.engine", build)
+    assert engine.plan.missing == ()
+    with calib8.open(tmp_path / "model.int8.onnx") as runtime:
+        feeds = token_feeds(5, 3, vocabulary=64)
+        assert runtime(**feeds)["last_hidden_state"].shape == (2, 5, 64)
+    comparison = calib8.verify(model, tmp_path / "model.int8.onnx", data, calib8.Verify(min_cosine=0.99))
+    assert comparison.samples == 64

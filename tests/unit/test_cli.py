@@ -1,0 +1,218 @@
+"""The command line as a person uses it: results on stdout, everything else on stderr, honest exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.cli.main import main
+from calib8.testing import tiny_encoder, tiny_mlp
+
+SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
+
+
+class Shell:
+    """Runs ``calib8`` in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self.monkeypatch.setattr("sys.argv", ["calib8", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = self.capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def calib8(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+@pytest.fixture
+def model(tokenizer_folder: Path) -> Path:
+    """A tiny encoder beside its tokenizer."""
+    path = tokenizer_folder / "model.onnx"
+    ir.save(tiny_encoder(), path)
+    return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join(SENTENCES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def int8(calib8: Shell, model: Path, text: Path, tmp_path: Path) -> Path:
+    """The tiny encoder, quantised by the three commands one after the other."""
+    data, ranges, path = tmp_path / "data", tmp_path / "ranges.json", model.with_name("model.int8.onnx")
+    assert calib8("prepare", text, "--tokenizer", model.parent, "-o", data)[0] == 0
+    assert calib8("calibrate", model, "--data", data, "-o", ranges)[0] == 0
+    code, out, _ = calib8("quantize", model, "--ranges", ranges, "-o", path, "--min-sqnr", 0)
+    assert (code, out) == (0, f"{path}: 6 of 6 weighted ops in INT8\n")
+    return path
+
+
+def test_calibrating_again_is_instant_and_says_so(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
+    arguments = ("calibrate", model, "--data", tmp_path / "data", "-o", tmp_path / "ranges.json")
+    code, _, err = calib8(*arguments)
+    assert code == 0
+    assert "ranges are up to date" in err
+    assert "calibrate:" not in err  # no pass was made
+    code, _, err = calib8(*arguments, "--observer", "mse")
+    assert code == 0
+    assert "calibrating again: the settings (observer) changed" in err
+    np.save(tmp_path / "data" / "input_ids.npy", np.full((10, 6), 5))
+    assert "calibrating again: the calibration data, the settings" in calib8(*arguments)[2]
+    ir.save(tiny_encoder(positions=17), model)
+    assert "calibrating again: the model changed" in calib8(*arguments)[2]
+
+
+def test_the_cache_holds_one_line_per_tensor(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.cache"
+    calib8("calibrate", model, "--data", tmp_path / "data", "-o", tmp_path / "ranges.json", "--cache", cache)
+    lines = cache.read_text().splitlines()
+    tensors = json.loads((tmp_path / "ranges.json").read_text())["tensors"]
+    assert lines[0] == "TRT-101600-MinMaxCalibration"
+    assert [line.rpartition(": ")[0] for line in lines[1:]] == list(tensors)
+
+
+def test_embed_writes_json_lines_in_order(calib8: Shell, int8: Path, text: Path, tmp_path: Path) -> None:
+    code, out, _ = calib8("embed", int8, text, "--runtime", "onnxruntime")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["text"] for row in rows] == SENTENCES
+    vectors = np.array([row["embedding"] for row in rows])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    saved = tmp_path / "vectors.npy"
+    assert calib8("embed", int8, text, "-o", saved, "--runtime", "onnxruntime")[0] == 0
+    np.testing.assert_allclose(np.load(saved), vectors, atol=1e-6)
+
+
+def test_embed_reads_standard_input(calib8: Shell, int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a b\n\nc\n")))
+    code, out, _ = calib8("embed", int8, "-", "--runtime", "onnxruntime")
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["a b", "c"]
+
+
+def test_run_writes_every_output(calib8: Shell, int8: Path, tmp_path: Path) -> None:
+    code, out, _ = calib8("run", int8, "--data", tmp_path / "data", "-o", tmp_path / "outputs")
+    assert code == 0
+    assert out == f"{tmp_path / 'outputs' / 'last_hidden_state.npy'}: [10, 6, 8]\n"
+
+
+def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
+    code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
+    assert code == 0
+    assert "cosine_mean" in out
+    code, out, err = calib8("verify", model, int8, "--data", text, "--min-cosine", "1")
+    assert code == 1
+    assert "cosine_mean" in out  # what was measured is shown all the same
+    assert "error: accuracy limit missed on 10 samples: mean cosine 0.99" in err
+
+
+def test_inspect_knows_everything_that_was_made(calib8: Shell, int8: Path, tmp_path: Path) -> None:
+    code, out, _ = calib8("inspect", int8)
+    assert code == 0
+    assert "ONNX model" in out
+    assert "4 Q, 10 DQ" in out  # q, k and v read one tensor: 4 activations; 6 weights
+    assert "ranges" in calib8("inspect", tmp_path / "ranges.json")[1]
+
+
+@pytest.mark.parametrize("verb", ["fetch", "prepare", "calibrate", "quantize", "build", "run", "embed", "verify"])
+def test_every_verb_has_help_with_an_example(calib8: Shell, verb: str) -> None:
+    code, out, _ = calib8(verb, "--help")
+    assert code == 0
+    assert f"calib8 {verb} " in out.partition("Example: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("calibrate", "absent.onnx", "--data", "data"), "calibration data not found"),
+        (("calibrate", "absent.onnx", "--data", "{data}"), "ONNX model not found"),
+        (("quantize", "{model}", "--ranges", "absent.json", "-o", "x.onnx"), "ranges file not found"),
+        (("calibrate", "{model}", "--data", "{data}", "--percentile", "12"), "greater than 50"),
+        (("embed", "absent.onnx", "{text}"), "model or engine not found"),
+        (("verify", "absent.onnx", "{model}", "--data", "{text}"), "ONNX model not found"),
+        (("inspect", "absent.onnx"), "file not found"),
+        (("build", "absent.onnx", "-o", "x.engine"), "ONNX model not found"),
+        (("fetch", "bert", "--to", "x"), "all-mpnet-base-v2"),
+        (("prepare", "absent.txt", "--tokenizer", "{folder}", "-o", "x"), "text file not found"),
+        (("prepare", "{text}", "--tokenizer", "absent", "-o", "x"), "no tokenizer"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    calib8: Shell, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...],
+    message: str,
+) -> None:  # fmt: skip
+    data = tmp_path / "calib"
+    calib8("prepare", text, "--tokenizer", model.parent, "-o", data)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    places = {"model": model, "data": data, "text": text, "folder": model.parent}
+    code, out, err = calib8(*(argument.format(**places) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not any(empty.iterdir())  # nothing half-written
+
+
+def test_an_unknown_option_or_choice_is_a_usage_error(calib8: Shell) -> None:
+    assert calib8("calibrate", "x", "--data", "y", "--observer", "magic")[0] == 2
+    assert calib8("calibrate", "x", "--dta", "y")[0] == 2
+
+
+def test_ctrl_c_ends_with_130(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("calib8.api.fetch", interrupt)
+    code, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
+    assert (code, out) == (130, "")
+    assert "interrupted" in err
+
+
+def test_a_model_without_weights_has_nothing_to_quantise(calib8: Shell, tmp_path: Path) -> None:
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", 4]))
+    node = ir.node("Relu", [x], name="relu")
+    node.outputs[0].type, node.outputs[0].shape = x.type, x.shape
+    graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 17}, name="relu")
+    ir.save(ir.Model(graph, ir_version=9), tmp_path / "relu.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((3, 4), np.float32))
+    code, _, err = calib8("calibrate", tmp_path / "relu.onnx", "--data", tmp_path / "data.npz")
+    assert code == 2
+    assert "nothing to quantise" in err
+
+
+def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
+    name = tiny_mlp().graph.inputs[0].name
+    width = tiny_mlp().graph.inputs[0].shape[1]
+    np.savez(tmp_path / "data.npz", **{name: np.random.default_rng(0).normal(size=(64, width)).astype(np.float32)})
+    output = tmp_path / "out"
+    code, out, err = calib8(
+        "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine"
+    )
+    assert code == 0, err
+    assert "PASSED" in out
+    report = json.loads((output / "report.json").read_text())
+    assert report["calibration"]["samples"] == 56
+    assert report["accuracy"]["samples"] == 8
+    assert {path.name for path in output.iterdir()} == {
+        "ranges.json", "calibration.cache", "plan.json", "model.int8.onnx", "report.json"
+    }  # fmt: skip
+    code, _, err = calib8(
+        "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine", "--min-cosine", 1
+    )
+    assert code == 1
+    assert json.loads((output / "report.json").read_text())["passed"] is False

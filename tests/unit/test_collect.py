@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.calibrate import run
+from calib8.calibrate.collect import collect, positions
+from calib8.calibrate.config import Calibrate
+from calib8.calibrate.observers import MinMax
+from calib8.data.batching import Dataset
+from calib8.data.inputs import input_specs
+from calib8.data.sources import Batches
+from calib8.errors import DataError, ModelError
+from calib8.passes.prepare import prepare
+from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+
+
+def data_for(model: ir.Model, *chunks: dict[str, np.ndarray]) -> Dataset:
+    return Dataset(Batches(chunks), input_specs(model))
+
+
+def one_layer(weight: np.ndarray) -> ir.Model:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 2)
+    return prepare(g.model(y=g.op("MatMul", x, g.constant("w", weight), name="only")))
+
+
+def test_a_model_that_reads_nothing_but_its_input(notes) -> None:
+    model = one_layer(np.eye(2))
+    seen = collect(model, data_for(model, {"x": np.float32([[1, -5], [3, 2]])}), notes)
+    assert {name: (s.minimum, s.maximum) for name, s in seen.items()} == {"x": (-5, 3)}
+
+
+def test_inputs_of_weighted_ops_by_hand(notes) -> None:
+    model = prepare(tiny_mlp())
+    for name, value in (("first.weight", np.eye(4, 8)), ("first.bias", np.full(8, -1.0))):
+        model.graph.initializers[name].const_value = ir.tensor(value.astype(np.float32))
+    before = ir.to_proto(model).SerializeToString()
+    # x @ eye - 1, then Relu: (3, -2, 0, 1) -> (2, 0, 0, 0, 0...), (1, 6, 1, 1) -> (0, 5, 0, 0, 0...)
+    chunks = [{"x": np.float32([[3, -2, 0, 1]])}, {"x": np.float32([[1, 6, 1, 1]])}]
+    seen = collect(model, data_for(model, *chunks), notes)
+    assert {name: (s.minimum, s.maximum) for name, s in seen.items()} == {"x": (-2, 6), "relu_out": (0, 5)}
+    assert ir.to_proto(model).SerializeToString() == before
+    assert notes.steps == [("calibrate", 0, 2), ("calibrate", 1, 2), ("calibrate", 2, 2)]
+
+
+def test_padding_does_not_count(notes, encoder: ir.Model) -> None:
+    """Equal lengths with padding and the same sentences alone must give the same statistics."""
+    feeds = token_feeds(5, 2)
+    alone = [{name: array[i : i + 1, :n] for name, array in feeds.items()} for i, n in enumerate((5, 2))]
+    padded = collect(encoder, data_for(encoder, feeds), notes)
+    single = collect(encoder, data_for(encoder, *alone), notes)
+    assert list(padded) == list(single)
+    for name in padded:
+        assert padded[name].values.counts.sum() == single[name].values.counts.sum()
+        assert padded[name].amax == pytest.approx(single[name].amax, rel=1e-5)
+    assert positions(data_for(encoder, feeds)) == 7
+
+
+def test_shared_tensors_are_observed_once(notes, encoder: ir.Model) -> None:
+    seen = collect(encoder, data_for(encoder, token_feeds(3)), notes)
+    assert len(seen) == 4  # q, k and v read one tensor; o, up and down one each
+
+
+def test_images(notes) -> None:
+    model = prepare(tiny_convnet())
+    images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
+    seen = collect(model, data_for(model, {"image": images}), notes)
+    assert seen["image"].amax == np.abs(images).max()
+    assert seen["image"].rows.counts.sum() == 20  # a sample is a row
+    assert positions(data_for(model, {"image": images})) == 20
+
+
+def test_nan_inside_the_model(notes) -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 2)
+    model = prepare(g.model(y=g.op("MatMul", g.op("Log", x, name="log"), g.weight("w", 2, 2))))
+    with pytest.raises(DataError, match="tensor 'log_out' became NaN or infinite during calibration"):
+        collect(model, data_for(model, {"x": np.float32([[1, -1]])}), notes)
+
+
+def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:
+    data = data_for(encoder, token_feeds(6, 4, 5))
+    config = Calibrate()
+    origin = run.origin_of("model", data.fingerprint, config)
+    ranges = run.calibrate(encoder, data, config, origin, notes)
+    assert (ranges.samples, ranges.positions, ranges.origin) == (3, 15, origin)
+    assert notes.steps[-1] == ("minmax ranges", 4, 4)
+    seen = collect(encoder, data, notes)
+    assert ranges.amax() == {name: MinMax().amax(statistics) for name, statistics in seen.items()}
+    tensor = ranges.tensors["norm0_out"]
+    assert tensor.amax == max(-tensor.minimum, tensor.maximum)
+    assert tensor.typical == pytest.approx(1, abs=0.01)  # a normalised row has a root mean square of 1
+
+
+def test_nothing_to_quantise(notes) -> None:
+    g = GraphBuilder()
+    model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 2)))
+    origin = run.origin_of("m", "d", Calibrate())
+    with pytest.raises(ModelError, match="no MatMul, Gemm or Conv with a constant weight: there is nothing to quantise"):
+        run.calibrate(model, data_for(model, {"x": np.ones((1, 2), np.float32)}), Calibrate(), origin, notes)
+
+
+def test_ranges_are_reused_only_while_nothing_changed(notes, tmp_path: Path, encoder: ir.Model) -> None:
+    data = data_for(encoder, token_feeds(6, 4))
+    origin = run.origin_of("model", data.fingerprint, Calibrate())
+    path = tmp_path / "ranges.json"
+    assert run.reusable(None, origin, notes) is None
+    assert run.reusable(path, origin, notes) is None
+    assert notes.messages == []
+    ranges = run.calibrate(encoder, data, Calibrate(), origin, notes)
+    ranges.save(path)
+    assert run.reusable(path, origin, notes) == ranges
+    assert "ranges are up to date" in notes.messages.pop()
+    assert run.reusable(path, run.origin_of("other", data.fingerprint, Calibrate()), notes) is None
+    assert notes.messages.pop().startswith("calibrating again: the model changed since")
+    path.write_text("{")
+    assert run.reusable(path, origin, notes) is None
+    assert "no valid JSON" in notes.messages.pop()
+
+
+def test_percentile_matters_only_to_the_percentile_observer() -> None:
+    def origin(**options: object) -> object:
+        return run.origin_of("m", "d", Calibrate(**options))
+
+    assert origin(percentile=99) == origin(percentile=98)
+    assert origin(observer="percentile", percentile=99) != origin(observer="percentile", percentile=98)
+
+
+def test_data_that_the_model_cannot_run(notes) -> None:
+    model = prepare(tiny_encoder(positions=4))
+    feeds = token_feeds(6)
+    with pytest.raises(DataError, match=r"the model failed on inputs of shapes .*\[1, 6\].*position table"):
+        collect(model, data_for(model, feeds), notes)
+    assert outputs_of(model, token_feeds(4))["last_hidden_state"].shape == (1, 4, 8)

@@ -1,0 +1,122 @@
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from calib8.errors import ModelError
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.prepare import prepare
+from calib8.testing import GraphBuilder, assert_models_equal, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+
+FLOAT = ir.DataType.FLOAT
+X = {"x": np.float32([[1, -2, 3, 4]])}
+
+
+def clone(model: ir.Model) -> ir.Model:
+    return ir.from_proto(ir.to_proto(model))
+
+
+@pytest.mark.parametrize(
+    ("model", "feeds"),
+    [
+        (tiny_mlp(), X),
+        (tiny_encoder(), token_feeds(3, 7)),
+        (tiny_convnet(), {"image": np.ones((2, 3, 8, 8), np.float32)}),
+    ],
+)
+def test_same_numbers(model: ir.Model, feeds: dict[str, np.ndarray]) -> None:
+    prepared = prepare(clone(model))
+    assert_models_equal(model, prepared, feeds, atol=0)
+    onnx.checker.check_model(ir.to_proto(prepared), full_check=True)
+
+
+def test_preparing_twice_changes_nothing() -> None:
+    once = prepare(tiny_encoder())
+    first = ir.to_proto(once).SerializeToString()
+    assert ir.to_proto(prepare(once)).SerializeToString() == first
+
+
+def with_weight_behind(op_type: str, array: np.ndarray, **attributes: object) -> ir.Model:
+    """``x`` -> MatMul with ``op_type(constant)``."""
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    weight = g.op(op_type, g.constant("w", array, array.dtype), name="folded", **attributes)
+    return g.model(y=g.op("MatMul", x, weight, name="mm"))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "array", "attributes"),
+    [
+        ("Transpose", np.arange(8, dtype=np.float32).reshape(2, 4), {}),
+        ("Transpose", np.arange(8, dtype=np.float32).reshape(2, 4), {"perm": [1, 0]}),
+        ("Cast", np.arange(8, dtype=np.float16).reshape(4, 2), {"to": 1}),
+        ("Cast", np.arange(8, dtype=np.int64).reshape(4, 2), {"to": 1}),
+        ("Identity", np.arange(8, dtype=np.float32).reshape(4, 2), {}),
+    ],
+)
+def test_weights_behind_trivial_ops_are_found(op_type: str, array: np.ndarray, attributes: dict) -> None:
+    original = with_weight_behind(op_type, array, **attributes)
+    assert weighted_ops(original) == []
+    prepared = prepare(clone(original))
+    (op,) = weighted_ops(prepared)
+    assert (op.channels, [node.op_type for node in prepared.graph]) == (2, ["MatMul"])
+    assert_models_equal(original, prepared, X, atol=0)
+
+
+def test_constant_nodes_become_initializers() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    weight = g.op("Constant", value=ir.tensor(np.ones((4, 2), np.float32)))
+    prepared = prepare(g.model(y=g.op("MatMul", x, weight)))
+    assert [node.op_type for node in prepared.graph] == ["MatMul"]
+    assert len(weighted_ops(prepared)) == 1
+
+
+def test_nodes_get_unique_names() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    for name in ("same", "same", "same_1", "other"):
+        x = g.op("Relu", x, name=name)
+    model = g.model(y=x)
+    model.graph[3].name = None
+    for value, name in zip([n.outputs[0] for n in model.graph][:3], "abc", strict=True):
+        value.name = name
+    assert [node.name for node in prepare(model).graph] == ["same", "same_1", "same_1_1", "Relu_3"]
+
+
+def test_old_opset_is_raised() -> None:
+    g = GraphBuilder(opset=11)
+    x = g.input("x", FLOAT, "batch", 4)
+    model = g.model(y=g.op("Softmax", g.op("MatMul", x, g.weight("w", 4, 2)), axis=1))
+    model.metadata_props["calib8.source_sha256"] = "kept"
+    prepared = prepare(clone(model))
+    assert prepared.opset_imports[""] == 13
+    assert prepared.metadata_props["calib8.source_sha256"] == "kept"
+    assert_models_equal(model, prepared, X, atol=1e-6)
+
+
+def test_opset_that_cannot_be_raised() -> None:
+    g = GraphBuilder(opset=9)
+    x = g.input("x", FLOAT, "batch", 4)
+    g.op("Upsample", x, g.constant("scales", [1.0, 2.0]), name="up")
+    model = ir.Model(ir.Graph([x], list(g.nodes[0].outputs), nodes=g.nodes, initializers=g.constants, name="g",
+                              opset_imports={"": 9}), ir_version=5)  # fmt: skip
+    model.graph[0].op_type = "NoSuchOp"
+    with pytest.raises(ModelError, match="the model has opset 9 and could not be raised to 13.* Export it again"):
+        prepare(model)
+
+
+def test_initializers_are_no_inputs() -> None:
+    model = tiny_mlp()
+    for value in list(model.graph.initializers.values()):
+        model.graph.inputs.append(value)
+    prepared = prepare(clone(model))
+    assert [value.name for value in prepared.graph.inputs] == ["x"]
+    assert_models_equal(tiny_mlp(), prepared, X, atol=0)
+
+
+def test_types_are_inferred() -> None:
+    model = tiny_encoder()
+    for node in model.graph:
+        node.outputs[0].type = node.outputs[0].shape = None
+    assert all(node.outputs[0].dtype is not None for node in prepare(model).graph)

@@ -1,0 +1,35 @@
+"""What ``import calib8`` promises: few names, all of them listed, and nothing heavy."""
+
+import subprocess
+import sys
+
+import calib8
+
+PROBE = """
+import sys, time
+start = time.perf_counter()
+import calib8
+seconds = time.perf_counter() - start
+heavy = [name for name in ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino") if name in sys.modules]
+assert not heavy, heavy
+assert seconds < 0.3, seconds
+from calib8 import *
+import calib8.cli.main
+heavy = [name for name in ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+def test_importing_is_quick_and_loads_nothing_heavy() -> None:
+    found = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_listed_name_exists_and_is_documented() -> None:
+    for name in calib8.__all__:
+        assert getattr(calib8, name).__doc__, name
+
+
+def test_listed_means_public() -> None:
+    assert dir(calib8) == sorted(calib8.__all__)
+    assert not hasattr(calib8, "no_such_name")
