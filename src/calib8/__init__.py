@@ -35,22 +35,22 @@ if TYPE_CHECKING:
         save,
         verify,
     )
-    from calib8.calibrate.config import Calibrate
-    from calib8.convert import Convert
+    from calib8.calibration.config import Calibrate
+    from calib8.conversion import Convert
     from calib8.data.text import Prepare
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
-    from calib8.plan.config import Int8
-    from calib8.verify.config import Verify
+    from calib8.planning.config import Int8
+    from calib8.verification.config import Verify
 
 _HOME = {
     "Build": "calib8.engine.config",
     "Calib8Error": "calib8.errors",
-    "Calibrate": "calib8.calibrate.config",
-    "Convert": "calib8.convert",
-    "Int8": "calib8.plan.config",
+    "Calibrate": "calib8.calibration.config",
+    "Convert": "calib8.conversion",
+    "Int8": "calib8.planning.config",
     "Prepare": "calib8.data.text",
-    "Verify": "calib8.verify.config",
+    "Verify": "calib8.verification.config",
 }
 
 __all__ = [

@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from calib8.calibrate.config import Calibrate
+from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.files import save_array, sha256_file
-from calib8.plan.config import Int8
+from calib8.planning.config import Int8
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
-from calib8.verify.config import Verify
+from calib8.verification.config import Verify
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from calib8.calibrate.ranges import Ranges
-    from calib8.convert import Convert
+    from calib8.calibration.ranges import Ranges
+    from calib8.conversion import Convert
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
-    from calib8.plan.quant_plan import QuantPlan
+    from calib8.planning.quant_plan import QuantPlan
     from calib8.report.report import Report
     from calib8.runtime.base import Runtime
-    from calib8.verify.compare import Comparison
+    from calib8.verification.compare import Comparison
 
 Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
 
@@ -85,8 +85,8 @@ def calibrate(
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
     cache: also write the ranges as a TensorRT calibration cache.
     """
-    from calib8.calibrate import run
-    from calib8.calibrate.cache import ALGORITHMS, write_cache
+    from calib8.calibration import run
+    from calib8.calibration.cache import ALGORITHMS, write_cache
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256
 
@@ -110,15 +110,15 @@ def calibrate(
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
     """Decide for every weighted op whether it becomes INT8, and say why."""
-    from calib8.plan.policy import make_plan
+    from calib8.planning.policy import make_plan
 
     return make_plan(model, ranges, config or Int8())
 
 
 def quantize(model: ir.Model, ranges: Ranges, config: Int8 | None = None, *, plan: QuantPlan | None = None) -> ir.Model:
     """Return an explicitly quantised (Q/DQ) clone of ``model``, following ``plan`` or the default policy."""
-    from calib8.plan.apply import apply_plan
-    from calib8.plan.policy import make_plan
+    from calib8.planning.apply import apply_plan
+    from calib8.planning.policy import make_plan
 
     config = config or Int8()
     return apply_plan(model, ranges, plan or make_plan(model, ranges, config), config)
@@ -134,9 +134,9 @@ def quantize_file(
     progress: Progress | None = None,
 ) -> QuantPlan:
     """``load``, ``plan``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
-    from calib8.calibrate.ranges import Ranges
-    from calib8.plan.apply import apply_plan
-    from calib8.plan.policy import make_plan
+    from calib8.calibration.ranges import Ranges
+    from calib8.planning.apply import apply_plan
+    from calib8.planning.policy import make_plan
 
     config, progress = config or Int8(), progress or Quiet()
     calibrated = Ranges.load(Path(ranges))
@@ -235,7 +235,7 @@ def compare(
 
     pairs: CSV file of scored sentence pairs, to compare rank correlations too.
     """
-    from calib8.verify.run import verify_artefacts
+    from calib8.verification.run import verify_artefacts
 
     return verify_artefacts(
         Path(reference),
@@ -273,7 +273,7 @@ def convert(
     progress: Progress | None = None,
 ) -> Report:
     """Calibrate, quantise, build, verify and report: an INT8 engine and its proof in the folder ``output``."""
-    from calib8.convert import Convert
-    from calib8.convert import convert as run_convert
+    from calib8.conversion import Convert
+    from calib8.conversion import convert as run_convert
 
     return run_convert(Path(model), open_source(data), Path(output), config or Convert(), progress or Quiet())

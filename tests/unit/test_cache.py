@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.calibrate.cache import ALGORITHMS, read_cache, write_cache
-from calib8.calibrate.config import Calibrate
+from calib8.calibration.cache import ALGORITHMS, read_cache, write_cache
+from calib8.calibration.config import Calibrate
 from calib8.errors import CacheError, InputError
 
 HEADER = b"TRT-101600-MinMaxCalibration\n"
@@ -78,7 +78,10 @@ def test_impossible_amax_is_never_written(tmp_path: Path, amax: float) -> None:
         (b"x: 3f800000\n" + HEADER, "is not a TensorRT calibration cache"),
         (bytes(range(256)), "is not a calibration cache: it is not text"),
         (b"\x00" * 50, "is not a TensorRT calibration cache"),
-        (HEADER + b"x: 3f80000g\n", "line 2: 'x: 3f80000g' is no cache entry; expected '<tensor name>: <8 hex digits>'"),
+        (
+            HEADER + b"x: 3f80000g\n",
+            "line 2: 'x: 3f80000g' is no cache entry; expected '<tensor name>: <8 hex digits>'",
+        ),
         (HEADER + b"x: 3f8000\n", "line 2: .* is no cache entry"),
         (HEADER + b"x: 3f800000ff\n", "line 2: .* is no cache entry"),
         (HEADER + b"\nx 3f800000\n", "line 3: .* is no cache entry"),

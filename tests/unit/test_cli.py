@@ -212,7 +212,15 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
         "ranges.json", "calibration.cache", "plan.json", "model.int8.onnx", "report.json"
     }  # fmt: skip
     code, _, err = calib8(
-        "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine", "--min-cosine", 1
+        "convert",
+        tmp_path / "mlp.onnx",
+        "--data",
+        tmp_path / "data.npz",
+        "-o",
+        output,
+        "--no-engine",
+        "--min-cosine",
+        1,
     )
     assert code == 1
     assert json.loads((output / "report.json").read_text())["passed"] is False

@@ -4,10 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibrate import run
-from calib8.calibrate.collect import collect, positions
-from calib8.calibrate.config import Calibrate
-from calib8.calibrate.observers import MinMax
+from calib8.calibration import run
+from calib8.calibration.collect import collect, positions
+from calib8.calibration.config import Calibrate
+from calib8.calibration.observers import MinMax
 from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
@@ -98,7 +98,9 @@ def test_nothing_to_quantise(notes) -> None:
     g = GraphBuilder()
     model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 2)))
     origin = run.origin_of("m", "d", Calibrate())
-    with pytest.raises(ModelError, match="no MatMul, Gemm or Conv with a constant weight: there is nothing to quantise"):
+    with pytest.raises(
+        ModelError, match="no MatMul, Gemm or Conv with a constant weight: there is nothing to quantise"
+    ):
         run.calibrate(model, data_for(model, {"x": np.ones((1, 2), np.float32)}), Calibrate(), origin, notes)
 
 

@@ -1,18 +1,20 @@
 import pytest
 from pydantic import ValidationError
 
-from calib8.calibrate.config import Calibrate
+from calib8.calibration.config import Calibrate
 from calib8.config import Config
 from calib8.data.text import Prepare
 from calib8.errors import Calib8Error, ConfigError
-from calib8.plan.config import Int8
-from calib8.verify.config import Verify
+from calib8.planning.config import Int8
+from calib8.verification.config import Verify
 
 
 @pytest.mark.parametrize("config", [Calibrate, Int8, Prepare, Verify])
 def test_unknown_key_lists_the_known_ones(config: type[Config]) -> None:
     known = ", ".join(config.model_fields)
-    with pytest.raises(ConfigError, match=rf"{config.__name__} cannot be made: typo: Extra .* Known options: {known}\."):
+    with pytest.raises(
+        ConfigError, match=rf"{config.__name__} cannot be made: typo: Extra .* Known options: {known}\."
+    ):
         config(typo=1)
 
 

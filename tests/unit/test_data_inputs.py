@@ -98,7 +98,9 @@ def test_nan_and_infinity_name_the_sample(value: float, notes) -> None:
 
 
 def test_missing_array(notes) -> None:
-    with pytest.raises(DataError, match="no array for input attention_mask: got input_ids, expected attention_mask, inp"):
+    with pytest.raises(
+        DataError, match="no array for input attention_mask: got input_ids, expected attention_mask, inp"
+    ):
         checked({"input_ids": token_feeds(3)["input_ids"]}, input_specs(tiny_encoder()), notes)
     with pytest.raises(DataError, match="no array for input ids, image: got nothing"):
         checked({}, (IDS, IMAGE), notes)

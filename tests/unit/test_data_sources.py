@@ -30,7 +30,13 @@ def test_every_source_yields_the_same_data_and_fingerprint(folder: Path, tmp_pat
     ragged = tmp_path_factory.mktemp("npz")
     np.savez(ragged / "a.npz", x=X, y=Y)
     generator = ({"x": a, "y": b} for a, b in [(X, Y)])
-    sources = [NpyFolder(folder), NpyFolder(ragged), NpzFile(ragged / "a.npz"), Batches(generator), Batches({"x": X, "y": Y})]
+    sources = [
+        NpyFolder(folder),
+        NpyFolder(ragged),
+        NpzFile(ragged / "a.npz"),
+        Batches(generator),
+        Batches({"x": X, "y": Y}),
+    ]
     for source in sources:
         for _ in range(2):  # every call starts again
             (chunk,) = source.chunks()

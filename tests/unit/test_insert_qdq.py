@@ -125,7 +125,9 @@ def test_weight_shared_along_both_axes() -> None:
     x, w = g.input("x", ir.DataType.FLOAT, "batch", 4), g.weight("w", 4, 4)
     model = quantised(prepare(g.model(y=g.op("MatMul", g.op("Gemm", x, w, name="a", transB=1), w, name="b"))))
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    axes = [n.attributes.get_int("axis") for n in nodes(model, "DequantizeLinear") if n.inputs[0].const_value is not None]
+    axes = [
+        n.attributes.get_int("axis") for n in nodes(model, "DequantizeLinear") if n.inputs[0].const_value is not None
+    ]
     assert sorted(axes) == [0, 1]
     x_grid = scale_of(4.0)
     a = dequantize(quantize(np.float32([[1, 2, 3, 4]]), x_grid), x_grid)

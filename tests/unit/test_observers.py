@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.calibrate.observers import Entropy, MinMax, Mse, Observer, Percentile, observer_for
-from calib8.calibrate.statistics import TensorStatistics
+from calib8.calibration.observers import Entropy, MinMax, Mse, Observer, Percentile, observer_for
+from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
 
 RANDOM = np.random.default_rng(0)

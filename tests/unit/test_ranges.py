@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from calib8.calibrate.ranges import Origin, Ranges, TensorRange
+from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.errors import RangesError
 
 ORIGIN = Origin(model_sha256="m", data_sha256="d", settings={"observer": "minmax"}, tools={"calib8": "1"})

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calib8.calibrate.statistics import BINS, Histogram, TensorStatistics, quantile
+from calib8.calibration.statistics import BINS, Histogram, TensorStatistics, quantile
 
 floats = st.floats(-(2.0**120), 2.0**120, width=32)
 rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=floats)

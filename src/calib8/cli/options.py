@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from calib8.calibrate.config import ObserverName
-from calib8.plan.config import Precision
+from calib8.calibration.config import ObserverName
+from calib8.planning.config import Precision
 from calib8.runtime.names import CpuRuntime
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]

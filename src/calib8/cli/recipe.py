@@ -9,7 +9,7 @@ import calib8
 from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
-from calib8.plan.config import Precision
+from calib8.planning.config import Precision
 
 
 def register(app: typer.Typer) -> None:

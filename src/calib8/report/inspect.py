@@ -5,8 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from calib8.calibrate.cache import read_cache
-from calib8.calibrate.ranges import Ranges
+from calib8.calibration.cache import read_cache
+from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import input_specs
 from calib8.engine.sidecar import describe_engine, why_not_here
 from calib8.errors import InputError, ModelError

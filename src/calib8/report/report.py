@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.plan_check import PlanCheck
 from calib8.files import write_json
-from calib8.verify.compare import Comparison
-from calib8.verify.speed import Speed
+from calib8.verification.compare import Comparison
+from calib8.verification.speed import Speed
 
 
 class FileFacts(BaseModel):

@@ -12,8 +12,8 @@ from calib8.files import require_file
 from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
-from calib8.verify.compare import Spearman
-from calib8.verify.metrics import spearman
+from calib8.verification.compare import Spearman
+from calib8.verification.metrics import spearman
 
 Pair = tuple[str, str, float]
 

@@ -14,8 +14,8 @@ from calib8.models.sentence import pool, unit_rows
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
-from calib8.verify.config import Verify
-from calib8.verify.metrics import neighbour_agreement
+from calib8.verification.config import Verify
+from calib8.verification.metrics import neighbour_agreement
 
 
 class Spearman(BaseModel):

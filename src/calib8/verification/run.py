@@ -12,8 +12,8 @@ from calib8.progress import Progress
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
-from calib8.verify.compare import Comparison, compare
-from calib8.verify.pairs import rank_correlation, read_pairs
+from calib8.verification.compare import Comparison, compare
+from calib8.verification.pairs import rank_correlation, read_pairs
 
 TEXT_SUFFIXES = (".txt", ".text")
 

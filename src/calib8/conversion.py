@@ -12,10 +12,10 @@ from pathlib import Path
 import onnx_ir as ir
 from pydantic import Field
 
-from calib8.calibrate import run as calibration
-from calib8.calibrate.cache import ALGORITHMS, write_cache
-from calib8.calibrate.config import Calibrate
-from calib8.calibrate.ranges import Ranges
+from calib8.calibration import run as calibration
+from calib8.calibration.cache import ALGORITHMS, write_cache
+from calib8.calibration.config import Calibrate
+from calib8.calibration.ranges import Ranges
 from calib8.config import Config
 from calib8.data.sources import Source
 from calib8.data.split import split
@@ -31,18 +31,18 @@ from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of
 from calib8.passes.prepare import prepare
-from calib8.plan.apply import apply_plan
-from calib8.plan.config import Int8
-from calib8.plan.policy import make_plan
-from calib8.plan.quant_plan import QuantPlan
+from calib8.planning.apply import apply_plan
+from calib8.planning.config import Int8
+from calib8.planning.policy import make_plan
+from calib8.planning.quant_plan import QuantPlan
 from calib8.progress import Progress
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.cpu import open_cpu
-from calib8.verify.compare import Comparison, compare
-from calib8.verify.config import Verify
-from calib8.verify.pairs import rank_correlation, read_pairs
-from calib8.verify.run import TEXT_SUFFIXES, held_out_source
-from calib8.verify.speed import Speed, race
+from calib8.verification.compare import Comparison, compare
+from calib8.verification.config import Verify
+from calib8.verification.pairs import rank_correlation, read_pairs
+from calib8.verification.run import TEXT_SUFFIXES, held_out_source
+from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
 SENTENCE_FILES = (

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate.statistics import Histogram, TensorStatistics, quantile
+from calib8.calibration.statistics import Histogram, TensorStatistics, quantile
 from calib8.errors import ConfigError
 from calib8.numerics import LEVELS
 

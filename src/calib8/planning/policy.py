@@ -5,11 +5,11 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from calib8.calibrate.ranges import Ranges, TensorRange
+from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.weighted import WeightedOp, weighted_ops
-from calib8.plan.config import Int8
-from calib8.plan.quant_plan import OpPlan, QuantPlan
+from calib8.planning.config import Int8
+from calib8.planning.quant_plan import OpPlan, QuantPlan
 
 
 def make_plan(model: ir.Model, ranges: Ranges, config: Int8) -> QuantPlan:

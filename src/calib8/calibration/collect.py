@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.calibrate.statistics import TensorStatistics
+from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.errors import DataError
 from calib8.graph.weighted import weighted_ops

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calib8.calibrate.collect import collect, positions
-from calib8.calibrate.config import Calibrate
-from calib8.calibrate.observers import observer_for
-from calib8.calibrate.ranges import Origin, Ranges, TensorRange
-from calib8.calibrate.statistics import TensorStatistics, quantile
+from calib8.calibration.collect import collect, positions
+from calib8.calibration.config import Calibrate
+from calib8.calibration.observers import observer_for
+from calib8.calibration.ranges import Origin, Ranges, TensorRange
+from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
 from calib8.graph.weighted import weighted_ops

@@ -5,14 +5,14 @@ from importlib.metadata import version
 
 import onnx_ir as ir
 
-from calib8.calibrate.ranges import Ranges
+from calib8.calibration.ranges import Ranges
 from calib8.errors import ConfigError
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.quantize_embedding import quantize_embeddings
-from calib8.plan.config import Int8
-from calib8.plan.quant_plan import QuantPlan
+from calib8.planning.config import Int8
+from calib8.planning.quant_plan import QuantPlan
 
 #: metadata_props keys of a quantised model, each holding JSON.
 PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"

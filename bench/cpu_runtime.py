@@ -1,0 +1,77 @@
+"""Which CPU runtime and which form of the INT8 model is fastest here? Sentences per second, as ratios to FP32.
+
+    python bench/cpu_runtime.py build/mpnet models/all-mpnet-base-v2/model.onnx sentences.txt [result.json]
+
+Every candidate embeds the same sentences by turns in one process; medians of three rounds. The reference is the FP32
+model in ONNX Runtime.
+"""
+
+import json
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from calib8.data.text import read_sentences
+from calib8.graph.io import load
+from calib8.models.sentence import SentenceEncoder
+from calib8.numerics import cosine_rows
+from calib8.passes.cpu_form import to_cpu_form
+from calib8.report.report import this_machine
+from calib8.runtime.openvino import OpenVinoRuntime
+from calib8.runtime.ort import OrtRuntime
+
+ROUNDS = 3
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    folder, fp32, text = (Path(argument) for argument in sys.argv[1:4])
+    sentences = read_sentences(text)
+    int8 = load(folder / "model.int8.onnx")
+    signed, unsigned = (to_cpu_form(int8.clone(), unsigned=form) for form in (False, True))
+    reference = load(fp32)
+    runtimes = {
+        "FP32, ONNX Runtime": OrtRuntime(reference),
+        "FP32, OpenVINO": OpenVinoRuntime(reference),
+        "INT8 (s8), ONNX Runtime": OrtRuntime(signed),
+        "INT8 (u8), ONNX Runtime": OrtRuntime(unsigned),
+        "INT8 (s8), OpenVINO": OpenVinoRuntime(signed),
+        "INT8 (u8), OpenVINO": OpenVinoRuntime(unsigned),
+    }
+    encoders = {name: SentenceEncoder(folder, runtime) for name, runtime in runtimes.items()}
+    vectors = {name: encoder.embed(sentences[:64]) for name, encoder in encoders.items()}
+    rates: dict[str, list[float]] = {name: [] for name in encoders}
+    for _ in range(ROUNDS):
+        for name, encoder in encoders.items():
+            start = time.perf_counter()
+            encoder.embed(sentences)
+            rates[name].append(len(sentences) / (time.perf_counter() - start))
+    first = next(iter(encoders))
+    base = statistics.median(rates[first])
+    rows = {
+        name: {
+            "sentences_per_second": round(statistics.median(values), 1),
+            "ratio": round(statistics.median(values) / base, 2),
+            "cosine_to_fp32": round(float(np.mean(cosine_rows(vectors[name], vectors[first]))), 5),
+        }
+        for name, values in rates.items()
+    }
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "machine": this_machine().model_dump(),
+        "sentences": len(sentences),
+        "rows": rows,
+    }
+    text_result = json.dumps(result, indent=2)
+    print(text_result)
+    if len(sys.argv) > 4:
+        Path(sys.argv[4]).write_text(text_result + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
