@@ -75,12 +75,11 @@ def test_constant_nodes_become_initializers() -> None:
 def test_nodes_get_unique_names() -> None:
     g = GraphBuilder()
     x = g.input("x", FLOAT, "batch", 4)
-    for name in ("same", "same", "same_1", "other"):
-        x = g.op("Relu", x, name=name)
+    for _ in range(4):
+        x = g.op("Relu", x)
     model = g.model(y=x)
-    model.graph[3].name = None
-    for value, name in zip([n.outputs[0] for n in model.graph][:3], "abc", strict=True):
-        value.name = name
+    for node, name in zip(model.graph, ("same", "same", "same_1", None), strict=True):
+        node.name = name
     assert [node.name for node in prepare(model).graph] == ["same", "same_1", "same_1_1", "Relu_3"]
 
 

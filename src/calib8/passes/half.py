@@ -120,10 +120,11 @@ def _schema(node: ir.Node, opset: int) -> "onnx.defs.OpSchema | None":
 
 def _holds_unrepresentable(node: ir.Node) -> bool:
     """Rule 5: a constant that FP16 would turn into infinity or zero, other than a stand-in for infinity."""
-    for value in node.inputs:
-        if value is None or value.const_value is None or value.dtype != FP32:
-            continue
-        magnitude = np.abs(value.const_value.numpy())
+    constants = [v.const_value for v in node.inputs if v is not None and v.const_value is not None and v.dtype == FP32]
+    if node.op_type == "ConstantOfShape" and (fill := node.attributes.get_tensor("value")) and fill.dtype == FP32:
+        constants.append(fill)
+    for constant in constants:
+        magnitude = np.abs(constant.numpy())
         finite = magnitude[(magnitude < INFINITY_STAND_IN) & (magnitude > 0)]
         if finite.size and finite.max() > LARGEST:
             return True

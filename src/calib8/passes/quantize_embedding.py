@@ -18,7 +18,7 @@ def quantize_embeddings(model: ir.Model) -> ir.Model:
     graph = model.graph
     for node in list(graph):
         table = node.inputs[0] if node.op_type == "Gather" else None
-        if table is None or not _is_table(table) or node.attributes.get_int("axis", 0) != 0:
+        if table is None or not _is_table(table):
             continue
         dequantised = quantised_constant(graph, table, axis=0, before=node)
         for reader, index in table.uses():
@@ -28,7 +28,7 @@ def quantize_embeddings(model: ir.Model) -> ir.Model:
 
 
 def _is_table(value: ir.Value) -> bool:
-    """Rule 1. All readers must be Gathers, since the DequantizeLinear stands before the first of them."""
+    """Rule 1. All readers must be such Gathers, since the DequantizeLinear stands before the first of them."""
     constant = value.const_value
     return (
         value.is_initializer()
@@ -36,5 +36,8 @@ def _is_table(value: ir.Value) -> bool:
         and constant.dtype == ir.DataType.FLOAT
         and len(constant.shape) == 2
         and constant.nbytes >= MINIMUM_BYTES
-        and all(reader.op_type == "Gather" and index == 0 for reader, index in value.uses())
+        and all(
+            reader.op_type == "Gather" and index == 0 and reader.attributes.get_int("axis", 0) == 0
+            for reader, index in value.uses()
+        )
     )

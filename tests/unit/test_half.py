@@ -1,0 +1,190 @@
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from calib8.errors import ModelError
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.half import to_half
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
+from calib8.testing import (
+    GraphBuilder,
+    assert_models_equal,
+    outputs_of,
+    tiny_convnet,
+    tiny_encoder,
+    tiny_mlp,
+    token_feeds,
+)
+
+FLOAT, HALF, INT64 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64
+FEEDS = {
+    tiny_mlp: {"x": np.float32([[1, -2, 3, 0.5]])},
+    tiny_convnet: {"image": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)},
+    tiny_encoder: token_feeds(3, 7),
+}
+
+
+def executed(model: ir.Model, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """The first output as ONNX defines it. ONNX Runtime would compute FP16 nodes in FP32 on most CPUs."""
+    return ReferenceEvaluator(ir.to_proto(model)).run(None, feeds)[0]
+
+
+def quantised(make) -> ir.Model:
+    model = prepare(make())
+    ops = weighted_ops(model)
+    return insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+
+
+def kinds(model: ir.Model) -> dict[str, ir.DataType | None]:
+    return {node.name: node.outputs[0].dtype for node in model.graph}
+
+
+def half_of(model: ir.Model) -> ir.Model:
+    """Converted, and checked to be valid ONNX with the same inputs and outputs."""
+    before = [(v.name, v.dtype, v.shape) for v in (*model.graph.inputs, *model.graph.outputs)]
+    converted = to_half(model)
+    assert [(v.name, v.dtype, v.shape) for v in (*model.graph.inputs, *model.graph.outputs)] == before
+    onnx.checker.check_model(ir.to_proto(converted), full_check=True)
+    return converted
+
+
+@pytest.mark.parametrize("make", FEEDS)
+@pytest.mark.parametrize("qdq", [False, True])
+def test_close_to_fp32_with_the_same_interface(make, qdq: bool) -> None:
+    original = quantised(make) if qdq else prepare(make())
+    converted = half_of(quantised(make) if qdq else prepare(make()))
+    # FP16 has 11 bits: 2^-11 of values up to about 4; a quantised value may also fall into the next step of 4 / 127
+    assert_models_equal(original, converted, FEEDS[make], atol=0.06 if qdq else 0.01)
+    assert any(node.op_type == "Cast" for node in converted.graph)
+
+
+@pytest.mark.parametrize("make", FEEDS)
+def test_everything_but_qdq_and_norms_computes_in_fp16(make) -> None:
+    for node in half_of(quantised(make)).graph:
+        if node.op_type in ("MatMul", "Gemm", "Conv", "Add", "Relu", "Softmax", "Erf"):
+            types = {value.dtype for value in (*node.inputs, *node.outputs)}
+            assert types == {INT64} if node.name == "position" else types == {HALF}, node.name
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert FLOAT in (node.inputs[0].dtype, node.outputs[0].dtype)
+            assert node.inputs[1].dtype == FLOAT  # FP16 scales overflow the accumulator in TensorRT
+
+
+def test_casts_are_shared_and_nothing_unused_stays() -> None:
+    model = half_of(quantised(tiny_encoder))
+    casts = [(n.inputs[0].name, n.attributes.get_int("to")) for n in model.graph if n.op_type == "Cast"]
+    assert len(casts) == len(set(casts))
+    assert all(value.uses() for value in model.graph.initializers.values())
+
+
+def test_integers_are_untouched() -> None:
+    before = {n.name: n.outputs[0].dtype for n in prepare(tiny_encoder()).graph if n.outputs[0].dtype == INT64}
+    after = kinds(half_of(prepare(tiny_encoder())))
+    assert before == {name: after[name] for name in before}
+    assert {"count", "position"} <= set(before)
+
+
+def index_model() -> ir.Model:
+    """ids -> float arithmetic -> integer index -> table: 2049 must stay 2049, which FP16 cannot hold."""
+    g = GraphBuilder()
+    ids = g.input("ids", INT64, "batch", "s")
+    scaled = g.op("Mul", g.op("Cast", ids, name="to_float", to=1), g.constant("one", 1.0), name="scaled")
+    index = g.op("Cast", scaled, name="to_int", to=7)
+    return g.model(y=g.op("Gather", g.constant("table", np.arange(4096)[:, None]), index, name="gather"))
+
+
+def test_arithmetic_for_indices_stays_fp32() -> None:
+    model = half_of(prepare(index_model()))
+    assert (kinds(model)["to_float"], kinds(model)["scaled"], kinds(model)["gather"]) == (FLOAT, FLOAT, HALF)
+    # the table's own value is rounded to even, its index is not
+    assert executed(model, {"ids": np.array([[2049, 2051]])}).ravel().tolist() == [2048, 2052]
+
+
+def test_angles_stay_fp32() -> None:
+    g = GraphBuilder()
+    ids = g.input("ids", INT64, "batch", "s")
+    angle = g.op("Mul", g.op("Cast", ids, to=1, name="float"), g.constant("frequency", 0.3), name="angle")
+    model = prepare(g.model(y=g.op("Relu", g.op("Sin", angle, name="sin"), name="relu")))
+    ids_fed = {"ids": np.arange(1500).reshape(1, -1)}
+    expected = executed(model, ids_fed)
+    half_of(model)
+    assert [kinds(model)[name] for name in ("float", "angle", "sin", "relu")] == [FLOAT, FLOAT, FLOAT, HALF]
+    np.testing.assert_allclose(executed(model, ids_fed), expected, atol=2.0**-11)
+
+
+@pytest.mark.parametrize("stand_in", [np.finfo(np.float32).min, -1e9, -np.inf])
+def test_stand_ins_for_infinity_mask_without_nan(stand_in: float) -> None:
+    g = GraphBuilder()
+    scores = g.input("scores", FLOAT, "batch", 4)
+    masked = g.op("Add", scores, g.constant("mask", [0, stand_in, stand_in, 0]), name="add")
+    model = half_of(prepare(g.model(y=g.op("Softmax", masked))))
+    assert kinds(model)["add"] == HALF
+    # +-32752 for infinity: 30000 - 32752 must not win against 0, and -32768 - 32752 must not overflow to NaN
+    got = executed(model, {"scores": np.float32([[1, 30, -60, 1]])})
+    np.testing.assert_allclose(got, [[0.5, 0, 0, 0.5]], atol=1e-3)
+
+
+def test_a_whole_row_of_padding_is_no_nan() -> None:
+    feeds = token_feeds(3, 5)
+    feeds["attention_mask"][0] = 0
+    assert np.isfinite(executed(half_of(prepare(tiny_encoder())), feeds)).all()
+
+
+@pytest.mark.parametrize(
+    ("constant", "kept"),
+    [(1e5, True), (65505.0, True), (65504.0, False), (1e-12, True), (1e-7, False), (0.0, False), (1.0, False)],
+)
+def test_constants_beyond_fp16_keep_their_node_in_fp32(constant: float, kept: bool) -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 2)
+    model = prepare(g.model(y=g.op("Relu", g.op("Add", x, g.constant("c", constant), name="add"))))
+    assert kinds(half_of(model))["add"] == (FLOAT if kept else HALF)
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype", "value"),
+    [(0.5, HALF, 0.5), (1e5, FLOAT, 1e5), (float(np.finfo(np.float32).min), HALF, -32752.0)],
+)
+def test_constant_of_shape(fill: float, dtype: ir.DataType, value: float) -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 2)
+    filled = g.op("ConstantOfShape", g.op("Shape", x), value=ir.tensor(np.float32([fill])), name="fill")
+    model = half_of(prepare(g.model(y=filled)))
+    assert kinds(model)["fill"] == dtype
+    assert executed(model, {"x": np.zeros((1, 2), np.float32)}).tolist() == [[value, value]]
+
+
+def test_operators_that_onnx_defines_for_fp32_only() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, 1, 1, 2, 2)
+    limit = g.op("Cast", g.op("Gather", g.op("Shape", x), g.constant("i", 2, np.int64)), to=1, name="limit")
+    ramp = g.op("Range", g.constant("start", 0.0), limit, g.constant("step", 1.0), name="range")
+    empty = g.constant("roi", [])
+    big = g.op("Resize", x, empty, g.constant("scales", [1, 1, 2, 2]), name="resize")
+    model = half_of(prepare(g.model(y=g.op("Relu", big, name="relu"), r=g.op("Relu", ramp, name="ramp"))))
+    assert (kinds(model)["range"], kinds(model)["ramp"]) == (FLOAT, HALF)
+    assert next(n for n in model.graph if n.name == "resize").inputs[2].dtype == FLOAT
+    got = outputs_of(model, {"x": np.ones((1, 1, 2, 2), np.float32)})
+    assert (got["y"].shape, got["r"].tolist()) == ((1, 1, 4, 4), [0, 1])
+
+
+def test_output_that_is_also_read() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 2)
+    y = g.op("Relu", x, name="first")
+    model = half_of(prepare(g.model(y=y, z=g.op("Neg", y, name="second"))))
+    assert kinds(model)["second"] == HALF
+    got = outputs_of(model, {"x": np.float32([[1, -1]])})
+    assert (got["y"].tolist(), got["z"].tolist()) == ([[1, 0]], [[-1, 0]])
+
+
+def test_control_flow_is_refused() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 2)
+    model = g.model(y=g.op("Relu", x, name="branch"))
+    inner = ir.Graph([], [], nodes=[], name="inner")
+    model.graph[0].attributes["then_branch"] = ir.AttrGraph("then_branch", inner)
+    with pytest.raises(ModelError, match=r"node 'branch' \(Relu\) carries a subgraph.*--remainder fp32"):
+        to_half(model)
