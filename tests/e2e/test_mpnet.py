@@ -1,0 +1,76 @@
+"""The real all-mpnet-base-v2, after `make demo`: what it left behind, and the README's commands on it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib8.calibration.cache import read_cache
+from calib8.calibration.ranges import Ranges
+from calib8.engine.sidecar import describe_engine
+
+ROOT = Path(__file__).parents[2]
+MODEL, DEMO = ROOT / "models" / "all-mpnet-base-v2", ROOT / "build" / "mpnet"
+TARGETS = ["sm75", "sm86", "sm89", "sm120"]
+
+pytestmark = pytest.mark.skipif(not (DEMO / "report.json").is_file(), reason="run `make demo` first")
+
+
+@pytest.fixture(scope="module")
+def report() -> dict:
+    return json.loads((DEMO / "report.json").read_text(encoding="utf-8"))
+
+
+def test_the_int8_model_is_accurate(report: dict) -> None:
+    assert report["passed"]
+    assert report["accuracy"]["samples"] == 256
+    assert report["accuracy"]["cosine_mean"] >= 0.975
+
+
+def test_every_target_plans_every_int8_gemm(report: dict) -> None:
+    assert [engine["target"] for engine in report["engines"]] == TARGETS
+    for engine in report["engines"]:
+        plan = engine["plan"]
+        assert plan["expected"] == plan["covered"] == report["int8_ops"] >= 50
+        assert plan["missing"] == []
+        assert engine["executed"] is False
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_engine_has_its_sidecar(target: str) -> None:
+    sidecar = describe_engine(DEMO / f"mpnet-int8.{target}.engine")
+    assert sidecar.target == target
+    assert [tensor.name for tensor in sidecar.tensors] == ["input_ids", "attention_mask", "last_hidden_state"]
+
+
+def test_cache_and_ranges_tell_the_same() -> None:
+    ranges = Ranges.load(DEMO / "ranges.json")
+    cache = read_cache(DEMO / "calibration.cache")
+    assert len(cache) == 48  # 12 layers x (input of Q, K and V; of the output; of both feed-forward GEMMs)
+    for name, amax in ranges.amax().items():
+        assert cache[name] == pytest.approx(amax, rel=1e-6)
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    block = re.search(r"Step by step:\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert block is not None
+    commands = [shlex.split(line) for line in block[1].splitlines()]
+    assert len(commands) == 8
+    for name, place in {"models/mpnet": MODEL, "build/mpnet": DEMO}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(place, target_is_directory=True)
+    for name, source in {"sentences.txt": "calibration.txt", "held_out.txt": "held_out.txt"}.items():
+        lines = (ROOT / "examples" / "mpnet" / source).read_text(encoding="utf-8").splitlines()
+        (tmp_path / name).write_text("\n".join(lines[::8]), encoding="utf-8")
+    for command in commands:
+        program = [sys.executable, "-m", *command]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    vectors = np.load(tmp_path / "vectors.npy")
+    assert vectors.shape == (64, 768)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)

@@ -1,0 +1,170 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.errors import DataError, ModelError, SetupError
+from calib8.graph.io import save, serialized
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.half import to_half
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
+from calib8.runtime import cpu
+from calib8.runtime.cpu import has_vnni, open_cpu
+from calib8.runtime.null import NullRuntime
+from calib8.runtime.open import open_artefact
+from calib8.runtime.openvino import OpenVinoRuntime
+from calib8.runtime.ort import OrtRuntime
+from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, tiny_mlp, token_feeds
+
+RUNTIMES = [OrtRuntime, OpenVinoRuntime]
+X = {"x": np.float32([[1, -2, 3, 0.5], [0, 0, 0, 0]])}
+
+
+def quantised(make) -> ir.Model:
+    model = prepare(make())
+    ops = weighted_ops(model)
+    return insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_runs_and_answers_by_name(runtime) -> None:
+    expected = outputs_of(tiny_mlp(), X)
+    with runtime(tiny_mlp(), threads=1) as opened:
+        np.testing.assert_allclose(opened.run(X)["y"], expected["y"], atol=1e-6)
+        np.testing.assert_allclose(opened(**X)["y"], expected["y"], atol=1e-6)
+        assert opened.description.endswith(" on CPU")
+    opened.close()  # a second time
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_results_of_earlier_runs_stay(runtime) -> None:
+    with runtime(tiny_mlp()) as opened:
+        first = opened.run(X)["y"]
+        kept = first.copy()
+        opened.run({"x": X["x"] + 1})
+        np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_dynamic_shapes(runtime) -> None:
+    with runtime(tiny_encoder()) as opened:
+        for lengths in ((3,), (5, 2), (16, 16, 1)):
+            feeds = token_feeds(*lengths)
+            expected = outputs_of(tiny_encoder(), feeds)["last_hidden_state"]
+            np.testing.assert_allclose(opened.run(feeds)["last_hidden_state"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        (OrtRuntime, "ONNX Runtime does not accept the model: .*onnx.checker"),
+        (OpenVinoRuntime, "OpenVINO does not acc"),
+    ],
+)
+def test_refused_model(runtime, message: str) -> None:
+    model = tiny_mlp()
+    model.graph[0].op_type = "NoSuchOp"
+    with pytest.raises(ModelError, match=message):
+        runtime(model)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_refused_arrays(runtime) -> None:
+    with runtime(tiny_mlp()) as opened, pytest.raises(DataError, match=r"failed on inputs of shapes \{'x': \[1, 7\]\}"):
+        opened.run({"x": np.zeros((1, 7), np.float32)})
+
+
+def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(SetupError, match=r"OpenVINO is not installed\. Install it: pip install 'calib8\[openvino\]'"):
+        OpenVinoRuntime(tiny_mlp())
+
+
+@pytest.mark.parametrize(
+    ("make", "installed", "name"),
+    [
+        (lambda: prepare(tiny_mlp()), True, "ONNX Runtime"),
+        (lambda: quantised(tiny_mlp), True, "OpenVINO"),
+        (lambda: quantised(tiny_mlp), False, "ONNX Runtime"),
+    ],
+    ids=["fp32", "int8 with openvino", "int8 without"],
+)
+def test_auto_choice(make, installed: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
+    with open_cpu(make()) as opened:
+        assert opened.description.startswith(name)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("vnni", [False, True])
+def test_int8_fp16_model_runs_everywhere_and_stays_as_it_is(
+    runtime: str, vnni: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "has_vnni", lambda: vnni)
+    model = to_half(quantised(tiny_encoder))
+    before = serialized(model)
+    feeds = token_feeds(5, 3)
+    expected = outputs_of(tiny_encoder(), feeds)["last_hidden_state"]
+    with open_cpu(model, runtime) as opened:
+        got = opened.run(feeds)["last_hidden_state"]
+    assert got.dtype == np.float32
+    real = feeds["attention_mask"] == 1
+    assert 0 < np.abs(got - expected)[real].max() < 0.3
+    assert serialized(model) == before
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "expected"),
+    [
+        ("x86_64", "flags : avx512_vnni", True),
+        ("x86_64", "flags : avx_vnni", True),
+        ("AMD64", "flags : avx2", False),
+        ("aarch64", "flags : avx512_vnni", False),
+    ],
+)
+def test_has_vnni(machine: str, cpuinfo: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cpu, "Path", lambda _: tmp_path / "cpuinfo")
+    assert has_vnni() == expected
+
+
+def test_open_artefact(tmp_path: Path) -> None:
+    with open_artefact(save(tiny_mlp(), tmp_path / "a.onnx")) as opened:
+        assert opened.run(X)["y"].shape == (2, 3)
+
+
+def test_null_runtime_remembers() -> None:
+    with NullRuntime(lambda arrays: {"y": arrays["x"] * 2}) as runtime:
+        assert runtime(x=np.ones(1))["y"].tolist() == [2]
+    assert len(runtime.asked) == 1
+    assert runtime.closed
+
+
+def test_close_follows_an_error() -> None:
+    def fail() -> None:
+        with runtime:
+            raise KeyboardInterrupt
+
+    runtime = NullRuntime(lambda arrays: arrays)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert runtime.closed
+
+
+def test_large_models_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.runtime.ort.SINGLE_FILE_LIMIT", 1)
+    with OrtRuntime(tiny_encoder()) as opened:
+        feeds = token_feeds(5, 3)
+        expected = outputs_of(tiny_encoder(), feeds)["last_hidden_state"]
+        np.testing.assert_allclose(opened.run(feeds)["last_hidden_state"], expected, atol=1e-5)
+
+
+def test_a_graph_without_weights() -> None:
+    g = GraphBuilder()
+    with OrtRuntime(g.model(y=g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch")))) as opened:
+        assert opened.run({"x": np.float32([1])})["y"].tolist() == [-1]

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calib8.data.sources import Batches
+from calib8.data.split import EVERY, split
+from calib8.errors import DataError
+
+
+def numbers(source) -> list[int]:
+    return [int(number) for chunk in source.chunks() for number in chunk["x"]]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) >= 3 * EVERY))
+def test_every_sample_is_in_one_part_whatever_the_chunks(sizes: list[int]) -> None:
+    total = sum(sizes)
+    chunks = np.split(np.arange(total), np.cumsum(sizes)[:-1])
+    kept, held = split(Batches([{"x": chunk, "y": -chunk} for chunk in chunks]))
+    assert numbers(held) == list(range(EVERY - 1, total, EVERY))
+    assert sorted(numbers(kept) + numbers(held)) == list(range(total))
+    for part in (kept, held):
+        assert all((chunk["x"] == -chunk["y"]).all() for chunk in part.chunks())
+        assert part.fingerprint() == part.fingerprint()
+    assert kept.fingerprint() != held.fingerprint()
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(DataError, match=r"2 samples would be held back .*at least 3 \(one in 8\).*--held-out"):
+        split(Batches({"x": np.arange(23)}))
+    split(Batches({"x": np.arange(24)}))
