@@ -150,10 +150,11 @@ def assert_models_equal(a: ir.Model, b: ir.Model, feeds: Mapping[str, NDArray[An
     """Assert that both models have the same outputs, of the same types and shapes, finite, and within ``atol``."""
     expected, got = outputs_of(a, feeds), outputs_of(b, feeds)
     assert expected, "a model without outputs equals nothing"
-    assert list(expected) == list(got)
+    assert list(expected) == list(got), f"outputs {list(expected)} and {list(got)}"
     for name in expected:
-        assert (expected[name].dtype, expected[name].shape) == (got[name].dtype, got[name].shape), name
-        assert np.isfinite(expected[name]).all(), name
+        kinds = [(array.dtype.name, array.shape) for array in (expected[name], got[name])]
+        assert kinds[0] == kinds[1], f"output {name!r} is {kinds[0]} and {kinds[1]}"
+        assert np.isfinite(expected[name]).all(), f"output {name!r} of the first model is not finite"
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol, err_msg=name)
 
 

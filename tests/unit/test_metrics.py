@@ -44,13 +44,13 @@ def unit(*degrees: float) -> np.ndarray:
 
 def test_neighbour_agreement_by_hand() -> None:
     reference = unit(0, 10, 30, 90)
-    # nearest in the reference: 0 -> 10, 10 -> 0, 30 -> 10, 90 -> 30
+    # nearest other row: 0 -> 10, 10 -> 0, 30 -> 10, 90 -> 30
     assert neighbour_agreement(reference, reference) == 1
-    # the candidate's row 1 moved from 10 to 25 degrees: its nearest is now 30 (5 away) and not 0 (25 away): 3 of 4
-    assert neighbour_agreement(reference, unit(0, 25, 30, 90)) == 0.75
-    # the candidate queries the reference: where the other rows of the candidate went does not matter. Row 2 at 85
-    # degrees is nearest to 90: 3 of 4; row 3 stays at 90, and its nearest stays the reference's 30
-    assert neighbour_agreement(reference, unit(0, 10, 85, 90)) == 0.75
+    # row 1 at 17 degrees: 30 is now nearer (13) than 0 (17); that its own old place (7) is nearest does not count: 3 of 4
+    assert neighbour_agreement(reference, unit(0, 17, 30, 90)) == 0.75
+    # row 2 at 60 degrees is nearest to 90, and not to 10. Row 1 still finds row 2 at its old 30 degrees, since the index
+    # is the reference's; among the candidate's own rows it would have kept 0. So 2 of 4
+    assert neighbour_agreement(reference, unit(0, 17, 60, 90)) == 0.5
 
 
 def test_neighbour_agreement_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
