@@ -1,7 +1,7 @@
 """Documentation that cannot drift: links, help pages, commands in Markdown, and the size of the source.
 
-    python docs/check.py            report what is wrong, exit 1 if anything is
-    python docs/check.py --write    write docs/cli.md from the command line's own help
+python docs/check.py            report what is wrong, exit 1 if anything is
+python docs/check.py --write    write docs/cli.md from the command line's own help
 """
 
 import ast

@@ -231,7 +231,7 @@ def compare(
     runtime: CpuRuntime = "auto",
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare a candidate with its FP32 reference over held-out data: arrays, or a text file where there is a tokenizer.
+    """Compare a candidate with its FP32 reference over held-out data: arrays, or text where there is a tokenizer.
 
     pairs: CSV file of scored sentence pairs, to compare rank correlations too.
     """

@@ -46,9 +46,9 @@ def test_neighbour_agreement_by_hand() -> None:
     reference = unit(0, 10, 30, 90)
     # nearest other row: 0 -> 10, 10 -> 0, 30 -> 10, 90 -> 30
     assert neighbour_agreement(reference, reference) == 1
-    # row 1 at 17 degrees: 30 is now nearer (13) than 0 (17); that its own old place (7) is nearest does not count: 3 of 4
+    # row 1 at 17 degrees: 30 (13 away) now beats 0 (17 away); its own old place, 7 away, does not count: 3 of 4
     assert neighbour_agreement(reference, unit(0, 17, 30, 90)) == 0.75
-    # row 2 at 60 degrees is nearest to 90, and not to 10. Row 1 still finds row 2 at its old 30 degrees, since the index
+    # row 2 at 60 degrees is nearest to 90, not to 10. Row 1 still finds row 2 at its old 30 degrees, as the index
     # is the reference's; among the candidate's own rows it would have kept 0. So 2 of 4
     assert neighbour_agreement(reference, unit(0, 17, 60, 90)) == 0.5
 

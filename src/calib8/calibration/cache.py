@@ -42,7 +42,7 @@ def write_cache(
     algorithm: Algorithm = "MinMaxCalibration",
     version: str = DEFAULT_VERSION,
 ) -> None:
-    """Write one line per tensor: ``scale = amax / 127`` in float32. Raises ``CacheError`` for names with line breaks."""
+    """One line per tensor: ``scale = amax / 127`` in float32. Raises ``CacheError`` for a line break in a name."""
     lines = [f"TRT-{version}-{algorithm}"]
     for name, value in amax.items():
         if "\n" in name or "\r" in name:
