@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
-from calib8.files import save_array, sha256_file
+from calib8.files import save_array
 from calib8.planning.config import Int8
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
@@ -88,12 +88,12 @@ def calibrate(
     from calib8.calibration import run
     from calib8.calibration.cache import ALGORITHMS, write_cache
     from calib8.graph.dataset import dataset_for
-    from calib8.graph.io import SOURCE_SHA256
+    from calib8.graph.io import SOURCE_SHA256, source_sha256
 
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
     if isinstance(model, (str, Path)):
-        known = sha256_file(Path(model)) if Path(model).is_file() else ""
+        known = source_sha256(Path(model)) if Path(model).is_file() else ""
     else:
         known = model.metadata_props.get(SOURCE_SHA256, "")
     origin = run.origin_of(known, source.fingerprint(), config)

@@ -188,3 +188,17 @@ def test_control_flow_is_refused() -> None:
     model.graph[0].attributes["then_branch"] = ir.AttrGraph("then_branch", inner)
     with pytest.raises(ModelError, match=r"node 'branch' \(Relu\) carries a subgraph.*--remainder fp32"):
         to_half(model)
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+def test_a_decomposed_norm_does_not_overflow(square: str) -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    axes = [-1]
+    centred = g.op("Sub", x, g.op("ReduceMean", x, axes=axes))
+    squared = g.op("Pow", centred, g.constant("two", 2.0)) if square == "Pow" else g.op("Mul", centred, centred)
+    variance = g.op("Add", g.op("ReduceMean", squared, axes=axes), g.constant("epsilon", 1e-5))
+    model = prepare(g.model(y=g.op("Div", centred, g.op("Sqrt", variance))))
+    # 600 is representable in FP16, its square is not: 360,000 > 65,504. Mean 0, variance 360,000, so y = +-1
+    y = executed(half_of(model), {"x": np.float32([[600, -600, 600, -600]])})
+    np.testing.assert_allclose(y, [[1, -1, 1, -1]], atol=1e-3)

@@ -55,6 +55,8 @@ def _finite_rows(name: str, tensor: NDArray[np.generic], mask: NDArray[np.bool_]
     array = np.asarray(tensor, np.float32)
     if mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape:
         rows = array[mask] if not mask.all() else array.reshape(-1, array.shape[-1])
+    elif mask is not None and array.ndim == 2 and len(array) == mask.size:  # [batch x sequence, width]
+        rows = array[mask.reshape(-1)]
     elif array.ndim in (2, 3):
         rows = array.reshape(-1, array.shape[-1])
     else:

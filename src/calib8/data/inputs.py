@@ -112,7 +112,7 @@ def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:
         raise DataError(f"{spec.name} holds NaN or infinity (first in sample {bad}). Remove or repair that sample.")
     if spec.limit is not None and array.size:
         low, high = int(array.min()), int(array.max())
-        if high >= spec.limit or low < -spec.limit:
+        if high >= spec.limit or low < 0:
             raise DataError(
                 f"{spec.name} holds the index {high if high >= spec.limit else low}, but the model's table has "
                 f"{spec.limit} rows (0 to {spec.limit - 1}). The data was made with another tokenizer or vocabulary."

@@ -10,6 +10,7 @@ Rules:
 5. Stand-ins for infinity (|x| >= 1e9, attention masks) become +-32752: half the FP16 range, so that adding a score
    cannot overflow. A node with any other constant that FP16 cannot hold stays FP32.
 6. Inputs and outputs of the model keep their types.
+7. Normalisation stays FP32: the square of 256 is already beyond FP16. TensorRT's kernels compute it in FP32 anyway.
 """
 
 import numpy as np
@@ -26,6 +27,8 @@ INFINITY_STAND_IN = 1e9
 MASKED = 32752.0
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 ANGLES = ("Sin", "Cos")
+#: Operators of normalisation, whole or decomposed into squares, means and roots.
+NORMALISING = ("LayerNormalization", "InstanceNormalization", "Pow", "ReduceMean", "Sqrt", "Reciprocal")
 #: Readers that look at a tensor's shape, not at its numbers.
 SHAPE_READERS = ("Shape", "Size")
 
@@ -71,7 +74,7 @@ def _refuse_control_flow(graph: ir.Graph) -> None:
 
 def _fp32_nodes(graph: ir.Graph, opset: int) -> set[ir.Node]:
     kept = {n for n in graph if n.op_type in (*QDQ, *ANGLES) or not _allows_half(n, opset) or _holds_unrepresentable(n)}
-    return kept | _index_only_nodes(graph)
+    return kept | _index_only_nodes(graph) | _normalising_nodes(graph)
 
 
 def _index_only_nodes(graph: ir.Graph) -> set[ir.Node]:
@@ -83,6 +86,20 @@ def _index_only_nodes(graph: ir.Graph) -> set[ir.Node]:
         if any(value.is_graph_output() for value in floats) or not readers:
             continue
         if all(_is_integer_sink(reader) or reader.op_type in ANGLES or reader in found for reader in readers):
+            found.add(node)
+    return found
+
+
+def _normalising_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """Rule 7: normalisation, as one operator or as arithmetic."""
+    found = {node for node in graph if node.op_type in NORMALISING}
+    for node in graph:
+        square = node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+        readers = [reader for value in node.outputs for reader, _ in value.uses()]
+        producers = [value.producer() for value in node.inputs if value is not None]
+        after_mean = any(producer is not None and producer.op_type == "ReduceMean" for producer in producers)
+        epsilon = node.op_type == "Add" and after_mean and all(reader in found for reader in readers)
+        if square or epsilon:
             found.add(node)
     return found
 

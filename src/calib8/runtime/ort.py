@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
-from calib8.errors import Calib8Error, DataError, ModelError
+from calib8.errors import DataError, ModelError
 from calib8.graph.io import SINGLE_FILE_LIMIT, serialized
 from calib8.runtime.base import Runtime
 
@@ -24,8 +24,6 @@ class OrtRuntime(Runtime):
             options.intra_op_num_threads = threads
         try:
             self._session = _open(model, options)
-        except Calib8Error:
-            raise
         except Exception as error:  # ONNX Runtime raises many unrelated types, all with the reason as text
             raise ModelError(
                 f"ONNX Runtime does not accept the model: {_first_line(error)}. Check it with onnx.checker."

@@ -83,7 +83,7 @@ def compare(
     """
     vectors: dict[str, list[NDArray[np.float32]]] = {"reference": [], "candidate": []}
     power: dict[str, tuple[float, float]] = {}
-    order, done = [], 0
+    done = 0
     for rows, arrays in data.batches():
         mask = np.asarray(arrays[data.mask]) if data.mask else None
         outputs = reference.run(arrays), candidate.run(arrays)
@@ -94,13 +94,11 @@ def compare(
             power[name] = (signal + _power(expected), noise + _power(expected - got))
         for role, output in zip(vectors, outputs, strict=True):
             vectors[role].append(_sample_vectors(output[names[0]], mask, pooling))
-        order.append(rows)
         done += len(rows)
         progress.update("verify", done, len(data))
-    sort = np.argsort(np.concatenate(order))
     return summarise(
-        np.concatenate(vectors["reference"])[sort],
-        np.concatenate(vectors["candidate"])[sort],
+        np.concatenate(vectors["reference"]),
+        np.concatenate(vectors["candidate"]),
         {n: _db(*p) for n, p in power.items()},
     )
 
