@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.calibration.sample import keep_rows
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.errors import DataError
@@ -12,8 +13,10 @@ from calib8.progress import Progress
 from calib8.runtime.ort import OrtRuntime
 
 
-def collect(model: ir.Model, data: Dataset, progress: Progress) -> dict[str, TensorStatistics]:
+def collect(model: ir.Model, data: Dataset, progress: Progress, *, sample: int = 0) -> dict[str, TensorStatistics]:
     """Statistics of every tensor that a weighted op reads, by name. One forward pass over ``data``.
+
+    sample: about how many rows of each tensor to keep, drawn uniformly; all of them if there are fewer.
 
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
@@ -21,16 +24,28 @@ def collect(model: ir.Model, data: Dataset, progress: Progress) -> dict[str, Ten
     names = list(dict.fromkeys(op.activation.name or "" for op in weighted_ops(model)))
     statistics = {name: TensorStatistics() for name in names}
     done, total = 0, len(data)
+    counted = positions(data)
     with OrtRuntime(_observed(model, names)) as runtime:
         progress.update("calibrate", 0, total)
         for rows, arrays in data.batches():
             mask = np.asarray(arrays[data.mask]) != 0 if data.mask else None
             observed = runtime.run(arrays)
             for name in names:
-                statistics[name].add(_finite_rows(name, observed[name] if name in observed else arrays[name], mask))
+                found = _finite_rows(name, observed[name] if name in observed else arrays[name], mask)
+                statistics[name].add(found, _kept(rows, mask, found, sample / counted) if sample else None)
             done += len(rows)
             progress.update("calibrate", done, total)
     return statistics
+
+
+def _kept(
+    samples: NDArray[np.int64], mask: NDArray[np.bool_] | None, rows: NDArray[np.float32], fraction: float
+) -> NDArray[np.bool_]:
+    """Which of ``rows`` to keep. ``fraction`` is per position where there is a mask, per sample otherwise."""
+    if mask is not None and len(rows) == np.count_nonzero(mask):
+        return keep_rows(samples, mask.shape[1], fraction)[mask]
+    per_sample = len(rows) // len(samples)
+    return keep_rows(samples, per_sample, fraction / per_sample).reshape(-1)
 
 
 def positions(data: Dataset) -> int:

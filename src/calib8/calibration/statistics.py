@@ -56,14 +56,18 @@ class Histogram:
 
 
 class TensorStatistics:
-    """Smallest and largest value, histogram of |x|, and histogram of the root mean square of each row.
+    """Range of the tensor and of each channel, histogram of |x|, histogram of the RMS of each row, a sample of rows.
 
-    A row is what one position holds: the last axis of a tensor of rank 2 or 3, a whole sample otherwise.
+    A row is what one position holds: the last axis of a tensor of rank 2 or 3, a whole sample otherwise. Channels are
+    the values of a row. ``sample`` holds float16 rows, which keeps 11 bits of each: plenty to measure 8 bits with.
     """
 
     def __init__(self) -> None:
         self.minimum = float("inf")
         self.maximum = float("-inf")
+        self.channel_minimum: NDArray[np.float32] | None = None
+        self.channel_maximum: NDArray[np.float32] | None = None
+        self._sample: list[NDArray[np.float16]] = []
         self.values = Histogram()
         self.rows = Histogram()
 
@@ -72,8 +76,11 @@ class TensorStatistics:
         """Largest |x| seen."""
         return max(abs(self.minimum), abs(self.maximum))
 
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Add ``rows`` [n, values per row]. Nothing is kept of them."""
+    def add(self, rows: NDArray[np.float32], kept: NDArray[np.bool_] | None = None) -> None:
+        """Add ``rows`` [n, values per row]; those where ``kept`` [n] is True join the sample."""
+        self._widen_channels(rows.min(axis=0), rows.max(axis=0))
+        if kept is not None and kept.any():
+            self._sample.append(rows[kept].astype(np.float16))
         self.minimum = min(self.minimum, float(rows.min()))
         self.maximum = max(self.maximum, float(rows.max()))
         magnitude = np.abs(rows)
@@ -81,8 +88,24 @@ class TensorStatistics:
         power = np.square(rows, dtype=np.float64).mean(axis=1)  # float32 overflows from 2e19 on
         self.rows.add(np.sqrt(power).astype(np.float32))
 
+    @property
+    def sample(self) -> NDArray[np.float16]:
+        """The kept rows [n, channels], in no particular order."""
+        width = 0 if self.channel_minimum is None else len(self.channel_minimum)
+        return np.concatenate(self._sample) if self._sample else np.zeros((0, width), np.float16)
+
+    def _widen_channels(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        if self.channel_minimum is None or self.channel_maximum is None:
+            self.channel_minimum, self.channel_maximum = low, high
+        elif self.channel_minimum.shape == low.shape:  # ragged samples of a tensor without channels
+            self.channel_minimum = np.minimum(self.channel_minimum, low)
+            self.channel_maximum = np.maximum(self.channel_maximum, high)
+
     def merge(self, other: TensorStatistics) -> None:
         """Add everything that ``other`` has seen."""
+        if other.channel_minimum is not None and other.channel_maximum is not None:
+            self._widen_channels(other.channel_minimum, other.channel_maximum)
+        self._sample += other._sample
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
         self.values.merge(other.values)

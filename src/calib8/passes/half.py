@@ -2,8 +2,8 @@
 
 Rules:
 1. A node computes in FP16 unless a rule below keeps it in FP32; a Cast stands on every edge where the two meet.
-2. QuantizeLinear, DequantizeLinear and their scales stay FP32. With FP16 per-channel scales the plan stores the
-   unscaled INT32 accumulator as Half, which overflows on real models.
+2. QuantizeLinear, DequantizeLinear, their scales, and what conditions an activation before Q stay FP32. With FP16
+   per-channel scales the plan stores the unscaled INT32 accumulator as Half, which overflows on real models.
 3. Arithmetic that only feeds integers or booleans (position buckets, masks) stays FP32: it must round as trained. So
    do Sin, Cos and what only feeds them (rotary positions): the angle 300.3 in FP16 is 300.25.
 4. An operator or input that ONNX does not define for FP16 (Range, the scales of Resize) stays FP32.
@@ -27,6 +27,8 @@ INFINITY_STAND_IN = 1e9
 MASKED = 32752.0
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 ANGLES = ("Sin", "Cos")
+#: Mark (``Node.meta``) of nodes that condition an activation before Q: they must round as they were designed.
+CONDITIONING = "calib8.conditioning"
 #: Operators of normalisation, whole or decomposed into squares, means and roots.
 NORMALISING = ("LayerNormalization", "InstanceNormalization", "Pow", "ReduceMean", "Sqrt", "Reciprocal")
 #: Readers that look at a tensor's shape, not at its numbers.
@@ -74,6 +76,7 @@ def _refuse_control_flow(graph: ir.Graph) -> None:
 
 def _fp32_nodes(graph: ir.Graph, opset: int) -> set[ir.Node]:
     kept = {n for n in graph if n.op_type in (*QDQ, *ANGLES) or not _allows_half(n, opset) or _holds_unrepresentable(n)}
+    kept |= {node for node in graph if node.meta.get(CONDITIONING)}
     return kept | _index_only_nodes(graph) | _normalising_nodes(graph)
 
 

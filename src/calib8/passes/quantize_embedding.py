@@ -9,18 +9,19 @@ Rules:
 import onnx_ir as ir
 
 from calib8.passes.insert_qdq import quantised_constant
+from calib8.passes.qdq_nodes import Constants
 
 MINIMUM_BYTES = 1 << 20
 
 
 def quantize_embeddings(model: ir.Model) -> ir.Model:
     """Quantise every large embedding table of ``model`` in place and return it."""
-    graph = model.graph
+    graph, constants = model.graph, Constants(model.graph)
     for node in list(graph):
         table = node.inputs[0] if node.op_type == "Gather" else None
         if table is None or not _is_table(table):
             continue
-        dequantised = quantised_constant(graph, table, axis=0, before=node)
+        dequantised = quantised_constant(constants, table, axis=0, before=node)
         for reader, index in table.uses():
             reader.replace_input_with(index, dequantised)
         del graph.initializers[table.name or ""]

@@ -1,0 +1,77 @@
+"""The two building blocks of explicit quantisation: ``x -> Q -> DQ`` and ``int8 initializer -> DQ``."""
+
+from itertools import count
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.numerics import scale_of
+
+
+class Constants:
+    """Adds initializers to a graph under names that nothing in it has yet."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self._taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+        self._taken |= {value.name for value in graph.inputs}
+
+    def new(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """An initializer called ``name``, or ``name_2`` and so on where that is taken."""
+        free = self.free(name)
+        value = ir.val(free, const_value=ir.tensor(array, name=free))
+        self.graph.register_initializer(value)
+        return value
+
+    def free(self, name: str) -> str:
+        """A name that is now reserved."""
+        chosen = next(c for number in count(1) if (c := name if number == 1 else f"{name}_{number}") not in self._taken)
+        self._taken.add(chosen)
+        return chosen
+
+
+def quantised_activation(constants: Constants, value: ir.Value, amax: float) -> ir.Value:
+    """``value -> Q -> DQ`` right behind the producer of ``value``: one constant scale, zero point 0 written out."""
+    graph, name = constants.graph, value.name
+    grid = [
+        constants.new(f"{name}_scale", np.asarray(scale_of(amax), np.float32)),
+        constants.new(f"{name}_zero_point", np.zeros((), np.int8)),
+    ]
+    q = _node(constants, "QuantizeLinear", [value, *grid], f"{name}", ir.DataType.INT8, value.shape)
+    dq = _node(constants, "DequantizeLinear", [q.outputs[0], *grid], f"{name}", ir.DataType.FLOAT, value.shape)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [q, dq])
+    else:
+        graph.insert_after(producer, [q, dq])
+    return dq.outputs[0]
+
+
+def dequantised_codes(
+    constants: Constants, name: str, codes: NDArray[np.int8], scale: NDArray[np.float32], axis: int, before: ir.Node
+) -> ir.Value:
+    """``int8 initializer -> DQ`` with one scale per index of ``axis``, placed before a reader."""
+    inputs = [
+        constants.new(f"{name}_quantized", codes),
+        constants.new(f"{name}_scale", scale),
+        constants.new(f"{name}_zero_point", np.zeros(scale.shape, np.int8)),
+    ]
+    shape = ir.Shape(codes.shape)
+    dq = _node(constants, "DequantizeLinear", inputs, name, ir.DataType.FLOAT, shape, axis=axis)
+    constants.graph.insert_before(before, dq)
+    return dq.outputs[0]
+
+
+def _node(
+    constants: Constants,
+    op_type: str,
+    inputs: list[ir.Value],
+    tensor: str,
+    dtype: ir.DataType,
+    shape: ir.Shape | None,
+    **attributes: int,
+) -> ir.Node:
+    name = constants.free(f"{tensor}_{op_type}_output")
+    output = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
+    return ir.node(op_type, inputs, attributes, outputs=[output], name=name.removesuffix("_output"))

@@ -1,0 +1,75 @@
+"""Design a conditioning: which shift, copies and multipliers let one INT8 grid hold a tensor with outlier channels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.numerics import LEVELS
+from calib8.passes.condition import Conditioning
+
+#: Columns added by splitting come in multiples of this: what tensor cores like.
+PAD = 32
+SMALLEST = 1e-5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which treatments a conditioning combines.
+
+    smooth: SmoothQuant's alpha, 0 for none. shift: whether channels are centred. split: share of columns to add.
+    clip: part of the range that the grid reaches; below 1, the rarest values saturate.
+    """
+
+    smooth: float = 0.0
+    shift: bool = False
+    split: float = 0.0
+    clip: float = 1.0
+
+    def __str__(self) -> str:
+        parts = [f"smooth {self.smooth:g}"] if self.smooth else []
+        parts += ["shift"] if self.shift else []
+        parts += [f"split {self.split:.0%}"] if self.split else []
+        parts += [f"clip {self.clip:g}"] if self.clip != 1 else []
+        return " + ".join(parts) or "plain"
+
+
+def design(
+    minimum: NDArray[np.float32], maximum: NDArray[np.float32], weight_amax: NDArray[np.float32], recipe: Recipe
+) -> Conditioning:
+    """The conditioning of a tensor whose channels range over [minimum, maximum], each [K].
+
+    ``weight_amax`` [K] is the largest magnitude of each weight row: smoothing moves range from the activation to it.
+    Order: smooth first, since it changes which channels stick out; split what still does; shift last, since a shift
+    must be a multiple of the step that smoothing and splitting leave the channel.
+    """
+    low, high = minimum.astype(np.float64), maximum.astype(np.float64)
+    centre = (high + low) / 2 if recipe.shift else np.zeros_like(low)
+    reach = np.maximum((high - low) / 2 if recipe.shift else np.maximum(-low, high), SMALLEST)
+    smooth = _smoothing(reach, np.maximum(weight_amax.astype(np.float64), SMALLEST), recipe.smooth)
+    copies = _copies(reach / smooth, round(recipe.split * len(reach) / PAD) * PAD)
+    amax = float((reach / smooth / copies).max()) * recipe.clip
+    step = amax / LEVELS * smooth * copies
+    index = np.repeat(np.arange(len(reach)), copies)
+    return Conditioning(
+        shift=(np.rint(centre / step) * step).astype(np.float32),
+        index=index,
+        multiplier=(1 / (smooth * copies))[index].astype(np.float32),
+        amax=amax,
+    )
+
+
+def _smoothing(reach: NDArray[np.float64], weight_amax: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """SmoothQuant's ``reach^alpha / weight_amax^(1 - alpha)``, scaled to a geometric mean of 1."""
+    if alpha == 0:
+        return np.ones_like(reach)
+    logarithm = alpha * np.log(reach) - (1 - alpha) * np.log(weight_amax)
+    return np.asarray(np.exp(logarithm - logarithm.mean()), np.float64)
+
+
+def _copies(reach: NDArray[np.float64], extra: int) -> NDArray[np.int64]:
+    """How often to repeat each channel: always the one that sticks out most, until ``extra`` copies are spent."""
+    copies = np.ones(len(reach), np.int64)
+    for _ in range(extra):
+        copies[np.argmax(reach / copies)] += 1
+    return copies

@@ -1,0 +1,44 @@
+"""From float weights to INT8 codes: to the nearest, or so that the errors of a row cancel (GPTQ)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.numerics import LEVELS, quantize_weight
+
+#: Columns whose error is passed on at once; the rest of a row is updated block by block.
+BLOCK = 128
+#: Share of the mean diagonal added to the Hessian, as the authors do, so that it can be inverted.
+DAMPING = 0.01
+
+
+def nearest(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Codes [K, N] and one scale per column [N], each weight to the nearest code."""
+    return quantize_weight(weight, axis=1)
+
+
+def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Codes [K, N] and one scale per column [N], rows rounded one by one, each error made up for in the rows to come.
+
+    ``hessian`` [K, K] is ``x.T @ x`` of the inputs that the codes will meet, hence of *quantised* rows x [n, K].
+    Frantar et al., 2022, arXiv:2210.17323; rows in order of falling diagonal, so that what matters most is rounded
+    while most other rows can still make up for it.
+    """
+    _, scale = quantize_weight(weight, axis=1)
+    diagonal = np.diag(hessian).astype(np.float64)
+    order = np.argsort(-diagonal, kind="stable")
+    damped = hessian[np.ix_(order, order)].astype(np.float64)
+    damped[np.diag_indices_from(damped)] += DAMPING * max(float(diagonal.mean()), 1e-30)
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    left = weight[order]
+    codes = np.zeros(weight.shape, np.int8)
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        errors = np.zeros((stop - start, weight.shape[1]), np.float32)
+        for row in range(start, stop):
+            code = np.clip(np.rint(left[row] / scale), -LEVELS, LEVELS)
+            codes[order[row]] = code.astype(np.int8)
+            error = (left[row] - code * scale) / upper[row, row]
+            left[row + 1 : stop] -= np.outer(upper[row, row + 1 : stop], error)
+            errors[row - start] = error
+        left[stop:] -= upper[start:stop, stop:].T @ errors
+    return codes, scale

@@ -1,0 +1,98 @@
+"""Quantise one site as well as can be: choose a recipe on held-out rows, round the weights, correct the bias."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.calibration.statistics import TensorStatistics
+from calib8.numerics import dequantize, quantize, scale_of
+from calib8.passes.condition import Conditioning, Quantised
+from calib8.planning.design import Recipe, design
+from calib8.planning.rounding import gptq, nearest
+
+#: From cheap to costly: what stands before a cheaper recipe of nearly the same error is not worth its nodes.
+RECIPES = (
+    Recipe(),
+    Recipe(smooth=0.5),
+    Recipe(shift=True),
+    Recipe(smooth=0.5, shift=True),
+    Recipe(shift=True, split=0.04),
+    Recipe(smooth=0.5, shift=True, split=0.04),
+)
+CLIPS = (0.9, 0.8)
+#: A costlier recipe must lower the error power by this factor.
+WORTH = 0.9
+#: Every this many rows one is held out: recipes are chosen on rows that the rounding does not see.
+HOLD_OUT = 4
+#: Rows that recipes are tried on; more change the choice no further.
+TRIED = 768
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A quantised site, the recipe behind it, and its error on held-out rows: mean of ||error||^2 / ||output||^2."""
+
+    quantised: Quantised
+    recipe: Recipe
+    error: float
+
+
+def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Recipe, ...] = RECIPES) -> Solution:
+    """Quantise the weights [K, N] of a site whose input was ``seen``, rows sampled.
+
+    1. Try every recipe with nearest rounding on held-out rows; keep the cheapest that nothing beats by much.
+    2. Try to clip a little. 3. Round with GPTQ on the other rows, as they come out of the INT8 grid.
+    4. Fold the shift through the codes, and correct the bias by the mean error that is left (Nagel et al., 2019,
+    arXiv:1906.04721).
+    """
+    assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
+    low, high = seen.channel_minimum, seen.channel_maximum
+    rows = seen.sample.astype(np.float32)
+    held_out, fitted = rows[::HOLD_OUT][:TRIED], np.delete(rows, np.s_[::HOLD_OUT], axis=0)
+    weight_amax = np.abs(weight).max(axis=1)
+    expected = held_out @ weight
+
+    def trial(recipe: Recipe) -> float:
+        conditioning = design(low, high, weight_amax, recipe)
+        codes, scale = nearest(conditioning.weight(weight))
+        return _error(expected, _outputs(held_out, conditioning, codes, scale, weight))
+
+    chosen, error = recipes[0], trial(recipes[0])
+    for recipe in recipes[1:]:
+        if (found := trial(recipe)) < WORTH * error:
+            chosen, error = recipe, found
+    for clip in CLIPS:
+        narrower = Recipe(chosen.smooth, chosen.shift, chosen.split, clip)
+        if (found := trial(narrower)) < WORTH * error:
+            chosen, error = narrower, found
+    conditioning = design(low, high, weight_amax, chosen)
+    inputs = _on_grid(fitted, conditioning)
+    codes, scale = gptq(conditioning.weight(weight), inputs.T @ inputs)
+    bias = (fitted @ weight - inputs @ dequantize(codes, scale)).mean(axis=0)
+    outputs = _on_grid(held_out, conditioning) @ dequantize(codes, scale) + bias
+    return Solution(Quantised(conditioning, codes, scale, bias), chosen, _error(expected, outputs))
+
+
+def _on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[np.float32]:
+    """Conditioned rows as they come out of Q and DQ."""
+    scale = scale_of(conditioning.amax)
+    return dequantize(quantize(conditioning(rows), scale), scale)
+
+
+def _outputs(
+    rows: NDArray[np.float32],
+    conditioning: Conditioning,
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    weight: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """What the quantised site computes, its mean error corrected."""
+    outputs = _on_grid(rows, conditioning) @ dequantize(codes, scale)
+    return np.asarray(outputs + (rows @ weight - outputs).mean(axis=0), np.float32)
+
+
+def _error(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    """Mean over rows of the relative error power, so that a few huge rows do not hide what most rows lose."""
+    power = np.maximum(np.square(expected).sum(axis=1), np.finfo(np.float32).tiny)
+    return float((np.square(expected - got).sum(axis=1) / power).mean())
