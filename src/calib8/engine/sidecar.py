@@ -21,7 +21,10 @@ NOT_RTX = ("sm90", "sm100", "sm103")
 
 
 class TensorInfo(BaseModel):
-    """One input or output: NumPy's name of its type, and its shape with -1 where it is dynamic."""
+    """One input or output: NumPy's name of its type, and its shape with -1 where it is dynamic.
+
+    ``rows`` is the size of the table that an input's integers index, where there is one: TensorRT does not look.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,6 +32,7 @@ class TensorInfo(BaseModel):
     mode: Literal["input", "output"]
     dtype: str
     shape: tuple[int, ...]
+    rows: int | None = None
 
 
 class Sidecar(BaseModel):

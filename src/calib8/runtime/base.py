@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from types import TracebackType
+from typing import ClassVar
+
+from numpy.typing import ArrayLike
 
 from calib8.data.inputs import Arrays
+from calib8.errors import SetupError
+from calib8.runtime.contract import Contract
 
 
 class Runtime(ABC):
@@ -13,18 +19,45 @@ class Runtime(ABC):
 
     #: For people: runtime, version and arithmetic, e.g. ``OpenVINO 2026.4 on CPU``.
     description: str
+    #: Whether a model with an FP16 remainder computes in FP16; on the CPU it computes in FP32.
+    computes_fp16: ClassVar[bool] = False
 
-    @abstractmethod
-    def run(self, arrays: Arrays) -> Arrays:
-        """Feed every input by name and return every output by name."""
+    def __init__(self, contract: Contract) -> None:
+        #: What the model may be fed.
+        self.contract = contract
+        self._closed = False
 
-    def __call__(self, **arrays: object) -> Arrays:
+    def run(self, arrays: Mapping[str, ArrayLike]) -> Arrays:
+        """Feed every input by name and return every output by name.
+
+        Raises ``DataError`` if the arrays are not what the model takes (see ``Contract``), ``SetupError`` if the
+        runtime was closed.
+        """
+        if self._closed:
+            raise SetupError(f"{self.description}: the model was closed. Open it again with calib8.open().")
+        return self._run(self.contract.fitted(arrays))
+
+    def __call__(self, **arrays: ArrayLike) -> Arrays:
         """``run`` with keyword arguments."""
-        return self.run(arrays)  # type: ignore[arg-type]
+        return self.run(arrays)
 
-    @abstractmethod
+    def largest(self, name: str, axis: int) -> int | None:
+        """How large the input may be along ``axis``; None if nothing is known to bound it."""
+        return self.contract.largest(name, axis)
+
     def close(self) -> None:
         """Free what the runtime holds. Called by ``with``; calling it twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    @abstractmethod
+    def _run(self, arrays: Arrays) -> Arrays:
+        """Compute; ``arrays`` were checked."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Let go of everything, once."""
 
     def __enter__(self) -> Runtime:
         return self

@@ -24,6 +24,7 @@ def feed_of(path: Path, source: Source, progress: Progress) -> Dataset:
             np.dtype(tensor.dtype),
             # A sidecar has no names for dynamic dimensions; inputs of one engine share them by position.
             tuple(f"dimension {axis}" if size < 0 else size for axis, size in enumerate(tensor.shape)),
+            tensor.rows,
         )
         for tensor in describe_engine(path).tensors
         if tensor.mode == "input"

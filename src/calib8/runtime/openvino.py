@@ -6,6 +6,7 @@ from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError, SetupError
 from calib8.graph.io import serialized
 from calib8.runtime.base import Runtime
+from calib8.runtime.contract import contract_of
 
 
 class OpenVinoRuntime(Runtime):
@@ -20,6 +21,7 @@ class OpenVinoRuntime(Runtime):
             import openvino as ov
         except ImportError as error:
             raise SetupError("OpenVINO is not installed. Install it: pip install 'calib8[openvino]'.") from error
+        super().__init__(contract_of(model))
         options: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
@@ -31,8 +33,7 @@ class OpenVinoRuntime(Runtime):
         self._request = self._compiled.create_infer_request()
         self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 
-    def run(self, arrays: Arrays) -> Arrays:
-        """See ``Runtime``."""
+    def _run(self, arrays: Arrays) -> Arrays:
         try:
             results = self._request.infer(arrays)
         except RuntimeError as error:
@@ -40,6 +41,5 @@ class OpenVinoRuntime(Runtime):
             raise DataError(f"the model failed on inputs of shapes {shapes}: {str(error).strip()[-300:]}.") from error
         return {port.get_any_name(): value.copy() for port, value in results.items()}
 
-    def close(self) -> None:
-        """Free the compiled model."""
+    def _free(self) -> None:
         self._request = self._compiled = None

@@ -10,6 +10,7 @@ from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError
 from calib8.graph.io import SINGLE_FILE_LIMIT, serialized
 from calib8.runtime.base import Runtime
+from calib8.runtime.contract import contract_of
 
 
 class OrtRuntime(Runtime):
@@ -18,6 +19,7 @@ class OrtRuntime(Runtime):
     def __init__(self, model: ir.Model, *, threads: int | None = None) -> None:
         import onnxruntime as ort
 
+        super().__init__(contract_of(model))
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -31,20 +33,15 @@ class OrtRuntime(Runtime):
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.description = f"ONNX Runtime {ort.__version__} on CPU"
 
-    def run(self, arrays: Arrays) -> Arrays:
-        """See ``Runtime``. Raises ``DataError`` if the model cannot process the arrays."""
+    def _run(self, arrays: Arrays) -> Arrays:
         try:
             results = self._session.run(self._outputs, arrays)
         except Exception as error:
             shapes = {name: list(array.shape) for name, array in arrays.items()}
-            raise DataError(
-                f"the model failed on inputs of shapes {shapes}: {_first_line(error)}. "
-                "A common cause is a sequence longer than the model's position table."
-            ) from error
+            raise DataError(f"the model failed on inputs of shapes {shapes}: {_first_line(error)}.") from error
         return dict(zip(self._outputs, results, strict=True))
 
-    def close(self) -> None:
-        """Free the session."""
+    def _free(self) -> None:
         self._session = None
 
 

@@ -23,6 +23,7 @@ from calib8.engine.profiles import Profile, Shape
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path, why_not_here
 from calib8.errors import DataError, InputError, ModelError, SetupError
 from calib8.runtime.base import Runtime
+from calib8.runtime.contract import contract_of_engine
 from calib8.runtime.device_buffers import Buffers, Device
 
 ON_CPU = "To run the ONNX model on the CPU instead: calib8 embed model.int8.onnx."
@@ -39,10 +40,12 @@ class TensorRtRuntime(Runtime):
     little GPU memory), ``ModelError`` if TensorRT wants to read or write one of its tensors on the CPU.
     """
 
+    computes_fp16 = True
+
     def __init__(self, path: Path) -> None:
         path = Path(path)
         sidecar = describe_engine(path)
-        self._inputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "input")
+        super().__init__(contract_of_engine(sidecar))
         self._outputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "output")
         self._profiles = profile_sets(sidecar.profiles)
         self._profile: int | None = None  # the one that the context is set to
@@ -63,15 +66,19 @@ class TensorRtRuntime(Runtime):
             self.description = f"{tensorrt.title} on {self._device.name}"
             self._cleanup = undo.pop_all()
 
-    def run(self, arrays: Arrays) -> Arrays:
-        """See ``Runtime``. Inputs have exactly the dtypes of the engine's tensors, and shapes within one profile.
+    def largest(self, name: str, axis: int) -> int | None:
+        """See ``Runtime``; the optimisation profiles bound what the engine takes."""
+        ends = [known[name].max[axis] for known in self._profiles if name in known]
+        return max(ends) if ends else super().largest(name, axis)
 
-        Raises ``DataError`` before anything reaches the GPU if an input does not fit, ``SetupError`` if CUDA or
-        TensorRT fails (too little GPU memory, for example), ``ModelError`` if an output's shape depends on values.
+    def _run(self, arrays: Arrays) -> Arrays:
+        """Raises ``DataError`` before anything reaches the GPU if no profile allows the shapes.
+
+        ``SetupError`` if CUDA or TensorRT fails (too little GPU memory, for example), ``ModelError`` if an output's
+        shape depends on values.
         """
-        if self._context is None:
-            raise SetupError("the engine was closed. Open it again with calib8.open().")
-        index, given = fitted(arrays, self._inputs, self._profiles)
+        index = profile_for(arrays, self._profiles)
+        given = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._device.use()
         outputs = self._shaped(index, given)
         addresses = {name: self._buffers.room(name, array.nbytes) for name, array in {**given, **outputs}.items()}
@@ -87,8 +94,8 @@ class TensorRtRuntime(Runtime):
             self._device.synchronise()  # also after an error: copies under way hold on to the arrays
         return outputs
 
-    def close(self) -> None:
-        """Free the engine, its memory and the stream. Calling it twice is fine."""
+    def _free(self) -> None:
+        """The engine, its memory and the stream."""
         self._cleanup.close()
 
     def _drop(self) -> None:
@@ -115,7 +122,7 @@ class TensorRtRuntime(Runtime):
     def _check_engine(self, trt: Any, path: Path) -> None:
         """Does the engine have what the sidecar tells, all of it in GPU memory?"""
         names = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
-        told = {tensor.name for tensor in self._inputs + self._outputs}
+        told = {*self.contract.names, *(tensor.name for tensor in self._outputs)}
         count = self._engine.num_optimization_profiles
         if names != told or count != len(self._profiles):
             raise InputError(
@@ -182,40 +189,18 @@ def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
     return tuple(sets)
 
 
-def fitted(arrays: Arrays, inputs: Sequence[TensorInfo], sets: Sequence[ProfileSet]) -> tuple[int, Arrays]:
-    """The number of the profile to use, and the arrays, C-contiguous, in the order of ``inputs``.
+def profile_for(given: Arrays, sets: Sequence[ProfileSet]) -> int:
+    """The number of the profile to use: of several that allow the shapes, the one with the smallest largest shapes.
 
-    Of several profiles that allow the shapes, the one with the smallest largest shapes. Raises ``DataError`` if an
-    array is missing or unknown, has another dtype, rank or fixed dimension, or if no profile allows the shapes.
+    Raises ``DataError`` if none does.
     """
-    wanted = [tensor.name for tensor in inputs]
-    if set(arrays) != set(wanted):
-        raise DataError(f"got arrays for {', '.join(sorted(arrays)) or 'nothing'}, expected {', '.join(wanted)}.")
-    given = {tensor.name: np.asarray(arrays[tensor.name]) for tensor in inputs}
-    for tensor in inputs:
-        _check(given[tensor.name], tensor)
     allowed = [index for index, known in enumerate(sets) if _allows(known, given)]
     if not allowed:
         raise DataError(
             f"the engine was not built for {_shapes(given)}: expected {' or '.join(map(_describe, sets))}. "
             "Split the batch or cut the sequences, or build with larger --shapes."
         )
-    return min(allowed, key=lambda index: _size(sets[index])), {n: np.ascontiguousarray(a) for n, a in given.items()}
-
-
-def _check(array: NDArray[np.generic], tensor: TensorInfo) -> None:
-    """Dtype, rank and fixed dimensions."""
-    if array.dtype != np.dtype(tensor.dtype):
-        raise DataError(
-            f"{tensor.name} has dtype {array.dtype}, expected {tensor.dtype}. "
-            f"Convert it: {tensor.name}.astype({tensor.dtype!r})."
-        )
-    fits = len(array.shape) == len(tensor.shape) and all(
-        size in (-1, got) for size, got in zip(tensor.shape, array.shape, strict=True)
-    )
-    if not fits:
-        expected = ", ".join("any" if size < 0 else str(size) for size in tensor.shape)
-        raise DataError(f"{tensor.name} has shape {list(array.shape)}, expected [{expected}].")
+    return min(allowed, key=lambda index: _size(sets[index]))
 
 
 def _allows(known: ProfileSet, given: Arrays) -> bool:

@@ -1,0 +1,99 @@
+"""What a model may be fed, checked before every run, so that all runtimes refuse the same input in the same words.
+
+Left alone they do not: OpenVINO computes with the previous call's array where one is missing, converts float ids, and
+reads beyond a table; ONNX Runtime refuses most of that with a text about a node; TensorRT reads whatever lies there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike
+
+from calib8.data.inputs import Arrays, InputSpec, checked, input_specs
+from calib8.engine.sidecar import Sidecar
+from calib8.errors import DataError, ModelError
+from calib8.graph.limits import dimension_limits
+from calib8.progress import Quiet
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The inputs of one model, what is known of each, and the largest size of named dimensions.
+
+    ``specs`` holds the inputs whose type and rank the model states; of any other only the name is checked.
+    """
+
+    names: tuple[str, ...]
+    specs: tuple[InputSpec, ...]
+    limits: Mapping[str, int]
+
+    def fitted(self, arrays: Mapping[str, ArrayLike]) -> Arrays:
+        """``arrays`` in the model's dtypes, in the order of its inputs. Raises ``DataError`` for whatever is not fit.
+
+        Checked: names, and for each input all that ``data.inputs.checked`` knows; dimensions of one name are of one
+        size, and within the position table.
+        """
+        if set(arrays) != set(self.names):
+            got = ", ".join(sorted(arrays)) or "nothing"
+            raise DataError(f"got arrays for {got}, expected {', '.join(self.names) or 'nothing'}.")
+        given = {name: np.asarray(arrays[name]) for name in self.names}
+        sizes: dict[str, tuple[str, int]] = {}
+        for spec in self.specs:
+            given |= checked({spec.name: given[spec.name]}, (spec,), Quiet())
+            for dimension, size in zip(spec.shape, given[spec.name].shape, strict=True):
+                if isinstance(dimension, str):
+                    self._check_size(spec.name, dimension, size, sizes)
+        return given
+
+    def largest(self, name: str, axis: int) -> int | None:
+        """How large the input may be along ``axis``; None if nothing is known to bound it."""
+        shape = next((spec.shape for spec in self.specs if spec.name == name), ())
+        dimension = shape[axis] if axis < len(shape) else None
+        return self.limits.get(dimension) if isinstance(dimension, str) else dimension
+
+    def _check_size(self, name: str, dimension: str, size: int, sizes: dict[str, tuple[str, int]]) -> None:
+        if size > self.limits.get(dimension, size):
+            raise DataError(
+                f"{name} has {size} positions along {dimension!r}, but the model's position table ends at "
+                f"{self.limits[dimension]}. Cut the sequences."
+            )
+        other, expected = sizes.setdefault(dimension, (name, size))
+        if size != expected:
+            raise DataError(
+                f"{name} has size {size} along {dimension!r}, {other} has {expected}: the model takes one size there."
+            )
+
+
+def contract_of(model: ir.Model) -> Contract:
+    """What an ONNX model takes. Found by looking at the whole graph: once for a model, not for each run."""
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    try:
+        specs, limits = input_specs(model), dimension_limits(model)
+    except ModelError:  # calib8 could not make batches for it (a fixed batch, a missing type), but it can run it
+        specs, limits = tuple(spec for value in inputs if (spec := _stated(value)) is not None), {}
+    return Contract(tuple(value.name or "" for value in inputs), specs, limits)
+
+
+def contract_of_engine(sidecar: Sidecar) -> Contract:
+    """What an engine takes, as its sidecar tells; its profiles are TensorRtRuntime's to check."""
+    inputs = [tensor for tensor in sidecar.tensors if tensor.mode == "input"]
+    specs = tuple(
+        InputSpec(
+            tensor.name,
+            np.dtype(tensor.dtype),
+            tuple(size if size >= 0 else None for size in tensor.shape),
+            tensor.rows,
+        )
+        for tensor in inputs
+        if tensor.shape
+    )
+    return Contract(tuple(tensor.name for tensor in inputs), specs, {})
+
+
+def _stated(value: ir.Value) -> InputSpec | None:
+    if value.dtype is None or value.shape is None or not len(value.shape):
+        return None
+    shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return InputSpec(value.name or "", value.dtype.numpy(), shape)
