@@ -202,3 +202,146 @@ def test_a_decomposed_norm_does_not_overflow(square: str) -> None:
     # 600 is representable in FP16, its square is not: 360,000 > 65,504. Mean 0, variance 360,000, so y = +-1
     y = executed(half_of(model), {"x": np.float32([[600, -600, 600, -600]])})
     np.testing.assert_allclose(y, [[1, -1, 1, -1]], atol=1e-3)
+
+
+def test_a_cast_to_integer_reads_fp32() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    model = prepare(g.model(y=g.op("Cast", g.op("Mul", x, g.constant("c", 1.0)), to=7), z=g.op("Shape", x)))
+    # 2049, 15.9999 and 70001 in FP16: 2048, 16 and infinity
+    feeds = {"x": np.float32([[2049, 15.9999, 4099, 70001]])}
+    assert executed(half_of(model), feeds).tolist() == [[2049, 15, 4099, 70001]]
+    assert [node.op_type for node in model.graph] == ["Mul", "Cast", "Shape"]  # all in FP32, no Cast for a shape
+
+
+def test_logarithmic_buckets_round_as_trained() -> None:
+    g = GraphBuilder()
+    distance = g.op("Cast", g.input("n", INT64, "batch"), to=1)
+    log = g.op("Div", g.op("Log", g.op("Div", distance, g.constant("exact", 8.0))), g.constant("k", np.log(16.0)))
+    bucket = g.op("Cast", g.op("Mul", log, g.constant("eight", 8.0)), to=7)
+    model = prepare(g.model(y=bucket))
+    distances = {"n": np.arange(9, 2000)}
+    expected = executed(model, distances)
+    np.testing.assert_array_equal(executed(half_of(model), distances), expected)
+
+
+@pytest.mark.parametrize("op_type", ["Greater", "Less", "Equal", "ArgMax"])
+def test_comparisons_read_fp32(op_type: str) -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 3)
+    y = g.op("ArgMax", x, axis=1) if op_type == "ArgMax" else g.op(op_type, x, g.constant("c", 2049.0))
+    model = prepare(g.model(y=y))
+    feeds = {"x": np.float32([[2048, 2049, 2050]])}
+    expected = executed(model, feeds).tolist()
+    assert executed(half_of(model), feeds).tolist() == expected
+
+
+def norm(g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
+    """The length of the rows of ``x`` [batch, 4], guarded against zero."""
+    axes = g.constant("axes", [1], np.int64)
+    if kind == "ReduceL2":
+        length = g.op("ReduceL2", x, axes=[1], keepdims=1)
+    elif kind == "ReduceSumSquare":
+        length = g.op("Sqrt", g.op("ReduceSumSquare", x, axes=[1], keepdims=1))
+    else:
+        square = g.op("Mul", x, x) if kind == "Mul" else g.op("Pow", x, g.constant("two", 2.0))
+        length = g.op("Sqrt", g.op("ReduceSum", square, axes, keepdims=1))
+    return length
+
+
+@pytest.mark.parametrize("kind", ["ReduceL2", "ReduceSumSquare", "Mul", "Pow"])
+@pytest.mark.parametrize("guard", ["Clip", "Max", "Add", "Clip and Expand"])
+def test_division_by_a_guarded_norm(kind: str, guard: str) -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    guarded = g.op(guard.split(maxsplit=1)[0], norm(g, x, kind), g.constant("epsilon", 1e-12))
+    if guard == "Clip and Expand":
+        guarded = g.op("Expand", guarded, g.op("Shape", x))
+    model = prepare(g.model(y=g.op("Relu", g.op("Div", x, guarded), name="relu")))
+    # 0 / 1e-12 is 0, where FP16 has 0 / 0; 200^2 + 200^2 + 200^2 + 100^2 = 130,000 is beyond FP16, its root 361 is not
+    got = executed(half_of(model), {"x": np.float32([[0, 0, 0, 0], [200, 200, 200, 100]])})
+    np.testing.assert_allclose(got, [[0, 0, 0, 0], np.array([200, 200, 200, 100]) / 130_000**0.5], atol=1e-3)
+    assert kinds(model)["relu"] == HALF
+
+
+def test_a_reciprocal_root_beyond_fp16() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    mean = g.op("ReduceMean", g.op("Mul", x, x), axes=[1])
+    root = g.op("Reciprocal", g.op("Sqrt", g.op("Add", mean, g.constant("epsilon", 1e-12))))
+    scaled = g.op("Mul", x, g.op("Mul", root, g.constant("gamma", [1, 1, 2, 2])))
+    model = half_of(prepare(g.model(y=scaled)))
+    # 1 / sqrt(1e-12) = 1e6 is beyond FP16: infinity times zero would be NaN
+    assert executed(model, {"x": np.float32([[0, 0, 0, 0], [1, 1, 1, 1]])}).tolist() == [[0, 0, 0, 0], [1, 1, 2, 2]]
+
+
+def test_gemms_never_stay_fp32() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    big = g.op("Mul", x, g.constant("big", 1e5), name="big")
+    model = half_of(prepare(g.model(y=g.op("MatMul", big, g.weight("w", 4, 4), name="mm"))))
+    assert (kinds(model)["big"], kinds(model)["mm"]) == (FLOAT, HALF)
+
+
+@pytest.mark.parametrize("stand_in", [-1e5, -1e6, -1e8, -1e10, -3.4e38])
+def test_masks_of_any_size_leave_a_padded_row_finite(stand_in: float) -> None:
+    g = GraphBuilder()
+    x, mask = g.input("x", FLOAT, "batch", 4), g.input("mask", INT64, "batch", 4)
+    padded = g.op("Sub", g.constant("one", 1.0), g.op("Cast", mask, to=1))
+    scores = g.op("Add", x, g.op("Mul", padded, g.constant("masked", stand_in), name="mul"), name="add")
+    model = half_of(prepare(g.model(y=g.op("Softmax", scores, axis=-1))))
+    assert (kinds(model)["mul"], kinds(model)["add"]) == (HALF, HALF)
+    feeds = {"x": np.float32([[1, 2, 3, 4], [5, 5, 5, 5]]), "mask": np.array([[0, 0, 0, 0], [1, 1, 0, 0]])}
+    got = executed(model, feeds)
+    np.testing.assert_allclose(got[1], [0.5, 0.5, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(got[0].sum(), 1, atol=1e-2)
+
+
+@pytest.mark.parametrize("bound", [1e5, 3.4e38, np.inf])
+def test_bounds_end_where_fp16_ends(bound: float) -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 2)
+    high = g.constant("high", bound)
+    y = g.op("Clip", x, g.constant("low", -bound), high, name="clip")
+    model = half_of(prepare(g.model(y=y, z=g.op("Min", g.op("Relu", x), high))))
+    assert kinds(model)["clip"] == HALF
+    assert executed(model, {"x": np.float32([[60000, -60000]])}).tolist() == [[60000, -60000]]
+
+
+def test_a_constant_with_two_meanings() -> None:
+    g = GraphBuilder()
+    x, far = g.input("x", FLOAT, "batch", 2), g.constant("far", -3.4e38)
+    scores = g.op("Add", g.op("Mul", x, g.constant("small", 2.0**-20)), far)
+    model = half_of(prepare(g.model(y=g.op("Max", x, far), z=g.op("Softmax", scores))))
+    got = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": np.float32([[-60000, -60000]])})
+    assert [array.tolist() for array in got] == [[[-60000, -60000]], [[0.5, 0.5]]]
+
+
+def with_foreign_gelu(dtype: ir.DataType | None) -> ir.Model:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    out = ir.Value(name="gelu_out", type=None if dtype is None else ir.TensorType(dtype), shape=x.shape)
+    g.nodes.append(ir.node("Gelu", [x], domain="com.microsoft", outputs=[out], name="gelu"))
+    model = g.model(y=g.op("MatMul", g.op("Relu", out, name="relu"), g.weight("w", 4, 4), name="mm"))
+    model.graph.outputs[0].type, model.graph.outputs[0].shape = ir.TensorType(FLOAT), x.shape
+    model.graph.opset_imports["com.microsoft"] = 1
+    return prepare(model)
+
+
+def test_a_node_of_unknown_type_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"node 'gelu' \(Gelu of domain 'com\.microsoft'\).*--remainder fp32"):
+        to_half(with_foreign_gelu(None))
+
+
+def test_an_operator_of_another_domain_stays_fp32() -> None:
+    model = to_half(with_foreign_gelu(FLOAT))
+    assert [kinds(model)[name] for name in ("gelu", "relu", "mm")] == [FLOAT, HALF, HALF]
+    assert outputs_of(model, {"x": np.ones((2, 4), np.float32)})["y"].dtype == np.float32
+
+
+def test_an_operator_that_fixes_its_type_stays_fp32() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, 2, 2)
+    model = half_of(prepare(g.model(y=g.op("Add", x, g.op("EyeLike", x, dtype=1, name="eye"), name="add"))))
+    assert (kinds(model)["eye"], kinds(model)["add"]) == (FLOAT, HALF)
+    assert executed(model, {"x": np.ones((2, 2), np.float32)}).tolist() == [[2, 1], [1, 2]]

@@ -1,0 +1,23 @@
+"""What several passes ask of a value."""
+
+import onnx_ir as ir
+
+#: Operators that only pass on their first input, in another shape, type or order, or a part of it.
+MOVING = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def name_of(value: ir.Value) -> str:
+    """The name that every value of a loaded graph has."""
+    assert value.name is not None
+    return value.name
+
+
+def readers_of(node: ir.Node) -> list[ir.Node]:
+    """Every node that reads an output of ``node``."""
+    return [reader for value in node.outputs for reader, _ in value.uses()]
+
+
+def drop_unread(graph: ir.Graph, value: ir.Value) -> None:
+    """Remove the initializer ``value`` if nothing reads it and it is no output of the model."""
+    if not value.uses() and not value.is_graph_output():
+        del graph.initializers[name_of(value)]
