@@ -18,7 +18,8 @@
 A message says what was got, what was expected, and what to do about it.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 
 class Calib8Error(Exception):
@@ -74,7 +75,14 @@ class LimitMissed(Calib8Error):
 
 
 class PlanMismatch(LimitMissed):
-    """The engine plan runs fewer INT8 GEMMs than the model asks for."""
+    """The engine plan runs fewer INT8 GEMMs than the model asks for.
+
+    ``failed`` holds the ``PlanCheck`` of every target that missed, ``built`` the ``BuiltEngine`` of every other.
+    """
+
+    def __init__(self, message: str, *, failed: Sequence[Any] = (), built: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.failed, self.built = tuple(failed), tuple(built)
 
 
 class AccuracyMissed(LimitMissed):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import engine_models as tiny
+import numpy as np
 import onnx
 import pytest
 from engine_models import SHAPES
@@ -18,12 +19,14 @@ from calib8.engine import build, process
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.sidecar import describe_engine
-from calib8.errors import BuildError, ConfigError, ModelError, ProfileError, SetupError
+from calib8.errors import BuildError, ConfigError, ModelError, PlanMismatch, ProfileError, SetupError
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 QUICK = Build(targets="sm86", shapes=SHAPES)
+FLOAT = Build(targets="sm86", shapes=SHAPES, allow_float=True)
+TURING = Build(targets="sm75", shapes=SHAPES, allow_float=True)
 
 
 REQUEST = {
@@ -108,10 +111,59 @@ def test_progress_grows_to_the_end_and_choices_are_told(saved, tmp_path):
     assert recorder.notes == ["Shapes (name:min:opt:max), chosen by calib8: x:1x64:8x64:64x64."]
 
 
-def test_a_model_without_quantised_ops_is_told(saved, tmp_path):
+def test_a_model_without_quantised_ops_is_built_only_on_request(saved, tmp_path):
+    path = saved(tiny.fp32_gemm())
+    with pytest.raises(ModelError, match=r"model\.onnx has no quantised op: .* compute in float.*--allow-float"):
+        build_engine(path, tmp_path / "x.engine", QUICK)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+    (engine,) = build_engine(path, tmp_path / "x.engine", FLOAT)
+    assert engine.plan.expected == 0
+
+
+def test_all_targets_are_built_although_one_misses_its_plan(saved, tmp_path):
     recorder = Recorder()
-    build_engine(saved(tiny.fp32_gemm()), tmp_path / "x.engine", QUICK, progress=recorder)
-    assert "has no quantised ops" in recorder.notes[0]
+    config = Build(targets="sm75,sm86,sm89")
+    with pytest.raises(
+        PlanMismatch, match=r"for sm75 .*conv0: TensorRT-RTX has no INT8 convolution for Turing"
+    ) as error:
+        build_engine(saved(tiny.conv_net()), tmp_path / "x.engine", config, progress=recorder)
+    assert [engine.target for engine in error.value.built] == ["sm86", "sm89"]
+    assert [engine.path.is_file() for engine in error.value.built] == [True, True]
+    assert [(plan.target, plan.missing) for plan in error.value.failed] == [("sm75", ("conv0", "conv1"))]
+    assert not (tmp_path / "x.sm75.engine").exists()
+    assert any(note.startswith("no engine for sm75") for note in recorder.notes)
+
+
+def test_engines_of_another_model_go_when_the_new_one_is_there(saved, tmp_path):
+    """Also where the number of targets changes the names; whatever else lies there stays."""
+    output = tmp_path / "x.engine"
+    for name in ("x.mine.engine", "xy.sm86.engine"):
+        build_engine(saved(tiny.mlp()), tmp_path / name, QUICK)
+    build_engine(saved(tiny.mlp()), output, QUICK)
+    build_engine(saved(tiny.mlp()), output, Build(targets="sm86,sm89", shapes=SHAPES))
+    (tmp_path / "x.sm120.engine").write_bytes(b"not ours")
+    assert (tmp_path / "x.engine").is_file()  # the same model
+    recorder = Recorder()
+    build_engine(saved(tiny.one_gemm()), output, Build(targets="sm75,sm86", shapes=SHAPES), progress=recorder)
+    assert sorted(path.name for path in tmp_path.glob("*.engine*")) == [
+        *("x.mine.engine", "x.mine.engine.json", "x.sm120.engine"),
+        *("x.sm75.engine", "x.sm75.engine.json", "x.sm86.engine", "x.sm86.engine.json"),
+        *("xy.sm86.engine", "xy.sm86.engine.json"),
+    ]
+    removed = [note for note in recorder.notes if note.startswith("removed")]
+    assert removed[0] == f"removed {output}: it was built from another model"
+    assert len(removed) == 3
+    build_engine(saved(tiny.mlp()), output, QUICK)
+    assert [path.name for path in tmp_path.glob("x.sm*.engine")] == ["x.sm120.engine"]
+
+
+def test_the_sidecar_knows_the_table_that_an_input_indexes(saved, tmp_path):
+    graph = tiny.Graph()
+    graph.node("Gather", [graph.constant("table", np.ones((100, 64), np.float16)), "ids"], "y")
+    model = graph.model({"ids": ["batch", "sequence"]}, {"y": ["batch", "sequence", 64]})
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    (engine,) = build_engine(saved(model), tmp_path / "x.engine", Build(targets="sm86", allow_float=True))
+    assert [tensor.rows for tensor in describe_engine(engine.path).tensors] == [100, None]
 
 
 def test_nothing_is_printed_and_other_loggers_do_not_matter(saved, tmp_path, capfd):
@@ -119,13 +171,13 @@ def test_nothing_is_printed_and_other_loggers_do_not_matter(saved, tmp_path, cap
     capfd.readouterr()
     build_engine(saved(tiny.one_gemm()), tmp_path / "x.engine", QUICK)
     with pytest.raises(BuildError):
-        build_engine(saved(tiny.fp32_gemm()), tmp_path / "y.engine", Build(targets="sm75", shapes=SHAPES))
+        build_engine(saved(tiny.fp32_gemm()), tmp_path / "y.engine", TURING)
     assert tuple(capfd.readouterr()) == ("", "")
     del runtime
 
 
 def test_the_log_is_kept_even_if_the_build_fails(saved, tmp_path):
-    config = Build(targets="sm86,sm75", shapes=SHAPES, log=tmp_path / "build.log")
+    config = Build(targets="sm86,sm75", shapes=SHAPES, log=tmp_path / "build.log", allow_float=True)
     with pytest.raises(BuildError, match="sm75"):
         build_engine(saved(tiny.fp32_gemm()), tmp_path / "x.engine", config)
     assert "[VERBOSE] Layers:" in (tmp_path / "build.sm86.log").read_text()
@@ -174,10 +226,17 @@ def test_tensorrt_parses_an_empty_file_and_the_worker_notices(tmp_path):
     ],
 )
 def test_profiles_that_tensorrt_accepts_silently_are_refused(shapes, message, saved, tmp_path):
-    path = saved(tiny.masked_embedding())
+    path = saved(tiny.masked_embedding())  # no GEMM
     with pytest.raises(ProfileError, match=message):
-        build_engine(path, tmp_path / "x.engine", Build(targets="sm86", shapes=shapes), limits={"sequence": 100})
-    (engine,) = build_engine(path, tmp_path / "x.engine", Build(targets="sm86"), limits={"sequence": 100})
+        build_engine(
+            path,
+            tmp_path / "x.engine",
+            Build(targets="sm86", shapes=shapes, allow_float=True),
+            limits={"sequence": 100},
+        )
+    (engine,) = build_engine(
+        path, tmp_path / "x.engine", Build(targets="sm86", allow_float=True), limits={"sequence": 100}
+    )
     assert [profile.max for profile in describe_engine(engine.path).profiles] == [(64, 100), (64, 100)]
 
 
@@ -271,7 +330,7 @@ def test_a_failed_build_keeps_the_engine_that_was_there(saved, tmp_path):
     build_engine(saved(tiny.one_gemm()), tmp_path / "x.engine", QUICK)
     before = (tmp_path / "x.engine").read_bytes()
     with pytest.raises(BuildError):
-        build_engine(saved(tiny.fp32_gemm()), tmp_path / "x.engine", Build(targets="sm75", shapes=SHAPES))
+        build_engine(saved(tiny.fp32_gemm()), tmp_path / "x.engine", TURING)
     assert (tmp_path / "x.engine").read_bytes() == before
     assert describe_engine(tmp_path / "x.engine").target == "sm86"
 

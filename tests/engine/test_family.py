@@ -38,6 +38,18 @@ def test_without_any_tensorrt_the_error_tells_what_to_install(monkeypatch):
         load()
 
 
+@pytest.mark.parametrize("chained", [True, False])
+def test_ctrl_c_while_tensorrt_starts_is_no_missing_tensorrt(chained, monkeypatch):
+    def start(module):
+        if not chained:
+            raise ImportError("KeyboardInterrupt: <EMPTY MESSAGE>")
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("calib8.engine.family.importlib.import_module", start)
+    with pytest.raises(KeyboardInterrupt):
+        load()
+
+
 def test_the_other_family_is_taken_where_rtx_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setitem(sys.modules, "tensorrt", full().module)

@@ -100,8 +100,8 @@ def test_fp32_gemm_is_refused_for_turing_with_node_and_remedy(saved, tmp_path):
     with pytest.raises(
         BuildError, match=r"sm75 \(Turing.*FP32 GEMM is not supported.*ONNX node: plain\. Remedy: .*FP16 remainder"
     ):
-        build_engine(model, tmp_path / "x.engine", Build(targets="sm75", shapes=SHAPES))
-    (built,) = build_engine(model, tmp_path / "x.engine", Build(targets="sm86", shapes=SHAPES))
+        build_engine(model, tmp_path / "x.engine", Build(targets="sm75", shapes=SHAPES, allow_float=True))
+    (built,) = build_engine(model, tmp_path / "x.engine", Build(targets="sm86", shapes=SHAPES, allow_float=True))
     assert built.plan.expected == 0
 
 
@@ -118,7 +118,7 @@ def test_gather_from_int8_before_dequantising_is_refused_with_remedy(saved, tmp_
     model = graph.model({"ids": ["batch", "sequence"]}, {"y_cast10": ["batch", "sequence", 64]})
     model.graph.input[0].type.tensor_type.elem_type = 7
     with pytest.raises(BuildError, match="Remedy: put DequantizeLinear right behind every int8 constant"):
-        build_engine(saved(model), tmp_path / "x.engine", Build(targets="sm86"))
+        build_engine(saved(model), tmp_path / "x.engine", Build(targets="sm86", allow_float=True))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a][ONNX Layer: b]"])

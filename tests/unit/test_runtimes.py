@@ -76,7 +76,7 @@ IDS = token_feeds(3, 9)
 NOT_FIT = {
     "a missing input": (
         {"input_ids": IDS["input_ids"]},
-        r"got arrays for input_ids, expected input_ids, attention_mask",
+        "got arrays for input_ids, expected input_ids, att",
     ),
     "an unknown input": ({**IDS, "ids": IDS["input_ids"]}, "got arrays for attention_mask, ids, input_ids, expected"),
     "float ids": ({**IDS, "input_ids": IDS["input_ids"] + 0.7}, "input_ids has dtype float64, expected int64"),

@@ -646,7 +646,8 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), folder / "model.onnx"
     )
     shapes = ("x:1x8:2x8:4x8",)
-    (built,) = build_engine(folder / "model.onnx", folder / "x.engine", Build(targets=("sm86",), shapes=shapes))
+    config = Build(targets=("sm86",), shapes=shapes, allow_float=True)
+    (built,) = build_engine(folder / "model.onnx", folder / "x.engine", config)
     return built.path
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from calib8.data.inputs import input_specs
 from calib8.engine.config import Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
@@ -17,9 +18,9 @@ from calib8.engine.plan_check import PlanCheck, check_plan, parse_layers
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, model_inputs, resolve_profiles
 from calib8.engine.quantized import QuantizedOp, quantized_ops, require_exact
-from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path
+from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
-from calib8.errors import BuildError, InputError, ProfileError, SetupError
+from calib8.errors import BuildError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
 from calib8.files import atomic, sha256_file, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
@@ -48,25 +49,47 @@ def build_engine(
     limits: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> list[BuiltEngine]:
-    """Build one engine for each target of ``config``. Several targets: ``x.engine`` becomes ``x.sm86.engine``.
+    """Build one engine for each target of ``config``.
 
-    ``limits`` maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``).
-    Engine and sidecar appear together, and only after the plan was found to run every quantised op in INT8.
+    For one target ``output`` is the engine; for several, ``x.engine`` becomes ``x.sm86.engine`` and so on. ``limits``
+    maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``).
 
-    Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads), ``ProfileError`` (shapes, targets),
-    ``BuildError`` (TensorRT refused), ``PlanMismatch`` (ops would not run in INT8), ``SetupError`` (no TensorRT, no
-    GPU where one is needed, disk full).
+    An engine and its sidecar are written only after the plan was found to run every quantised op in INT8, one right
+    after the other; ``describe_engine`` refuses an engine beside the sidecar of another. Once there is an engine of
+    this model, engines that earlier builds into ``output`` made of another model are removed, with a note.
+
+    Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads, nothing quantised), ``ProfileError`` (shapes,
+    targets), ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
+    ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
     """
-    config, progress = config or Build(), progress or Quiet()
+    config, progress, output = config or Build(), progress or Quiet(), Path(output)
     tensorrt = load(config.family)
     targets = _targets(tensorrt, config)
-    metadata, ops, profiles = _read(Path(model), config, limits or {})
-    if profiles and not config.shapes:
-        progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, profiles))}.")
-    if not ops:
-        progress.note(f"{model} has no quantised ops: the engine will compute in float.")
-    job = _Job(Path(model), metadata, ops, profiles, config, tensorrt, progress)
-    return [job.build(target, path_for(Path(output), target, targets), targets) for target in targets]
+    source = _read(Path(model), config, limits or {})
+    if source.profiles and not config.shapes:
+        progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
+    job = _Job(source, config, tensorrt, progress)
+    built: list[BuiltEngine] = []
+    missed: list[PlanMismatch] = []
+    for target in targets:
+        try:
+            built.append(job.build(target, path_for(output, target, targets), targets))
+        except PlanMismatch as error:
+            progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
+            missed.append(error)
+        else:
+            _remove_stale(output, source.sha256, progress)
+    if missed:
+        message = " ".join(dict.fromkeys(map(str, missed)))
+        raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
+    return built
+
+
+def _remove_stale(output: Path, model_sha256: str, progress: Progress) -> None:
+    for engine in engines_of_another_model(output, model_sha256):
+        engine.unlink()
+        sidecar_path(engine).unlink()
+        progress.note(f"removed {engine}: it was built from another model")
 
 
 def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
@@ -89,24 +112,46 @@ def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
     return here
 
 
-def _read(
-    path: Path, config: Build, limits: Mapping[str, int]
-) -> tuple[dict[str, str], list[QuantizedOp], tuple[Profile, ...]]:
-    """What calib8 wrote into the model, its quantised ops, and its profiles. The model itself is not kept in memory."""
+@dataclass(frozen=True)
+class _Source:
+    """What a build needs to know of the model; the model itself is not kept in memory."""
+
+    path: Path
+    #: What calib8 wrote into it.
+    metadata: dict[str, str]
+    ops: Sequence[QuantizedOp]
+    profiles: tuple[Profile, ...]
+    #: Rows of the table that an input indexes, by input.
+    rows: Mapping[str, int | None]
+
+    @property
+    def sha256(self) -> str:
+        return self.metadata[SOURCE_SHA256]
+
+
+def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     model = load_model(path)
     require_exact(model)
+    ops = quantized_ops(model)
+    if not ops and not config.allow_float:
+        raise ModelError(
+            f"{path} has no quantised op: the engine would compute in float. Expected the model that `calib8 quantize` "
+            "wrote; to build it all the same, allow float (--allow-float)."
+        )
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
-    return metadata, quantized_ops(model), resolve_profiles(model_inputs(model), config.shapes, limits)
+    profiles = resolve_profiles(model_inputs(model), config.shapes, limits)
+    try:
+        rows = {spec.name: spec.limit for spec in input_specs(model)}
+    except ModelError:  # a fixed batch is no matter here
+        rows = {}
+    return _Source(path, metadata, ops, profiles, rows)
 
 
 @dataclass(frozen=True)
 class _Job:
     """What the builds for all targets share."""
 
-    model: Path
-    metadata: dict[str, str]
-    ops: Sequence[QuantizedOp]
-    profiles: tuple[Profile, ...]
+    source: _Source
     config: Build
     tensorrt: TensorRT
     progress: Progress
@@ -125,7 +170,7 @@ class _Job:
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
-                raise build_error(outcome, self.model, target, self.tensorrt.title)
+                raise build_error(outcome, self.source.path, target, self.tensorrt.title)
             plan = self._check(outcome, target)
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -139,9 +184,9 @@ class _Job:
         except InputError:
             return None
         repeats = (
-            found.model_sha256 == self.metadata[SOURCE_SHA256]
+            found.model_sha256 == self.source.sha256
             and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
-            and (found.target, found.profiles) == (target, self.profiles)
+            and (found.target, found.profiles) == (target, self.source.profiles)
             and found.workspace_mib == self.config.workspace_mib
             and found.optimization_level == self.config.optimization_level
             and found.calib8_version == _version()
@@ -150,25 +195,28 @@ class _Job:
 
     def _request(self, target: str, engine: Path) -> dict[str, Any]:
         return {
-            "model": str(self.model),
+            "model": str(self.source.path),
             "engine": str(engine),
             "family": self.tensorrt.family,
             "target": target,
-            "profiles": {profile.name: (profile.min, profile.opt, profile.max) for profile in self.profiles},
+            "profiles": {profile.name: (profile.min, profile.opt, profile.max) for profile in self.source.profiles},
             "workspace_mib": self.config.workspace_mib,
             "optimization_level": self.config.optimization_level,
         }
 
     def _check(self, outcome: Outcome, target: str) -> PlanCheck:
         layers = parse_layers(outcome.log.messages())
-        if self.config.check_plan and self.ops and not layers:
+        if self.config.check_plan and self.source.ops and not layers:
             raise BuildError(
                 f"{self.tensorrt.title} printed no layer list for {describe(target)}, so nothing shows what would run "
                 "in INT8. Use a TensorRT that calib8 supports, or turn the plan check off."
             )
-        plan = check_plan(self.ops, layers, target, rtx=self.tensorrt.family == "rtx")
+        plan = check_plan(self.source.ops, layers, target, rtx=self.tensorrt.family == "rtx")
         if self.config.check_plan:
-            plan.raise_for_failure()
+            try:
+                plan.raise_for_failure()
+            except PlanMismatch as error:
+                raise PlanMismatch(str(error), failed=[plan]) from None
         elif plan.missing:
             self.progress.note(f"{len(plan.missing)} of {plan.expected} quantised ops will not run in INT8.")
         return plan
@@ -180,10 +228,12 @@ class _Job:
             family=self.tensorrt.family,
             tensorrt_version=self.tensorrt.version,
             target=plan.target,
-            model_sha256=self.metadata[SOURCE_SHA256],
-            model_metadata=self.metadata,
-            profiles=self.profiles,
-            tensors=tuple(TensorInfo(**tensor) for tensor in built["tensors"]),
+            model_sha256=self.source.sha256,
+            model_metadata=self.source.metadata,
+            profiles=self.source.profiles,
+            tensors=tuple(
+                TensorInfo(**tensor, rows=self.source.rows.get(tensor["name"])) for tensor in built["tensors"]
+            ),
             plan=plan,
             workspace_mib=self.config.workspace_mib,
             optimization_level=self.config.optimization_level,

@@ -30,6 +30,8 @@ class Build(Config):
     log: Path | None = None
     #: Refuse an engine whose plan does not run every quantised op in INT8.
     check_plan: bool = True
+    #: Build a model although none of its ops is quantised; such an engine computes in float.
+    allow_float: bool = False
 
     @field_validator("targets", mode="before")
     @classmethod

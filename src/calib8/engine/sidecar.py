@@ -3,6 +3,7 @@
 An engine tells nothing of this without the GPU it was built for.
 """
 
+import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from calib8.engine.family import TITLES, FamilyName
 from calib8.engine.hardware import Gpu, gpus
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
-from calib8.engine.targets import describe
+from calib8.engine.targets import describe, path_among
 from calib8.errors import InputError
 from calib8.files import read_json, require_file, sha256_file
 
@@ -92,6 +93,22 @@ def describe_engine(engine: Path) -> Sidecar:
     if engine.stat().st_size != sidecar.engine_bytes or sha256_file(engine) != sidecar.engine_sha256:
         raise InputError(f"{path.name} describes another engine than {engine}: the SHA-256 differs. Build it again.")
     return sidecar
+
+
+def engines_of_another_model(output: Path, model_sha256: str) -> list[Path]:
+    """Engines that a build into ``output``, for one target or several, left there from another model.
+
+    Only files whose sidecar fits them and tells so; anything else may be anybody's.
+    """
+    found = []
+    for engine in sorted({output, *output.parent.glob(f"{glob.escape(output.stem)}.*{output.suffix}")}):
+        try:
+            sidecar = describe_engine(engine)
+        except InputError:
+            continue
+        if sidecar.model_sha256 != model_sha256 and engine in (output, path_among(output, sidecar.target)):
+            found.append(engine)
+    return found
 
 
 def why_not_here(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> str | None:

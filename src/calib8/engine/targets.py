@@ -43,4 +43,9 @@ def describe(target: str) -> str:
 
 def path_for(path: Path, target: str, targets: Sequence[str]) -> Path:
     """``path`` itself for one target; with several, ``mpnet.engine`` becomes ``mpnet.sm86.engine``."""
-    return path if len(targets) == 1 else path.with_name(f"{path.stem}.{target}{path.suffix}")
+    return path if len(targets) == 1 else path_among(path, target)
+
+
+def path_among(path: Path, target: str) -> Path:
+    """The file of one target among several: ``mpnet.engine`` -> ``mpnet.sm86.engine``."""
+    return path.with_name(f"{path.stem}.{target}{path.suffix}")
