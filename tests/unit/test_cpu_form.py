@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from calib8.graph.io import serialized
 from calib8.graph.weighted import weighted_ops
@@ -102,3 +103,52 @@ def test_foreign_quantised_model_without_zero_points() -> None:
     before = outputs_of(model, {"x": np.float32([[1, 2]])})["y"].tolist()
     form = to_cpu_form(model, unsigned=True)
     assert outputs_of(form, {"x": np.float32([[1, 2]])})["y"].tolist() == before == [[1, 2]]
+
+
+def half_model(node: str) -> ir.Model:
+    """``x`` FP16 -> Add of a constant that is an initializer or a Constant node -> ``y`` FP16."""
+    g = GraphBuilder()
+    x = g.input("x", HALF, "batch", 2)
+    one = np.ones(2, np.float16)
+    constant = g.op("Constant", value=ir.tensor(one)) if node == "Constant" else g.constant("one", one, np.float16)
+    return g.model(y=g.op("Add", x, constant, name="add"))
+
+
+@pytest.mark.parametrize("node", ["Constant", "initializer"])
+def test_fp16_inputs_and_outputs_keep_their_types(node: str) -> None:
+    form = to_cpu_form(half_model(node), unsigned=False)
+    onnx.checker.check_model(ir.to_proto(form), full_check=True)
+    assert {n.name: n.outputs[0].dtype for n in form.graph}["add"] == FLOAT
+    y = outputs_of(form, {"x": np.float16([[1, 2]])})["y"]
+    assert (y.dtype, y.tolist()) == (np.float16, [[2, 3]])
+
+
+def test_fp16_values_that_are_outputs_as_they_are() -> None:
+    g = GraphBuilder()
+    x, w = g.input("x", HALF, "batch", 2), g.constant("w", np.ones(2), np.float16)
+    model = g.model(y=g.op("Cast", g.op("Mul", x, w), to=int(FLOAT)), w=w)
+    model.graph.outputs.append(model.graph.inputs[0])
+    form = to_cpu_form(model, unsigned=False)
+    onnx.checker.check_model(ir.to_proto(form), full_check=True)
+    session = ReferenceEvaluator(ir.to_proto(form))
+    y, w_out, x_out = session.run(None, {"x": np.float16([[1, 2]])})
+    assert (y.dtype, w_out.dtype, x_out.dtype) == (np.float32, np.float16, np.float16)
+    assert (y.tolist(), w_out.tolist()) == ([[1, 2]], [1, 1])
+
+
+@pytest.mark.parametrize("reader", ["Transpose", "output", "zero point of its own"])
+def test_codes_that_something_else_sees_stay_signed(reader: str) -> None:
+    g = GraphBuilder(opset=21)
+    x, scale = g.input("x", FLOAT, "batch", 2), g.constant("s", 0.5)
+    zero, own = g.constant("z", 0, np.int8), g.constant("z2", 1, np.int8)
+    codes = g.op("QuantizeLinear", x, scale, zero)
+    seen = g.op("Transpose", codes, perm=[1, 0]) if reader == "Transpose" else codes
+    y = g.op("DequantizeLinear", seen, scale, own if reader.startswith("zero") else zero)
+    model = g.model(y=y, codes=codes) if reader == "output" else g.model(y=y)
+    before = outputs_of(model, {"x": np.float32([[1, -2]])})
+    form = to_cpu_form(model, unsigned=True)
+    onnx.checker.check_model(ir.to_proto(form), full_check=True)
+    after = outputs_of(form, {"x": np.float32([[1, -2]])})
+    assert {name: (a.dtype, a.tolist()) for name, a in before.items()} == {
+        name: (a.dtype, a.tolist()) for name, a in after.items()
+    }

@@ -181,3 +181,11 @@ def test_fp16_model_is_refused() -> None:
     model = prepare(g.model(y=g.op("MatMul", x, g.constant("w", np.eye(2), np.float16), name="op")))
     with pytest.raises(ModelError, match="node 'op' computes in FP16; expected an FP32 model"):
         quantised(model)
+
+
+def test_a_weight_that_is_also_an_output_stays() -> None:
+    g = GraphBuilder()
+    x, w = g.input("x", ir.DataType.FLOAT, "batch", 4), g.weight("w", 4, 3)
+    model = quantised(prepare(g.model(y=g.op("MatMul", x, w, name="mm"), w=w)))
+    got = outputs_of(model, {"x": np.ones((1, 4), np.float32)})
+    np.testing.assert_array_equal(got["w"], model.graph.initializers["w"].const_value.numpy())

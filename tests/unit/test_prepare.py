@@ -119,3 +119,21 @@ def test_types_are_inferred() -> None:
     for node in model.graph:
         node.outputs[0].type = node.outputs[0].shape = None
     assert all(node.outputs[0].dtype is not None for node in prepare(model).graph)
+
+
+def test_identities_go_but_those_in_a_branch_stay() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    hidden = g.op("Identity", g.op("Relu", x, name="relu"), name="dropped")
+    positive = g.op("Greater", g.op("ReduceSum", hidden, keepdims=0), g.constant("zero", 0.0))
+    branches = {}
+    for name, op_type in (("then_branch", "Neg"), ("else_branch", "Identity")):
+        inner = ir.Value(name=name, type=ir.TensorType(FLOAT), shape=ir.Shape(["batch", 4]))
+        node = ir.node(op_type, [hidden], outputs=[inner], name=f"{name}_node")
+        branches[name] = ir.Graph([], [inner], nodes=[node], name=name)
+    model = g.model(y=g.op("If", positive, name="if", **branches))
+    prepared = prepare(clone(model))
+    assert "Identity" not in [node.op_type for node in prepared.graph]
+    onnx.checker.check_model(ir.to_proto(prepared), full_check=True)
+    for x_fed in ([[1, -2, 3, 4]], [[-1, -2, -3, -4]]):
+        assert_models_equal(model, prepared, {"x": np.float32(x_fed)}, atol=0)

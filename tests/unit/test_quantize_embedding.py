@@ -60,3 +60,12 @@ def test_encoder_keeps_its_meaning() -> None:
     assert {"words_quantized", "positions_quantized"} <= set(model.graph.initializers)
     got = outputs_of(model, feeds)["last_hidden_state"]
     assert 0 < np.abs(got - expected).max() < 0.1
+
+
+def test_a_table_that_is_also_an_output_stays() -> None:
+    g = GraphBuilder()
+    table = g.weight("table", 64, 4)
+    y = g.op("Gather", table, g.input("ids", ir.DataType.INT64, "batch"))
+    model = quantize_embeddings(prepare(g.model(y=y, table=table)))
+    assert "table_quantized" in model.graph.initializers
+    assert outputs_of(model, {"ids": np.array([3])})["table"].shape == (64, 4)

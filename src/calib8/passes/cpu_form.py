@@ -2,58 +2,103 @@
 
 Rules:
 1. FP16 becomes FP32: weights keep their FP16 values, arithmetic gains precision. CPUs have no fast FP16 GEMM.
+   Inputs and outputs of the model keep their types. A model with control flow keeps its FP16 throughout.
 2. Activations become uint8 with zero point 128 where asked (``unsigned``): the same grid shifted by 128, so every
-   dequantised value is unchanged, and the form that VNNI's u8 x s8 instruction takes.
+   dequantised value is unchanged, and the form that VNNI's u8 x s8 instruction takes. Only where nothing but
+   DequantizeLinear sees the codes.
 """
 
 import numpy as np
 import onnx_ir as ir
 
+from calib8.graph.values import drop_unread, name_of
+from calib8.passes.qdq_nodes import Constants
+
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
+INT8, UINT8 = ir.DataType.INT8, ir.DataType.UINT8
+#: Attributes that fix the type of an output.
+TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 
 def to_cpu_form(model: ir.Model, *, unsigned: bool) -> ir.Model:
     """Rewrite ``model`` in place and return it; ``unsigned`` selects uint8 activations (rule 2)."""
-    _to_single(model.graph)
+    if next(iter(model.graph.subgraphs()), None) is None:
+        _to_single(model.graph)
     if unsigned:
         _shift_activations(model.graph)
     return model
 
 
 def _to_single(graph: ir.Graph) -> None:
-    for value in list(graph.initializers.values()):
-        if value.dtype == FP16 and value.const_value is not None:
+    half_outputs = [value.dtype == FP16 for value in graph.outputs]
+    for value in graph.initializers.values():
+        if value.dtype == FP16 and value.const_value is not None and not value.is_graph_output():
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
             value.type = ir.TensorType(FP32)  # assigning dtype would change the type shared with the original
-    for value in [*graph.inputs, *graph.outputs, *(v for node in graph for v in node.outputs)]:
-        if value.dtype == FP16:
-            value.type = ir.TensorType(FP32)  # assigning dtype would change the type shared with the original
-    for node in list(graph):
-        fill = node.attributes.get_tensor("value") if node.op_type == "ConstantOfShape" else None
+    for node in graph:
+        for value in node.outputs:
+            if value.dtype == FP16:
+                value.type = ir.TensorType(FP32)
+        for attribute in TYPE_ATTRIBUTES:
+            if attribute in node.attributes and node.attributes.get_int(attribute) == FP16:
+                node.attributes[attribute] = ir.AttrInt64(attribute, int(FP32))
+        fill = node.attributes.get_tensor("value") if node.op_type in ("Constant", "ConstantOfShape") else None
         if fill is not None and fill.dtype == FP16:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.numpy().astype(np.float32)))
-        if node.op_type != "Cast" or node.attributes.get_int("to") not in (FP16, FP32):
-            continue
-        node.attributes["to"] = ir.AttrInt64("to", int(FP32))
-        source, result = node.inputs[0], node.outputs[0]
-        if source is not None and source.dtype == FP32 and not result.is_graph_output():
+    _keep_interface(graph, half_outputs)
+    for node in list(graph):
+        source, result = node.inputs[0] if node.op_type == "Cast" else None, node.outputs[0]
+        if source is not None and source.dtype == result.dtype == FP32 and not result.is_graph_output():
             result.replace_all_uses_with(source)
             graph.remove(node, safe=True)
 
 
+def _keep_interface(graph: ir.Graph, half_outputs: list[bool]) -> None:
+    """Cast behind FP16 inputs (and constants that are outputs), and in front of FP16 outputs."""
+    constants = Constants(graph)
+    for value in dict.fromkeys([*graph.inputs, *graph.initializers.values()]):
+        if value.dtype == FP16 and (uses := list(value.uses())):
+            cast = _cast(constants, value, FP32, constants.free(f"{value.name}_to_float"))
+            graph.insert_before(graph[0], cast)
+            for reader, index in uses:
+                reader.replace_input_with(index, cast.outputs[0])
+    for index, value in enumerate(graph.outputs):
+        producer = value.producer()
+        if half_outputs[index] and producer is not None:
+            name, value.name = name_of(value), constants.free(f"{value.name}_float")
+            cast = _cast(constants, value, FP16, name)
+            graph.insert_after(producer, cast)
+            graph.outputs[index] = cast.outputs[0]
+
+
+def _cast(constants: Constants, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
+    output = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+    return ir.node("Cast", [value], {"to": int(dtype)}, outputs=[output], name=constants.free(f"{name}_Cast"))
+
+
 def _shift_activations(graph: ir.Graph) -> None:
+    shifted: set[ir.Value] = set()
     for node in graph:
-        if node.op_type != "QuantizeLinear":
+        if node.op_type != "QuantizeLinear" or "output_dtype" in node.attributes:
             continue
-        zero_point = node.inputs[2] if len(node.inputs) > 2 else None
-        if zero_point is None or zero_point.const_value is None or zero_point.dtype != ir.DataType.INT8:
+        codes = node.outputs[0]
+        pair = [node, *(reader for reader, _ in codes.uses())]
+        if codes.is_graph_output() or any(reader.op_type != "DequantizeLinear" for reader in pair[1:]):
             continue
-        shifted = _unsigned_zero_point(graph, zero_point)
-        for reader in [node, *(reader for reader, _ in node.outputs[0].uses())]:
-            reader.replace_input_with(2, shifted)
-        node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        del graph.initializers[name]
+        zero_points = [zero for member in pair if (zero := _signed_zero_point(member)) is not None]
+        if len(zero_points) < len(pair):
+            continue
+        for member, zero in zip(pair, zero_points, strict=True):
+            member.replace_input_with(2, _unsigned_zero_point(graph, zero))
+            shifted.add(zero)
+        codes.type = ir.TensorType(UINT8)
+    for zero in shifted:
+        drop_unread(graph, zero)
+
+
+def _signed_zero_point(node: ir.Node) -> ir.Value | None:
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    return zero if zero is not None and zero.const_value is not None and zero.dtype == INT8 else None
 
 
 def _unsigned_zero_point(graph: ir.Graph, signed: ir.Value) -> ir.Value:

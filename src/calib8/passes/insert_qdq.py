@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib8.errors import ModelError
+from calib8.graph.values import drop_unread, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.numerics import quantize_weight
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
@@ -31,17 +32,16 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     activations: dict[str, ir.Value] = {}
     weights: dict[tuple[str, int], ir.Value] = {}
     for op in ops:
-        tensor = _name(op.activation)
+        tensor = name_of(op.activation)
         if tensor not in activations:
             activations[tensor] = quantised_activation(constants, op.activation, amax[tensor])
-        key = (_name(op.weight), op.channel_axis)
+        key = (name_of(op.weight), op.channel_axis)
         if key not in weights:
             weights[key] = quantised_constant(constants, op.weight, op.channel_axis, op.node)
         op.node.replace_input_with(0, activations[tensor])
         op.node.replace_input_with(1, weights[key])
-    for name in {_name(op.weight) for op in ops}:
-        if not model.graph.initializers[name].uses():
-            del model.graph.initializers[name]
+    for weight in {op.weight for op in ops}:
+        drop_unread(model.graph, weight)
     return model
 
 
@@ -61,9 +61,4 @@ def quantised_constant(constants: Constants, constant: ir.Value, axis: int, befo
     if not np.isfinite(weight).all():
         raise ModelError(f"the weight {constant.name!r} holds NaN or infinity. Train or export the model again.")
     codes, scale = quantize_weight(weight, axis)
-    return dequantised_codes(constants, _name(constant), codes, scale, axis, before)
-
-
-def _name(value: ir.Value) -> str:
-    assert value.name is not None
-    return value.name
+    return dequantised_codes(constants, name_of(constant), codes, scale, axis, before)

@@ -3,6 +3,7 @@
 Rules:
 1. Constant nodes become initializers, so that a weight is found wherever the exporter put it.
 2. A Transpose, Cast or Identity of a constant is computed now: exporters leave ``Transpose(weight)`` before MatMul.
+   Other Identity nodes of the main graph go too; in the body of an If or Loop one may be all there is.
 3. Nodes without a name get one, and names are unique: plans, globs and reports refer to nodes by name.
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
 5. Shapes and types are inferred, for FP16 conversion and for messages.
@@ -27,10 +28,10 @@ def prepare(model: ir.Model) -> ir.Model:
     common.RemoveInitializersFromInputsPass()(model)  # rule 6
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
     _fold(model.graph)  # rule 2
-    common.IdentityEliminationPass()(model)
+    _drop_identities(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _name_nodes(model.graph)  # rule 3
-    common.ShapeInferencePass(strict_mode=False)(model)  # rule 5; strict would lose all types for one unknown op
+    common.ShapeInferencePass()(model)  # rule 5
     return model
 
 
@@ -61,6 +62,14 @@ def _fold(graph: ir.Graph) -> None:
         node.outputs[0].replace_all_uses_with(folded)
         graph.remove(node, safe=True)
         graph.register_initializer(folded)
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Identity" else None
+        if source is not None and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(source)
+            graph.remove(node, safe=True)
 
 
 def _transpose(node: ir.Node, array: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -8,6 +8,7 @@ Rules:
 
 import onnx_ir as ir
 
+from calib8.graph.values import drop_unread
 from calib8.passes.insert_qdq import quantised_constant
 from calib8.passes.qdq_nodes import Constants
 
@@ -24,7 +25,7 @@ def quantize_embeddings(model: ir.Model) -> ir.Model:
         dequantised = quantised_constant(constants, table, axis=0, before=node)
         for reader, index in table.uses():
             reader.replace_input_with(index, dequantised)
-        del graph.initializers[table.name or ""]
+        drop_unread(graph, table)
     return model
 
 
