@@ -4,6 +4,7 @@ TensorRT's explicit quantisation (https://docs.nvidia.com/deeplearning/tensorrt,
 ``q = clamp(round_half_even(x / scale), -128, 127)``, ``x' = q * scale``, zero point 0.
 """
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -52,14 +53,11 @@ def quantize_weight(w: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8]
     return quantize(w, scale.reshape(shape)), scale
 
 
-def sqnr_db(reference: Floats, candidate: Floats) -> float:
+def sqnr_db(signal: float, noise: float) -> float:
     """Signal to quantisation noise ratio in dB: 10 log10(sum ref^2 / sum (ref - cand)^2); inf if they are equal."""
-    reference64 = np.asarray(reference, np.float64)
-    noise = float(np.square(reference64 - candidate).sum())
-    signal = float(np.square(reference64).sum())
     if noise == 0:
-        return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
 def cosine_rows(a: Floats, b: Floats) -> NDArray[np.float64]:

@@ -113,6 +113,13 @@ def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> No
     code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
     assert code == 0
     assert "cosine_mean" in out
+    code, out, err = calib8("verify", model, int8, "--data", text)
+    assert (code, err.splitlines()[-1]) == (0, "no limit given: nothing was judged")
+    assert "sqnr_db" in out
+    code, _, err = calib8("verify", model, int8, "--data", text, "--min-sqnr-db", "99")
+    assert code == 1
+    assert "SQNR in dB" in err
+    assert "nothing was judged" not in err
     code, out, err = calib8("verify", model, int8, "--data", text, "--min-cosine", "1")
     assert code == 1
     assert "cosine_mean" in out  # what was measured is shown all the same

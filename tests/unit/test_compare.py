@@ -9,7 +9,7 @@ from calib8.data.sources import Batches
 from calib8.errors import AccuracyMissed, DataError
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, token_feeds
-from calib8.verification.compare import Comparison, Spearman, compare, summarise
+from calib8.verification.compare import Comparison, Spearman, compare
 from calib8.verification.config import Verify
 
 X = InputSpec("x", np.dtype(np.float32), ("batch", 2))
@@ -28,7 +28,7 @@ def same(arrays: Arrays) -> Arrays:
 def test_equal_models(notes) -> None:
     result = compared(same, same, notes)
     assert (result.samples, result.cosine_mean, result.cosine_min, result.neighbours) == (3, 1, 1, 1)
-    assert result.sqnr_db == {"y": None}
+    assert result.sqnr_db is None
     assert notes.steps[-1] == ("verify", 3, 3)
 
 
@@ -42,7 +42,8 @@ def test_numbers_by_hand(notes) -> None:
     assert result.cosine_mean == pytest.approx(2.96 / 3)
     assert result.cosine_min == pytest.approx(0.96)
     assert result.cosine_p1 == pytest.approx(0.96 + 0.02 * 0.04)
-    assert result.sqnr_db["y"] == pytest.approx(11.76, abs=0.005)
+    assert result.sqnr_db == pytest.approx(11.76, abs=0.005)
+    assert result.outputs["y"].sqnr_db == result.sqnr_db
 
 
 def test_padding_is_ignored_and_samples_are_put_in_order(notes) -> None:
@@ -58,7 +59,7 @@ def test_padding_is_ignored_and_samples_are_put_in_order(notes) -> None:
         return run
 
     result = compare(NullRuntime(answer(0)), NullRuntime(answer(99)), data, progress=notes)
-    assert (result.samples, result.cosine_min, result.sqnr_db) == (3, pytest.approx(1), {"y": None})
+    assert (result.samples, result.cosine_min, result.sqnr_db) == (3, pytest.approx(1), None)
 
 
 def test_pooling(notes) -> None:
@@ -86,12 +87,12 @@ def test_pooling(notes) -> None:
         ),
         (same, lambda a: same(a) | {"z": a["x"]}, r"the candidate \['y', 'z'\]"),
         (same, lambda a: {"y": a["x"][:, :1]}, r"output 'y' has shape \(3, 2\) in the reference and \(3, 1\)"),
-        (same, lambda a: {"y": a["x"] * np.nan}, "output 'y' holds NaN or infinity"),
-        (lambda a: {"y": a["x"] + np.inf}, same, "output 'y' holds NaN or infinity"),
+        (same, lambda a: {"y": a["x"] * np.nan}, "output 'y' of null runtime holds NaN or infinity"),
+        (lambda a: {"y": a["x"] + np.inf}, same, "output 'y' of null runtime holds NaN or infinity"),
         (
             lambda a: same(a) | {"second": a["x"]},
             lambda a: same(a) | {"second": np.where(a["x"] > 3, np.nan, a["x"])},
-            "output 'second' holds NaN or infinity.*--remainder fp32",
+            "output 'second' of null runtime holds NaN or infinity",
         ),
     ],
 )
@@ -100,30 +101,68 @@ def test_never_passes_on_nothing(reference, candidate, message: str, notes) -> N
         compared(reference, candidate, notes)
 
 
-def test_noise_without_a_signal_is_not_exact(notes) -> None:
-    def with_zero(value: float) -> Callable[[Arrays], Arrays]:
-        return lambda a: same(a) | {"zero": np.full_like(a["x"], value)}
-
-    noisy = compared(with_zero(0), with_zero(1), notes).sqnr_db["zero"]
-    assert noisy is not None
-    assert -np.inf < noisy < -1000  # finite, since JSON has no infinity
-    assert compared(with_zero(0), with_zero(0), notes).sqnr_db["zero"] is None
+def test_zeros_prove_nothing(notes) -> None:
+    with pytest.raises(DataError, match="output 'y' of the reference is zero throughout, which proves nothing"):
+        compared(lambda a: {"y": 0 * a["x"]}, lambda a: {"y": 0 * a["x"]}, notes)
+    with pytest.raises(DataError, match="output 'second' of the reference is zero"):
+        compared(lambda a: same(a) | {"second": 0 * a["x"]}, lambda a: same(a) | {"second": a["x"]}, notes)
 
 
-@pytest.mark.parametrize("vectors", [(np.zeros((0, 2)), np.zeros((0, 2))), (np.ones((3, 2)), np.ones((3, 3)))])
-def test_no_or_unequal_vectors(vectors: tuple[np.ndarray, np.ndarray]) -> None:
-    with pytest.raises(DataError, match="nothing to compare: got vectors"):
-        summarise(*vectors, {})
+def test_every_output_is_judged_and_the_worst_counts(notes) -> None:
+    def with_second(sign: int) -> Callable[[Arrays], Arrays]:
+        return lambda a: same(a) | {"second": sign * a["x"]}
+
+    result = compared(with_second(1), with_second(-1), notes)
+    assert (result.outputs["y"].cosine_mean, result.outputs["y"].sqnr_db) == (1, None)
+    assert (result.cosine_mean, result.cosine_p1, result.cosine_min, result.neighbours) == (-1, -1, -1, 0)
+    assert result.sqnr_db == result.outputs["second"].sqnr_db == pytest.approx(-6.02, abs=0.005)
+    with pytest.raises(AccuracyMissed, match=r"mean cosine -1\.0.*, the worst of the outputs y, second\. "):
+        result.raise_for_failure(Verify(min_cosine=0.9))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_unusable_vectors(bad: float) -> None:
-    with pytest.raises(DataError, match="a sample's vector holds NaN or infinity"):
-        summarise(np.ones((3, 2)), np.array([[1, 1], [1, bad], [1, 1]]), {})
+def test_a_factor_of_a_thousand_is_seen(notes) -> None:
+    result = compared(same, lambda a: {"y": 1000 * a["x"]}, notes)
+    assert result.cosine_mean == pytest.approx(1)
+    with pytest.raises(AccuracyMissed, match=r"SQNR in dB -59\.9.*, expected at least 10"):
+        result.raise_for_failure(Verify(min_cosine=0.9, min_sqnr_db=10))
+
+
+def test_ragged_batches_without_a_mask_have_no_neighbours(notes) -> None:
+    spec = InputSpec("x", np.dtype(np.float32), ("batch", "sequence"))
+    ragged = Dataset(Batches([{"x": np.ones((2, 3), np.float32)}, {"x": np.ones((2, 5), np.float32)}]), (spec,))
+    result = compare(NullRuntime(same), NullRuntime(same), ragged, progress=notes)
+    assert (result.samples, result.cosine_min, result.neighbours) == (4, pytest.approx(1), None)
+
+
+@pytest.mark.parametrize("output", [np.float32(1), np.ones(1), np.ones((2, 3))])
+def test_an_output_without_a_row_per_sample(output: np.ndarray, notes) -> None:
+    with pytest.raises(
+        DataError, match=r"output 'loss' has shape \[.*\] for a batch of 3; expected one row per sample"
+    ):
+        compared(lambda a: {"loss": output}, lambda a: {"loss": output}, notes)
+
+
+def test_an_output_of_text(notes) -> None:
+    with pytest.raises(DataError, match="output 'y' is not of numbers"):
+        compared(lambda a: {"y": np.array(["a", "b", "c"])}, same, notes)
+
+
+def test_the_advice_fits_the_runtime(notes) -> None:
+    class Half(NullRuntime):
+        computes_fp16 = True
+
+    def broken(arrays: Arrays) -> Arrays:
+        return {"y": arrays["x"] * np.nan}
+
+    data = Dataset(Batches({"x": ROWS}), (X,))
+    with pytest.raises(DataError, match="quantise with --remainder fp32"):
+        compare(NullRuntime(same), Half(broken), data, progress=notes)
+    with pytest.raises(DataError, match=r"It computes in FP32 there, so the model itself is broken"):
+        compare(NullRuntime(broken), Half(same), data, progress=notes)
 
 
 RESULT = Comparison(
-    samples=5, cosine_mean=0.99, cosine_p1=0.95, cosine_min=0.9, neighbours=0.8, sqnr_db={},
+    samples=5, cosine_mean=0.99, cosine_p1=0.95, cosine_min=0.9, neighbours=0.8, sqnr_db=20, outputs={},
     spearman=Spearman(pairs=9, reference=88.0, candidate=87.0),
 )  # fmt: skip
 
@@ -134,6 +173,7 @@ RESULT = Comparison(
         ({"min_cosine": 0.991}, r"mean cosine 0\.99000, expected at least 0\.991"),
         ({"min_p1": 0.96}, r"1st percentile of cosine 0\.95000, expected at least 0\.96"),
         ({"min_neighbours": 0.9}, r"neighbour agreement 0\.80000, expected at least 0\.9"),
+        ({"min_sqnr_db": 20.5}, r"SQNR in dB 20\.00000, expected at least 20\.5"),
         ({"max_spearman_loss": 0.5}, r"Spearman 87\.00 against 88\.00, expected a loss of at most 0\.5"),
         ({"min_cosine": 1, "min_p1": 1}, "mean cosine .*; 1st percentile"),
     ],
@@ -144,8 +184,11 @@ def test_missed_limits_are_named(limits: dict[str, float], message: str) -> None
 
 
 def test_limits_that_are_met_exactly() -> None:
-    RESULT.raise_for_failure(Verify(min_cosine=0.99, min_p1=0.95, min_neighbours=0.8, max_spearman_loss=1))
+    RESULT.raise_for_failure(
+        Verify(min_cosine=0.99, min_p1=0.95, min_neighbours=0.8, min_sqnr_db=20, max_spearman_loss=1)
+    )
     RESULT.raise_for_failure(Verify())
+    RESULT.model_copy(update={"sqnr_db": None}).raise_for_failure(Verify(min_sqnr_db=99))  # equal to the bit
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_nan_in_one_embedding_is_an_error(tokenizer_folder: Path, notes) -> None
     pairs = [("a", "b", 5.0), ("a", "c", 3.0), ("a", "d", 1.0)]
     broken = tables()
     broken[6] = np.nan
-    with pytest.raises(DataError, match="an embedding holds NaN or infinity"):
+    with pytest.raises(DataError, match="an embedding of null runtime holds NaN or infinity"):
         rank_correlation(encoder(tokenizer_folder, tables()), encoder(tokenizer_folder, broken), pairs, notes)
 
 

@@ -8,7 +8,10 @@ from calib8.data.inputs import Arrays
 from calib8.errors import ModelError
 from calib8.models import sentence
 from calib8.models.sentence import SentenceEncoder, pool, pooling_of, unit_rows
+from calib8.runtime.contract import Contract
 from calib8.runtime.null import NullRuntime
+from calib8.runtime.ort import OrtRuntime
+from calib8.testing import tiny_encoder
 
 
 def answer(arrays: Arrays) -> Arrays:
@@ -35,7 +38,7 @@ def test_embed_keeps_the_order_in_any_batching(tokenizer_folder: Path, notes, mo
     sentences, means = ["b", "a b c", "", "b"], np.array([8 / 3, 18 / 5, 3 / 2, 8 / 3])
     expected = np.stack([means, np.ones(4)], axis=1) / np.sqrt(means**2 + 1)[:, None]
     for budget in (1, 7, 10_000):
-        monkeypatch.setattr(sentence, "TOKEN_BUDGET", budget)
+        monkeypatch.setattr(sentence, "EMBED_POSITIONS", budget)
         runtime = NullRuntime(answer)
         got = SentenceEncoder(tokenizer_folder, runtime).embed(sentences, notes)
         assert got.dtype == np.float32
@@ -48,43 +51,122 @@ def test_no_sentences(tokenizer_folder: Path) -> None:
     assert SentenceEncoder(tokenizer_folder, NullRuntime(answer)).embed([]).shape[0] == 0
 
 
+def settings(folder: Path, pooling: object = None, modules: tuple[str, ...] = ()) -> Path:
+    """A folder with these sentence-transformers files."""
+    if pooling is not None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    if modules:
+        listed = [{"type": kind, "path": f"{n}_{kind.rpartition('.')[2]}"} for n, kind in enumerate(modules)]
+        (folder / "modules.json").write_text(json.dumps(listed))
+    return folder
+
+
+PLAIN = ("sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling")
+UNIT = (*PLAIN, "sentence_transformers.models.Normalize")
+OLD = {"word_embedding_dimension": 8, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+
+
 @pytest.mark.parametrize(
     ("pooling", "modules", "expected"),
     [
-        (None, None, ("mean", True)),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, None, ("mean", True)),
-        ({"pooling_mode_cls_token": True}, '["sentence_transformers.models.Normalize"]', ("cls", True)),
-        (None, '["sentence_transformers.models.Pooling"]', ("mean", False)),
+        (None, (), ("mean", True)),
+        (OLD, (), ("mean", True)),
+        ({"pooling_mode_cls_token": True, "include_prompt": True}, UNIT, ("cls", True)),
+        ({"pooling_mode": "cls", "embedding_dimension": 8}, PLAIN, ("cls", False)),
+        ({"pooling_mode": ["mean"]}, ("a.b.Transformer", "c.Pooling"), ("mean", False)),
+        ({"word_embedding_dimension": 8}, UNIT, ("mean", True)),
     ],
 )
-def test_pooling_of(tmp_path: Path, pooling: dict | None, modules: str | None, expected: tuple[str, bool]) -> None:
-    if pooling is not None:
-        (tmp_path / "1_Pooling").mkdir()
-        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    if modules is not None:
-        (tmp_path / "modules.json").write_text(modules)
-    assert pooling_of(tmp_path) == expected
+def test_pooling_of(tmp_path: Path, pooling: dict | None, modules: tuple[str, ...], expected: tuple[str, bool]) -> None:
+    assert pooling_of(settings(tmp_path, pooling, modules)) == expected
+
+
+def test_the_folder_of_the_pooling_module_is_what_modules_say(tmp_path: Path) -> None:
+    settings(tmp_path, {"pooling_mode": "max"})
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "config.json").write_text('{"pooling_mode": "cls"}')
+    kinds = {"Transformer": "", "Pooling": "pool"}
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": k, "path": p} for k, p in kinds.items()]))
+    assert pooling_of(tmp_path) == ("cls", False)
+    (tmp_path / "pool" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"names a Pooling module, but there is no .*pool/config\.json"):
+        pooling_of(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("pooling", "message"),
     [
-        ('{"pooling_mode_max_tokens": true}', "asks for pooling_mode_max_tokens; calib8 supports mean or CLS pooling"),
-        ('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}', "asks for pooling_mode_cls_token, pool"),
-        ("{", r"config\.json is not a pooling setting: it is no valid JSON"),
+        ({"pooling_mode_max_tokens": True}, "asks for pooling_mode_max_tokens; calib8 supports mean or CLS pooling"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "asks for pooling_mode_cls_token, pool"),
+        ({"pooling_mode": "lasttoken"}, "asks for lasttoken"),
+        ({"pooling_mode": ["mean", "max"]}, "asks for max, mean"),
+        ({"pooling_mode": "mean", "weights": [1]}, "asks for mean, weights"),
+        ({"pooling_mode_mean_tokens": False}, "asks for no pooling"),
+        (["mean"], r"config\.json is not a pooling setting: it holds a list, expected an object"),
     ],
 )
-def test_unusable_pooling(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(content)
+def test_unsupported_pooling(tmp_path: Path, pooling: object, message: str) -> None:
     with pytest.raises(ModelError, match=message):
+        pooling_of(settings(tmp_path, pooling))
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (
+            (*UNIT[:2], "sentence_transformers.models.Dense", UNIT[2]),
+            "asks for Transformer, Pooling, Dense, Normalize;",
+        ),
+        (("sentence_transformers.models.StaticEmbedding",), "asks for StaticEmbedding; calib8 supports"),
+        (UNIT[:1], "asks for Transformer;"),
+    ],
+)
+def test_unsupported_modules(tmp_path: Path, modules: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        pooling_of(settings(tmp_path, OLD, modules))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"a": 1}', b"7", b'[{"type": 1, "path": ""}]', b'["\xff"]'])
+def test_damaged_modules(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "modules.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"modules\.json is (no|not a) list of modules"):
+        pooling_of(tmp_path)
+
+
+def test_damaged_pooling(tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json is not a pooling setting: it is no valid JSON"):
         pooling_of(tmp_path)
 
 
 def test_vectors_are_normalised_only_if_asked(tokenizer_folder: Path) -> None:
-    (tokenizer_folder / "modules.json").write_text("[]")
+    settings(tokenizer_folder, OLD, PLAIN)
     got = SentenceEncoder(tokenizer_folder, NullRuntime(answer)).embed(["b"])
     np.testing.assert_allclose(got, [[8 / 3, 1]], rtol=1e-6)
+
+
+def test_a_model_with_segments_gets_the_first(tokenizer_folder: Path) -> None:
+    contract = Contract(("input_ids", "attention_mask", "token_type_ids"), (), {})
+
+    class Segments(NullRuntime):
+        def run(self, arrays: Arrays) -> Arrays:
+            return self._run(contract.fitted(arrays))
+
+    runtime = Segments(answer, contract)
+    SentenceEncoder(tokenizer_folder, runtime).embed(["a b", "c"])
+    assert runtime.asked[0]["token_type_ids"].tolist() == [[0] * 4] * 2
+
+
+@pytest.mark.parametrize("own", [5, 40])
+def test_sentences_are_cut_to_what_the_model_takes(tokenizer_folder: Path, own: int, notes) -> None:
+    (tokenizer_folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": own}))
+    with OrtRuntime(tiny_encoder(positions=16)) as runtime:
+        encoder = SentenceEncoder(tokenizer_folder, runtime)
+        assert encoder.embed(["a " * 60, "b"], notes).shape == (2, 8)
+    assert encoder.tokenizer.max_length == min(own, 16)
+    assert notes.messages == [f"1 of 2 sentences are longer than {min(own, 16)} tokens and were cut"]
 
 
 def test_a_model_that_is_no_token_encoder(tokenizer_folder: Path) -> None:

@@ -10,6 +10,7 @@ from calib8.files import sha256_file
 
 
 def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     return path
 
@@ -102,7 +103,7 @@ def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Pa
     assert np.load(folder / "input_ids.npy").tolist() == [[1, 4, 5, 2], [1, 5, 2, 0]]
     assert np.load(folder / "attention_mask.npy").tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert json.loads((folder / "calib_data.json").read_text()) == {
-        "texts": {"a.txt": sha256_file(text)},
+        "texts": {str(text): sha256_file(text)},
         "tokenizer_sha256": sha256_file(tokenizer_folder / "tokenizer.json"),
         "max_length": 4,
         "sentences": 2,
@@ -110,3 +111,49 @@ def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Pa
     }
     assert notes.messages == ["1 of 2 sentences are longer than 4 tokens and were cut"]
     assert notes.steps[-1] == ("tokenise", 2, 2)
+
+
+def test_texts_of_one_name_are_told_apart(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
+    texts = [write(tmp_path / name / "a.txt", name.encode()) for name in "ab"]
+    folder = prepare(texts, TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
+    made_of = json.loads((folder / "calib_data.json").read_text())["texts"]
+    assert made_of == {str(text): sha256_file(text) for text in texts}
+
+
+def test_a_maximum_beyond_the_models_limit_is_told(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
+    (tokenizer_folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
+    text = write(tmp_path / "a.txt", b"a\n")
+    prepare([text], TextTokenizer(tokenizer_folder, 8), tmp_path / "calib", notes)
+    assert notes.messages == []
+    prepare([text], TextTokenizer(tokenizer_folder, 9), tmp_path / "calib", notes)
+    assert notes.messages == ["the model takes 8 tokens: that, not 9, is the maximum length"]
+
+
+def test_sentences_are_tokenised_once(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
+    tokenizer = TextTokenizer(tokenizer_folder)
+    calls = []
+
+    class Counting:
+        def encode_batch(self, texts: list[str]) -> object:
+            calls.append(len(texts))
+            return inner.encode_batch(texts)
+
+    inner, tokenizer._tokenizer = tokenizer._tokenizer, Counting()
+    prepare([write(tmp_path / "a.txt", b"a\nb\n")], tokenizer, tmp_path / "calib", notes)
+    assert calls == [2]
+
+
+def test_lower_case_is_asked_for_by_the_model(tokenizer_folder: Path) -> None:
+    assert TextTokenizer(tokenizer_folder).tokens(["A"]) == [[1, 3, 2]]  # unknown
+    (tokenizer_folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    assert TextTokenizer(tokenizer_folder).tokens(["A"]) == [[1, 4, 2]]
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "sentence_bert_config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[]", "it holds a list, expected an object"), (b'"\xff"', "it is no valid JSON")]
+)
+def test_settings_of_another_kind(tokenizer_folder: Path, name: str, content: bytes, message: str) -> None:
+    write(tokenizer_folder / name, content)
+    with pytest.raises(ModelError, match=rf"{name} is not a tokenizer setting: {message}"):
+        TextTokenizer(tokenizer_folder)

@@ -10,7 +10,7 @@ import typer
 import calib8
 from calib8 import api
 from calib8.cli import options as opt
-from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.console import ConsoleProgress, err, out
 from calib8.data.text import read_sentences, sentences_of
 from calib8.files import save_array
 
@@ -74,6 +74,9 @@ def verify(
     min_cosine: Annotated[float | None, typer.Option(help="Lowest mean cosine.")] = None,
     min_p1: Annotated[float | None, typer.Option(help="Lowest 1st percentile of cosine.")] = None,
     min_neighbours: Annotated[float | None, typer.Option(help="Lowest share of unchanged nearest neighbours.")] = None,
+    min_sqnr_db: Annotated[
+        float | None, typer.Option(help="Lowest signal to quantisation noise ratio in dB; sees wrong scales too.")
+    ] = None,
     max_spearman_loss: Annotated[float | None, typer.Option(help="Largest loss of 100 x Spearman.")] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
@@ -81,23 +84,31 @@ def verify(
 ) -> None:
     """Compare a model or engine with its FP32 reference; exit code 1 if a limit is missed.
 
+    Limits hold for every output of the model: the worst decides.
+
     Example: calib8 verify model.onnx model.int8.onnx --data held_out.txt
     """
     with ConsoleProgress(quiet=quiet) as progress:
         limits = calib8.Verify(
-            min_cosine=min_cosine, min_p1=min_p1, min_neighbours=min_neighbours, max_spearman_loss=max_spearman_loss
+            min_cosine=min_cosine,
+            min_p1=min_p1,
+            min_neighbours=min_neighbours,
+            min_sqnr_db=min_sqnr_db,
+            max_spearman_loss=max_spearman_loss,
         )
         comparison = api.compare(
             reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
         )
     _print(comparison.model_dump(mode="json", exclude_none=True))
+    if limits == calib8.Verify():
+        err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="Any file that calib8 reads or writes.")],
 ) -> None:
-    """Say what a model, engine, calibration cache, ranges, plan or report contains.
+    """Say what a model, engine, array, calibration cache, ranges, plan or report contains.
 
     Example: calib8 inspect build/mpnet/model.int8.onnx
     """

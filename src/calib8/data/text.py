@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,8 @@ class TextTokenizer:
     """The model's own tokenizer (``tokenizer.json``), set to truncate and to pad as the model was trained.
 
     ``folder`` is laid out as sentence-transformers does: ``tokenizer.json``, and optionally
-    ``tokenizer_config.json`` (padding token) and ``sentence_bert_config.json`` (``max_seq_length``).
+    ``tokenizer_config.json`` (padding token) and ``sentence_bert_config.json`` (``max_seq_length``,
+    ``do_lower_case``). ``max_length`` cuts to fewer tokens than ``limit``, the model's own limit; it cannot raise it.
     """
 
     def __init__(self, folder: Path, max_length: int | None = None) -> None:
@@ -64,8 +65,11 @@ class TextTokenizer:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises bare Exceptions
             raise ModelError(f"{self.path} is not a usable tokenizer ({error}). Fetch it again.") from error
-        settings = _json(Path(folder) / "tokenizer_config.json") | _json(Path(folder) / "sentence_bert_config.json")
-        self.max_length = _max_length(settings, max_length)
+        own = read_settings(Path(folder) / "sentence_bert_config.json", "tokenizer setting")
+        settings = read_settings(Path(folder) / "tokenizer_config.json", "tokenizer setting") | own
+        self.limit, self.asked = _limit(settings), max_length
+        self.max_length = min(max_length or self.limit, self.limit)
+        self._lower = own.get("do_lower_case") is True
         self.pad_id = _pad_id(self._tokenizer, settings)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
@@ -75,13 +79,14 @@ class TextTokenizer:
         """SHA-256 of ``tokenizer.json``."""
         return sha256_file(self.path)
 
-    def tokens(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Token ids of each sentence, with the special tokens, truncated to ``max_length``."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(sentences))]
-
-    def truncated(self, sentences: Sequence[str]) -> int:
-        """How many of ``sentences`` are longer than ``max_length``."""
-        return sum(bool(e.overflowing) for e in self._tokenizer.encode_batch(list(sentences)))
+    def tokens(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[int]]:
+        """Token ids of each sentence, with the special tokens, cut to ``max_length``, with a note of how many were."""
+        texts = [sentence.lower() for sentence in sentences] if self._lower else list(sentences)
+        encodings = self._tokenizer.encode_batch(texts)
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        if cut and progress is not None:
+            progress.note(f"{cut} of {len(texts)} sentences are longer than {self.max_length} tokens and were cut")
+        return [encoding.ids for encoding in encodings]
 
     def padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, NDArray[np.generic]]:
         """``input_ids`` and ``attention_mask``, int64 [len(tokens), longest]."""
@@ -98,13 +103,13 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
     """Write ``input_ids.npy`` and ``attention_mask.npy`` ([N, S], int64) and what they were made from to ``output``."""
     sentences = [sentence for path in texts for sentence in read_sentences(path)]
     progress.update("tokenise", 0, len(sentences))
-    if cut := tokenizer.truncated(sentences):
-        progress.note(f"{cut} of {len(sentences)} sentences are longer than {tokenizer.max_length} tokens and were cut")
-    arrays = tokenizer.padded(tokenizer.tokens(sentences))
+    if tokenizer.asked is not None and tokenizer.asked > tokenizer.limit:
+        progress.note(f"the model takes {tokenizer.limit} tokens: that, not {tokenizer.asked}, is the maximum length")
+    arrays = tokenizer.padded(tokenizer.tokens(sentences, progress))
     for name, array in arrays.items():
         save_array(Path(output) / f"{name}.npy", array)
     made_of = {
-        "texts": {path.name: sha256_file(path) for path in texts},
+        "texts": {str(path): sha256_file(path) for path in texts},
         "tokenizer_sha256": tokenizer.sha256,
         "max_length": tokenizer.max_length,
         "sentences": len(sentences),
@@ -115,14 +120,13 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
     return Path(output)
 
 
-def _max_length(settings: dict[str, object], asked: int | None) -> int:
-    """The model's own limit in tokens, or what was asked for if that is less. Hugging Face writes 1e30 for "none"."""
+def _limit(settings: dict[str, Any]) -> int:
+    """The model's own limit in tokens. Hugging Face writes 1e30 for "none"."""
     own = settings.get("max_seq_length") or settings.get("model_max_length")
-    limit = own if isinstance(own, int) and own < 1_000_000 else DEFAULT_MAX_LENGTH
-    return min(asked or limit, limit)
+    return own if isinstance(own, int) and own < 1_000_000 else DEFAULT_MAX_LENGTH
 
 
-def _pad_id(tokenizer: "Tokenizer", settings: dict[str, object]) -> int:
+def _pad_id(tokenizer: "Tokenizer", settings: dict[str, Any]) -> int:
     if tokenizer.padding is not None:
         return int(tokenizer.padding["pad_id"])
     token = settings.get("pad_token", "<pad>")
@@ -130,9 +134,12 @@ def _pad_id(tokenizer: "Tokenizer", settings: dict[str, object]) -> int:
     return tokenizer.token_to_id(str(name)) or 0
 
 
-def _json(path: Path) -> dict[str, object]:
+def read_settings(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object of settings, empty if there is no such file; ``what`` is its role. Raises ``ModelError``."""
     try:
-        content = read_json(path, "tokenizer setting") if path.is_file() else {}
+        content = read_json(path, what) if path.is_file() else {}
     except InputError as error:
         raise ModelError(str(error)) from None
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a {what}: it holds a {type(content).__name__}, expected an object.")
+    return content

@@ -1,46 +1,58 @@
-"""Sentence embeddings: tokenise, run, pool, normalise, as sentence-transformers does."""
+"""Sentence embeddings: tokenise, run, pool, normalise.
+
+The part of sentence-transformers that most of its models use: a Transformer, mean or CLS pooling, and perhaps
+normalisation, without a prompt. A folder whose files ask for anything else is refused.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.data.batching import by_token_budget
 from calib8.data.inputs import Arrays
-from calib8.data.text import TextTokenizer
+from calib8.data.text import TextTokenizer, read_settings
 from calib8.errors import InputError, ModelError
 from calib8.files import read_json
 from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 
-#: Positions per batch: measured best on two cores, see bench/results.
-TOKEN_BUDGET = 2048
+#: Positions per batch that an embedding is fastest with: measured on two cores, see bench/results.
+EMBED_POSITIONS = 2048
+Pooling: TypeAlias = Literal["mean", "cls"]
+#: What sentence-transformers writes for them, as a flag each and as the value of ``pooling_mode``.
+POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "mean": "mean", "cls": "cls"
+}  # fmt: skip
+#: Settings of a Pooling module that change nothing here.
+IDLE_SETTINGS = ("word_embedding_dimension", "embedding_dimension", "include_prompt")
+MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 Embeddings = NDArray[np.float32]
 
 
 class SentenceEncoder:
     """Turns sentences into vectors with any runtime whose model takes tokens and yields one vector per token.
 
-    ``folder`` is laid out as sentence-transformers does: ``tokenizer.json``, ``1_Pooling/config.json`` (mean or CLS
-    pooling; mean if absent) and ``modules.json`` (whether vectors are normalised; yes if absent).
+    ``folder`` is laid out as sentence-transformers does, see ``TextTokenizer`` and ``pooling_of``. Sentences are cut to
+    what both the tokenizer's settings and the model allow.
     """
 
     def __init__(self, folder: Path, runtime: Runtime) -> None:
-        self.tokenizer = TextTokenizer(folder)
+        self.tokenizer = TextTokenizer(folder, runtime.largest("input_ids", 1))
         self.pooling, self.normalise = pooling_of(folder)
         self.runtime = runtime
 
     def embed(self, sentences: Sequence[str], progress: Progress | None = None) -> Embeddings:
         """One vector per sentence, float32 [len(sentences), width], in the order given."""
         progress = progress or Quiet()
-        tokens = self.tokenizer.tokens(sentences)
+        tokens = self.tokenizer.tokens(sentences, progress)
         lengths = np.array([len(sentence) for sentence in tokens], np.int64)
         vectors: Embeddings | None = None
         done = 0
-        for rows in by_token_budget(lengths, TOKEN_BUDGET):
-            batch = self.tokenizer.padded([tokens[row] for row in rows])
+        for rows in by_token_budget(lengths, EMBED_POSITIONS):
+            batch = token_arrays(self.tokenizer, [tokens[row] for row in rows], self.runtime.contract.names)
             pooled = pool(self._hidden(batch), batch["attention_mask"], self.pooling)
             if vectors is None:
                 vectors = np.zeros((len(tokens), pooled.shape[1]), np.float32)
@@ -60,25 +72,65 @@ class SentenceEncoder:
         )
 
 
-def pooling_of(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
-    """(pooling, whether vectors are normalised) as the folder's sentence-transformers files say."""
-    config = Path(folder) / "1_Pooling" / "config.json"
+def token_arrays(tokenizer: TextTokenizer, tokens: Sequence[Sequence[int]], inputs: Sequence[str]) -> Arrays:
+    """What a model with these ``inputs`` is fed for ``tokens``: a sentence is one segment, number 0."""
+    arrays = tokenizer.padded(tokens)
+    if "token_type_ids" in inputs:
+        arrays["token_type_ids"] = np.zeros_like(arrays["input_ids"])
+    return arrays
+
+
+def pooling_of(folder: Path) -> tuple[Pooling, bool]:
+    """(pooling, whether vectors are normalised) as the folder's sentence-transformers files say.
+
+    ``modules.json`` lists the modules, and its Pooling module has a ``config.json``. Without ``modules.json`` vectors
+    are normalised, and mean pooled unless there is a ``1_Pooling/config.json``. Raises ``ModelError`` for files that
+    are damaged or ask for what calib8 does not do.
+    """
+    listed = Path(folder) / "modules.json"
+    if not listed.is_file():
+        return _pooling(Path(folder) / "1_Pooling" / "config.json"), True
+    modules = _modules(listed)
+    if list(modules) not in MODULES:
+        raise ModelError(
+            f"{listed} asks for {', '.join(modules) or 'nothing'}; calib8 supports Transformer, Pooling and perhaps "
+            "Normalize, in that order."
+        )
+    config = Path(folder) / modules["Pooling"] / "config.json"
+    if not config.is_file():
+        raise ModelError(f"{listed} names a Pooling module, but there is no {config}. Fetch the model again.")
+    return _pooling(config), "Normalize" in modules
+
+
+def _modules(path: Path) -> dict[str, str]:
+    """Kind -> folder of each module, in order; kinds without the Python package they are in."""
     try:
-        settings = read_json(config, "pooling setting") if config.is_file() else {}
+        content: Any = read_json(path, "list of modules")
+        return {module["type"].rpartition(".")[2]: str(module["path"]) for module in content}
     except InputError as error:
         raise ModelError(str(error)) from None
-    modes = {key for key, on in settings.items() if key.startswith("pooling_mode") and on is True}
-    unsupported = modes - {"pooling_mode_mean_tokens", "pooling_mode_cls_token"}
-    if unsupported or len(modes) > 1:
-        raise ModelError(
-            f"{config} asks for {', '.join(sorted(modes))}; calib8 supports mean or CLS pooling, one of them."
-        )
-    modules = Path(folder) / "modules.json"
-    normalise = not modules.is_file() or "Normalize" in modules.read_text(encoding="utf-8")
-    return ("cls" if "pooling_mode_cls_token" in modes else "mean"), normalise
+    except (TypeError, KeyError, AttributeError):
+        raise ModelError(f"{path} is no list of modules: expected one {{type, path}} each. Fetch it again.") from None
 
 
-def pool(hidden: NDArray[np.float32], mask: NDArray[np.generic], pooling: Literal["mean", "cls"]) -> Embeddings:
+def _pooling(config: Path) -> Pooling:
+    settings = read_settings(config, "pooling setting")
+    named = settings.pop("pooling_mode", ())
+    flags = {key: on for key, on in settings.items() if key not in IDLE_SETTINGS}
+    asked = [named] if isinstance(named, str) else [*named] if isinstance(named, (list, tuple)) else [str(named)]
+    asked += [key for key, on in flags.items() if on is not False]
+    if not asked and not flags:
+        return "mean"  # sentence-transformers' own default
+    modes = {POOLINGS.get(str(mode)) for mode in asked}
+    if len(modes) == 1 and (mode := modes.pop()) is not None:
+        return mode
+    raise ModelError(
+        f"{config} asks for {', '.join(sorted(map(str, asked))) or 'no pooling'}; calib8 supports mean or CLS pooling, "
+        "one of them."
+    )
+
+
+def pool(hidden: NDArray[np.float32], mask: NDArray[np.generic], pooling: Pooling) -> Embeddings:
     """[batch, width] from ``hidden`` [batch, sequence, width]: the mean over positions with mask 1, or position 0."""
     if pooling == "cls":
         return hidden[:, 0]

@@ -24,6 +24,8 @@ def _numbers(report: Report) -> Table:
     accuracy = report.accuracy
     table.add_row("cosine to FP32, mean", "1", f"{accuracy.cosine_mean:.4f}", "")
     table.add_row("cosine to FP32, 1st percentile", "1", f"{accuracy.cosine_p1:.4f}", "")
+    sqnr = "exact" if accuracy.sqnr_db is None else f"{accuracy.sqnr_db:.1f} dB"
+    table.add_row("signal to quantisation noise", "", sqnr, "")
     if accuracy.neighbours is not None:
         table.add_row("same nearest neighbour", "100 %", f"{100 * accuracy.neighbours:.1f} %", "")
     if accuracy.spearman is not None:

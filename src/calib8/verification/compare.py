@@ -1,7 +1,6 @@
 """Run reference and candidate over the same data and compare what comes out."""
 
 import math
-import sys
 from typing import Literal
 
 import numpy as np
@@ -9,9 +8,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.batching import Dataset
+from calib8.data.inputs import Arrays
 from calib8.errors import AccuracyMissed, DataError
 from calib8.models.sentence import pool, unit_rows
-from calib8.numerics import cosine_rows
+from calib8.numerics import cosine_rows, sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.verification.config import Verify
@@ -28,27 +28,39 @@ class Spearman(BaseModel):
     candidate: float
 
 
-class Comparison(BaseModel):
-    """How close a candidate is to its reference. Cosines are per sample; ``sqnr_db`` is per output, None if exact."""
+class Closeness(BaseModel):
+    """How close one output is to the reference's.
+
+    Cosines are per sample. ``neighbours`` is None with fewer than three samples, or if their vectors differ in length;
+    ``sqnr_db`` is over all numbers, None if they are equal to the bit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    samples: int
     cosine_mean: float
     cosine_p1: float
     cosine_min: float
     neighbours: float | None
-    sqnr_db: dict[str, float | None]
+    sqnr_db: float | None
+
+
+class Comparison(Closeness):
+    """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them."""
+
+    samples: int
+    outputs: dict[str, Closeness]
     spearman: Spearman | None = None
 
     def raise_for_failure(self, limits: Verify) -> None:
         """Raise ``AccuracyMissed`` that names every limit that was missed."""
+        exact = math.inf if self.sqnr_db is None else self.sqnr_db
         missed = [
             f"{name} {value:.5f}, expected at least {limit:g}"
             for name, value, limit in (
                 ("mean cosine", self.cosine_mean, limits.min_cosine),
                 ("1st percentile of cosine", self.cosine_p1, limits.min_p1),
                 ("neighbour agreement", _or_nan(self.neighbours), limits.min_neighbours),
+                ("SQNR in dB", exact, limits.min_sqnr_db),
             )
             if limit is not None and not value >= limit  # a NaN misses every limit
         ]
@@ -61,8 +73,9 @@ class Comparison(BaseModel):
                     f"expected a loss of at most {limits.max_spearman_loss:g}"
                 )
         if missed:
+            of = f", the worst of the outputs {', '.join(self.outputs)}" if len(self.outputs) > 1 else ""
             raise AccuracyMissed(
-                f"accuracy limit missed on {self.samples} samples: {'; '.join(missed)}. Calibrate on more or more "
+                f"accuracy limit missed on {self.samples} samples: {'; '.join(missed)}{of}. Calibrate on more or more "
                 "typical data, or leave more ops in float (--min-sqnr, --exclude)."
             )
 
@@ -75,58 +88,119 @@ def compare(
     pooling: Literal["mean", "cls"] = "mean",
     progress: Progress,
 ) -> Comparison:
-    """Compare the outputs of two runtimes over ``data``.
+    """Compare every output of two runtimes over ``data``.
 
-    A sample's vector is its first output: pooled over real positions where the output is [batch, sequence, width] and
-    the model has a mask input, flattened otherwise. Raises ``DataError`` when there is nothing to compare: no common
-    outputs, different shapes, NaN.
+    A sample's vector is the output pooled over real positions where it is [batch, sequence, width] and the model has a
+    mask input, and flattened otherwise. Raises ``DataError`` when there is nothing to compare: no common outputs,
+    different shapes, NaN, no row per sample, a reference that is zero throughout.
     """
-    vectors: dict[str, list[NDArray[np.float32]]] = {"reference": [], "candidate": []}
-    power: dict[str, tuple[float, float]] = {}
+    gathered: dict[str, _Gathered] = {}
     done = 0
     for rows, arrays in data.batches():
         mask = np.asarray(arrays[data.mask]) if data.mask else None
-        outputs = reference.run(arrays), candidate.run(arrays)
-        names = _common(*outputs)
-        for name in names:
-            expected, got = (_real_rows(name, output[name], mask) for output in outputs)
-            signal, noise = power.get(name, (0.0, 0.0))
-            power[name] = (signal + _power(expected), noise + _power(expected - got))
-        for role, output in zip(vectors, outputs, strict=True):
-            vectors[role].append(_sample_vectors(output[names[0]], mask, pooling))
+        expected, got = (_numbers(runtime, runtime.run(arrays)) for runtime in (reference, candidate))
+        for name in _common(expected, got, len(rows)):
+            gathered.setdefault(name, _Gathered()).add(expected[name], got[name], mask, pooling)
         done += len(rows)
         progress.update("verify", done, len(data))
-    return summarise(
-        np.concatenate(vectors["reference"]),
-        np.concatenate(vectors["candidate"]),
-        {n: _db(*p) for n, p in power.items()},
-    )
+    return worst({name: found.closeness(name) for name, found in gathered.items()}, done)
 
 
-def summarise(
-    reference: NDArray[np.float32], candidate: NDArray[np.float32], sqnr_db: dict[str, float | None]
-) -> Comparison:
-    """The comparison of per-sample vectors [N, D]. Raises ``DataError`` on no samples or NaN."""
-    if not len(reference) or reference.shape != candidate.shape:
-        raise DataError(
-            f"nothing to compare: got vectors {reference.shape} and {candidate.shape}, expected equal shapes."
-        )
-    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
-        raise DataError(
-            "a sample's vector holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32."
-        )
-    cosines = cosine_rows(reference, candidate)
+def worst(outputs: dict[str, Closeness], samples: int) -> Comparison:
+    """The comparison that the closeness of each output (at least one) amounts to."""
+    found = list(outputs.values())
     return Comparison(
-        samples=len(cosines),
-        cosine_mean=float(cosines.mean()),
-        cosine_p1=float(np.percentile(cosines, 1)),
-        cosine_min=float(cosines.min()),
-        neighbours=neighbour_agreement(unit_rows(reference), unit_rows(candidate)) if len(cosines) >= 3 else None,
-        sqnr_db=sqnr_db,
+        samples=samples,
+        cosine_mean=min(one.cosine_mean for one in found),
+        cosine_p1=min(one.cosine_p1 for one in found),
+        cosine_min=min(one.cosine_min for one in found),
+        neighbours=min((one.neighbours for one in found if one.neighbours is not None), default=None),
+        sqnr_db=min((one.sqnr_db for one in found if one.sqnr_db is not None), default=None),
+        outputs=outputs,
     )
 
 
-def _common(reference: dict[str, NDArray[np.generic]], candidate: dict[str, NDArray[np.generic]]) -> list[str]:
+def not_finite(what: str, runtime: Runtime) -> DataError:
+    """The error for ``what`` holding NaN or infinity: who computed it, and what to do about it there."""
+    advice = (
+        "The model is broken, or its FP16 remainder overflowed: quantise with --remainder fp32."
+        if runtime.computes_fp16
+        else "It computes in FP32 there, so the model itself is broken or the data is nothing it was made for."
+    )
+    return DataError(f"{what} of {runtime.description} holds NaN or infinity. {advice}")
+
+
+class _Gathered:
+    """What was seen of one output so far."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+        self.cosines: list[NDArray[np.float64]] = []
+        #: Vectors of reference and candidate, while all are of one length.
+        self.vectors: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = []
+
+    def add(
+        self,
+        expected: NDArray[np.float64],
+        got: NDArray[np.float64],
+        mask: NDArray[np.generic] | None,
+        pooling: Literal["mean", "cls"],
+    ) -> None:
+        if mask is not None and expected.ndim == 3 and expected.shape[:2] == mask.shape:
+            real = mask != 0
+            self._add_power(expected[real], got[real])
+            vectors = (pool(expected.astype(np.float32), mask, pooling), pool(got.astype(np.float32), mask, pooling))
+        else:
+            self._add_power(expected, got)
+            vectors = (_flat(expected), _flat(got))
+        self.cosines.append(cosine_rows(*vectors))
+        if self.vectors and self.vectors[0][0].shape[1] != vectors[0].shape[1]:
+            self.vectors = None
+        if self.vectors is not None:
+            self.vectors.append(vectors)
+
+    def closeness(self, name: str) -> Closeness:
+        if self.signal == 0:
+            raise DataError(
+                f"output {name!r} of the reference is zero throughout, which proves nothing about the candidate. "
+                "Verify with other data, or leave that output out of both models."
+            )
+        cosines, ratio = np.concatenate(self.cosines), sqnr_db(self.signal, self.noise)
+        return Closeness(
+            cosine_mean=float(cosines.mean()),
+            cosine_p1=float(np.percentile(cosines, 1)),
+            cosine_min=float(cosines.min()),
+            neighbours=self._neighbours() if len(cosines) >= 3 else None,
+            sqnr_db=None if math.isinf(ratio) else ratio,
+        )
+
+    def _add_power(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
+        self.signal += float(np.square(expected).sum())
+        self.noise += float(np.square(expected - got).sum())
+
+    def _neighbours(self) -> float | None:
+        if self.vectors is None:
+            return None
+        reference, candidate = (unit_rows(np.concatenate(side)) for side in zip(*self.vectors, strict=True))
+        return neighbour_agreement(reference, candidate)
+
+
+def _numbers(runtime: Runtime, outputs: Arrays) -> dict[str, NDArray[np.float64]]:
+    """Every output in double precision. Raises ``DataError`` where one is not of finite numbers."""
+    numbers = {}
+    for name, output in outputs.items():
+        try:
+            numbers[name] = np.asarray(output, np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"output {name!r} is not of numbers: there is nothing to compare.") from None
+        if not np.isfinite(numbers[name]).all():
+            raise not_finite(f"output {name!r}", runtime)
+    return numbers
+
+
+def _common(
+    reference: dict[str, NDArray[np.float64]], candidate: dict[str, NDArray[np.float64]], samples: int
+) -> list[str]:
     if not reference or set(reference) != set(candidate):
         raise DataError(
             f"nothing to compare: the reference has outputs {sorted(reference)}, the candidate {sorted(candidate)}. "
@@ -138,36 +212,16 @@ def _common(reference: dict[str, NDArray[np.generic]], candidate: dict[str, NDAr
                 f"output {name!r} has shape {expected.shape} in the reference and {candidate[name].shape} in the "
                 "candidate. Expected two forms of one model."
             )
+        if expected.ndim == 0 or len(expected) != samples:
+            raise DataError(
+                f"output {name!r} has shape {list(expected.shape)} for a batch of {samples}; expected one row per "
+                "sample. Leave that output out of both models."
+            )
     return list(reference)
 
 
-def _real_rows(name: str, output: NDArray[np.generic], mask: NDArray[np.generic] | None) -> NDArray[np.float64]:
-    array = np.asarray(output, np.float64)
-    if mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape:
-        array = array[mask != 0]
-    if not np.isfinite(array).all():
-        raise DataError(
-            f"output {name!r} holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32."
-        )
-    return array
-
-
-def _sample_vectors(
-    output: NDArray[np.generic], mask: NDArray[np.generic] | None, pooling: Literal["mean", "cls"]
-) -> NDArray[np.float32]:
-    array = np.asarray(output, np.float32)
-    if mask is not None and array.ndim == 3 and array.shape[:2] == mask.shape:
-        return pool(array, mask, pooling)
-    return array.reshape(len(array), -1)
-
-
-def _power(x: NDArray[np.float64]) -> float:
-    return float(np.square(x).sum())
-
-
-def _db(signal: float, noise: float) -> float | None:
-    """None only where there is no noise; very low (JSON has no -inf) where there is noise and no signal."""
-    return 10 * math.log10(max(signal, sys.float_info.min) / noise) if noise > 0 else None
+def _flat(array: NDArray[np.float64]) -> NDArray[np.float32]:
+    return array.reshape(len(array), -1).astype(np.float32)
 
 
 def _or_nan(value: float | None) -> float:

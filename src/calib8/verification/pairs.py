@@ -12,7 +12,7 @@ from calib8.files import require_file
 from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
-from calib8.verification.compare import Spearman
+from calib8.verification.compare import Spearman, not_finite
 from calib8.verification.metrics import spearman
 
 Pair = tuple[str, str, float]
@@ -40,10 +40,10 @@ def rank_correlation(
     """100 x Spearman's correlation between cosine similarity and score, for both encoders."""
     sentences = [first for first, _, _ in pairs] + [second for _, second, _ in pairs]
     scores = np.array([score for _, _, score in pairs])
-    embeddings = reference.embed(sentences, progress), candidate.embed(sentences, progress)
-    if not all(np.isfinite(e).all() for e in embeddings):
-        raise DataError(
-            "an embedding holds NaN or infinity: the model is broken, or FP16 overflowed. Try --remainder fp32."
-        )
-    values = [100 * spearman(cosine_rows(e[: len(pairs)], e[len(pairs) :]), scores) for e in embeddings]
+    values = []
+    for encoder in (reference, candidate):
+        vectors = encoder.embed(sentences, progress)
+        if not np.isfinite(vectors).all():
+            raise not_finite("an embedding", encoder.runtime)
+        values.append(100 * spearman(cosine_rows(vectors[: len(pairs)], vectors[len(pairs) :]), scores))
     return Spearman(pairs=len(pairs), reference=values[0], candidate=values[1])
