@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
-from calib8.files import save_array
+from calib8.errors import ConfigError
+from calib8.files import require_distinct, save_array
 from calib8.planning.config import Int8
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
@@ -78,20 +79,25 @@ def calibrate(
     *,
     output: Path | str | None = None,
     cache: Path | str | None = None,
+    cache_version: str | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
     """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
 
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
-    cache: also write the ranges as a TensorRT calibration cache.
+    cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600").
     """
     from calib8.calibration import run
-    from calib8.calibration.cache import ALGORITHMS, write_cache
+    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, write_cache
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
+    inputs = [model] if isinstance(model, (str, Path)) else []
+    for written in (output, cache):
+        if written is not None:
+            require_distinct(written, *inputs)
     if isinstance(model, (str, Path)):
         known = source_sha256(Path(model)) if Path(model).is_file() else ""
     else:
@@ -100,28 +106,36 @@ def calibrate(
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
         loaded = load(model) if isinstance(model, (str, Path)) else model
-        ranges = run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress)
+        ranges = run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress).ranges
         if path is not None:
             ranges.save(path)
     if cache is not None:
-        write_cache(Path(cache), ranges.amax(), algorithm=ALGORITHMS[config.observer])
+        version = cache_version or DEFAULT_VERSION
+        write_cache(Path(cache), ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
     return ranges
 
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
-    """Decide for every weighted op whether it becomes INT8, and say why."""
+    """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why."""
     from calib8.planning.policy import make_plan
 
     return make_plan(model, ranges, config or Int8())
 
 
-def quantize(model: ir.Model, ranges: Ranges, config: Int8 | None = None, *, plan: QuantPlan | None = None) -> ir.Model:
-    """Return an explicitly quantised (Q/DQ) clone of ``model``, following ``plan`` or the default policy."""
-    from calib8.planning.apply import apply_plan
-    from calib8.planning.policy import make_plan
+def quantize(
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8 | None = None,
+    *,
+    data: Data | None = None,
+    progress: Progress | None = None,
+) -> ir.Model:
+    """Return an explicitly quantised (Q/DQ) clone of ``model``.
 
-    config = config or Int8()
-    return apply_plan(model, ranges, plan or make_plan(model, ranges, config), config)
+    With the calibration ``data``, activations with outliers are conditioned and weights rounded with GPTQ, so that
+    far more ops can be INT8; that takes a second pass over it. Without, ranges alone decide.
+    """
+    return _quantize(model, ranges, config or Int8(), data, progress or Quiet())[0]
 
 
 def quantize_file(
@@ -130,25 +144,34 @@ def quantize_file(
     output: Path | str,
     config: Int8 | None = None,
     *,
+    data: Data | None = None,
     plan: Path | str | None = None,
     progress: Progress | None = None,
 ) -> QuantPlan:
-    """``load``, ``plan``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
+    """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
     from calib8.calibration.ranges import Ranges
-    from calib8.planning.apply import apply_plan
-    from calib8.planning.policy import make_plan
 
-    config, progress = config or Int8(), progress or Quiet()
+    require_distinct(output, model, ranges, *([plan] if plan is not None else []))
     calibrated = Ranges.load(Path(ranges))
-    progress.update("quantize", 0, 2)
-    loaded = load(model)
-    progress.update("quantize", 1, 2)
-    decided = make_plan(loaded, calibrated, config)
-    save(apply_plan(loaded, calibrated, decided, config), output)
+    quantised, decided = _quantize(load(model), calibrated, config or Int8(), data, progress or Quiet())
+    save(quantised, output)
     if plan is not None:
         decided.save(Path(plan))
-    progress.update("quantize", 2, 2)
     return decided
+
+
+def _quantize(
+    model: ir.Model, ranges: Ranges, config: Int8, data: Data | None, progress: Progress
+) -> tuple[ir.Model, QuantPlan]:
+    from calib8.calibration.collect import collect
+    from calib8.graph.dataset import dataset_for
+    from calib8.planning.apply import quantize_model
+    from calib8.planning.solve import ROWS
+
+    statistics = None
+    if data is not None and config.treatment == "auto":
+        statistics = collect(model, dataset_for(model, open_source(data), progress), progress, sample=ROWS)
+    return quantize_model(model, ranges, config, statistics, progress)
 
 
 def build(
@@ -160,6 +183,7 @@ def build(
     from calib8.graph.io import load as load_model
     from calib8.graph.limits import dimension_limits
 
+    require_distinct(output, model)
     limits = dimension_limits(load_model(model))
     return build_engine(Path(model), Path(output), config or Build(), limits=limits, progress=progress or Quiet())
 
@@ -197,9 +221,11 @@ def run_to_folder(
     progress: Progress | None = None,
 ) -> dict[Path, tuple[int, ...]]:
     """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
-    written = {}
+    written: dict[Path, tuple[int, ...]] = {}
     for name, array in run(artefact, data, runtime=runtime, progress=progress).items():
         path = Path(output) / f"{name.replace('/', '_')}.npy"
+        if path in written:
+            raise ConfigError(f"two outputs would be written to {path}. Run the model through calib8.run instead.")
         save_array(path, array)
         written[path] = array.shape
     return written

@@ -15,28 +15,29 @@ from pydantic import Field
 from calib8.calibration import run as calibration
 from calib8.calibration.cache import ALGORITHMS, write_cache
 from calib8.calibration.config import Calibrate
-from calib8.calibration.ranges import Ranges
+from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
-from calib8.data.sources import Source
+from calib8.data.sources import Source, open_source
 from calib8.data.split import split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
 from calib8.engine.sidecar import describe_engine
-from calib8.errors import AccuracyMissed
+from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, sha256_file
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import SOURCE_SHA256, load, save
+from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import apply_plan
+from calib8.planning.apply import PLAN, quantize_model, repeats
 from calib8.planning.config import Int8
-from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
+from calib8.planning.solve import ROWS
 from calib8.progress import Progress
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
+from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
@@ -69,33 +70,45 @@ class Convert(Config):
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
     """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json``.
 
-    The report is written even when a limit is missed; then ``AccuracyMissed`` is raised. Steps whose inputs did not
-    change since the last run are reused.
+    What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
+    misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised. Steps whose inputs did not change since the
+    last run are reused.
     """
-    if config.build is not None:
-        load_tensorrt(config.build.family)  # fail before the long work, not after it
+    _refuse_early(model, config)
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
-    with job.timed("load"):
-        reference = prepare(load(model))
-    with job.timed("calibrate"):
-        ranges = job.calibrate(reference, fitted)
+    (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
     with job.timed("quantize"):
-        plan, int8 = job.quantize(reference, ranges)
+        reference = prepare(load(model))
+        ranges, plan, int8 = job.quantize(reference, fitted)
     with job.timed("build"):
-        engines = job.build()
+        engines, failure = job.build()
     with job.timed("verify"):
         measured = job.verify(reference, int8, held_out)
-    failure = None
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
-        failure = error
+        failure = failure or error
     report = job.report(plan, ranges, engines, measured, failure)
     report.save(output / "report.json")
     if failure is not None:
         raise failure
     return report
+
+
+def _refuse_early(model: Path, config: Convert) -> None:
+    """Fail before the long work, not after it."""
+    if config.build is not None:
+        load_tensorrt(config.build.family)
+    is_text = config.held_out is not None and config.held_out.suffix in TEXT_SUFFIXES
+    if is_text and config.held_out is not None:
+        read_sentences(config.held_out)
+    elif config.held_out is not None:
+        open_source(config.held_out)
+    if config.pairs is not None:
+        read_pairs(config.pairs)
+    if (is_text or config.pairs is not None) and not (model.parent / "tokenizer.json").is_file():
+        raise ConfigError(f"text needs a tokenizer: expected tokenizer.json beside {model}. Give arrays instead.")
 
 
 @dataclass(frozen=True)
@@ -131,36 +144,50 @@ class _Job:
         yield
         self.seconds[step] = round(time.perf_counter() - start, 2)
 
-    def calibrate(self, reference: ir.Model, data: Source) -> Ranges:
-        path, config = self.output / "ranges.json", self.config.calibrate
-        known = reference.metadata_props[SOURCE_SHA256]
-        origin = calibration.origin_of(known, data.fingerprint(), config)
-        ranges = calibration.reusable(path, origin, self.progress)
-        if ranges is None:
-            dataset = dataset_for(reference, data, self.progress)
-            ranges = calibration.calibrate(reference, dataset, config, origin, self.progress)
-            ranges.save(path)
-        write_cache(self.output / "calibration.cache", ranges.amax(), algorithm=ALGORITHMS[config.observer])
-        return ranges
-
-    def quantize(self, reference: ir.Model, ranges: Ranges) -> tuple[QuantPlan, ir.Model]:
-        plan = make_plan(reference, ranges, self.config.int8)
+    def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
+        """Ranges, plan and INT8 model: those of the last run where nothing changed, else by one pass over ``data``."""
+        origin = calibration.origin_of(
+            reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate
+        )
+        if (known := self._last_run(origin)) is not None:
+            return known
+        dataset = dataset_for(reference, data, self.progress)
+        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=ROWS)
+        int8, plan = quantize_model(reference, found.ranges, self.config.int8, found.statistics, self.progress)
+        found.ranges.save(self.output / "ranges.json")
+        algorithm = ALGORITHMS[self.config.calibrate.observer]
+        write_cache(self.output / "calibration.cache", found.ranges.amax(), algorithm=algorithm)
         plan.save(self.output / "plan.json")
-        int8 = apply_plan(reference, ranges, plan, self.config.int8)
-        save(int8, self.int8_path)
         for name in SENTENCE_FILES:
             if (source := self.folder / name).is_file() and self.folder != self.output:
                 with atomic(self.output / name) as temporary:
                     shutil.copyfile(source, temporary)
-        return plan, int8
+        save(int8, self.int8_path)  # last: its being there says that the rest is
+        return found.ranges, plan, int8
 
-    def build(self) -> tuple[EngineFacts, ...]:
+    def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
+        ranges = calibration.reusable(self.output / "ranges.json", origin, self.progress)
+        if ranges is None or not self.int8_path.is_file():
+            return None
+        int8 = load(self.int8_path)
+        if not repeats(int8, origin, self.config.int8):
+            self.progress.note("quantising again: the options changed, and that needs the data")
+            return None
+        self.progress.note(f"INT8 model is up to date: reused {self.int8_path}")
+        return ranges, QuantPlan.model_validate_json(int8.metadata_props[PLAN]), int8
+
+    def build(self) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
+        """Engines whose plan runs everything in INT8, and the complaint about those whose plan does not."""
         if self.config.build is None:
-            return ()
+            return (), None
         limits = dimension_limits(load(self.int8_path))
         name = self.output / f"{self.output.resolve().name}-int8.engine"
-        engines = build_engine(self.int8_path, name, self.config.build, limits=limits, progress=self.progress)
-        return tuple(
+        failure = None
+        try:
+            engines = build_engine(self.int8_path, name, self.config.build, limits=limits, progress=self.progress)
+        except PlanMismatch as error:
+            engines, failure = list(error.built), error
+        facts = (
             EngineFacts(
                 file=file_facts(engine.path),
                 target=engine.target,
@@ -169,10 +196,12 @@ class _Job:
             )
             for engine in engines
         )
+        return tuple(facts), failure
 
     def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None) -> _Measured:
         data = self.config.held_out
-        source = held_out if held_out is not None else held_out_source(str(data), self.folder)
+        contract = contract_of(reference)
+        source = held_out or held_out_source(str(data), self.folder, contract, self.progress)
         dataset = dataset_for(reference, source, self.progress)
         pooling, _ = pooling_of(self.folder)
         with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
@@ -202,7 +231,7 @@ class _Job:
         ranges: Ranges,
         engines: tuple[EngineFacts, ...],
         measured: _Measured,
-        failure: AccuracyMissed | None,
+        failure: LimitMissed | None,
     ) -> Report:
         return Report(
             passed=failure is None,
@@ -227,5 +256,7 @@ class _Job:
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Name, size and hash of a file."""
+    """Name, size and hash of an engine, or of an ONNX model with the weights it keeps in files of their own."""
+    if path.suffix == ".onnx":
+        return FileFacts(name=path.name, bytes=stored_bytes(path), sha256=source_sha256(path))
     return FileFacts(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))

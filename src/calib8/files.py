@@ -81,6 +81,13 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
+def require_distinct(output: Path | str, *inputs: Path | str) -> None:
+    """Raise ``InputError`` if writing ``output`` would overwrite one of ``inputs``."""
+    for path in inputs:
+        if Path(output).resolve() == Path(path).resolve():
+            raise InputError(f"{output} is an input of this command and would be overwritten. Choose another output.")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks."""
     digest = hashlib.sha256()

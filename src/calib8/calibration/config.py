@@ -12,7 +12,7 @@ ObserverName: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 class Calibrate(Config):
     """How ranges are found.
 
-    observer: what turns statistics into amax, see ``calibrate.observers``.
+    observer: what turns statistics into amax, see ``calibration.observers``.
     percentile: for the percentile observer, in percent.
     """
 

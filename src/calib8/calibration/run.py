@@ -1,5 +1,6 @@
 """Calibration from end to end: data and model in, ranges out; nothing is done twice."""
 
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,18 +42,34 @@ def reusable(path: Path | None, origin: Origin, progress: Progress) -> Ranges | 
     return previous
 
 
-def calibrate(model: ir.Model, data: Dataset, config: Calibrate, origin: Origin, progress: Progress) -> Ranges:
-    """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``."""
+@dataclass(frozen=True)
+class Calibration:
+    """What one streaming pass found: the ranges to keep, and the statistics behind them."""
+
+    ranges: Ranges
+    statistics: dict[str, TensorStatistics]
+
+
+def calibrate(
+    model: ir.Model, data: Dataset, config: Calibrate, origin: Origin, progress: Progress, *, sample: int = 0
+) -> Calibration:
+    """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``.
+
+    sample: rows of each tensor to keep in the statistics.
+    """
     if not weighted_ops(model):
-        raise ModelError("the model has no MatMul, Gemm or Conv with a constant weight: there is nothing to quantise.")
+        raise ModelError(
+            "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "
+            "If it is quantised already, give its FP32 original."
+        )
     observer = observer_for(config.observer, config.percentile)
-    statistics = collect(model, data, progress)
-    progress.update(f"{config.observer} ranges", 0, len(statistics))
+    statistics = collect(model, data, progress, sample=sample)
     tensors = {}
     for done, (name, seen) in enumerate(statistics.items(), start=1):
         tensors[name] = _range(seen, observer.amax(seen))
         progress.update(f"{config.observer} ranges", done, len(statistics))
-    return Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
+    ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
+    return Calibration(ranges, statistics)
 
 
 def _range(seen: TensorStatistics, amax: float) -> TensorRange:

@@ -52,6 +52,12 @@ def source_sha256(path: Path | str) -> str:
         return ""
 
 
+def stored_bytes(path: Path | str) -> int:
+    """Size of an ONNX file together with the weight files that it names."""
+    path = Path(path)
+    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(ir.load(path)))
+
+
 def save(model: ir.Model, path: Path | str) -> Path:
     """Write ``model`` to ``path`` atomically; weights beyond the protobuf limit go to ``<name>.data`` beside it."""
     path = Path(path)

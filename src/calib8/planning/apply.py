@@ -1,45 +1,98 @@
-"""Turn a plan into a Q/DQ model: the passes in their order, and a record of them inside the model."""
+"""Quantise a model: solve its sites, make the plan, run the passes in order, and record it all in the model."""
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import onnx_ir as ir
 
-from calib8.calibration.ranges import Ranges
+from calib8.calibration.ranges import Origin, Ranges
+from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
+from calib8.graph.site import sites
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.condition import condition
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.config import Int8
+from calib8.planning.policy import check_ranges, make_plan, selected
 from calib8.planning.quant_plan import QuantPlan
+from calib8.planning.solve import FEWEST_ROWS, Solution, solve
+from calib8.progress import Progress
 
 #: metadata_props keys of a quantised model, each holding JSON.
 PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
 
 
-def apply_plan(model: ir.Model, ranges: Ranges, plan: QuantPlan, config: Int8) -> ir.Model:
+def quantize_model(
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8,
+    statistics: Mapping[str, TensorStatistics] | None,
+    progress: Progress,
+) -> tuple[ir.Model, QuantPlan]:
+    """Return a quantised clone of the prepared ``model``, and the plan it follows.
+
+    With ``statistics`` (rows sampled) and treatment ``auto`` every site is conditioned and rounded as well as can be;
+    without, ranges alone decide.
+    """
+    check_ranges(model, ranges)
+    solutions = {}
+    if statistics is not None and config.treatment == "auto":
+        solutions = solve_sites(model, selected(model, config), statistics, progress)
+    plan = make_plan(model, ranges, config, solutions)
+    return apply_plan(model, ranges, plan, config, solutions), plan
+
+
+def solve_sites(
+    model: ir.Model, names: set[str], statistics: Mapping[str, TensorStatistics], progress: Progress
+) -> dict[str, Solution]:
+    """The solution of every site whose input was sampled often enough, by tensor name."""
+    found = {}
+    todo = [site for site in sites(model, names) if len(statistics[site.name].sample) >= FEWEST_ROWS]
+    for done, site in enumerate(todo, start=1):
+        found[site.name] = solve(statistics[site.name], site.matrix())
+        progress.update("quantize", done, len(todo))
+    return found
+
+
+def apply_plan(
+    model: ir.Model, ranges: Ranges, plan: QuantPlan, config: Int8, solutions: Mapping[str, Solution] | None = None
+) -> ir.Model:
     """Return a quantised clone of the prepared ``model``.
 
     Order: Q/DQ first, since scales are found on FP32 tensors by name; then tables; FP16 last, since it must see every
     Q/DQ node to keep its scales in FP32. Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
-    quantised = model.clone()
+    quantised, solutions = model.clone(), solutions or {}
     chosen = set(plan.nodes("int8"))
-    ops = [op for op in weighted_ops(quantised) if op.name in chosen]
-    if not ops:
+    if not chosen:
         raise ConfigError(
             "the plan leaves every op in float: there is nothing to quantise. Lower --min-sqnr or change "
-            "--include/--exclude; calib8 inspect plan.json shows the reason for every op."
+            f"--include/--exclude. The first op's reason: {plan.ops[0].reason}."
         )
-    insert_qdq(quantised, ops, ranges.amax())
+    conditioned = [site for site in sites(quantised, chosen) if site.name in solutions]
+    done = {op.name for site in conditioned for op in site.ops}
+    plain = [op for op in weighted_ops(quantised) if op.name in chosen - done]
+    for site in conditioned:
+        condition(quantised, site, solutions[site.name].quantised)
+    insert_qdq(quantised, plain, ranges.amax())
     if config.embedding:
         quantize_embeddings(quantised)
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()
     quantised.metadata_props[CALIBRATION] = ranges.origin.model_dump_json()
-    quantised.metadata_props[MADE_BY] = json.dumps(
-        {"calib8": version("calib8"), "int8": config.model_dump(mode="json")}
-    )
+    quantised.metadata_props[MADE_BY] = _recipe(config)
     return quantised
+
+
+def repeats(quantised: ir.Model, origin: Origin, config: Int8) -> bool:
+    """Whether quantising again from ``origin`` with ``config`` would only make ``quantised`` again."""
+    props = quantised.metadata_props
+    return props.get(CALIBRATION) == origin.model_dump_json() and props.get(MADE_BY) == _recipe(config)
+
+
+def _recipe(config: Int8) -> str:
+    return json.dumps({"calib8": version("calib8"), "int8": config.model_dump(mode="json")})

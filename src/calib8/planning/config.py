@@ -7,20 +7,23 @@ from pydantic import Field
 from calib8.config import Config
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
+Treatment: TypeAlias = Literal["auto", "plain"]
 
 
 class Int8(Config):
     """Which ops become INT8, and what the rest computes in.
 
     include, exclude: shell-style globs on node names; ``exclude`` wins.
-    min_sqnr_db: an op whose input leaves a typical position less than this many dB stays in float. 14 dB is about
-        five INT8 steps of root mean square.
+    treatment: ``auto`` conditions activations with outliers (smooth, shift, split) and rounds weights with GPTQ, where
+        calibration data is at hand; ``plain`` uses ranges alone.
+    min_sqnr_db: an op that would keep less than this many dB stays in float. 14 dB is an error of a fifth.
     remainder: precision of everything that is not INT8. TensorRT and TensorRT-RTX want fp16.
     embedding: keep embedding tables as int8 rows (``DequantizeLinear -> Gather``).
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    treatment: Treatment = "auto"
     min_sqnr_db: float = Field(default=14.0, ge=0)
     remainder: Precision = "fp16"
-    embedding: bool = False
+    embedding: bool = True

@@ -1,45 +1,97 @@
-"""The default policy: INT8 wherever the calibrated grid leaves a typical position enough signal."""
+"""The policy: INT8 wherever enough of the signal is left."""
 
 import math
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
+from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.planning.solve import Solution
+
+Verdict = tuple[str, str, float | None]
 
 
-def make_plan(model: ir.Model, ranges: Ranges, config: Int8) -> QuantPlan:
+def make_plan(
+    model: ir.Model, ranges: Ranges, config: Int8, solutions: Mapping[str, Solution] | None = None
+) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
-    An op stays in float if an ``exclude`` glob matches its node name, if ``include`` globs are given and none matches,
-    or if a typical position of its input would keep less than ``min_sqnr_db``. Raises ``RangesError`` when the ranges
-    are of another model, ``ConfigError`` when a glob matches nothing (a silent typo otherwise).
+    An op stays in float if its name is not selected (see ``selected``), if nothing but zero was ever seen at its input,
+    or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has its input,
+    of a typical position of its input otherwise. Raises ``RangesError`` when the ranges are of another model.
     """
-    ops = weighted_ops(model)
-    _check_globs(ops, config)
-    missing = sorted({op.activation.name or "" for op in ops} - set(ranges.tensors))
-    if missing:
+    check_ranges(model, ranges)
+    names = selected(model, config)
+    solutions = solutions or {}
+    ops = []
+    for op in weighted_ops(model):
+        tensor = op.activation.name or ""
+        seen, solution = ranges.tensors[tensor], solutions.get(tensor)
+        if op.name not in names:
+            treatment, reason, sqnr = "float", "left out by name", None
+        elif solution is not None:
+            treatment, reason, sqnr = _by_output(solution, config.min_sqnr_db)
+        else:
+            treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db)
+        ops.append(_op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr)))
+    return QuantPlan(ops=tuple(ops))
+
+
+def selected(model: ir.Model, config: Int8) -> set[str]:
+    """Names of the weighted ops that ``include`` (all if empty) and not ``exclude`` globs match.
+
+    Raises ``ConfigError`` for a glob that matches nothing: a typo that would otherwise go unnoticed.
+    """
+    names = [op.name for op in weighted_ops(model)]
+    for glob in (*config.include, *config.exclude):
+        if not any(fnmatchcase(name, glob) for name in names):
+            examples = ", ".join(names[:3]) or "none at all"
+            raise ConfigError(f"{glob!r} matches no weighted op. The model's weighted ops are named like: {examples}.")
+    included = {n for n in names if not config.include or any(fnmatchcase(n, glob) for glob in config.include)}
+    return {n for n in included if not any(fnmatchcase(n, glob) for glob in config.exclude)}
+
+
+def check_ranges(model: ir.Model, ranges: Ranges) -> None:
+    """Raise ``RangesError`` if ``ranges`` were made from another model than this."""
+    needed = {op.activation.name or "" for op in weighted_ops(model)}
+    if missing := sorted(needed - set(ranges.tensors)):
         raise RangesError(
             f"the ranges hold no entry for {len(missing)} tensors of this model, e.g. {missing[0]!r}: they were made "
             "from another model. Calibrate this one."
         )
-    return QuantPlan(ops=tuple(_decide(op, ranges.tensors[op.activation.name or ""], config) for op in ops))
+    own, theirs = model.metadata_props.get(SOURCE_SHA256), ranges.origin.model_sha256
+    if own and theirs and own != theirs:
+        raise RangesError(
+            f"the ranges were made from another model: its SHA-256 begins with {theirs[:12]}, this one's with "
+            f"{own[:12]}. Calibrate this one; ranges do not survive retraining."
+        )
 
 
-def _decide(op: WeightedOp, seen: TensorRange, config: Int8) -> OpPlan:
+def _by_output(solution: Solution, least: float) -> Verdict:
+    sqnr = -10 * math.log10(max(solution.error, 1e-12))
+    if sqnr < least:
+        return "float", f"{solution.recipe}: only {sqnr:.1f} dB of its output would be left, less than {least:g}", sqnr
+    return "int8", f"{solution.recipe}: {sqnr:.1f} dB of its output are left on held-out rows", sqnr
+
+
+def _by_input(seen: TensorRange, least: float) -> Verdict:
     sqnr = seen.typical_sqnr_db
-    treatment, reason = "int8", f"a typical position keeps {sqnr:.1f} dB"
-    if any(fnmatchcase(op.name, glob) for glob in config.exclude):
-        treatment, reason = "float", "excluded by name"
-    elif config.include and not any(fnmatchcase(op.name, glob) for glob in config.include):
-        treatment, reason = "float", "not included by name"
-    elif sqnr < config.min_sqnr_db:
-        treatment = "float"
-        reason = f"outliers: a typical position would keep {sqnr:.1f} dB, less than {config.min_sqnr_db:g}"
+    if seen.amax == 0 or seen.typical == 0:
+        what = "nothing but zero" if seen.amax == 0 else "mostly positions of nothing but zero"
+        return "float", f"calibration saw {what} at its input", None
+    if sqnr < least:
+        return "float", f"outliers: a typical position would keep {sqnr:.1f} dB, less than {least:g}", sqnr
+    return "int8", f"a typical position of its input keeps {sqnr:.1f} dB", sqnr
+
+
+def _op_plan(op: WeightedOp, seen: TensorRange, solution: Solution | None, verdict: Verdict) -> OpPlan:
+    treatment, reason, sqnr = verdict
     return OpPlan.model_validate(
         {
             "node": op.name,
@@ -48,13 +100,8 @@ def _decide(op: WeightedOp, seen: TensorRange, config: Int8) -> OpPlan:
             "treatment": treatment,
             "reason": reason,
             "amax": seen.amax,
-            "sqnr_db": round(sqnr, 2) if math.isfinite(sqnr) else None,
+            "sqnr_db": None if sqnr is None else round(sqnr, 2),
+            "recipe": None if solution is None else str(solution.recipe),
+            "extra_columns": 0 if solution is None else solution.quantised.conditioning.extra,
         }
     )
-
-
-def _check_globs(ops: list[WeightedOp], config: Int8) -> None:
-    for glob in (*config.include, *config.exclude):
-        if not any(fnmatchcase(op.name, glob) for op in ops):
-            examples = ", ".join(op.name for op in ops[:3]) or "none at all"
-            raise ConfigError(f"{glob!r} matches no weighted op. The model's weighted ops are named like: {examples}.")

@@ -9,7 +9,13 @@ from calib8.files import write_json
 
 
 class OpPlan(BaseModel):
-    """What is done to one weighted op. ``sqnr_db`` is what a typical position of its input keeps in INT8."""
+    """What is done to one weighted op.
+
+    recipe: how its input is conditioned before the INT8 grid, None where ranges alone decided.
+    extra_columns: columns that outlier channel splitting adds to the GEMM.
+    sqnr_db: what is left of the signal: of the op's output on held-out rows where there is a recipe, of a typical
+        position of its input otherwise.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,6 +26,8 @@ class OpPlan(BaseModel):
     reason: str
     amax: float | None
     sqnr_db: float | None
+    recipe: str | None = None
+    extra_columns: int = 0
 
 
 class QuantPlan(BaseModel):
