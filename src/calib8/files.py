@@ -1,10 +1,11 @@
 """Files that are whole or absent: atomic writes, hashes, JSON."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,36 @@ from numpy.typing import NDArray
 
 from calib8.errors import InputError, SetupError
 
+#: What helps against each reason not to write.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free disk space or choose another folder"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A part of that path is a file, not a folder: choose another path"),
+    errno.EISDIR: "That is a folder: choose another name, or remove it",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "Ask for permission to write there, or choose another folder"
+    ),
+}
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place on success, remove it on any failure.
 
-    Raises ``SetupError`` when the operating system cannot write there (disk full, no permission).
+    The body may put another file in the temporary one's place, such as a hard link. Raises ``SetupError`` when the
+    operating system cannot write there (disk full, no permission).
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _created(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; an artefact is as readable as any other file
         temporary.replace(path)
     except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "Choose another folder")
         raise SetupError(
-            f"could not write {path}: {error.strerror or error}. Free disk space or choose another folder; "
-            "nothing half-written was left behind."
+            f"could not write {path}: {error.strerror or error}. {remedy}; nothing half-written was left behind."
         ) from error
     finally:
         if temporary is not None:
@@ -97,7 +107,7 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _created(path: Path) -> Path:
+    """A new empty file, as readable as the user's umask has any other; ``tempfile`` would make it private."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return path

@@ -30,6 +30,18 @@ def test_header(tmp_path: Path) -> None:
     assert read_cache(tmp_path / "a") == {}
 
 
+@pytest.mark.parametrize("version", ["10.16", "", "v8", "8\n"])
+def test_a_version_that_is_no_number(tmp_path: Path, version: str) -> None:
+    with pytest.raises(CacheError, match=r"expected digits, e\.g\. 101600 for 10\.16\.0"):
+        write_cache(tmp_path / "a", {"x": 1.0}, version=version)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_byte_order_mark_is_harmless(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + HEADER + b"x: 3f800000\n")
+    assert read_cache(tmp_path / "a") == {"x": 127.0}
+
+
 def test_every_observer_has_an_algorithm() -> None:
     for observer in ALGORITHMS:
         assert Calibrate(observer=observer).observer == observer

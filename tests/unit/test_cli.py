@@ -1,6 +1,9 @@
 """The command line as a person uses it: results on stdout, everything else on stderr, honest exit codes."""
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +190,60 @@ def test_ctrl_c_ends_with_130(calib8: Shell, monkeypatch: pytest.MonkeyPatch) ->
     code, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
     assert (code, out) == (130, "")
     assert "interrupted" in err
+
+
+def test_a_crash_is_called_a_bug_and_not_a_missed_limit(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise KeyError("ops")
+
+    monkeypatch.setattr("calib8.api.fetch", crash)
+    monkeypatch.delenv("CALIB8_DEBUG", raising=False)
+    code, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
+    assert (code, out) == (70, "")
+    assert err.startswith("this is a bug in calib8: KeyError: 'ops'\nSet CALIB8_DEBUG=1")
+    assert "Traceback" not in err
+    monkeypatch.setenv("CALIB8_DEBUG", "1")
+    code, _, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
+    assert code == 70
+    assert 'in crash\n    raise KeyError("ops")' in err
+
+
+@pytest.mark.parametrize(("error", "code"), [(MemoryError(), 2), (BrokenPipeError(errno.EPIPE, "gone"), 141)])
+def test_other_ends(calib8: Shell, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("calib8.api.fetch", fail)
+    got, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
+    assert (got, out) == (code, "")
+    assert "Traceback" not in err
+
+
+def test_sigterm_ends_with_143_and_leaves_nothing(tmp_path: Path) -> None:
+    program = f"""
+import time
+from calib8 import api
+from calib8.cli.main import main
+from calib8.files import atomic
+
+def fetch(*_, **__):
+    with atomic(r"{tmp_path}/x"):
+        print("writing", flush=True)
+        time.sleep(60)
+
+api.fetch = fetch
+main()
+"""
+    arguments = [sys.executable, "-c", program, "fetch", "all-mpnet-base-v2", "--to", "x"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert err == "interrupted; nothing half-written was left behind\n"
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_model_without_weights_has_nothing_to_quantise(calib8: Shell, tmp_path: Path) -> None:

@@ -79,10 +79,54 @@ def test_array_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert os.listdir(tmp_path) == ["a.npy"]
 
 
-def test_target_below_a_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["note.txt", "deep/note.txt"])
+def test_target_below_a_file_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match="could not write"):
-        files.write_text(tmp_path / "file" / "note.txt", "")
+    with pytest.raises(SetupError, match=r"could not write .*note\.txt: .*A part of that path is a file, not a folder"):
+        files.write_text(tmp_path / "file" / below, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EDQUOT, "Free disk space or choose another folder"),
+        (errno.EACCES, "Ask for permission to write there"),
+        (errno.EROFS, "Ask for permission to write there"),
+        (errno.EIO, "Choose another folder"),
+    ],
+)
+def test_the_remedy_fits_the_reason(tmp_path: Path, code: int, remedy: str) -> None:
+    def write() -> None:
+        with files.atomic(tmp_path / "note.txt"):
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(SetupError, match=rf"{os.strerror(code)}\. {remedy}.*; nothing half-written was left behind\."):
+        write()
+
+
+def test_a_folder_in_the_way_and_a_long_name(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").mkdir()
+    with pytest.raises(SetupError, match="That is a folder: choose another name, or remove it"):
+        files.write_text(tmp_path / "note.txt", "")
+    with pytest.raises(SetupError, match="Choose a shorter name"):
+        files.write_text(tmp_path / ("n" * 255), "")
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_a_hard_link_in_the_temporary_files_place_keeps_its_mode(tmp_path: Path) -> None:
+    source = tmp_path / "cache"
+    source.write_text("kept")
+    source.chmod(0o400)
+    with files.atomic(tmp_path / "note.txt") as temporary:
+        temporary.unlink()
+        temporary.hardlink_to(source)
+    assert (tmp_path / "note.txt").samefile(source)
+    assert source.stat().st_mode & 0o777 == 0o400
+
+
+def test_the_umask_of_the_process_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("other threads would create files with it"))
+    files.write_text(tmp_path / "note.txt", "")
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

@@ -42,7 +42,13 @@ def write_cache(
     algorithm: Algorithm = "MinMaxCalibration",
     version: str = DEFAULT_VERSION,
 ) -> None:
-    """One line per tensor: ``scale = amax / 127`` in float32. Raises ``CacheError`` for a line break in a name."""
+    """One line per tensor: ``scale = amax / 127`` in float32.
+
+    ``version`` is that of the TensorRT which will read it, without dots (``101600`` is 10.16.0): another one refuses
+    the file for its first line. Raises ``CacheError`` for a line break in a name, or a version that is no number.
+    """
+    if not re.fullmatch("[0-9]+", version):
+        raise CacheError(f"got the TensorRT version {version!r}, expected digits, e.g. 101600 for 10.16.0.")
     lines = [f"TRT-{version}-{algorithm}"]
     for name, value in amax.items():
         if "\n" in name or "\r" in name:
@@ -56,7 +62,7 @@ def write_cache(
 def read_cache(path: Path) -> dict[str, float]:
     """Tensor name -> amax (scale x 127), in file order. Raises ``CacheError`` for anything but a whole, sound cache."""
     try:
-        lines = require_file(path, "calibration cache").read_text(encoding="utf-8").split("\n")
+        lines = require_file(path, "calibration cache").read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise CacheError(f"{path} is not a calibration cache: it is not text ({error}). Calibrate again.") from error
     if not _HEADER.fullmatch(lines[0].strip()):

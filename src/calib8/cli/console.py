@@ -63,5 +63,5 @@ class ConsoleProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
-        if kind is KeyboardInterrupt:  # typer turns it into exit code 130
+        if kind in (KeyboardInterrupt, SystemExit):  # Ctrl-C, which typer turns into exit code 130, or SIGTERM
             err.print("interrupted; nothing half-written was left behind", style="red")

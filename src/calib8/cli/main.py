@@ -1,6 +1,10 @@
 """The entry point: run a command, turn calib8's errors into one message and an exit code."""
 
+import os
+import signal
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
@@ -19,10 +23,49 @@ recipe.register(app)
 artefacts.register(app)
 
 
+#: Exit codes of a crash (EX_SOFTWARE of sysexits.h) and of a reader that went away (128 + SIGPIPE).
+CRASHED, UNREAD = 70, 141
+
+
 def main() -> None:
-    """Run ``calib8``. Exit codes: 0 done, 1 a limit was missed, 2 usage or environment, 130 interrupted."""
+    """Run ``calib8``.
+
+    Exit codes: 0 done, 1 a limit was missed, 2 usage or environment, 70 a bug in calib8, 130 interrupted, 141 nobody
+    reads the output, 143 terminated.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except Calib8Error as error:
         err.print(f"error: {error}", style="red", markup=False)
         sys.exit(error.exit_code)
+    except MemoryError:
+        err.print(
+            "error: not enough memory. Free some, or use a smaller model or less data.", style="red", markup=False
+        )
+        sys.exit(Calib8Error.exit_code)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer says 1, which would be a missed limit
+            ended.code = UNREAD
+        raise
+    except Exception as error:
+        _crash(error)
+
+
+def _crash(error: Exception) -> NoReturn:
+    """Say that it is not the user's fault, in one line or with the whole traceback."""
+    if os.environ.get("CALIB8_DEBUG"):
+        traceback.print_exc()
+    text = " ".join(str(error).split())[:300]
+    err.print(
+        f"this is a bug in calib8: {type(error).__name__}: {text}\n"
+        "Set CALIB8_DEBUG=1 to see where it happened, and please report it.",
+        style="red",
+        markup=False,
+    )
+    sys.exit(CRASHED)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End as after Ctrl-C: workers stopped, nothing half-written left behind."""
+    sys.exit(128 + number)

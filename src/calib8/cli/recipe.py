@@ -95,11 +95,15 @@ def quantize(
 
 def build(
     model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Engine to write.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
+    ],
     target: opt.Target = "sm75,sm86,sm89,sm120",
     shapes: opt.Shapes = None,
     workspace: Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")] = None,
     log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
+    allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Build TensorRT engines and check that the compiler planned INT8.
@@ -107,7 +111,9 @@ def build(
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Build(targets=target, shapes=shapes or (), workspace_mib=workspace, log=log)
+        config = calib8.Build(
+            targets=target, shapes=shapes or (), workspace_mib=workspace, log=log, allow_float=allow_float
+        )
         engines = api.build(model, output, config, progress=progress)
     for engine in engines:
         plan = engine.plan

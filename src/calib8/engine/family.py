@@ -64,16 +64,18 @@ def load(family: Literal["auto", "rtx", "tensorrt"] = "auto") -> TensorRT:
         try:
             return TensorRT(name, importlib.import_module(MODULES[name]))
         except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: its shared libraries are missing
-            if _interrupted(error):
-                raise KeyboardInterrupt from error
+            if (interruption := _interruption(error)) is not None:
+                raise interruption from error
             tried.append(f"{MODULES[name]}: {error}")
     raise SetupError(f"no usable TensorRT on this machine ({'; '.join(tried)}). {INSTALL}")
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Was it Ctrl-C? pybind11 turns a KeyboardInterrupt while a module starts into an ImportError."""
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """What asked to stop, if that was it: pybind11 turns whatever comes while a module starts into an ImportError."""
     while error is not None:
-        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
-            return True
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return error
+        if "KeyboardInterrupt" in str(error):
+            return KeyboardInterrupt()
         error = error.__cause__ or error.__context__
-    return False
+    return None
