@@ -1,16 +1,21 @@
+import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calib8.data.inputs import InputSpec, declared_inputs
 from calib8.engine.config import Build
-from calib8.engine.profiles import ModelInput, Profile, model_inputs, parse_profile, resolve_profiles
+from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
 from calib8.errors import ConfigError, ModelError, ProfileError
+from calib8.graph.limits import dimension_limits
+from calib8.testing import tiny_encoder
 
-IDS = ModelInput("input_ids", ("batch", "sequence"), integer=True)
-MASK = ModelInput("attention_mask", ("batch", "sequence"), integer=True)
-IMAGE = ModelInput("image", ("batch", 3, 224, 224), integer=False)
-SOUND = ModelInput("sound", ("batch", "frames", 80), integer=False)
+INTEGER, FLOAT = np.dtype(np.int64), np.dtype(np.float32)
+IDS = InputSpec("input_ids", INTEGER, ("batch", "sequence"))
+MASK = InputSpec("attention_mask", INTEGER, ("batch", "sequence"))
+IMAGE = InputSpec("image", FLOAT, ("batch", 3, 224, 224))
+SOUND = InputSpec("sound", FLOAT, ("batch", "frames", 80))
 
 
 def resolve(inputs, *texts, **limits):
@@ -69,7 +74,7 @@ def test_defaults_for_an_image_batch():
 
 
 def test_a_fixed_input_needs_no_profile():
-    assert resolve([ModelInput("x", (1, 3), integer=False)]) == []
+    assert resolve([InputSpec("x", FLOAT, (1, 3))]) == []
 
 
 def test_dimensions_without_a_sensible_default_are_asked_for():
@@ -114,8 +119,19 @@ def test_inputs_are_read_from_the_model():
         ir.val("pixels", ir.DataType.FLOAT, ["batch", 3]),
     ]
     model = ir.Model(ir.Graph(values, [], nodes=[]), ir_version=10)
-    assert [str(entry) for entry in model_inputs(model)] == ["ids[batch, ids[1]]", "pixels[batch, 3]"]
-    assert [(entry.dynamic, entry.integer) for entry in model_inputs(model)] == [(True, True), (True, False)]
+    assert [str(entry) for entry in declared_inputs(model)] == ["ids[batch, ids[1]]", "pixels[batch, 3]"]
+    assert [(entry.dynamic, entry.integer) for entry in declared_inputs(model)] == [(True, True), (True, False)]
     values[0].shape = None
-    with pytest.raises(ModelError, match="'ids' has no declared shape"):
-        model_inputs(model)
+    with pytest.raises(ModelError, match="input 'ids' of the model has no type or no rank"):
+        declared_inputs(model)
+
+
+def test_unnamed_dimensions_keep_their_limit():
+    model = tiny_encoder(positions=16)
+    for value in model.graph.inputs:
+        value.shape = ir.Shape([None, None])
+    limits, inputs = dimension_limits(model), declared_inputs(model)
+    expected = ["input_ids:1x1:8x16:64x16", "attention_mask:1x1:8x16:64x16"]
+    assert [str(p) for p in resolve_profiles(inputs, (), limits)] == expected
+    with pytest.raises(ProfileError, match="goes up to 17, but the model's tables hold only 16"):
+        resolve_profiles(inputs, [parse_profile("input_ids:1x1:8x16:64x17")], limits)

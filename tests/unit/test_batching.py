@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib8.data.batching import Dataset, by_token_budget
-from calib8.data.inputs import InputSpec, input_specs
+from calib8.data.inputs import InputSpec, input_specs, named_dimensions
 from calib8.data.sources import Batches
 from calib8.errors import DataError
 from calib8.graph.dataset import dataset_for
@@ -102,3 +102,27 @@ def test_token_id_beyond_the_vocabulary(notes) -> None:
     feeds["input_ids"][0, 3] = 32
     with pytest.raises(DataError, match=r"input_ids holds the index 32, but the model's table has 32 rows \(0 to 31\)"):
         dataset_for(tiny_encoder(vocabulary=32), Batches(feeds), notes)
+
+
+def test_everything_along_the_sequence_is_trimmed() -> None:
+    integer, real = np.dtype(np.int64), np.dtype(np.float32)
+    specs = named_dimensions(
+        (
+            InputSpec("input_ids", integer, ("b", "s")),
+            InputSpec("attention_mask", integer, ("b", "t")),
+            InputSpec("bias", real, ("b", 1, "s", "s")),
+            InputSpec("other", real, ("b", "n")),
+        )
+    )
+    feeds = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in token_feeds(3, 2).items()}
+    feeds |= {"bias": np.zeros((2, 1, 6, 6), np.float32), "other": np.zeros((2, 6), np.float32)}
+    ((_, batch),) = Dataset(Batches(feeds), specs).batches()
+    assert {name: array.shape for name, array in batch.items()} == {
+        "input_ids": (2, 3), "attention_mask": (2, 3), "bias": (2, 1, 3, 3), "other": (2, 6)
+    }  # fmt: skip
+
+
+def test_a_conversion_is_told_once(notes) -> None:
+    feeds = {name: array.astype(np.int32) for name, array in token_feeds(3).items()}
+    Dataset(Batches([feeds] * 3), ENCODER, progress=notes)
+    assert notes.messages == ["input_ids: converted int32 to int64", "attention_mask: converted int32 to int64"]

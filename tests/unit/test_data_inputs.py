@@ -2,7 +2,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.data.inputs import InputSpec, checked, input_specs, mask_name, table_rows
+from calib8.data.inputs import (
+    InputSpec,
+    checked,
+    input_specs,
+    mask_name,
+    named_dimensions,
+    sample_count,
+    table_rows,
+)
 from calib8.errors import DataError, ModelError
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.testing import GraphBuilder, tiny_encoder, tiny_mlp, token_feeds
@@ -109,3 +117,55 @@ def test_missing_array(notes) -> None:
 def test_no_samples(notes) -> None:
     with pytest.raises(DataError, match="the data is empty"):
         checked({"image": np.zeros((0, 3, 7), np.float32)}, (IMAGE,), notes)
+
+
+@pytest.mark.parametrize("op_type", ["Cast", "Identity", "Unsqueeze", "Reshape"])
+def test_vocabulary_is_found_behind_what_only_hands_ids_on(op_type: str) -> None:
+    g = GraphBuilder()
+    ids = g.input("ids", ir.DataType.INT32, "b", "s")
+    how = {"Unsqueeze": [g.constant("axes", [0], np.int64)], "Reshape": [g.constant("flat", [-1], np.int64)]}
+    moved = g.op(op_type, ids, *how.get(op_type, []), **({"to": 7} if op_type == "Cast" else {}))
+    assert input_specs(g.model(y=g.op("Gather", g.weight("W", 32, 8), moved)))[0].limit == 32
+
+
+def test_inputs_that_share_a_dimension_must_agree(notes) -> None:
+    feeds = token_feeds(5, 5)
+    feeds["input_ids"] = np.pad(feeds["input_ids"], ((0, 0), (0, 4)))
+    message = "attention_mask has size 5 along 'sequence' and input_ids has 9: they share that dimension. Pad them"
+    with pytest.raises(DataError, match=message):
+        checked(feeds, input_specs(tiny_encoder()), notes)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_beside_a_mask_there_is_one_sequence(named: bool, notes) -> None:
+    model = tiny_encoder()
+    for value in model.graph.inputs:
+        value.shape = ir.Shape([f"{value.name}_{axis}" if named else None for axis in (0, 1)])
+    specs = input_specs(model)
+    expected = ("input_ids_0", "input_ids_1") if named else ("attention_mask[0]", "attention_mask[1]")
+    assert specs[0].shape == specs[1].shape == expected
+    feeds = token_feeds(5)
+    feeds["input_ids"] = np.pad(feeds["input_ids"], ((0, 0), (0, 4)))
+    with pytest.raises(DataError, match="they share that dimension"):
+        checked(feeds, specs, notes)
+
+
+def test_dimensions_of_their_own_stay_so() -> None:
+    integer, real = np.dtype(np.int64), np.dtype(np.float32)
+    specs = named_dimensions(
+        (
+            InputSpec("input_ids", integer, (None, "s")),
+            InputSpec("attention_mask", integer, ("b", "t")),
+            InputSpec("decoder_input_ids", integer, ("b", "u")),
+            InputSpec("bias", real, ("b", 2, "t", None)),
+            InputSpec("fixed", integer, ("b", 7)),
+        )
+    )
+    assert [spec.shape for spec in specs] == [("b", "s"), ("b", "s"), ("b", "u"), ("b", 2, "s", "bias[3]"), ("b", 7)]
+    assert named_dimensions(specs) == specs
+
+
+def test_a_single_number_is_no_array_of_samples(notes) -> None:
+    with pytest.raises(DataError, match=r"x holds a single number; expected an array \[samples, \.\.\.\]"):
+        sample_count({"x": np.float32(3)})
+    assert sample_count({}) == 0

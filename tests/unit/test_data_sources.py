@@ -159,3 +159,17 @@ def test_an_archive_named_npy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").rename(tmp_path / "x.npy")
     with pytest.raises(DataError, match="magic string is not correct"):
         read(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.array([[1], [2]], dtype=object), r"x holds Python objects \(dtype object\), expected numbers. Convert it"),
+        (None, "x holds Python objects"),
+        ([[1.0], [1.0, 2.0]], "x is not an array: .* Pad its rows to one length"),
+    ],
+    ids=["objects", "None", "ragged"],
+)
+def test_batches_of_no_numbers(value: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Batches([{"x": value}])

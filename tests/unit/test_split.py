@@ -29,3 +29,16 @@ def test_too_few_samples() -> None:
     with pytest.raises(DataError, match=r"2 samples would be held back .*at least 3 \(one in 8\).*--held-out"):
         split(Batches({"x": np.arange(23)}))
     split(Batches({"x": np.arange(24)}))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        ({"x": np.arange(40), "y": np.arange(39)}, r"different numbers of samples: \{'x': 40, 'y': 39\}"),
+        ({"x": np.arange(40), "y": np.float32(3)}, "y holds a single number; expected an array"),
+        ({"x": np.int64(3)}, "x holds a single number"),
+    ],
+)
+def test_arrays_that_do_not_go_together(chunk: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split(Batches(chunk))

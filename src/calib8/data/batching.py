@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.inputs import Arrays, InputSpec, checked, mask_name
+from calib8.data.inputs import Arrays, InputSpec, checked, mask_name, sample_count
 from calib8.data.sources import Source
 from calib8.errors import DataError
 from calib8.progress import Progress, Quiet
@@ -41,20 +41,21 @@ class Dataset:
         self.limits = limits or {}
         self.specs = specs
         self.mask = mask_name(specs)
-        self.chunks = [checked(chunk, specs, progress) for chunk in source.chunks()]
+        once = _Once(progress)
+        self.chunks = [checked(chunk, specs, once) for chunk in source.chunks()]
         if not self.chunks:
             raise DataError("the data is empty: expected at least one batch, got none. Check how it was made.")
         self.fingerprint = source.fingerprint()
 
     def __len__(self) -> int:
         """Number of samples."""
-        return sum(len(next(iter(chunk.values()))) for chunk in self.chunks)
+        return sum(map(sample_count, self.chunks))
 
     def batches(self) -> Iterator[tuple[Rows, Arrays]]:
         """Yield (sample numbers [n], arrays) until every sample was yielded once."""
         first = 0
         for chunk in self.chunks:
-            count = len(next(iter(chunk.values())))
+            count = sample_count(chunk)
             for rows, arrays in self._masked(chunk) if self.mask else self._plain(chunk, count):
                 self._check_limits(arrays)
                 yield rows + first, arrays
@@ -82,19 +83,37 @@ class Dataset:
             empty = int(np.argmin(mask.any(axis=1)))
             raise DataError(f"sample {empty} has an all-zero {self.mask}: it holds no token. Remove it.")
         lengths = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
-        spec = {s.name: s for s in self.specs}
-        sequence = spec[self.mask].shape[1]
+        sequence = next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
         for rows in by_token_budget(lengths, TOKEN_BUDGET):
             longest = int(lengths[rows].max())
             yield (
                 rows,
                 {
-                    name: np.asarray(array[rows])[:, :longest]
-                    if isinstance(sequence, str) and len(spec[name].shape) > 1 and spec[name].shape[1] == sequence
-                    else np.asarray(array[rows])
-                    for name, array in chunk.items()
+                    spec.name: _trimmed(np.asarray(chunk[spec.name][rows]), spec, sequence, longest)
+                    for spec in self.specs
                 },
             )
+
+
+def _trimmed(array: NDArray[np.generic], spec: InputSpec, sequence: object, longest: int) -> NDArray[np.generic]:
+    """``array`` with every axis along the dimension called ``sequence`` cut to ``longest``."""
+    for axis, dim in enumerate(spec.shape):
+        if axis and isinstance(dim, str) and dim == sequence:
+            array = array[(slice(None),) * axis + (slice(longest),)]
+    return array
+
+
+class _Once:
+    """A ``Progress`` that says what holds for every chunk once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.update = progress.update
+        self._progress, self._said = progress, set[str]()
+
+    def note(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._progress.note(message)
 
 
 def by_token_budget(lengths: Rows, budget: int) -> Iterator[Rows]:

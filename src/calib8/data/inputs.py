@@ -1,7 +1,7 @@
 """What a model wants to be fed, and whether an array is that."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +15,10 @@ Arrays = dict[str, NDArray[np.generic]]
 #: Inputs of these names mark real positions with 1 and padding with 0.
 MASK_NAMES = ("attention_mask", "input_mask")
 INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+#: Inputs of names that start like this run along a sequence of their own, not along the one that the mask marks.
+OTHER_SEQUENCE = "decoder_"
+#: Operators that hand indices on unchanged.
+PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,22 @@ class InputSpec:
     shape: tuple[int | str | None, ...]
     limit: int | None = None
 
+    @property
+    def dynamic(self) -> bool:
+        """Does any dimension lack a fixed size?"""
+        return not all(isinstance(dim, int) for dim in self.shape)
 
-def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The inputs of ``model`` that are no initializers. Raises ``ModelError`` if one has no type or a fixed batch."""
+    @property
+    def integer(self) -> bool:
+        """Does it hold indices?"""
+        return self.dtype in INTEGERS
+
+    def __str__(self) -> str:
+        return self.name + _shape(self.shape)
+
+
+def declared_inputs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The inputs that a caller has to feed, every dynamic dimension named. Raises ``ModelError`` for unknown ranks."""
     specs = []
     for value in model.graph.inputs:
         if value.is_initializer():
@@ -39,14 +56,44 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
         if value.dtype is None or value.shape is None:
             raise ModelError(f"input {value.name!r} of the model has no type or no rank. Export the model again.")
         shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
-        if not shape or isinstance(shape[0], int):
-            raise ModelError(
-                f"input {value.name!r} has the fixed shape {list(shape)}; expected a dynamic batch as its first "
-                "dimension. Export again with dynamic axes, e.g. torch.onnx.export(..., "
-                f"dynamic_axes={{{value.name!r}: {{0: 'batch'}}}})."
-            )
         specs.append(InputSpec(value.name or "", value.dtype.numpy(), shape, _vocabulary(value)))
-    return tuple(specs)
+    return named_dimensions(tuple(specs))
+
+
+def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The declared inputs of ``model``, which must have a dynamic batch. Raises ``ModelError``."""
+    specs = declared_inputs(model)
+    for spec in specs:
+        if not spec.shape or isinstance(spec.shape[0], int):
+            raise ModelError(
+                f"input {spec.name!r} has the fixed shape {list(spec.shape)}; expected a dynamic batch as its first "
+                "dimension. Export again with dynamic axes, e.g. torch.onnx.export(..., "
+                f"dynamic_axes={{{spec.name!r}: {{0: 'batch'}}}})."
+            )
+    return specs
+
+
+def named_dimensions(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    """``specs`` with a name for every dynamic dimension; one name each for the batch and the sequence beside a mask.
+
+    The rank-2 integer inputs beside a mask share its batch and sequence, whatever an exporter called these dimensions
+    in each of them. A dimension without a name is called ``ids[1]``.
+    """
+    mask = mask_name(specs)
+    along = [s for s in specs if mask and s.integer and len(s.shape) == 2 and not s.name.startswith(OTHER_SEQUENCE)]
+    one_name: dict[str, str] = {}
+    without_name: list[str] = []
+    for axis in (0, 1):
+        names = [dim for spec in along if isinstance(dim := spec.shape[axis], str)]
+        without_name.append(names[0] if names else f"{mask}[{axis}]")
+        one_name |= dict.fromkeys(names, without_name[axis])
+
+    def name(spec: InputSpec, axis: int, dim: int | str | None) -> int | str:
+        if dim is None:
+            return without_name[axis] if spec in along else f"{spec.name}[{axis}]"
+        return one_name.get(dim, dim) if isinstance(dim, str) else dim
+
+    return tuple(replace(s, shape=tuple(name(s, axis, dim) for axis, dim in enumerate(s.shape))) for s in specs)
 
 
 def mask_name(specs: tuple[InputSpec, ...]) -> str | None:
@@ -58,7 +105,8 @@ def checked(arrays: Mapping[str, NDArray[np.generic]], specs: tuple[InputSpec, .
     """``arrays`` in the model's dtypes. Raises ``DataError`` for whatever does not fit.
 
     Checked: names, dtypes (int32 and int64 convert into each other, with a note), ranks, fixed dimensions, equal
-    numbers of samples, at least one sample, no NaN or infinity, no index outside the table it looks up.
+    numbers of samples, at least one sample, equal sizes of shared dimensions, no NaN or infinity, no index outside
+    the table it looks up.
     """
     wanted = {spec.name for spec in specs}
     if missing := sorted(wanted - set(arrays)):
@@ -69,12 +117,35 @@ def checked(arrays: Mapping[str, NDArray[np.generic]], specs: tuple[InputSpec, .
             "Remove the extra array or rename it."
         )
     fitting = {spec.name: _fit(np.asarray(arrays[spec.name]), spec, progress) for spec in specs}
-    counts = {name: len(array) for name, array in fitting.items()}
-    if len(set(counts.values())) > 1:
-        raise DataError(f"the arrays hold different numbers of samples: {counts}. Every input needs the same number.")
+    sample_count(fitting)
     if not all(array.size for array in fitting.values()):
         raise DataError("the data is empty: expected at least one sample. Check the folder and how it was made.")
+    _check_shared(fitting, specs)
     return fitting
+
+
+def sample_count(arrays: Mapping[str, NDArray[np.generic]]) -> int:
+    """The number of samples that every array holds. Raises ``DataError`` if they disagree or one is a single number."""
+    if single := sorted(name for name, array in arrays.items() if np.ndim(array) == 0):
+        raise DataError(f"{', '.join(single)} holds a single number; expected an array [samples, ...].")
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"the arrays hold different numbers of samples: {counts}. Every input needs the same number.")
+    return max(counts.values(), default=0)
+
+
+def _check_shared(arrays: Arrays, specs: tuple[InputSpec, ...]) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for spec in specs:
+        for size, dim in list(zip(arrays[spec.name].shape, spec.shape, strict=True))[1:]:
+            if not isinstance(dim, str):
+                continue
+            other, expected = seen.setdefault(dim, (spec.name, size))
+            if size != expected:
+                raise DataError(
+                    f"{spec.name} has size {size} along {dim!r} and {other} has {expected}: they share that dimension. "
+                    "Pad them to the same size."
+                )
 
 
 def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDArray[np.generic]:
@@ -120,9 +191,10 @@ def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:
 
 
 def table_rows(table: ir.Value | None) -> int | None:
-    """Rows of a constant table [rows, width], also of one stored as int8 behind a DequantizeLinear."""
-    producer = table.producer() if table is not None else None
-    if producer is not None and producer.op_type == "DequantizeLinear":
+    """Rows of a constant table [rows, width], also of one that is stored as int8 or in another float type."""
+    while table is not None and (producer := table.producer()) is not None:
+        if producer.op_type not in ("DequantizeLinear", "Cast"):
+            return None
         table = producer.inputs[0]
     if table is None or table.const_value is None or len(table.const_value.shape) != 2:
         return None
@@ -130,12 +202,13 @@ def table_rows(table: ir.Value | None) -> int | None:
 
 
 def _vocabulary(value: ir.Value) -> int | None:
-    """Rows of the smallest constant table that ``value`` indexes directly (its vocabulary size)."""
-    rows = [
-        table_rows(reader.inputs[0])
-        for reader, index in value.uses()
-        if reader.op_type == "Gather" and index == 1 and reader.attributes.get_int("axis", 0) == 0
-    ]
+    """Rows of the smallest constant table that ``value`` indexes as it is (its vocabulary size)."""
+    rows = []
+    for reader, index in value.uses():
+        if reader.op_type == "Gather" and index == 1 and reader.attributes.get_int("axis", 0) == 0:
+            rows.append(table_rows(reader.inputs[0]))
+        elif reader.op_type in PASSING and index == 0:
+            rows.append(_vocabulary(reader.outputs[0]))
     return min((count for count in rows if count is not None), default=None)
 
 

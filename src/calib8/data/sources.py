@@ -82,7 +82,7 @@ class Batches:
         for batch in [batches] if isinstance(batches, Mapping) else batches:
             if not isinstance(batch, Mapping):
                 raise DataError(f"a batch is of type {type(batch).__name__}; expected a dict of input name -> array.")
-            self.batches.append({name: np.asarray(array) for name, array in batch.items()})
+            self.batches.append({name: _numbers(name, array) for name, array in batch.items()})
 
     def chunks(self) -> Iterator[Arrays]:
         """The batches, in the order given."""
@@ -117,6 +117,16 @@ def fingerprint(chunks: Iterable[Arrays]) -> str:
             digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _numbers(name: str, array: object) -> NDArray[np.generic]:
+    try:
+        numbers = np.asarray(array)
+    except ValueError as error:  # lists of unequal length
+        raise DataError(f"{name} is not an array: {error}. Pad its rows to one length.") from error
+    if numbers.dtype.hasobject:
+        raise DataError(f"{name} holds Python objects (dtype {numbers.dtype}), expected numbers. Convert it first.")
+    return numbers
 
 
 def _load_array(path: Path) -> NDArray[np.generic]:

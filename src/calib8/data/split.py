@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from calib8.data.inputs import Arrays
+from calib8.data.inputs import Arrays, sample_count
 from calib8.data.sources import Source, fingerprint
 from calib8.errors import DataError
 
@@ -20,17 +20,17 @@ class Part:
         self.held_back = held_back
 
     def chunks(self) -> Iterator[Arrays]:
-        """The chunks of the source, cut down to this part; chunks left empty are dropped."""
+        """The chunks of the source, cut down to this part; chunks left empty are dropped.
+
+        Raises ``DataError`` if the arrays of a chunk hold different numbers of samples.
+        """
         first = 0
         for chunk in self.source.chunks():
-            count = min((len(array) for array in chunk.values() if np.ndim(array)), default=0)
+            count = sample_count(chunk)
             chosen = ((np.arange(first, first + count) % EVERY) == EVERY - 1) == self.held_back
             first += count
             if chosen.any():
-                yield {
-                    name: array[: len(chosen)][chosen] if len(array) == count else array
-                    for name, array in chunk.items()
-                }
+                yield {name: array[chosen] for name, array in chunk.items()}
 
     def fingerprint(self) -> str:
         """See ``Source``."""
@@ -40,7 +40,7 @@ class Part:
 def split(source: Source) -> tuple[Part, Part]:
     """(to calibrate on, to measure on). Raises ``DataError`` if too few samples are there to hold any back."""
     kept, held = Part(source, held_back=False), Part(source, held_back=True)
-    samples = sum(len(next(iter(chunk.values()))) for chunk in held.chunks())
+    samples = sum(map(sample_count, held.chunks()))
     if samples < 3:
         raise DataError(
             f"{samples} samples would be held back to measure accuracy on; expected at least 3 (one in {EVERY}). "

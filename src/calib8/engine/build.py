@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.inputs import input_specs
+from calib8.data.inputs import declared_inputs
 from calib8.engine.config import Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import gpus
 from calib8.engine.plan_check import PlanCheck, check_plan, parse_layers
 from calib8.engine.process import Outcome, run_worker
-from calib8.engine.profiles import Profile, model_inputs, resolve_profiles
+from calib8.engine.profiles import Profile, resolve_profiles
 from calib8.engine.quantized import QuantizedOp, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
@@ -139,12 +139,9 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
             "wrote; to build it all the same, allow float (--allow-float)."
         )
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
-    profiles = resolve_profiles(model_inputs(model), config.shapes, limits)
-    try:
-        rows = {spec.name: spec.limit for spec in input_specs(model)}
-    except ModelError:  # a fixed batch is no matter here
-        rows = {}
-    return _Source(path, metadata, ops, profiles, rows)
+    inputs = declared_inputs(model)
+    profiles = resolve_profiles(inputs, config.shapes, limits)
+    return _Source(path, metadata, ops, profiles, {spec.name: spec.limit for spec in inputs})
 
 
 @dataclass(frozen=True)

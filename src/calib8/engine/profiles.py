@@ -6,12 +6,11 @@ sequences longer than the position table. So everything is checked here, against
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
-from calib8.errors import ModelError, ProfileError
+from calib8.data.inputs import InputSpec
+from calib8.errors import ProfileError
 
 Shape = tuple[int, ...]
 #: min, opt and max of one dimension.
@@ -40,23 +39,6 @@ class Profile(BaseModel):
         return list(zip(self.min, self.opt, self.max, strict=True))
 
 
-@dataclass(frozen=True)
-class ModelInput:
-    """An input of the model. A dimension is its size, or the name of its symbol; an unnamed one is ``ids[1]``."""
-
-    name: str
-    dims: tuple[int | str, ...]
-    integer: bool
-
-    @property
-    def dynamic(self) -> bool:
-        """Does any dimension lack a fixed size?"""
-        return any(isinstance(dim, str) for dim in self.dims)
-
-    def __str__(self) -> str:
-        return f"{self.name}[{', '.join(map(str, self.dims))}]"
-
-
 def parse_profile(text: str) -> Profile:
     """``input_ids:1x1:8x64:64x384`` -> ``Profile``. Names may contain colons. Raises ``ProfileError``."""
     name, *shapes = text.rsplit(":", 3)
@@ -66,13 +48,8 @@ def parse_profile(text: str) -> Profile:
     return Profile(name=name, min=low, opt=usual, max=high)
 
 
-def model_inputs(model: ir.Model) -> tuple[ModelInput, ...]:
-    """The inputs that a caller has to feed. Raises ``ModelError`` if one has no known rank."""
-    return tuple(_model_input(value) for value in model.graph.inputs if not value.is_initializer())
-
-
 def resolve_profiles(
-    inputs: Sequence[ModelInput], given: Sequence[Profile], limits: Mapping[str, int]
+    inputs: Sequence[InputSpec], given: Sequence[Profile], limits: Mapping[str, int]
 ) -> tuple[Profile, ...]:
     """A profile for every dynamic input; given ones are checked, missing ones follow from shared dimensions.
 
@@ -91,22 +68,12 @@ def resolve_profiles(
             _record(ranges, entry, by_name[entry.name].ranges())
     if not given:
         for entry in inputs:
-            _record(ranges, entry, [_default(entry, axis, limits) for axis in range(len(entry.dims))])
+            _record(ranges, entry, [_default(entry, axis, limits) for axis in range(len(entry.shape))])
     _require_within(ranges, limits)
     return tuple(_complete(entry, ranges) for entry in inputs if entry.dynamic)
 
 
-def _model_input(value: ir.Value) -> ModelInput:
-    if value.shape is None:
-        raise ModelError(f"input {value.name!r} has no declared shape. Export the model again with shapes.")
-    name = value.name or ""
-    dims = tuple(
-        dim if isinstance(dim, int) else dim.value or f"{name}[{axis}]" for axis, dim in enumerate(value.shape)
-    )
-    return ModelInput(name, dims, value.dtype in (ir.DataType.INT64, ir.DataType.INT32))
-
-
-def _require_known_names(inputs: Sequence[ModelInput], given: Sequence[Profile]) -> None:
+def _require_known_names(inputs: Sequence[InputSpec], given: Sequence[Profile]) -> None:
     names = [entry.name for entry in inputs]
     for index, profile in enumerate(given):
         if profile.name not in names:
@@ -115,23 +82,23 @@ def _require_known_names(inputs: Sequence[ModelInput], given: Sequence[Profile])
             raise ProfileError(f"shapes given twice for {profile.name!r}. Keep one.")
 
 
-def _require_fit(profile: Profile, entry: ModelInput) -> None:
+def _require_fit(profile: Profile, entry: InputSpec) -> None:
     """Rank, order and fixed sizes."""
     for label, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
-        if len(shape) != len(entry.dims):
+        if len(shape) != len(entry.shape):
             raise ProfileError(
-                f"{profile}: its {label} shape has {len(shape)} dimensions, the model's {entry} has {len(entry.dims)}."
+                f"{profile}: its {label} shape has {len(shape)} dimensions, the model's {entry} has {len(entry.shape)}."
             )
-    for axis, (dim, (low, usual, high)) in enumerate(zip(entry.dims, profile.ranges(), strict=True)):
+    for axis, (dim, (low, usual, high)) in enumerate(zip(entry.shape, profile.ranges(), strict=True)):
         if not 1 <= low <= usual <= high:
             raise ProfileError(f"{profile}: dimension {axis} needs 1 <= min <= opt <= max, got {low}, {usual}, {high}.")
         if isinstance(dim, int) and (low, high) != (dim, dim):
             raise ProfileError(f"{profile}: dimension {axis} of {entry} is fixed; write {dim} in all three shapes.")
 
 
-def _record(ranges: dict[str, Range], entry: ModelInput, values: Sequence[Range | None]) -> None:
+def _record(ranges: dict[str, Range], entry: InputSpec, values: Sequence[Range | None]) -> None:
     """Add an input's ranges to those of the symbols; a symbol has one range."""
-    for dim, value in zip(entry.dims, values, strict=True):
+    for dim, value in zip(entry.shape, values, strict=True):
         if isinstance(dim, str) and value is not None and ranges.setdefault(dim, value) != value:
             raise ProfileError(
                 f"inputs disagree about the dimension {dim!r}: {ranges[dim]} and, in {entry.name!r}, {value} "
@@ -139,11 +106,11 @@ def _record(ranges: dict[str, Range], entry: ModelInput, values: Sequence[Range 
             )
 
 
-def _default(entry: ModelInput, axis: int, limits: Mapping[str, int]) -> Range | None:
-    dim = entry.dims[axis]
+def _default(entry: InputSpec, axis: int, limits: Mapping[str, int]) -> Range | None:
+    dim = entry.shape[axis]
     if axis == 0:
         return DEFAULT_BATCH
-    if axis == 1 and len(entry.dims) == 2 and entry.integer:
+    if axis == 1 and len(entry.shape) == 2 and entry.integer:
         low, usual, high = DEFAULT_SEQUENCE
         high = min(high, limits.get(str(dim), high))
         return low, min(usual, high), high
@@ -159,10 +126,10 @@ def _require_within(ranges: Mapping[str, Range], limits: Mapping[str, int]) -> N
             )
 
 
-def _complete(entry: ModelInput, ranges: Mapping[str, Range]) -> Profile:
-    unknown = [dim for dim in entry.dims if isinstance(dim, str) and dim not in ranges]
+def _complete(entry: InputSpec, ranges: Mapping[str, Range]) -> Profile:
+    unknown = [dim for dim in entry.shape if isinstance(dim, str) and dim not in ranges]
     if unknown:
         raise ProfileError(f"no sizes for {', '.join(map(repr, unknown))} of {entry}. Pass --shapes, like {EXAMPLE}.")
-    sizes = [ranges[dim] if isinstance(dim, str) else (dim, dim, dim) for dim in entry.dims]
+    sizes = [ranges[dim] if isinstance(dim, str) else (dim, dim, dim) for dim in entry.shape]
     low, usual, high = zip(*sizes, strict=True)
     return Profile(name=entry.name, min=low, opt=usual, max=high)
