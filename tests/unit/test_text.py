@@ -103,6 +103,7 @@ def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Pa
     assert np.load(folder / "input_ids.npy").tolist() == [[1, 4, 5, 2], [1, 5, 2, 0]]
     assert np.load(folder / "attention_mask.npy").tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert json.loads((folder / "calib_data.json").read_text()) == {
+        "format": "calib8.data/1",
         "texts": {str(text): sha256_file(text)},
         "tokenizer_sha256": sha256_file(tokenizer_folder / "tokenizer.json"),
         "max_length": 4,

@@ -109,6 +109,7 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
     for name, array in arrays.items():
         save_array(Path(output) / f"{name}.npy", array)
     made_of = {
+        "format": "calib8.data/1",
         "texts": {str(path): sha256_file(path) for path in texts},
         "tokenizer_sha256": tokenizer.sha256,
         "max_length": tokenizer.max_length,

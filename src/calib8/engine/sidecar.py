@@ -83,16 +83,21 @@ def describe_engine(engine: Path) -> Sidecar:
             f"{engine} has no {path.name} beside it, and an engine alone does not tell what it is. "
             "Keep the two together, or build the engine again."
         )
+    sidecar = read_sidecar(path)
+    if engine.stat().st_size != sidecar.engine_bytes or sha256_file(engine) != sidecar.engine_sha256:
+        raise InputError(f"{path.name} describes another engine than {engine}: the SHA-256 differs. Build it again.")
+    return sidecar
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """A sidecar alone, with or without its engine. Raises ``InputError`` if it is missing or damaged."""
     content: Any = read_json(path, "engine description")
     try:
-        sidecar = Sidecar.model_validate(content)
+        return Sidecar.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its root"
         raise InputError(f"{path} is no engine description of this calib8: {where}: {first['msg']}.") from error
-    if engine.stat().st_size != sidecar.engine_bytes or sha256_file(engine) != sidecar.engine_sha256:
-        raise InputError(f"{path.name} describes another engine than {engine}: the SHA-256 differs. Build it again.")
-    return sidecar
 
 
 def engines_of_another_model(output: Path, model_sha256: str) -> list[Path]:

@@ -1,21 +1,29 @@
-"""What a file contains, for people: a model, an engine, a calibration cache, a ranges, plan or report file."""
+"""What a file contains, for people: a model, an engine, arrays, a calibration cache, or one of calib8's JSON files."""
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from calib8.calibration.cache import read_cache
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import input_specs
-from calib8.engine.sidecar import describe_engine, why_not_here
-from calib8.errors import InputError, ModelError
+from calib8.data.sources import NpzFile
+from calib8.engine.sidecar import Sidecar, describe_engine, read_sidecar, why_not_here
+from calib8.errors import DataError, InputError, ModelError
 from calib8.files import read_json, require_file
 from calib8.graph.io import load
 from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
+from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
+from calib8.planning.quant_plan import QuantPlan
 from calib8.runtime.open import is_engine
+
+_Content = TypeVar("_Content", bound=BaseModel)
 
 #: Widest tensors listed of a cache or ranges file.
 SHOWN = 10
@@ -24,17 +32,12 @@ SHOWN = 10
 def describe(path: Path) -> dict[str, Any]:
     """Facts about the file, by heading; values are plain JSON. Raises ``InputError`` for a file of no known kind."""
     require_file(path, "file")
-    if path.suffix == ".onnx":
-        return _model(path)
     if is_engine(path):
-        return _engine(path)
-    if path.suffix == ".cache":
-        return _cache(path)
-    if path.suffix == ".json":
-        return _json(path)
-    raise InputError(
-        f"{path}: unknown kind of file {path.suffix!r}; expected .onnx, .engine, .cache or calib8's own .json."
-    )
+        return _engine(describe_engine(path))
+    readers = {".onnx": _model, ".cache": _cache, ".json": _json, ".npy": _arrays, ".npz": _arrays}
+    if path.suffix in readers:
+        return readers[path.suffix](path)
+    raise InputError(f"{path}: unknown kind of file {path.suffix!r}; expected .engine or {', '.join(readers)}.")
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -59,12 +62,11 @@ def _model(path: Path) -> dict[str, Any]:
     described["operators"] = dict(counts.most_common())
     made = {key: _decoded(value) for key, value in model.metadata_props.items() if key.startswith("calib8.")}
     if plan := made.pop("calib8.plan", None):
-        described["plan"] = Counter(op["treatment"] for op in plan["ops"])
+        described["plan"] = Counter(op.treatment for op in _validated(QuantPlan, plan, path).ops)
     return described | made
 
 
-def _engine(path: Path) -> dict[str, Any]:
-    sidecar = describe_engine(path)
+def _engine(sidecar: Sidecar) -> dict[str, Any]:
     reason = why_not_here(sidecar)
     runs = {"runs here": "yes" if reason is None else f"no: {reason}"}
     content = sidecar.model_dump(mode="json")
@@ -76,7 +78,7 @@ def _engine(path: Path) -> dict[str, Any]:
 
 def _cache(path: Path) -> dict[str, Any]:
     entries = read_cache(path)
-    header = path.read_text(encoding="utf-8").splitlines()[0]
+    header = path.read_text(encoding="utf-8-sig").splitlines()[0]
     return {
         "kind": "TensorRT calibration cache",
         "header": header,
@@ -85,8 +87,22 @@ def _cache(path: Path) -> dict[str, Any]:
     }
 
 
+def _arrays(path: Path) -> dict[str, Any]:
+    if path.suffix == ".npz":
+        (chunk,) = NpzFile(path).chunks()
+        arrays = {name: f"{array.dtype} {list(array.shape)}" for name, array in chunk.items()}
+        return {"kind": "NumPy arrays", "arrays": arrays}
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # reads the header only
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not a readable .npy array ({error}). Save it again with np.save.") from error
+    return {"kind": "NumPy array", "dtype": str(array.dtype), "shape": list(array.shape)}
+
+
 def _json(path: Path) -> dict[str, Any]:
     content = read_json(path, "JSON file")
+    if isinstance(content, dict) and "engine_sha256" in content:
+        return _engine(read_sidecar(path))
     known = str(content.get("format", "")) if isinstance(content, dict) else ""
     if known == "calib8.ranges/1":
         ranges = Ranges.load(path)
@@ -100,13 +116,26 @@ def _json(path: Path) -> dict[str, Any]:
             "lowest typical SQNR (dB)": {name: round(tensor.typical_sqnr_db, 1) for name, tensor in lowest},
         }
     if known == "calib8.plan/1":
-        ops = {op["node"]: f"{op['treatment']}: {op['reason']}" for op in content["ops"]}
+        plan = _validated(QuantPlan, content, path)
+        ops = {op.node: f"{op.treatment}: {op.reason}" for op in plan.ops}
         return {"kind": "quantisation plan", "ops": ops}
+    if path.name == RECORD and isinstance(content, dict):
+        return {"kind": "fetched model", **content}
     if known.startswith("calib8."):
         return {"kind": known, **content}
     raise InputError(
-        f"{path} is no file that calib8 made: it has no known 'format'. Expected ranges, a plan or a report."
+        f"{path} is no file that calib8 made: it has no known 'format'. Expected ranges, a plan, a report, an engine's "
+        "description, or what `calib8 prepare` or `fetch` wrote."
     )
+
+
+def _validated(kind: type[_Content], content: Any, path: Path) -> _Content:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its root"
+        raise InputError(f"{path} is damaged or of another calib8: {where}: {first['msg']}. Make it again.") from error
 
 
 def _widest(amax: dict[str, float]) -> dict[str, float]:

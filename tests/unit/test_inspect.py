@@ -1,0 +1,99 @@
+"""``inspect``: every file that calib8 reads or writes, whole or damaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.calibration.cache import write_cache
+from calib8.data.text import TextTokenizer, prepare
+from calib8.engine.plan_check import PlanCheck
+from calib8.engine.sidecar import Sidecar
+from calib8.errors import InputError
+from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.report.inspect import describe
+from calib8.testing import tiny_mlp
+
+PLAN = QuantPlan(
+    ops=(OpPlan(node="mm", kind="MatMul", input="x", treatment="int8", reason="30.0 dB", amax=1.0, sqnr_db=30.0),)
+)
+SIDECAR = Sidecar(
+    engine_sha256="0" * 64, engine_bytes=9, family="rtx", tensorrt_version="1.7.1.116", target="sm86",
+    model_sha256="0" * 64, model_metadata={"calib8.plan": "x" * 999}, profiles=(), tensors=(),
+    plan=PlanCheck(target="sm86", expected=1, covered=1, planned_kernels=1), workspace_mib=None,
+    optimization_level=None, build_seconds=1.0, built_at="2026-01-01T00:00:00+00:00", calib8_version="0.1.0",
+)  # fmt: skip
+
+
+def written(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_plan(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    assert describe(tmp_path / "plan.json") == {"kind": "quantisation plan", "ops": {"mm": "int8: 30.0 dB"}}
+
+
+def test_a_sidecar_without_its_engine(tmp_path: Path) -> None:
+    (tmp_path / "x.engine.json").write_text(SIDECAR.model_dump_json())
+    described = describe(tmp_path / "x.engine.json")
+    assert (described["kind"], described["target"]) == ("engine by TensorRT-RTX 1.7.1.116", "sm86")
+    assert described["model_metadata"] == {}
+
+
+def test_arrays(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 3), np.int64))
+    np.savez(tmp_path / "b.npz", x=np.zeros((4, 5), np.float32), y=np.zeros(2, np.int32))
+    assert describe(tmp_path / "a.npy") == {"kind": "NumPy array", "dtype": "int64", "shape": [2, 3]}
+    assert describe(tmp_path / "b.npz")["arrays"] == {"x": "float32 [4, 5]", "y": "int32 [2]"}
+
+
+def test_what_prepare_wrote(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
+    (tmp_path / "a.txt").write_text("a b\n")
+    folder = prepare([tmp_path / "a.txt"], TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
+    described = describe(folder / "calib_data.json")
+    assert (described["kind"], described["sentences"]) == ("calib8.data/1", 1)
+
+
+def test_a_cache_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a.cache", {"x": 1.0})
+    (tmp_path / "a.cache").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.cache").read_bytes())
+    assert describe(tmp_path / "a.cache")["header"] == "TRT-101600-MinMaxCalibration"
+
+
+def test_the_record_of_a_fetched_model(tmp_path: Path) -> None:
+    described = describe(written(tmp_path / "calib8-model.json", {"name": "all-mpnet-base-v2"}))
+    assert described == {"kind": "fetched model", "name": "all-mpnet-base-v2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("plan.json", {"format": "calib8.plan/1"}, "is damaged or of another calib8: ops: Field required"),
+        ("plan.json", {"format": "calib8.plan/1", "ops": [{"node": 1}]}, r"of another calib8: ops\.0\.node: "),
+        ("ranges.json", {"format": "calib8.ranges/1"}, "is not a calib8 ranges file"),
+        ("x.engine.json", {"engine_sha256": "0"}, "is no engine description of this calib8"),
+        ("x.engine.json", [], "is no file that calib8 made"),
+        ("other.json", {"format": 7}, "is no file that calib8 made"),
+        ("a.npy", "text", "is not a readable .npy array"),
+        ("a.npz", "text", "is not a readable .npz file"),
+        ("a.xyz", "text", r"unknown kind of file '\.xyz'; expected \.engine or \.onnx, \.cache"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        describe(written(tmp_path / name, content))
+
+
+def test_a_model_with_a_damaged_plan(tmp_path: Path) -> None:
+    model = tiny_mlp()
+    model.metadata_props["calib8.plan"] = '{"format": "calib8.plan/1"}'
+    ir.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=r"model\.onnx is damaged or of another calib8: ops: Field required"):
+        describe(tmp_path / "model.onnx")
+    model.metadata_props["calib8.plan"] = PLAN.model_dump_json()
+    ir.save(model, tmp_path / "model.onnx")
+    assert describe(tmp_path / "model.onnx")["plan"] == {"int8": 1}
