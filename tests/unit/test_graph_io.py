@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -106,10 +107,48 @@ def test_truncated_external_data(external: Path) -> None:
 def test_weights_beyond_the_limit_go_to_a_file_beside_the_model(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(io, "SINGLE_FILE_LIMIT", 100)
     path = io.save(tiny_encoder(), tmp_path / "big.onnx")
-    assert sorted(os.listdir(tmp_path)) == ["big.onnx", "big.onnx.data"]
+    model, data = sorted(os.listdir(tmp_path))
+    assert model == "big.onnx"
+    assert re.fullmatch(r"big\.onnx\.[0-9a-f]{16}\.data", data)
     assert isinstance(io.load(path).graph.initializers["words"].const_value, ir.ExternalTensor)
     monkeypatch.undo()
     assert_models_equal(tiny_encoder(), io.load(path), token_feeds(3, 5), atol=0)
+
+
+def scaled(factor: float) -> ir.Model:
+    model = tiny_mlp()
+    for name, value in model.graph.initializers.items():
+        value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
+    return model
+
+
+def test_an_interrupted_save_leaves_the_old_model_with_its_weights(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(io, "SINGLE_FILE_LIMIT", 100)
+    path = io.save(tiny_mlp(), tmp_path / "big.onnx")
+    write = ir.save
+
+    def interrupted(*arguments, **options) -> None:
+        write(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ir, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        io.save(scaled(5), path)
+    assert len(os.listdir(tmp_path)) == 2
+    assert_models_equal(tiny_mlp(), ir.load(path), X, atol=0)
+
+
+def test_weights_of_the_model_before_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io, "SINGLE_FILE_LIMIT", 100)
+    path = tmp_path / "big.onnx"
+    for model in (tiny_mlp(), scaled(5), io.load(io.save(scaled(3), path))):  # the last onto the files it is mapped to
+        io.save(model, path)
+        assert len(os.listdir(tmp_path)) == 2
+        onnx.checker.check_model(str(path), full_check=True)
+    monkeypatch.undo()
+    assert_models_equal(scaled(3), io.load(path), X, atol=0)
+    io.save(tiny_mlp(), path)
+    assert os.listdir(tmp_path) == ["big.onnx"]
 
 
 def test_disk_full_while_saving_keeps_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def observer_for(name: str, percentile: float = 99.99) -> Observer:
 
 
 def _occupied(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Centres and counts of the bins that hold something other than exact zeros' bin alone."""
+    """Centres and counts of the bins that hold something."""
     if histogram.exponent is None:
         return np.zeros(0), np.zeros(0, np.int64)
     index = np.flatnonzero(histogram.counts)

@@ -1,6 +1,8 @@
 """ONNX files in and out, as ``onnx_ir.Model``, with the hash of the file kept beside the graph."""
 
+import glob
 import hashlib
+import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
@@ -29,7 +31,7 @@ def load(path: Path | str) -> ir.Model:
     try:
         model = ir.load(path)
         data = _data_files(model)
-        if _weight_bytes(model) <= SINGLE_FILE_LIMIT:
+        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
             ir.external_data.load_to_model(model)
         elif missing := [file for file in data if not file.is_file()]:
             raise FileNotFoundError(f"its weights are in {missing[0]}, which is not there")
@@ -59,15 +61,26 @@ def stored_bytes(path: Path | str) -> int:
 
 
 def save(model: ir.Model, path: Path | str) -> Path:
-    """Write ``model`` to ``path`` atomically; weights beyond the protobuf limit go to ``<name>.data`` beside it."""
+    """Write ``model`` to ``path`` atomically; weights beyond the protobuf limit go to a file beside it.
+
+    That file, ``<name>.<hash>.data``, is named by what it holds, so that a model which is replaced, or whose
+    replacement is interrupted, never meets the weights of another. Files of earlier models go last.
+    """
     path = Path(path)
-    if _weight_bytes(model) > SINGLE_FILE_LIMIT:
-        # The graph names its data file, so the data is written under its final name; the model appears last.
-        with atomic(path) as temporary:
-            ir.save(model, temporary, external_data=f"{path.name}.data")
-    else:
-        with atomic(path) as temporary:
+    data = None
+    with atomic(path) as temporary:
+        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
             ir.save(model, temporary)
+        else:
+            data = path.with_name(f"{path.name}.{_weights_sha256(model)[:16]}.data")
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+                whole = Path(folder) / path.name
+                ir.save(model, whole, external_data=data.name)
+                whole.with_name(data.name).replace(data)
+                whole.replace(temporary)
+    for earlier in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.data"):
+        if earlier != data:
+            earlier.unlink(missing_ok=True)
     return path
 
 
@@ -76,7 +89,8 @@ def serialized(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def _weight_bytes(model: ir.Model) -> int:
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of the main graph's initializers: what decides whether a model fits ``SINGLE_FILE_LIMIT``."""
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
@@ -84,6 +98,16 @@ def _data_files(model: ir.Model) -> list[Path]:
     """The external data files of the main graph, sorted."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+
+
+def _weights_sha256(model: ir.Model) -> str:
+    digest = hashlib.sha256()
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                digest.update(f"{name}|{value.const_value.dtype}|{value.const_value.shape}|".encode())
+                digest.update(value.const_value.tobytes())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path, data: list[Path]) -> str:

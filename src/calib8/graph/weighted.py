@@ -13,7 +13,7 @@ class WeightedOp:
     """One MatMul, Gemm or Conv with a constant floating-point weight.
 
     ``channel_axis`` is the axis of the weight that runs over output channels: the only axis along which TensorRT
-    takes per-channel weight scales. ``reduction`` is the number of products that one output sums (K).
+    takes per-channel weight scales.
     """
 
     node: ir.Node
