@@ -137,3 +137,10 @@ def test_identities_go_but_those_in_a_branch_stay() -> None:
     onnx.checker.check_model(ir.to_proto(prepared), full_check=True)
     for x_fed in ([[1, -2, 3, 4]], [[-1, -2, -3, -4]]):
         assert_models_equal(model, prepared, {"x": np.float32(x_fed)}, atol=0)
+
+
+def test_one_node_that_defies_inference_costs_no_other_types() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    model = g.model(y=g.op("MatMul", g.op("Relu", x, name="relu"), g.weight("w", 5, 3), name="impossible"))
+    assert {node.name: node.outputs[0].dtype for node in prepare(model).graph}["relu"] == FLOAT
