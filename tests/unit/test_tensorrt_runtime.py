@@ -306,7 +306,7 @@ def test_fixed_inputs_need_no_profile():
         ({}, r"^got arrays for nothing, expected ids\.$"),
         ({"ids": ids(1, 1), "mask": ids(1, 1)}, r"^got arrays for ids, mask, expected ids\.$"),
         ({"ids": ids(1, 1).astype(np.float32)}, r"^ids has dtype float32, expected int64\. Convert it"),
-        ({"ids": np.arange(3)}, r"^ids has rank 1 \(shape \[3\]\), expected rank 2 \[\?, \?\]\.$"),
+        ({"ids": np.arange(3)}, r"^ids has rank 1 \(shape \[3\]\), expected rank 2 \[ids\[0\], ids\[1\]\]\.$"),
         ({"ids": ids(8, 16) + 1990}, r"^ids holds the index 2117, but the model's table has 2000 rows"),
         (
             {"ids": ids(9, 16)},

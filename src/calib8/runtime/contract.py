@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
 
-from calib8.data.inputs import Arrays, InputSpec, checked, input_specs
+from calib8.data.inputs import Arrays, InputSpec, checked, declared_inputs, named_dimensions
 from calib8.engine.sidecar import Sidecar
 from calib8.errors import DataError, ModelError
 from calib8.graph.limits import dimension_limits
@@ -22,7 +22,7 @@ from calib8.progress import Quiet
 class Contract:
     """The inputs of one model, what is known of each, and the largest size of named dimensions.
 
-    ``specs`` holds the inputs whose type and rank the model states; of any other only the name is checked.
+    ``specs`` holds the inputs of known type and rank, 1 or more; of any other only the name is checked.
     """
 
     names: tuple[str, ...]
@@ -68,18 +68,17 @@ class Contract:
 
 def contract_of(model: ir.Model) -> Contract:
     """What an ONNX model takes. Found by looking at the whole graph: once for a model, not for each run."""
-    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    names = tuple(value.name or "" for value in model.graph.inputs if not value.is_initializer())
     try:
-        specs, limits = input_specs(model), dimension_limits(model)
-    except ModelError:  # calib8 could not make batches for it (a fixed batch, a missing type), but it can run it
-        specs, limits = tuple(spec for value in inputs if (spec := _stated(value)) is not None), {}
-    return Contract(tuple(value.name or "" for value in inputs), specs, limits)
+        return Contract(names, _of_some_rank(declared_inputs(model)), dimension_limits(model))
+    except ModelError:  # an input without a type: calib8 could not make batches for it, but it may run
+        return Contract(names, (), {})
 
 
 def contract_of_engine(sidecar: Sidecar) -> Contract:
     """What an engine takes, as its sidecar tells; its profiles are TensorRtRuntime's to check."""
     inputs = [tensor for tensor in sidecar.tensors if tensor.mode == "input"]
-    specs = tuple(
+    specs = (
         InputSpec(
             tensor.name,
             np.dtype(tensor.dtype),
@@ -87,13 +86,10 @@ def contract_of_engine(sidecar: Sidecar) -> Contract:
             tensor.rows,
         )
         for tensor in inputs
-        if tensor.shape
     )
-    return Contract(tuple(tensor.name for tensor in inputs), specs, {})
+    return Contract(tuple(tensor.name for tensor in inputs), _of_some_rank(named_dimensions(tuple(specs))), {})
 
 
-def _stated(value: ir.Value) -> InputSpec | None:
-    if value.dtype is None or value.shape is None or not len(value.shape):
-        return None
-    shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
-    return InputSpec(value.name or "", value.dtype.numpy(), shape)
+def _of_some_rank(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    """``data.inputs.checked`` knows arrays of samples, not single numbers."""
+    return tuple(spec for spec in specs if spec.shape)

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from calib8.data.batching import Dataset
-from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
 from calib8.engine.sidecar import describe_engine
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.progress import Progress
+from calib8.runtime.contract import contract_of_engine
 from calib8.runtime.open import is_engine
 
 
@@ -18,15 +16,4 @@ def feed_of(path: Path, source: Source, progress: Progress) -> Dataset:
     """``source`` as batches that fit the ONNX model or engine at ``path``. Raises ``DataError`` if they do not."""
     if not is_engine(path):
         return dataset_for(load(path), source, progress)
-    specs = tuple(
-        InputSpec(
-            tensor.name,
-            np.dtype(tensor.dtype),
-            # A sidecar has no names for dynamic dimensions; inputs of one engine share them by position.
-            tuple(f"dimension {axis}" if size < 0 else size for axis, size in enumerate(tensor.shape)),
-            tensor.rows,
-        )
-        for tensor in describe_engine(path).tensors
-        if tensor.mode == "input"
-    )
-    return Dataset(source, specs, progress=progress)
+    return Dataset(source, contract_of_engine(describe_engine(path)).specs, progress=progress)
