@@ -83,6 +83,10 @@ def test_the_cache_holds_one_line_per_tensor(calib8: Shell, int8: Path, model: P
     tensors = json.loads((tmp_path / "ranges.json").read_text())["tensors"]
     assert lines[0] == "TRT-101600-MinMaxCalibration"
     assert [line.rpartition(": ")[0] for line in lines[1:]] == list(tensors)
+    arguments = ("calibrate", model, "--data", tmp_path / "data", "-o", tmp_path / "ranges.json", "--cache", cache)
+    assert calib8(*arguments, "--cache-version", "8601")[0] == 0
+    assert cache.read_text().splitlines() == ["TRT-8601-MinMaxCalibration", *lines[1:]]
+    assert "expected digits, e.g. 101600" in calib8(*arguments, "--cache-version", "8.6")[2]
 
 
 def test_embed_writes_json_lines_in_order(calib8: Shell, int8: Path, text: Path, tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def verify(
         comparison = api.compare(
             reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
         )
-    _print(comparison.model_dump(mode="json", exclude_none=True))
+    once = {"outputs"} if len(comparison.outputs) == 1 else set()  # its numbers are the comparison's
+    _print(comparison.model_dump(mode="json", exclude_none=True, exclude=once))
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)

@@ -57,6 +57,9 @@ def calibrate(
     data: opt.Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Ranges file to write.")] = Path("ranges.json"),
     cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration cache.")] = None,
+    cache_version: Annotated[
+        str | None, typer.Option(help="TensorRT that reads the cache: 101600 for 10.16.0, its first line.")
+    ] = None,
     observer: opt.Observer = "minmax",
     percentile: opt.Percentile = 99.99,
     quiet: opt.Quiet = False,
@@ -67,7 +70,9 @@ def calibrate(
     """
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
-        ranges = api.calibrate(model, data, config, output=output, cache=cache, progress=progress)
+        ranges = api.calibrate(
+            model, data, config, output=output, cache=cache, cache_version=cache_version, progress=progress
+        )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
 
 
