@@ -240,3 +240,13 @@ def test_a_graph_without_weights() -> None:
     g = GraphBuilder()
     with OrtRuntime(g.model(y=g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch")))) as opened:
         assert opened.run({"x": np.float32([1])})["y"].tolist() == [-1]
+
+
+def test_openvino_keeps_the_names_of_outputs_behind_eliminated_nodes() -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 2)
+    doubled = g.op("Mul", x, g.constant("two", 2.0), name="a_double")
+    model = prepare(g.model(z_twice=g.op("Concat", doubled, axis=0), z_plain=g.op("Relu", x)))
+    with OpenVinoRuntime(model) as runtime:
+        outputs = runtime(x=np.float32([[1, -1]]))
+    assert {name: array.tolist() for name, array in outputs.items()} == {"z_twice": [[2, -2]], "z_plain": [[1, 0]]}

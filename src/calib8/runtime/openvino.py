@@ -30,6 +30,8 @@ class OpenVinoRuntime(Runtime):
             self._compiled = core.compile_model(core.read_model(serialized(model)), "CPU", options)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO does not accept the model: {str(error).strip()[:300]}.") from error
+        # A tensor that passes through an eliminated node has several names; the order of the outputs is the model's.
+        self._outputs = [value.name or "" for value in model.graph.outputs]
         self._request = self._compiled.create_infer_request()
         self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 
@@ -39,7 +41,8 @@ class OpenVinoRuntime(Runtime):
         except RuntimeError as error:
             shapes = {name: list(array.shape) for name, array in arrays.items()}
             raise DataError(f"the model failed on inputs of shapes {shapes}: {str(error).strip()[-300:]}.") from error
-        return {port.get_any_name(): value.copy() for port, value in results.items()}
+        ports = self._compiled.outputs
+        return {name: results[port].copy() for name, port in zip(self._outputs, ports, strict=True)}
 
     def _free(self) -> None:
         self._request = self._compiled = None
