@@ -58,8 +58,9 @@ class Histogram:
 class TensorStatistics:
     """Range of the tensor and of each channel, histogram of |x|, histogram of the RMS of each row, a sample of rows.
 
-    A row is what one position holds: the last axis of a tensor of rank 2 or 3, a whole sample otherwise. Channels are
-    the values of a row. ``sample`` holds float16 rows, which keeps 11 bits of each: plenty to measure 8 bits with.
+    A row is what one position holds: the last axis of a tensor that a MatMul or Gemm reads or of rank 2 or 3, a whole
+    sample otherwise. Channels are the values of a row. ``sample`` is kept as float16 rows, each over a power of two
+    that holds its amax: 11 bits of each value, plenty to measure 8 bits with, and none overflows.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class TensorStatistics:
         self.maximum = float("-inf")
         self.channel_minimum: NDArray[np.float32] | None = None
         self.channel_maximum: NDArray[np.float32] | None = None
-        self._sample: list[NDArray[np.float16]] = []
+        self._sample: list[tuple[NDArray[np.float16], NDArray[np.int32]]] = []
         self.values = Histogram()
         self.rows = Histogram()
 
@@ -80,7 +81,7 @@ class TensorStatistics:
         """Add ``rows`` [n, values per row]; those where ``kept`` [n] is True join the sample."""
         self._widen_channels(rows.min(axis=0), rows.max(axis=0))
         if kept is not None and kept.any():
-            self._sample.append(rows[kept].astype(np.float16))
+            self._sample.append(_packed(rows[kept]))
         self.minimum = min(self.minimum, float(rows.min()))
         self.maximum = max(self.maximum, float(rows.max()))
         magnitude = np.abs(rows)
@@ -89,10 +90,16 @@ class TensorStatistics:
         self.rows.add(np.sqrt(power).astype(np.float32))
 
     @property
-    def sample(self) -> NDArray[np.float16]:
+    def sample(self) -> NDArray[np.float32]:
         """The kept rows [n, channels], in no particular order."""
         width = 0 if self.channel_minimum is None else len(self.channel_minimum)
-        return np.concatenate(self._sample) if self._sample else np.zeros((0, width), np.float16)
+        unpacked = [np.ldexp(rows.astype(np.float32), exponents) for rows, exponents in self._sample]
+        return np.concatenate(unpacked) if unpacked else np.zeros((0, width), np.float32)
+
+    @property
+    def sampled(self) -> int:
+        """Number of kept rows."""
+        return sum(len(rows) for rows, _ in self._sample)
 
     def _widen_channels(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         if self.channel_minimum is None or self.channel_maximum is None:
@@ -119,6 +126,12 @@ def quantile(histogram: Histogram, fraction: float) -> float:
     reached = np.cumsum(histogram.counts)
     index = int(np.searchsorted(reached, fraction * reached[-1], side="left"))
     return (index + 1) * histogram.width
+
+
+def _packed(rows: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
+    """``rows`` [n, channels] as float16 over powers of two, and the exponents of these [n, 1]."""
+    exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
+    return np.ldexp(rows, -exponents).astype(np.float16), exponents
 
 
 def _exponent_for(largest: float) -> int:

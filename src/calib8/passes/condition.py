@@ -23,6 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.site import Site
+from calib8.graph.values import drop_unread, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.passes.half import CONDITIONING
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
@@ -73,14 +74,14 @@ def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
         first = part.stop
         codes = quantised.codes[:, part]
         codes = codes if op.channel_axis == 1 else codes.T
-        name, scale = op.weight.name or "", quantised.scale[part]
+        name, scale = name_of(op.weight), quantised.scale[part]
         weight = dequantised_codes(constants, name, np.ascontiguousarray(codes), scale, op.channel_axis, op.node)
         op.node.replace_input_with(0, dequantised)
         op.node.replace_input_with(1, weight)
         if np.any(quantised.bias[part]):
             _add_bias(graph, constants, op, quantised.bias[part])
-        if name in graph.initializers and not op.weight.uses() and not op.weight.is_graph_output():
-            del graph.initializers[name]
+        if name in graph.initializers:  # unless an op with the same weight came before
+            drop_unread(graph, op.weight)
     return model
 
 
@@ -93,7 +94,8 @@ def _activation(graph: ir.Graph, constants: Constants, x: ir.Value, conditioning
         nonlocal value
         constant = constants.new(f"{x.name}_{name}", array)
         shape = None if value.shape is None else ir.Shape([*value.shape[:-1], len(array)])
-        output = ir.Value(name=f"{constant.name}_applied", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+        free = constants.free(f"{constant.name}_applied")
+        output = ir.Value(name=free, type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
         nodes.append(
             ir.node(op_type, [value, constant], attributes, outputs=[output], name=f"{constant.name}_{op_type}")
         )
@@ -125,7 +127,7 @@ def _add_bias(graph: ir.Graph, constants: Constants, op: WeightedOp, extra: NDAr
             _insert_add(graph, constants, op, extra)
             return
         joined = (own.const_value.numpy() + extra).astype(np.float32)
-        op.node.replace_input_with(2, constants.new(f"{own.name}_corrected", joined))
+        _replace_constant(constants, op.node, 2, joined)
         return
     reader = uses[0][0] if len(uses) == 1 and not output.is_graph_output() else None
     if reader is not None and reader.op_type == "Add":
@@ -133,14 +135,26 @@ def _add_bias(graph: ir.Graph, constants: Constants, op: WeightedOp, extra: NDAr
         own = reader.inputs[side]
         if own is not None and own.const_value is not None and own.const_value.numpy().shape[-1:] == extra.shape:
             joined = (own.const_value.numpy() + extra).astype(np.float32)
-            reader.replace_input_with(side, constants.new(f"{own.name}_corrected", joined))
+            _replace_constant(constants, reader, side, joined)
             return
     _insert_add(graph, constants, op, extra)
 
 
+def _replace_constant(constants: Constants, node: ir.Node, index: int, array: NDArray[np.float32]) -> None:
+    own = node.inputs[index]
+    assert own is not None
+    node.replace_input_with(index, constants.new(f"{own.name}_corrected", array))
+    if own.is_initializer():
+        drop_unread(constants.graph, own)
+
+
 def _insert_add(graph: ir.Graph, constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
+    """Add behind the op. The sum takes over the name, since that may be an output's."""
     output = op.node.outputs[0]
+    name = name_of(output)
     constant = constants.new(f"{op.name}_correction", extra)
-    total = ir.Value(name=f"{op.name}_corrected", type=output.type, shape=output.shape)
+    output.name = constants.free(f"{name}_uncorrected")
+    total = ir.Value(name=name, type=output.type, shape=output.shape)
     output.replace_all_uses_with(total, replace_graph_outputs=True)
-    graph.insert_after(op.node, ir.node("Add", [output, constant], outputs=[total], name=f"{op.name}_Correction"))
+    correction = constants.free(f"{op.name}_Correction")
+    graph.insert_after(op.node, ir.node("Add", [output, constant], outputs=[total], name=correction))

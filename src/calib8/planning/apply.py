@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 
+import numpy as np
 import onnx_ir as ir
 
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.calibration.statistics import TensorStatistics
-from calib8.errors import ConfigError
-from calib8.graph.site import sites
+from calib8.errors import ConfigError, ModelError
+from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
 from calib8.passes.half import to_half
@@ -48,13 +49,28 @@ def quantize_model(
 def solve_sites(
     model: ir.Model, names: set[str], statistics: Mapping[str, TensorStatistics], progress: Progress
 ) -> dict[str, Solution]:
-    """The solution of every site whose input was sampled often enough, by tensor name."""
+    """The solution of every site whose input was sampled often enough, by tensor name.
+
+    Raises ``ModelError`` for an op that computes in FP16, or whose weight holds NaN or infinity.
+    """
     found = {}
-    todo = [site for site in sites(model, names) if len(statistics[site.name].sample) >= FEWEST_ROWS]
+    todo = [s for s in sites(model, names) if statistics[s.name].sampled >= FEWEST_ROWS and statistics[s.name].amax]
     for done, site in enumerate(todo, start=1):
+        _refuse_unusable(site)
         found[site.name] = solve(statistics[site.name], site.matrix())
         progress.update("quantize", done, len(todo))
     return found
+
+
+def _refuse_unusable(site: Site) -> None:
+    for op in site.ops:
+        if op.weight.dtype == ir.DataType.FLOAT16:
+            raise ModelError(
+                f"node {op.name!r} computes in FP16; expected an FP32 model. Export it in FP32: calib8 itself turns "
+                "into FP16 what does not become INT8."
+            )
+        if not np.isfinite(op.weight_array()).all():
+            raise ModelError(f"the weight {op.weight.name!r} holds NaN or infinity. Train or export the model again.")
 
 
 def apply_plan(

@@ -10,6 +10,7 @@ from calib8.passes.condition import Conditioning
 
 #: Columns added by splitting come in multiples of this: what tensor cores like.
 PAD = 32
+#: A channel (or weight row) reaches at least this share of the largest: what was seen dead may yet move.
 SMALLEST = 1e-5
 
 
@@ -45,8 +46,8 @@ def design(
     """
     low, high = minimum.astype(np.float64), maximum.astype(np.float64)
     centre = (high + low) / 2 if recipe.shift else np.zeros_like(low)
-    reach = np.maximum((high - low) / 2 if recipe.shift else np.maximum(-low, high), SMALLEST)
-    smooth = _smoothing(reach, np.maximum(weight_amax.astype(np.float64), SMALLEST), recipe.smooth)
+    reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
+    smooth = _smoothing(reach, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
     copies = _copies(reach / smooth, round(recipe.split * len(reach) / PAD) * PAD)
     amax = float((reach / smooth / copies).max()) * recipe.clip
     step = amax / LEVELS * smooth * copies
@@ -57,6 +58,10 @@ def design(
         multiplier=(1 / (smooth * copies))[index].astype(np.float32),
         amax=amax,
     )
+
+
+def _at_least(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(magnitude, SMALLEST * (float(magnitude.max()) or 1.0))
 
 
 def _smoothing(reach: NDArray[np.float64], weight_amax: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
+from calib8.graph.site import sites
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import OpPlan, QuantPlan
@@ -28,19 +29,25 @@ def make_plan(
     """
     check_ranges(model, ranges)
     names = selected(model, config)
-    solutions = solutions or {}
+    solved = _solved(model, names, solutions or {})
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
-        seen, solution = ranges.tensors[tensor], solutions.get(tensor)
+        seen, solution = ranges.tensors[tensor], solved.get(op.name)
         if op.name not in names:
             treatment, reason, sqnr = "float", "left out by name", None
-        elif solution is not None:
+        elif solution is not None and not seen.minimum == seen.maximum == 0:
             treatment, reason, sqnr = _by_output(solution, config.min_sqnr_db)
         else:
             treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db)
         ops.append(_op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr)))
     return QuantPlan(ops=tuple(ops))
+
+
+def _solved(model: ir.Model, names: set[str], solutions: Mapping[str, Solution]) -> dict[str, Solution]:
+    """The solution of each op. A Conv or scaled Gemm that reads a site's tensor as well is no part of the site."""
+    found = [site for site in sites(model, names) if site.name in solutions]
+    return {op.name: solutions[site.name] for site in found for op in site.ops}
 
 
 def selected(model: ir.Model, config: Int8) -> set[str]:

@@ -26,6 +26,8 @@ WORTH = 0.9
 HOLD_OUT = 4
 #: Rows that recipes are tried on; more change the choice no further.
 TRIED = 768
+#: Power, as a share of the median row's, below which a row's relative error says nothing.
+FAINT = 0.01
 #: Rows to sample of every tensor, and the fewest that say enough to solve a site by.
 ROWS, FEWEST_ROWS = 4096, 64
 
@@ -50,7 +52,7 @@ def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Re
     """
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
     low, high = seen.channel_minimum, seen.channel_maximum
-    rows = seen.sample.astype(np.float32)
+    rows = seen.sample
     held_out, fitted = rows[::HOLD_OUT][:TRIED], np.delete(rows, np.s_[::HOLD_OUT], axis=0)
     fitted_low, fitted_high = fitted.min(axis=0), fitted.max(axis=0)
     weight_amax = np.abs(weight).max(axis=1)
@@ -92,6 +94,12 @@ def _outputs(
 
 
 def _error(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
-    """Mean over rows of the relative error power, so that a few huge rows do not hide what most rows lose."""
-    power = np.maximum(np.square(expected).sum(axis=1), np.finfo(np.float32).tiny)
-    return float((np.square(expected - got).sum(axis=1) / power).mean())
+    """Mean over rows of the relative error power, so that a few huge rows do not hide what most rows lose.
+
+    A row of (nearly) nothing, of which any error would be a huge multiple, is judged like one ``FAINT`` as strong as
+    the median.
+    """
+    power = np.square(expected, dtype=np.float64).sum(axis=1)
+    typical = float(np.median(power[power > 0])) if power.any() else 1.0
+    lost = np.square(expected - got, dtype=np.float64).sum(axis=1)
+    return float((lost / np.maximum(power, FAINT * typical)).mean())
