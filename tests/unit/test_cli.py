@@ -11,6 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from calib8.cli.main import main
+from calib8.planning.config import Int8
+from calib8.planning.quant_plan import QuantPlan
 from calib8.testing import tiny_encoder, tiny_mlp
 
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
@@ -59,6 +61,23 @@ def int8(calib8: Shell, model: Path, text: Path, tmp_path: Path) -> Path:
     code, out, _ = calib8("quantize", model, "--ranges", ranges, "-o", path, "--min-sqnr", 0)
     assert (code, out) == (0, f"{path}: 6 of 6 weighted ops in INT8\n")
     return path
+
+
+def test_options_of_quantisation_reach_it_and_default_to_its_own(
+    calib8: Shell, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def record(*arguments: object, **options: object) -> QuantPlan:
+        asked.append((arguments[3], options["data"]))
+        return QuantPlan(ops=())
+
+    monkeypatch.setattr("calib8.api.quantize_file", record)
+    arguments = ("quantize", model, "--ranges", "ranges.json", "-o", "x.onnx")
+    assert (
+        calib8(*arguments)[0] == calib8(*arguments, "--data", "d", "--treatment", "plain", "--float-embedding")[0] == 0
+    )
+    assert asked == [(Int8(), None), (Int8(treatment="plain", embedding=False), Path("d"))]
 
 
 def test_calibrating_again_is_instant_and_says_so(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
@@ -228,6 +247,8 @@ def test_sigterm_ends_with_143_and_leaves_nothing(tmp_path: Path) -> None:
 import time
 from calib8 import api
 from calib8.cli.main import main
+from calib8.planning.config import Int8
+from calib8.planning.quant_plan import QuantPlan
 from calib8.files import atomic
 
 def fetch(*_, **__):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from calib8.calibration.config import ObserverName
-from calib8.planning.config import Precision
+from calib8.planning.config import Precision, Treatment
 from calib8.runtime.names import CpuRuntime
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
@@ -20,7 +20,10 @@ Exclude = Annotated[
 ]
 MinSqnr = Annotated[float, typer.Option(help="Leave ops whose input would keep less than this many dB in float.")]
 Remainder = Annotated[Precision, typer.Option(help="Precision of what is not INT8.")]
-Embedding = Annotated[bool, typer.Option("--int8-embedding", help="Store embedding tables in INT8.")]
+Embedding = Annotated[bool, typer.Option("--int8-embedding/--float-embedding", help="How to store embedding tables.")]
+Conditioning = Annotated[
+    Treatment, typer.Option(help="Condition activations with outliers and round with GPTQ, or use ranges alone.")
+]
 Target = Annotated[
     str, typer.Option("--target", help="GPU architectures, one engine each.", metavar="sm75,sm86,sm89,sm120")
 ]

@@ -9,7 +9,7 @@ import calib8
 from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
-from calib8.planning.config import Precision
+from calib8.planning.config import Precision, Treatment
 
 
 def register(app: typer.Typer) -> None:
@@ -80,21 +80,25 @@ def quantize(
     model: Model,
     ranges: Annotated[Path, typer.Option(help="Ranges file that `calib8 calibrate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 model to write.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Calibration data, for a second pass: far more ops can be INT8 with it.")
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
     include: opt.Include = None,
     exclude: opt.Exclude = None,
     min_sqnr: opt.MinSqnr = 14.0,
     remainder: opt.Remainder = "fp16",
-    int8_embedding: opt.Embedding = False,
+    int8_embedding: opt.Embedding = True,
+    treatment: opt.Conditioning = "auto",
     quiet: opt.Quiet = False,
 ) -> None:
     """Write the explicitly quantised (Q/DQ) model that TensorRT runs as INT8.
 
-    Example: calib8 quantize model.onnx --ranges ranges.json -o model.int8.onnx
+    Example: calib8 quantize model.onnx --ranges ranges.json --data calib_data -o model.int8.onnx
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        config = _int8(include, exclude, min_sqnr, remainder, int8_embedding)
-        decided = api.quantize_file(model, ranges, output, config, plan=plan, progress=progress)
+        config = _int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment)
+        decided = api.quantize_file(model, ranges, output, config, data=data, plan=plan, progress=progress)
     out.print(f"{output}: {len(decided.nodes('int8'))} of {len(decided.ops)} weighted ops in INT8", markup=False)
 
 
@@ -144,7 +148,8 @@ def convert(
     exclude: opt.Exclude = None,
     min_sqnr: opt.MinSqnr = 14.0,
     remainder: opt.Remainder = "fp16",
-    int8_embedding: opt.Embedding = False,
+    int8_embedding: opt.Embedding = True,
+    treatment: opt.Conditioning = "auto",
     target: opt.Target = "sm75,sm86,sm89,sm120",
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
@@ -159,7 +164,7 @@ def convert(
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
-            int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding),
+            int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
             build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
             verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
@@ -170,7 +175,12 @@ def convert(
 
 
 def _int8(
-    include: list[str] | None, exclude: list[str] | None, min_sqnr: float, remainder: Precision, embedding: bool
+    include: list[str] | None,
+    exclude: list[str] | None,
+    min_sqnr: float,
+    remainder: Precision,
+    embedding: bool,
+    treatment: Treatment,
 ) -> calib8.Int8:
     return calib8.Int8(
         include=tuple(include or ()),
@@ -178,4 +188,5 @@ def _int8(
         min_sqnr_db=min_sqnr,
         remainder=remainder,
         embedding=embedding,
+        treatment=treatment,
     )
