@@ -45,7 +45,7 @@ class Conditioning:
     def weight(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """[K, N] -> [K', N], so that conditioned rows times it equal ``(x - shift) @ matrix``."""
         copies = np.bincount(self.index, minlength=len(self.shift))[self.index]
-        return matrix[self.index] / (self.multiplier * copies)[:, None]
+        return matrix[self.index] / (self.multiplier * copies.astype(np.float32))[:, None]
 
     @property
     def extra(self) -> int:
