@@ -8,24 +8,32 @@ import pytest
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
+from calib8.calibration.run import Calibration
 from calib8.data.sources import Batches
-from calib8.errors import ConfigError
+from calib8.errors import ConfigError, ModelError, RangesError
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import serialized
+from calib8.graph.io import SOURCE_SHA256, serialized
 from calib8.passes import quantize_embedding
-from calib8.planning.apply import CALIBRATION, MADE_BY, PLAN, apply_plan
+from calib8.passes.prepare import prepare
+from calib8.planning.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, quantize_model, repeats
 from calib8.planning.config import Int8
 from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
-from calib8.testing import outputs_of, token_feeds
+from calib8.planning.solve import ROWS
+from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 FEEDS = token_feeds(9, 5, 7, 3)
 
 
 @pytest.fixture
 def ranges(encoder: ir.Model, notes) -> Ranges:
-    data = dataset_for(encoder, Batches(FEEDS), notes)
-    return run.calibrate(encoder, data, Calibrate(), run.origin_of("model", data.fingerprint, Calibrate()), notes)
+    return calibrated(encoder, FEEDS, notes, sample=0).ranges
+
+
+def calibrated(model: ir.Model, feeds, notes, sample: int = ROWS) -> Calibration:
+    data = dataset_for(model, Batches(feeds), notes)
+    origin = run.origin_of("model", data.fingerprint, Calibrate())
+    return run.calibrate(model, data, Calibrate(), origin, notes, sample=sample)
 
 
 def applied(model: ir.Model, ranges: Ranges, **options: object) -> ir.Model:
@@ -77,3 +85,152 @@ def test_nothing_left_to_quantise(encoder: ir.Model, ranges: Ranges) -> None:
 
 def test_the_same_input_gives_the_same_bytes(encoder: ir.Model, ranges: Ranges) -> None:
     assert serialized(applied(encoder, ranges)) == serialized(applied(encoder, ranges))
+
+
+MANY = token_feeds(*range(3, 13), seed=1)  # 75 tokens
+
+
+def outlier_encoder() -> ir.Model:
+    """A tiny encoder in whose FFN a channel is 200 times the others, undone behind it: awful for one scale."""
+    model = tiny_encoder()
+    up, bias, down = (model.graph.initializers[name] for name in ("up.weight", "up.bias", "down.weight"))
+    for value, index in ((up, (slice(None), 3)), (bias, 3), (down, (3, slice(None)))):
+        array = value.const_value.numpy().copy()
+        array[index] *= 200 if value is not down else 1 / 200
+        value.const_value = ir.tensor(array, name=value.name)
+    return prepare(model)
+
+
+def solved(model: ir.Model, notes, **options: object) -> tuple[ir.Model, QuantPlan]:
+    found = calibrated(model, MANY, notes)
+    return quantize_model(model, found.ranges, Int8(**options), found.statistics, notes)
+
+
+def error(reference: ir.Model, model: ir.Model) -> float:
+    expected, got = (outputs_of(m, MANY)["last_hidden_state"][MANY["attention_mask"] != 0] for m in (reference, model))
+    return float(np.square(got - expected).sum() / np.square(expected).sum())
+
+
+@pytest.mark.parametrize("remainder", ["fp16", "fp32"])
+def test_outliers_are_conditioned(notes, remainder: str) -> None:
+    model = outlier_encoder()
+    before = serialized(model)
+    auto, plan = solved(model, notes, remainder=remainder)
+    plain, _ = solved(model, notes, remainder=remainder, treatment="plain", min_sqnr_db=0)
+    assert serialized(model) == before
+    onnx.checker.check_model(ir.to_proto(auto), full_check=True)
+    assert plan.nodes("float") == []
+    assert all(op.recipe for op in plan.ops)
+    assert "smooth" in next(op.recipe for op in plan.ops if op.node == "down")
+    assert error(model, auto) < error(model, plain) / 10
+    assert error(model, auto) < 1e-3
+    steps = [step[0] for step in notes.steps]
+    assert steps.count("quantize") == 4  # sites
+
+
+def test_plain_treatment_conditions_nothing(notes) -> None:
+    model, plan = solved(outlier_encoder(), notes, treatment="plain")
+    assert plan.nodes("float") == ["down"]
+    assert {op.recipe for op in plan.ops} == {None}
+    assert not any(value.name.endswith("_multiplier") for value in model.graph.initializers.values())
+
+
+def test_names_left_out_are_no_part_of_a_site(notes) -> None:
+    model, plan = solved(outlier_encoder(), notes, exclude=("k", "up"), remainder="fp32")
+    assert plan.nodes("float") == ["k", "up"]
+    inputs = {node.name: node.inputs[0] for node in model.graph}
+    assert inputs["q"] is inputs["v"]
+    assert inputs["k"].name == inputs["up"].name.replace("norm1", "norm0") == "norm0_out"
+    assert error(outlier_encoder(), model) < 1e-3
+
+
+def test_too_few_rows_are_not_solved_by(notes) -> None:
+    found = calibrated(outlier_encoder(), FEEDS, notes)  # 24 tokens
+    _, plan = quantize_model(outlier_encoder(), found.ranges, Int8(), found.statistics, notes)
+    assert {op.recipe for op in plan.ops} == {None}
+
+
+def test_a_scaled_gemm_beside_a_site(notes) -> None:
+    """Both read one tensor; only the MatMul is conditioned."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    a = g.op("MatMul", x, g.weight("a.weight", 8, 4), name="a")
+    b = g.op("Gemm", x, g.weight("b.weight", 8, 4), name="b", alpha=2.0)
+    reference = prepare(g.model(y=a, z=b))
+    rows = {"x": (np.random.default_rng(0).normal(size=(100, 8)) + 2).astype(np.float32)}
+    found = calibrated(reference, rows, notes)
+    model, plan = quantize_model(reference, found.ranges, Int8(remainder="fp32"), found.statistics, notes)
+    assert [(op.node, op.treatment, bool(op.recipe)) for op in plan.ops] == [("a", "int8", True), ("b", "int8", False)]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    expected, got = outputs_of(reference, rows), outputs_of(model, rows)
+    for name in "yz":
+        assert 0 < np.abs(got[name] - expected[name]).max() < 0.2
+
+
+def test_a_matmul_on_four_axes(notes) -> None:
+    """As in windowed vision models: its rows run over all axes but the last, and may be anything beyond FP16."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 3, 4, 8)
+    big = g.op("Mul", x, g.constant("big", [1, 1, 1, 1, 1, 1, 1, 1e5]))
+    small = g.constant("w", np.random.default_rng(1).normal(size=(8, 5)) * np.array([1] * 7 + [1e-5])[:, None])
+    reference = prepare(g.model(y=g.op("MatMul", big, small, name="op")))
+    rows = {"x": np.random.default_rng(0).normal(size=(20, 3, 4, 8)).astype(np.float32)}
+    found = calibrated(reference, rows, notes)
+    assert found.statistics["Mul_0_out"].sample.shape == (240, 8)
+    model, plan = quantize_model(reference, found.ranges, Int8(remainder="fp32"), found.statistics, notes)
+    assert plan.nodes("int8") == ["op"]
+    expected, got = outputs_of(reference, rows)["y"], outputs_of(model, rows)["y"]
+    assert np.square(got - expected).sum() < 1e-3 * np.square(expected).sum()
+
+
+def test_a_broken_weight_is_named(notes, encoder: ir.Model) -> None:
+    found = calibrated(encoder, MANY, notes)
+    bad = encoder.graph.initializers["down.weight"]
+    array = bad.const_value.numpy().copy()
+    array[0, 0] = np.nan
+    bad.const_value = ir.tensor(array, name="down.weight")
+    with pytest.raises(ModelError, match="the weight 'down.weight' holds NaN or infinity"):
+        quantize_model(encoder, found.ranges, Int8(), found.statistics, notes)
+
+
+def test_an_fp16_model_is_refused(notes) -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT16, "batch", 8)
+    weight = g.constant("w", np.random.default_rng(0).normal(size=(8, 4)), np.float16)
+    model = prepare(g.model(y=g.op("MatMul", x, weight, name="op")))
+    found = calibrated(model, {"x": np.random.default_rng(0).normal(size=(80, 8)).astype(np.float16)}, notes)
+    with pytest.raises(ModelError, match="node 'op' computes in FP16; expected an FP32 model"):
+        quantize_model(model, found.ranges, Int8(), found.statistics, notes)
+
+
+def test_ranges_of_another_model_are_refused_before_the_work(notes, encoder: ir.Model) -> None:
+    found = calibrated(encoder, MANY, notes)
+    encoder.metadata_props[SOURCE_SHA256] = "another"
+    with pytest.raises(RangesError, match="made from another model"):
+        quantize_model(encoder, found.ranges, Int8(), found.statistics, notes)
+    assert "quantize" not in [step[0] for step in notes.steps]
+
+
+def test_solving_repeats_to_the_byte(notes) -> None:
+    first, second = (solved(outlier_encoder(), notes)[0] for _ in range(2))
+    assert serialized(first) == serialized(second)
+
+
+def test_what_repeats(notes, encoder: ir.Model) -> None:
+    found = calibrated(encoder, MANY, notes)
+    model, _ = quantize_model(encoder, found.ranges, Int8(), found.statistics, notes)
+    origin = found.ranges.origin
+    assert repeats(model, origin, Int8())
+    assert repeats(ir.from_proto(ir.to_proto(model)), origin, Int8())
+    for changed in (Int8(treatment="plain"), Int8(embedding=False), Int8(exclude=("o",)), Int8(min_sqnr_db=13)):
+        assert not repeats(model, origin, changed)
+    assert not repeats(model, origin.model_copy(update={"data_sha256": "other"}), Int8())
+    assert not repeats(encoder, origin, Int8())
+
+
+def test_embedding_tables_are_int8_by_default(
+    monkeypatch: pytest.MonkeyPatch, encoder: ir.Model, ranges: Ranges
+) -> None:
+    monkeypatch.setattr(quantize_embedding, "MINIMUM_BYTES", 1)
+    assert "words_quantized" in applied(encoder, ranges).graph.initializers
+    assert "words_quantized" not in applied(encoder, ranges, embedding=False).graph.initializers

@@ -84,7 +84,10 @@ def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:
     data = data_for(encoder, token_feeds(6, 4, 5))
     config = Calibrate()
     origin = run.origin_of("model", data.fingerprint, config)
-    ranges = run.calibrate(encoder, data, config, origin, notes)
+    found = run.calibrate(encoder, data, config, origin, notes)
+    ranges = found.ranges
+    assert list(found.statistics) == list(ranges.tensors)
+    assert {s.sampled for s in found.statistics.values()} == {0}  # unless asked for
     assert (ranges.samples, ranges.positions, ranges.origin) == (3, 15, origin)
     assert notes.steps[-1] == ("minmax ranges", 4, 4)
     seen = collect(encoder, data, notes)
@@ -99,7 +102,7 @@ def test_nothing_to_quantise(notes) -> None:
     model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 2)))
     origin = run.origin_of("m", "d", Calibrate())
     with pytest.raises(
-        ModelError, match="no MatMul, Gemm or Conv with a constant weight: there is nothing to quantise"
+        ModelError, match="no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise"
     ):
         run.calibrate(model, data_for(model, {"x": np.ones((1, 2), np.float32)}), Calibrate(), origin, notes)
 
@@ -111,7 +114,7 @@ def test_ranges_are_reused_only_while_nothing_changed(notes, tmp_path: Path, enc
     assert run.reusable(None, origin, notes) is None
     assert run.reusable(path, origin, notes) is None
     assert notes.messages == []
-    ranges = run.calibrate(encoder, data, Calibrate(), origin, notes)
+    ranges = run.calibrate(encoder, data, Calibrate(), origin, notes).ranges
     ranges.save(path)
     assert run.reusable(path, origin, notes) == ranges
     assert "ranges are up to date" in notes.messages.pop()
@@ -136,3 +139,77 @@ def test_data_that_the_model_cannot_run(notes) -> None:
     with pytest.raises(DataError, match=r"input_ids has 6 positions along 'sequence', but .* ends at 4"):
         collect(model, data_for(model, feeds), notes)
     assert outputs_of(model, token_feeds(4))["last_hidden_state"].shape == (1, 4, 8)
+
+
+def sorted_rows(rows: np.ndarray) -> np.ndarray:
+    return rows[np.lexsort(rows.T)]
+
+
+def test_every_row_is_sampled_where_there_are_few(notes) -> None:
+    model = prepare(tiny_mlp())
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    seen = collect(model, data_for(model, {"x": x}), notes, sample=40)
+    np.testing.assert_allclose(seen["x"].sample, x, rtol=2**-10, atol=1e-6)
+    assert seen["relu_out"].sample.shape == (40, 8)
+
+
+def test_the_sample_does_not_depend_on_batches_or_padding(notes, encoder: ir.Model) -> None:
+    feeds = token_feeds(*range(2, 16))
+    alone = [{name: array[i : i + 1, : i + 2] for name, array in feeds.items()} for i in range(14)]
+    together = collect(encoder, data_for(encoder, feeds), notes, sample=60)
+    single = collect(encoder, data_for(encoder, *alone), notes, sample=60)
+    for name, seen in together.items():
+        # 119 tokens, each kept with probability 60/119: a standard deviation of 5.5
+        assert 40 < seen.sampled < 80
+        np.testing.assert_allclose(sorted_rows(seen.sample), sorted_rows(single[name].sample), atol=5e-3)
+
+
+def test_one_sample_a_row_where_a_mask_counts_more_positions(notes) -> None:
+    """A pooled tensor has a row per sentence: there are fewer of them than of tokens, and all are wanted."""
+    g = GraphBuilder()
+    mask = g.input("attention_mask", ir.DataType.INT64, "batch", "sequence")
+    ids = g.input("input_ids", ir.DataType.INT64, "batch", "sequence")
+    words = g.op("Gather", g.weight("words", 32, 4), ids)
+    words = g.op("Mul", words, g.op("Cast", g.op("Unsqueeze", mask, g.constant("last", [2], np.int64)), to=1))
+    hidden = g.op("MatMul", words, g.weight("token.weight", 4, 4), name="token")
+    pooled = g.op("ReduceMean", hidden, axes=[1], keepdims=0)
+    model = prepare(g.model(y=g.op("MatMul", pooled, g.weight("head.weight", 4, 2), name="head")))
+    seen = collect(model, data_for(model, token_feeds(*[10] * 20)), notes, sample=20)
+    tokens, sentences = seen.values()
+    assert sentences.sampled == 20
+    assert 5 < tokens.sampled < 40  # of 200
+
+
+def test_rows_that_belong_to_no_sample(notes) -> None:
+    """A table of positions goes through its own GEMM: its rows are those of the table, whatever the batch."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4)
+    table = g.op("Add", g.weight("table", 7, 4), g.op("ReduceMean", x, axes=[0], keepdims=1))
+    other = g.op("MatMul", table, g.weight("w", 4, 4), name="positions")
+    own = g.op("MatMul", x, g.weight("v", 4, 4), name="own")
+    model = prepare(g.model(y=g.op("Add", own, g.op("ReduceMean", other, axes=[0], keepdims=1))))
+    x_rows = {"x": np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)}
+    seen = collect(model, data_for(model, x_rows), notes, sample=1000)
+    assert seen["x"].sampled == 20
+    assert seen["Add_1_out"].sampled == 14  # two batches
+
+
+def test_only_what_a_site_reads_is_sampled(notes) -> None:
+    """Whole images as rows would fill the memory, for nothing."""
+    model = prepare(tiny_convnet())
+    images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
+    seen = collect(model, data_for(model, {"image": images}), notes, sample=100)
+    assert {name: statistics.sampled for name, statistics in seen.items()} == {"image": 0, "flat_out": 20}
+
+
+def test_four_axes_with_a_mask(notes) -> None:
+    g = GraphBuilder()
+    mask = g.input("attention_mask", ir.DataType.INT64, "batch", "sequence")
+    ids = g.input("input_ids", ir.DataType.INT64, "batch", "sequence")
+    words = g.op("Gather", g.weight("words", 32, 6), ids)
+    heads = g.op("Reshape", words, g.constant("split", [0, 0, 2, 3], np.int64), name="heads")
+    y = g.op("MatMul", heads, g.weight("w", 3, 3), name="op")
+    model = prepare(g.model(y=y, z=g.op("Identity", mask)))
+    (seen,) = collect(model, data_for(model, token_feeds(5, 2)), notes, sample=1000).values()
+    assert seen.rows.counts.sum() == 14  # 7 tokens, 2 heads each
+    assert seen.sample.shape == (14, 3)

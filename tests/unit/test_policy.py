@@ -1,14 +1,24 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
+from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.condition import Quantised
+from calib8.passes.prepare import prepare
 from calib8.planning.config import Int8
+from calib8.planning.design import Recipe, design
 from calib8.planning.policy import make_plan
+from calib8.planning.rounding import nearest
+from calib8.planning.solve import Solution
+from calib8.testing import GraphBuilder
+
+PLAIN = Recipe()
 
 
 def ranges_for(model: ir.Model, **amax: float) -> Ranges:
@@ -21,6 +31,14 @@ def ranges_for(model: ir.Model, **amax: float) -> Ranges:
     return Ranges(origin=origin, samples=1, positions=1, tensors=tensors)
 
 
+def solution(error: float, recipe: Recipe = PLAIN, width: int = 8) -> Solution:
+    """Some solution of a site with that many channels, its error as given."""
+    ones = np.ones(width, np.float32)
+    conditioning = design(-ones, ones, ones, recipe)
+    codes, scale = nearest(conditioning.weight(np.ones((width, 1), np.float32)))
+    return Solution(Quantised(conditioning, codes, scale, np.zeros(1, np.float32)), recipe, error)
+
+
 def treatments(model: ir.Model, ranges: Ranges, **options: object) -> dict[str, str]:
     return {op.node: op.treatment for op in make_plan(model, ranges, Int8(**options)).ops}
 
@@ -31,7 +49,8 @@ def test_everything_becomes_int8(encoder: ir.Model) -> None:
     assert plan.nodes("float") == []
     first = plan.ops[0]
     assert (first.kind, first.input, first.amax, first.sqnr_db) == ("MatMul", "norm0_out", 12.7, 30.79)
-    assert first.reason == "a typical position keeps 30.8 dB"
+    assert first.reason == "a typical position of its input keeps 30.8 dB"
+    assert (first.recipe, first.extra_columns) == (None, 0)
 
 
 def test_outliers_stay_in_float(encoder: ir.Model) -> None:
@@ -42,9 +61,50 @@ def test_outliers_stay_in_float(encoder: ir.Model) -> None:
     assert make_plan(encoder, ranges_for(encoder, down=127.0), Int8(min_sqnr_db=10)).nodes("float") == []
 
 
-def test_a_tensor_of_zeros_is_no_outlier(encoder: ir.Model) -> None:
-    plan = make_plan(encoder, ranges_for(encoder, down=0.0), Int8())
-    assert (plan.ops[-1].treatment, plan.ops[-1].sqnr_db) == ("int8", None)
+@pytest.mark.parametrize("solved", [None, solution(0.0)], ids=["ranges alone", "solved"])
+@pytest.mark.parametrize("least", [0, 14])
+def test_a_tensor_of_zeros_stays_in_float(encoder: ir.Model, solved: Solution | None, least: float) -> None:
+    """A grid for zeros would turn whatever comes later into zeros or into its largest value."""
+    tensor = weighted_ops(encoder)[-1].activation.name
+    found = {} if solved is None else {tensor: solved}
+    last = make_plan(encoder, ranges_for(encoder, down=0.0), Int8(min_sqnr_db=least), found).ops[-1]
+    assert (last.node, last.treatment, last.sqnr_db) == ("down", "float", None)
+    assert last.reason == "calibration saw nothing but zero at its input"
+
+
+def test_mostly_zeros_stay_in_float(encoder: ir.Model) -> None:
+    ranges = ranges_for(encoder)
+    tensor = weighted_ops(encoder)[-1].activation.name
+    ranges.tensors[tensor] = ranges.tensors[tensor].model_copy(update={"typical": 0.0})
+    last = make_plan(encoder, ranges, Int8()).ops[-1]
+    assert (last.treatment, last.sqnr_db) == ("float", None)
+    assert last.reason == "calibration saw mostly positions of nothing but zero at its input"
+
+
+def test_solved_sites_are_judged_by_their_output(encoder: ir.Model) -> None:
+    o, up = (op.activation.name for op in weighted_ops(encoder)[3:5])
+    # an error of 1 % is 20 dB, one of 10 % 10 dB; the outlier at the input of o counts no more
+    recipe = Recipe(shift=True, split=4.0)  # 4 x 8 = 32 more columns
+    plan = make_plan(encoder, ranges_for(encoder, o=1270.0), Int8(), {o: solution(0.01, recipe), up: solution(0.1)})
+    got = {op.node: op for op in plan.ops}
+    assert (got["o"].treatment, got["o"].sqnr_db) == ("int8", 20)
+    assert (got["o"].recipe, got["o"].extra_columns) == ("shift + split 400%", 32)
+    assert got["o"].reason == "shift + split 400%: 20.0 dB of its output are left on held-out rows"
+    assert (got["up"].treatment, got["up"].sqnr_db, got["up"].recipe) == ("float", 10, None)
+    assert got["up"].reason == "plain: only 10.0 dB of its output would be left, less than 14"
+    assert got["q"].recipe is None
+
+
+def test_readers_that_are_no_part_of_the_site_are_judged_by_their_input() -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    a = g.op("MatMul", x, g.weight("a.weight", 8, 4), name="a")
+    b = g.op("Gemm", x, g.weight("b.weight", 8, 4), name="b", alpha=2.0)
+    model = prepare(g.model(y=a, z=b))
+    plan = make_plan(model, ranges_for(model, a=1270.0, b=1270.0), Int8(), {"x": solution(0.01)})
+    assert (plan.nodes("int8"), plan.nodes("float")) == (["a"], ["b"])
+    assert plan.ops[1].recipe is None
+    assert "outliers" in plan.ops[1].reason
 
 
 @pytest.mark.parametrize(
@@ -76,11 +136,24 @@ def test_ranges_of_another_model(encoder: ir.Model) -> None:
         make_plan(encoder, ranges, Int8())
 
 
+def test_ranges_of_a_retrained_model(encoder: ir.Model) -> None:
+    """The same names, other weights: only the hash can tell."""
+    ranges = ranges_for(encoder)
+    encoder.metadata_props[SOURCE_SHA256] = "0123456789abcdef"
+    with pytest.raises(
+        RangesError, match="from another model: its SHA-256 begins with m, this one's with 0123456789ab"
+    ):
+        make_plan(encoder, ranges, Int8())
+    encoder.metadata_props[SOURCE_SHA256] = "m"
+    assert make_plan(encoder, ranges, Int8()).nodes("int8")
+
+
 def test_plan_is_readable_json(encoder: ir.Model, tmp_path: Path) -> None:
     plan = make_plan(encoder, ranges_for(encoder, down=0.0), Int8(exclude=("o",)))
     plan.save(tmp_path / "plan.json")
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["format"] == "calib8.plan/1"
     assert [op["node"] for op in content["ops"]] == ["q", "k", "v", "o", "up", "down"]
-    assert content["ops"][3]["reason"] == "excluded by name"
+    assert content["ops"][3]["reason"] == "left out by name"
+    assert content["ops"][5]["treatment"] == "float"
     assert type(plan).model_validate(content) == plan

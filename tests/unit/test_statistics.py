@@ -111,3 +111,45 @@ def test_all_zero() -> None:
     seen.add(np.zeros((3, 4), np.float32))
     assert (seen.amax, seen.values.exponent, seen.values.width, quantile(seen.values, 0.5)) == (0, None, 0, 0)
     assert seen.values.counts[0] == 12
+
+
+def test_channels_by_hand() -> None:
+    seen = TensorStatistics()
+    seen.add(np.float32([[3, -4], [1, 0]]))
+    seen.add(np.float32([[-1, 2]]))
+    other = TensorStatistics()
+    other.add(np.float32([[0, -9]]))
+    seen.merge(other)
+    assert seen.channel_minimum.tolist() == [-1, -9]
+    assert seen.channel_maximum.tolist() == [3, 2]
+
+
+def test_the_sample_holds_what_was_kept() -> None:
+    seen, other = TensorStatistics(), TensorStatistics()
+    assert seen.sample.shape == (0, 0)
+    seen.add(np.float32([[1, 2], [3, 4], [5, 6]]), np.array([True, False, True]))
+    seen.add(np.float32([[7, 8]]), np.array([False]))
+    seen.add(np.float32([[9, 9]]))
+    assert seen.sample.tolist() == [[1, 2], [5, 6]]
+    other.add(np.float32([[0, -1]]), np.array([True]))
+    seen.merge(other)
+    assert seen.sample.tolist() == [[1, 2], [5, 6], [0, -1]]
+    assert seen.sampled == 3
+    assert seen.sample.dtype == np.float32
+
+
+@given(hnp.arrays(np.float32, (3, 4), elements=st.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)))
+def test_the_sample_keeps_eleven_bits_of_any_magnitude(array: np.ndarray) -> None:
+    seen = TensorStatistics()
+    seen.add(array, np.ones(3, np.bool_))
+    largest = np.abs(array).max(axis=1, keepdims=True)
+    error = np.abs(seen.sample.astype(np.float64) - array)
+    # half a unit in the last of 11 bits; below 2^-14 of the row's amax, float16 counts in steps of 2^-24
+    assert (error <= np.maximum(np.abs(array) * 2.0**-11, largest * 2.0**-24) + 2.0**-149).all()
+
+
+def test_ragged_samples_have_no_channels() -> None:
+    seen = TensorStatistics()
+    seen.add(np.float32([[1, 2, 3]]))
+    seen.add(np.float32([[5, -4]]))
+    assert (seen.minimum, seen.maximum) == (-4, 5)

@@ -1,0 +1,118 @@
+"""Conditioned models become real TensorRT-RTX engines: everything in INT8, Q, K and V still one GEMM."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import calib8
+from calib8.api import quantize_file
+from calib8.errors import RangesError
+from calib8.passes import quantize_embedding
+from calib8.testing import outputs_of, tiny_encoder, token_feeds
+
+pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+
+#: Wide enough that 4 % of the FFN's 1,024 channels are 32 columns.
+SIZES = {"vocabulary": 64, "width": 512, "positions": 32, "heads": 8}
+BUILD = calib8.Build(targets=("sm75", "sm86"), shapes=("input_ids:1x1:4x16:8x32",))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An encoder whose GELU output has channels that are huge on few tokens, as MPNet's has."""
+    encoder = tiny_encoder(**SIZES)
+    up, down = (encoder.graph.initializers[name] for name in ("up.weight", "down.weight"))
+    for value, index in ((up, (slice(None), [5, 99])), (down, ([5, 99], slice(None)))):
+        array = value.const_value.numpy().copy()
+        array[index] *= 30 if value is up else 0.2
+        value.const_value = ir.tensor(array, name=value.name)
+    ir.save(encoder, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", **token_feeds(*([3, 9, 17, 30] * 12), vocabulary=64))
+    return tmp_path / "data.npz"
+
+
+def config(**int8: object) -> calib8.Convert:
+    return calib8.Convert(int8=calib8.Int8(**int8), build=None, verify=calib8.Verify(min_cosine=0))
+
+
+def test_every_conditioned_op_runs_in_int8(model: Path, data: Path, tmp_path: Path) -> None:
+    changed = config().model_copy(update={"build": BUILD})
+    report = calib8.convert(model, data, tmp_path / "tiny", changed)
+    plan = json.loads((tmp_path / "tiny" / "plan.json").read_text())["ops"]
+    down = next(op for op in plan if op["node"] == "down")
+    assert "shift + split" in down["recipe"]
+    assert down["extra_columns"] == 32
+    kinds = [node.op_type for node in ir.load(tmp_path / "tiny" / "model.int8.onnx").graph]
+    assert {"Sub", "Gather", "Mul"} <= set(kinds)
+    assert report.int8_ops == report.weighted_ops == 6
+    assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
+    for engine in report.engines:
+        assert (engine.plan.covered, engine.plan.expected, engine.plan.missing) == (6, 6, ())
+        assert engine.plan.planned_kernels == 4  # q, k and v are one GEMM
+    assert report.accuracy.cosine_mean > 0.999
+
+
+def test_conditioning_pays(model: Path, data: Path, tmp_path: Path) -> None:
+    auto = calib8.convert(model, data, tmp_path / "auto", config())
+    plain = calib8.convert(model, data, tmp_path / "plain", config(treatment="plain", min_sqnr_db=0))
+    assert 1 - auto.accuracy.cosine_mean < (1 - plain.accuracy.cosine_mean) / 4
+
+
+def test_a_second_run_quantises_again_only_where_options_changed(
+    model: Path, data: Path, tmp_path: Path, notes
+) -> None:
+    first = calib8.convert(model, data, tmp_path / "tiny", config())
+    second = calib8.convert(model, data, tmp_path / "tiny", config(), progress=notes)
+    assert any("INT8 model is up to date: reused" in message for message in notes.messages)
+    assert not {"calibrate", "quantize"} & {step[0] for step in notes.steps}
+    assert second.int8.sha256 == first.int8.sha256
+    assert second.int8_ops == first.int8_ops == 6
+    third = calib8.convert(model, data, tmp_path / "tiny", config(treatment="plain"), progress=notes)
+    assert any("quantising again: the options changed" in message for message in notes.messages)
+    assert third.int8.sha256 != first.int8.sha256
+
+
+def test_the_library_conditions_where_it_is_given_the_data(model: Path, data: Path, tmp_path: Path) -> None:
+    ranges = calib8.calibrate(model, data, output=tmp_path / "ranges.json")
+    loaded = calib8.load(model)
+    with_data = calib8.quantize(loaded, ranges, data=data)
+    without = calib8.quantize(loaded, ranges)
+    assert any(node.op_type == "Sub" and node.name.endswith("shift_Sub") for node in with_data.graph)
+    assert not any(node.name.endswith("shift_Sub") for node in without.graph)
+    decided = quantize_file(model, tmp_path / "ranges.json", tmp_path / "int8.onnx", data=data)
+    assert all(op.recipe for op in decided.ops)
+    feeds = token_feeds(5, 11, vocabulary=64)
+    got = outputs_of(calib8.load(tmp_path / "int8.onnx"), feeds)["last_hidden_state"]
+    np.testing.assert_array_equal(got, outputs_of(with_data, feeds)["last_hidden_state"])
+
+
+def test_ranges_of_a_retrained_model_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    calib8.calibrate(model, data, output=tmp_path / "ranges.json")
+    retrained = ir.load(model)
+    value = retrained.graph.initializers["o.weight"]
+    value.const_value = ir.tensor(value.const_value.numpy() * 2, name="o.weight")
+    ir.save(retrained, model)
+    with pytest.raises(RangesError, match="ranges were made from another model: its SHA-256 begins with"):
+        quantize_file(model, tmp_path / "ranges.json", tmp_path / "int8.onnx")
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_int8_embeddings_are_the_default_and_build(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_embedding, "MINIMUM_BYTES", 64 * 512 * 4)  # the words, not the positions
+    changed = config().model_copy(update={"build": BUILD.model_copy(update={"targets": ("sm86",)})})
+    report = calib8.convert(model, data, tmp_path / "tiny", changed)
+    graph = ir.load(tmp_path / "tiny" / "model.int8.onnx").graph
+    assert graph.initializers["words_quantized"].dtype == ir.DataType.INT8
+    assert "positions_quantized" not in graph.initializers
+    assert report.engines[0].plan.missing == ()
+    assert report.accuracy.cosine_mean > 0.999
