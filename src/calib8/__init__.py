@@ -83,6 +83,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use (PEP 562)."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("calib8")
     if name not in __all__:
         raise AttributeError(f"module 'calib8' has no attribute {name!r}")
     value = getattr(import_module(_HOME.get(name, "calib8.api")), name)

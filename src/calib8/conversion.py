@@ -47,7 +47,7 @@ from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
 SENTENCE_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "modules.json", "1_Pooling/config.json"
+    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "modules.json", "*Pooling/config.json"
 )  # fmt: skip
 
 
@@ -158,9 +158,9 @@ class _Job:
         algorithm = ALGORITHMS[self.config.calibrate.observer]
         write_cache(self.output / "calibration.cache", found.ranges.amax(), algorithm=algorithm)
         plan.save(self.output / "plan.json")
-        for name in SENTENCE_FILES:
-            if (source := self.folder / name).is_file() and self.folder != self.output:
-                with atomic(self.output / name) as temporary:
+        for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
+            if self.folder.resolve() != self.output.resolve():
+                with atomic(self.output / source.relative_to(self.folder)) as temporary:
                     shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8

@@ -29,14 +29,15 @@ def report() -> dict:
 def test_the_int8_model_is_accurate(report: dict) -> None:
     assert report["passed"]
     assert report["accuracy"]["samples"] == 256
-    assert report["accuracy"]["cosine_mean"] >= 0.975
+    assert report["accuracy"]["cosine_mean"] >= 0.998
 
 
 def test_every_target_plans_every_int8_gemm(report: dict) -> None:
     assert [engine["target"] for engine in report["engines"]] == TARGETS
     for engine in report["engines"]:
         plan = engine["plan"]
-        assert plan["expected"] == plan["covered"] == report["int8_ops"] >= 50
+        assert plan["expected"] == plan["covered"] == report["int8_ops"] == 72
+        assert plan["planned_kernels"] == 48  # Q, K and V are one GEMM: four per layer
         assert plan["missing"] == []
         assert engine["executed"] is False
 
@@ -57,16 +58,14 @@ def test_cache_and_ranges_tell_the_same() -> None:
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    block = re.search(r"Step by step:\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    block = re.search(r"Step by step, .*:\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert block is not None
     commands = [shlex.split(line) for line in block[1].splitlines()]
     assert len(commands) == 8
-    for name, place in {"models/mpnet": MODEL, "build/mpnet": DEMO}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(place, target_is_directory=True)
-    for name, source in {"sentences.txt": "calibration.txt", "held_out.txt": "held_out.txt"}.items():
-        lines = (ROOT / "examples" / "mpnet" / source).read_text(encoding="utf-8").splitlines()
-        (tmp_path / name).write_text("\n".join(lines[::8]), encoding="utf-8")
+    (tmp_path / "examples" / "mpnet").mkdir(parents=True)
+    for name in ("calibration.txt", "held_out.txt"):  # every fourth text, to be done sooner
+        lines = (ROOT / "examples" / "mpnet" / name).read_text(encoding="utf-8").splitlines()
+        (tmp_path / "examples" / "mpnet" / name).write_text("\n".join(lines[::4]), encoding="utf-8")
     for command in commands:
         program = [sys.executable, "-m", *command]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -74,3 +73,12 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     vectors = np.load(tmp_path / "vectors.npy")
     assert vectors.shape == (64, 768)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+
+
+def test_the_readme_shows_this_demo(report: dict) -> None:
+    """The accuracy depends on the CPU in the last digits only; anything else means that the README is stale."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = float(re.search(r"cosine to FP32, mean .*│ +(0\.\d+) │", text)[1])
+    assert report["accuracy"]["cosine_mean"] == pytest.approx(shown, abs=3e-4)
+    assert f"{report['int8_ops']} of {report['weighted_ops']}" in text
+    assert all(target in text for target in TARGETS)

@@ -23,7 +23,7 @@ from calib8.runtime.tensorrt import TensorRtRuntime, profile_for, profile_sets
 
 CONTENT = b"an engine"
 A10 = Gpu("NVIDIA A10", "sm86")
-ON_CPU = r"To run the ONNX model on the CPU instead: calib8 embed model\.int8\.onnx\.$"
+ON_CPU = r"On the CPU use the ONNX model that it was built from\.$"
 
 
 def ids_profile(low: str, high: str, name: str = "ids") -> Profile:
@@ -432,7 +432,7 @@ def test_without_such_a_gpu_nothing_is_imported_and_the_reason_is_told(world):
     world.monkeypatch.setattr(runtime_module, "load", lambda family: pytest.fail("imported"))
     message = world.refusal()
     assert message.startswith(f"{world.path} cannot run here: the engine runs on sm86 (Ampere: A10, A40, RTX 30); ")
-    assert "this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none). To run the ONNX model" in message
+    assert "this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none). On the CPU use" in message
     world.monkeypatch.setattr(sidecar_module, "gpus", lambda: (Gpu("NVIDIA H100 80GB HBM3", "sm90"),))
     assert "TensorRT-RTX does not run on NVIDIA H100 80GB HBM3 (sm90)" in world.refusal()
 
@@ -441,7 +441,7 @@ def test_a_missing_tensorrt_is_told(world):
     world.monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     message = world.refusal()
     assert "cannot run here: the engine needs TensorRT-RTX 1.7.1.116, and there is no usable TensorRT" in message
-    assert "Install that version: pip install tensorrt-rtx==1.7.1.116. To run the ONNX model" in message
+    assert "Install that version: pip install tensorrt-rtx==1.7.1.116. On the CPU use" in message
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_missing_tensorrt_is_told(world):
             "1.6.0.9",
             "1.7.1.116",
             "the engine was built with TensorRT-RTX 1.6.0.9 and runs only on that, but TensorRT-RTX 1.7.1.116 is "
-            "installed. Install that version: pip install tensorrt-rtx==1.6.0.9. Or build the engine again. To run",
+            "installed. Install that version: pip install tensorrt-rtx==1.6.0.9. Or build the engine again. On the",
         ),
         ("tensorrt", "10.13.0.35", "10.13.2.6", "pip install tensorrt==10.13.0.35. Or build the engine again."),
     ],
@@ -469,7 +469,7 @@ def test_a_missing_cuda_python_is_told(world):
     world.monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     message = world.refusal()
     assert "cannot run here: cuda-python is not usable on this machine (" in message
-    assert "Install it: pip install cuda-python. To run the ONNX model" in message
+    assert "Install it: pip install cuda-python. On the CPU use" in message
 
 
 @pytest.mark.parametrize(

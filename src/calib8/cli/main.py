@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
 from calib8.cli import artefacts, recipe
-from calib8.cli.console import err
+from calib8.cli.console import err, out
 from calib8.errors import Calib8Error
 
 app = typer.Typer(
@@ -21,6 +22,21 @@ app = typer.Typer(
 )
 recipe.register(app)
 artefacts.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"calib8 {version('calib8')}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 #: Exit codes of a crash (EX_SOFTWARE of sysexits.h) and of a reader that went away (128 + SIGPIPE).

@@ -172,6 +172,9 @@ def convert(
         )
         report = api.convert(model, data, output, config, progress=progress)
     out.print(render(report))
+    out.print(
+        f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
+    )
 
 
 def _int8(

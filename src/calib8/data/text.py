@@ -58,7 +58,8 @@ class TextTokenizer:
     def __init__(self, folder: Path, max_length: int | None = None) -> None:
         from tokenizers import Tokenizer
 
-        self.path = Path(folder) / "tokenizer.json"
+        folder = Path(folder).parent if Path(folder).name == "tokenizer.json" else Path(folder)
+        self.path = folder / "tokenizer.json"
         if not self.path.is_file():
             raise ModelError(f"no tokenizer: expected {self.path}. Name the folder that holds it with --tokenizer.")
         try:

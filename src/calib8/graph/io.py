@@ -29,7 +29,7 @@ def load(path: Path | str) -> ir.Model:
     except Exception as error:
         raise ModelError(str(error)) from None
     try:
-        model = ir.load(path)
+        model = ir.load(path, format="protobuf")
         data = _data_files(model)
         if weight_bytes(model) <= SINGLE_FILE_LIMIT:
             ir.external_data.load_to_model(model)
@@ -49,7 +49,7 @@ def source_sha256(path: Path | str) -> str:
     An empty text if ``path`` is no ONNX file; ``load`` says why.
     """
     try:
-        return _sha256(Path(path), _data_files(ir.load(path)))
+        return _sha256(Path(path), _data_files(ir.load(path, format="protobuf")))
     except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
         return ""
 
@@ -57,7 +57,7 @@ def source_sha256(path: Path | str) -> str:
 def stored_bytes(path: Path | str) -> int:
     """Size of an ONNX file together with the weight files that it names."""
     path = Path(path)
-    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(ir.load(path)))
+    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(ir.load(path, format="protobuf")))
 
 
 def save(model: ir.Model, path: Path | str) -> Path:

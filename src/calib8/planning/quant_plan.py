@@ -13,6 +13,7 @@ class OpPlan(BaseModel):
 
     recipe: how its input is conditioned before the INT8 grid, None where ranges alone decided.
     extra_columns: columns that outlier channel splitting adds to the GEMM.
+    amax: of the input as calibration saw it; a recipe has a grid of its own.
     sqnr_db: what is left of the signal: of the op's output on held-out rows where there is a recipe, of a typical
         position of its input otherwise.
     """

@@ -34,7 +34,10 @@ ROWS, FEWEST_ROWS = 4096, 64
 
 @dataclass(frozen=True)
 class Solution:
-    """A quantised site, the recipe behind it, and its error on held-out rows: mean of ||error||^2 / ||output||^2."""
+    """A quantised site, the recipe behind it, and the recipe's error: mean of ||error||^2 / ||output||^2.
+
+    The error is that of the trial, on rows that neither ranges nor rounding had seen, before GPTQ and bias correction.
+    """
 
     quantised: Quantised
     recipe: Recipe
@@ -61,7 +64,9 @@ def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Re
     def trial(recipe: Recipe) -> float:
         conditioning = design(fitted_low, fitted_high, weight_amax, recipe)
         codes, scale = nearest(conditioning.weight(weight))
-        return _error(expected, _outputs(held_out, conditioning, codes, scale, weight))
+        quantised = dequantize(codes, scale)
+        folded = (conditioning.shift[conditioning.index] * conditioning.multiplier) @ quantised
+        return _error(expected, _on_grid(held_out, conditioning) @ quantised + folded)
 
     chosen, error = recipes[0], trial(recipes[0])
     for recipe in recipes[1:]:
@@ -71,26 +76,13 @@ def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Re
     inputs = _on_grid(rows, conditioning)
     codes, scale = gptq(conditioning.weight(weight), inputs.T @ inputs)
     bias = (rows @ weight - inputs @ dequantize(codes, scale)).mean(axis=0)
-    outputs = _on_grid(held_out, conditioning) @ dequantize(codes, scale) + bias
-    return Solution(Quantised(conditioning, codes, scale, bias), chosen, _error(expected, outputs))
+    return Solution(Quantised(conditioning, codes, scale, bias), chosen, error)
 
 
 def _on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[np.float32]:
     """Conditioned rows as they come out of Q and DQ."""
     scale = scale_of(conditioning.amax)
     return dequantize(quantize(conditioning(rows), scale), scale)
-
-
-def _outputs(
-    rows: NDArray[np.float32],
-    conditioning: Conditioning,
-    codes: NDArray[np.int8],
-    scale: NDArray[np.float32],
-    weight: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """What the quantised site computes, its mean error corrected."""
-    outputs = _on_grid(rows, conditioning) @ dequantize(codes, scale)
-    return np.asarray(outputs + (rows @ weight - outputs).mean(axis=0), np.float32)
 
 
 def _error(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:

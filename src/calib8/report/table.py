@@ -19,7 +19,7 @@ def _numbers(report: Report) -> Table:
     table.add_column("INT8", justify="right")
     table.add_column("", justify="right")
     ratio = report.int8.bytes / report.model.bytes
-    table.add_row("model size", _megabytes(report.model.bytes), _megabytes(report.int8.bytes), f"{ratio:.0%}")
+    table.add_row("model size", _bytes(report.model.bytes), _bytes(report.int8.bytes), f"{ratio:.0%}")
     table.add_row("weighted ops in INT8", "", f"{report.int8_ops} of {report.weighted_ops}", "")
     accuracy = report.accuracy
     table.add_row("cosine to FP32, mean", "1", f"{accuracy.cosine_mean:.4f}", "")
@@ -49,7 +49,7 @@ def _engines(report: Report) -> RenderableType:
         plan = engine.plan
         table.add_row(
             engine.target,
-            _megabytes(engine.file.bytes),
+            _bytes(engine.file.bytes),
             f"{plan.covered}/{plan.expected}",
             str(plan.planned_kernels),
             "yes" if engine.executed else "no",
@@ -57,17 +57,16 @@ def _engines(report: Report) -> RenderableType:
     return table
 
 
-def _verdict(report: Report) -> Text:
-    accuracy = report.accuracy
-    runtimes = f"Accuracy: {accuracy.samples} held-out samples ({report.held_out}), {report.accuracy_runtime}."
-    if report.speed is not None:
-        runtimes += f" FP32 speed: {report.speed.reference_runtime}."
-    if report.engines:
-        runtimes += f" Engines: {report.engines[0].builder}, built and plan-checked; what is not INT8 computes in "
-        runtimes += "FP16 there and in FP32 on the CPU."
+def _verdict(report: Report) -> RenderableType:
     verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
-    return Text.assemble(verdict, "\n", runtimes)
+    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}")]
+    lines.append(Text(f"INT8 ran in {report.accuracy_runtime}, with FP32 for what is not INT8"))
+    if report.speed is not None:
+        lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
+    if report.engines:
+        lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
+    return Group(*lines)
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e3:,.0f} kB"

@@ -26,7 +26,7 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
 from calib8.runtime.device_buffers import Buffers, Device
 
-ON_CPU = "To run the ONNX model on the CPU instead: calib8 embed model.int8.onnx."
+ON_CPU = "On the CPU use the ONNX model that it was built from."
 
 #: One optimisation profile: the shapes of each input that has dynamic dimensions.
 ProfileSet = Mapping[str, Profile]
