@@ -7,7 +7,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.numerics import dequantize, quantize, scale_of
 from calib8.planning import solve as module
 from calib8.planning.design import Recipe
-from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, solve
+from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, hold_out, solve
 
 PLAIN = RECIPES[:1]
 
@@ -70,7 +70,8 @@ def test_outliers_are_treated(spoil, fewest: str) -> None:
     plain, solved = solve(seen(x), w, PLAIN), solve(seen(x), w)
     assert fewest in str(solved.recipe)
     assert fresh_db(solved, unseen, w) > fresh_db(plain, unseen, w) + 10
-    assert db(solved.error) == pytest.approx(fresh_db(solved, unseen, w), abs=2)
+    # the error of the trial promises no more than GPTQ and bias correction then keep
+    assert 25 < db(solved.error) < fresh_db(solved, unseen, w) + 1
 
 
 def test_rare_outliers_are_split() -> None:
@@ -126,7 +127,7 @@ def test_the_shift_is_folded_through_the_codes() -> None:
 
 def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = gaussian(), weight()
-    x[4, 7] = 1000  # row 4 is held out
+    x[hold_out(len(x))[0][0], 7] = 1000
     limits = []
 
     def spy(minimum: np.ndarray, maximum: np.ndarray, *args: object):
@@ -145,7 +146,8 @@ def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_clips_held_out_rows_loses_against_what_does_not() -> None:
     x, w = gaussian(), weight()
     # In rows that are all held out, channel 7 is ten times what the others show; clipping ruins those rows.
-    x[::8, 7], x[4::8, 7] = 30, -30
+    rows, _ = hold_out(len(x))
+    x[rows[::2], 7], x[rows[1::2], 7] = 30, -30
     assert _trial_error(x, w) > 100 * _trial_error(gaussian(), w)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibration.statistics import TensorStatistics
-from calib8.numerics import dequantize, quantize, scale_of
+from calib8.numerics import Floats, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning, Quantised
 from calib8.planning.design import Recipe, design
 from calib8.planning.rounding import gptq, nearest
@@ -22,7 +22,7 @@ RECIPES = (
 )
 #: A costlier recipe must lower the error power by this factor.
 WORTH = 0.9
-#: Every this many rows one is held out: recipes are chosen on rows that the rounding does not see.
+#: One row in this many is held out: recipes are chosen on rows that they were not designed for.
 HOLD_OUT = 4
 #: Rows that recipes are tried on; more change the choice no further.
 TRIED = 768
@@ -56,7 +56,7 @@ def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Re
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
     low, high = seen.channel_minimum, seen.channel_maximum
     rows = seen.sample
-    held_out, fitted = rows[::HOLD_OUT][:TRIED], np.delete(rows, np.s_[::HOLD_OUT], axis=0)
+    held_out, fitted = (rows[chosen] for chosen in hold_out(len(rows)))
     fitted_low, fitted_high = fitted.min(axis=0), fitted.max(axis=0)
     weight_amax = np.abs(weight).max(axis=1)
     expected = held_out @ weight
@@ -79,13 +79,19 @@ def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Re
     return Solution(Quantised(conditioning, codes, scale, bias), chosen, error)
 
 
+def hold_out(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers to try recipes on, and to design them for. Drawn, since every n-th row might be n-th of something."""
+    held_out, fitted = np.split(np.random.default_rng(0).permutation(count), [min(count // HOLD_OUT, TRIED)])
+    return held_out, fitted
+
+
 def _on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[np.float32]:
     """Conditioned rows as they come out of Q and DQ."""
     scale = scale_of(conditioning.amax)
     return dequantize(quantize(conditioning(rows), scale), scale)
 
 
-def _error(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+def _error(expected: Floats, got: Floats) -> float:
     """Mean over rows of the relative error power, so that a few huge rows do not hide what most rows lose.
 
     A row of (nearly) nothing, of which any error would be a huge multiple, is judged like one ``FAINT`` as strong as

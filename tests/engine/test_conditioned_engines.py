@@ -1,6 +1,7 @@
 """Conditioned models become real TensorRT-RTX engines: everything in INT8, Q, K and V still one GEMM."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import calib8
 from calib8.api import quantize_file
 from calib8.errors import RangesError
 from calib8.passes import quantize_embedding
+from calib8.planning.design import Recipe
+from calib8.planning.solve import solve
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
@@ -43,12 +46,16 @@ def config(**int8: object) -> calib8.Convert:
     return calib8.Convert(int8=calib8.Int8(**int8), build=None, verify=calib8.Verify(min_cosine=0))
 
 
-def test_every_conditioned_op_runs_in_int8(model: Path, data: Path, tmp_path: Path) -> None:
+def test_every_conditioned_op_runs_in_int8(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = (Recipe(smooth=0.5, shift=True, split=0.04),)
+    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=everything))
     changed = config().model_copy(update={"build": BUILD})
     report = calib8.convert(model, data, tmp_path / "tiny", changed)
     plan = json.loads((tmp_path / "tiny" / "plan.json").read_text())["ops"]
     down = next(op for op in plan if op["node"] == "down")
-    assert "shift + split" in down["recipe"]
+    assert down["recipe"] == "smooth 0.5 + shift + split 4%"
     assert down["extra_columns"] == 32
     kinds = [node.op_type for node in ir.load(tmp_path / "tiny" / "model.int8.onnx").graph]
     assert {"Sub", "Gather", "Mul"} <= set(kinds)
