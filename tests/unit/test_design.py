@@ -85,11 +85,6 @@ def test_split_by_hand() -> None:
     np.testing.assert_allclose(conditioning.multiplier[conditioning.index == 5], 1 / 33, rtol=1e-6)
 
 
-def test_clip_by_hand() -> None:
-    conditioning = design(np.float32([-4, -1]), np.float32([4, 1]), np.float32([1, 1]), Recipe(clip=0.5))
-    assert conditioning.amax == 2
-
-
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 4096), st.sampled_from([0.02, 0.04, 0.1]))
 def test_extra_columns_suit_tensor_cores_and_the_budget(channels: int, split: float) -> None:
@@ -169,4 +164,4 @@ def test_dead_and_constant_channels(recipe: Recipe) -> None:
 
 def test_recipes_read_well() -> None:
     assert str(Recipe()) == "plain"
-    assert str(Recipe(smooth=0.5, shift=True, split=0.04, clip=0.9)) == "smooth 0.5 + shift + split 4% + clip 0.9"
+    assert str(Recipe(smooth=0.5, shift=True, split=0.04)) == "smooth 0.5 + shift + split 4%"

@@ -19,19 +19,16 @@ class Recipe:
     """Which treatments a conditioning combines.
 
     smooth: SmoothQuant's alpha, 0 for none. shift: whether channels are centred. split: share of columns to add.
-    clip: part of the range that the grid reaches; below 1, the rarest values saturate.
     """
 
     smooth: float = 0.0
     shift: bool = False
     split: float = 0.0
-    clip: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"smooth {self.smooth:g}"] if self.smooth else []
         parts += ["shift"] if self.shift else []
         parts += [f"split {self.split:.0%}"] if self.split else []
-        parts += [f"clip {self.clip:g}"] if self.clip != 1 else []
         return " + ".join(parts) or "plain"
 
 
@@ -49,7 +46,7 @@ def design(
     reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
     smooth = _smoothing(reach, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
     copies = _copies(reach / smooth, round(recipe.split * len(reach) / PAD) * PAD)
-    amax = float((reach / smooth / copies).max()) * recipe.clip
+    amax = float((reach / smooth / copies).max())
     step = amax / LEVELS * smooth * copies
     index = np.repeat(np.arange(len(reach)), copies)
     return Conditioning(
