@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -24,6 +26,14 @@ class Notes:
 
     def note(self, message: str) -> None:
         self.messages.append(message)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_arrive() -> Iterator[None]:
+    """A background job of a shell starts with SIGINT ignored; tests of Ctrl-C raise it for real."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
