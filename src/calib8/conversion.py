@@ -82,7 +82,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
         reference = prepare(load(model))
         ranges, plan, int8 = job.quantize(reference, fitted)
     with job.timed("build"):
-        engines, failure = job.build()
+        engines, failure = job.build(int8)
     with job.timed("verify"):
         measured = job.verify(reference, int8, held_out)
     try:
@@ -176,11 +176,11 @@ class _Job:
         self.progress.note(f"INT8 model is up to date: reused {self.int8_path}")
         return ranges, QuantPlan.model_validate_json(int8.metadata_props[PLAN]), int8
 
-    def build(self) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
+    def build(self, int8: ir.Model) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
         """Engines whose plan runs everything in INT8, and the complaint about those whose plan does not."""
         if self.config.build is None:
             return (), None
-        limits = dimension_limits(load(self.int8_path))
+        limits = dimension_limits(int8)
         name = self.output / f"{self.output.resolve().name}-int8.engine"
         failure = None
         try:

@@ -67,7 +67,7 @@ def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
     """Quantise ``site`` of ``model`` in place, conditioned as ``quantised`` says, and return the model."""
     graph = model.graph
     constants = Constants(graph)
-    dequantised = _activation(graph, constants, site.activation, quantised.conditioning)
+    dequantised = _activation(constants, site.activation, quantised.conditioning)
     first = 0
     for op in site.ops:
         part = slice(first, first + op.channels)
@@ -79,13 +79,13 @@ def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
         op.node.replace_input_with(0, dequantised)
         op.node.replace_input_with(1, weight)
         if np.any(quantised.bias[part]):
-            _add_bias(graph, constants, op, quantised.bias[part])
+            _add_bias(constants, op, quantised.bias[part])
         if name in graph.initializers:  # unless an op with the same weight came before
             drop_unread(graph, op.weight)
     return model
 
 
-def _activation(graph: ir.Graph, constants: Constants, x: ir.Value, conditioning: Conditioning) -> ir.Value:
+def _activation(constants: Constants, x: ir.Value, conditioning: Conditioning) -> ir.Value:
     """``x -> Sub -> Gather -> Mul -> Q -> DQ``, rules 4 and 5."""
     nodes: list[ir.Node] = []
     value, width = x, len(conditioning.shift)
@@ -108,7 +108,7 @@ def _activation(graph: ir.Graph, constants: Constants, x: ir.Value, conditioning
         append("Gather", "index", conditioning.index, axis=-1)
     if np.any(conditioning.multiplier != 1):
         append("Mul", "multiplier", conditioning.multiplier)
-    producer = x.producer()
+    graph, producer = constants.graph, x.producer()
     if nodes and producer is None:
         graph.insert_before(graph[0], nodes)
     elif nodes and producer is not None:
@@ -116,39 +116,37 @@ def _activation(graph: ir.Graph, constants: Constants, x: ir.Value, conditioning
     return quantised_activation(constants, value, conditioning.amax)
 
 
-def _add_bias(graph: ir.Graph, constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
+def _add_bias(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
     """Rule 6."""
-    output = op.node.outputs[0]
-    uses = list(output.uses())
-    if op.kind == "Gemm":
-        own = op.node.inputs[2] if len(op.node.inputs) > 2 else None
-        beta = op.node.attributes.get_float("beta", 1.0)
-        if own is None or own.const_value is None or beta != 1.0:
-            _insert_add(graph, constants, op, extra)
-            return
-        joined = (own.const_value.numpy() + extra).astype(np.float32)
-        _replace_constant(constants, op.node, 2, joined)
+    slot = _bias_slot(op)
+    if slot is None:
+        _insert_add(constants, op, extra)
         return
-    reader = uses[0][0] if len(uses) == 1 and not output.is_graph_output() else None
-    if reader is not None and reader.op_type == "Add":
-        side = 1 - uses[0][1]
-        own = reader.inputs[side]
-        if own is not None and own.const_value is not None and own.const_value.numpy().shape[-1:] == extra.shape:
-            joined = (own.const_value.numpy() + extra).astype(np.float32)
-            _replace_constant(constants, reader, side, joined)
-            return
-    _insert_add(graph, constants, op, extra)
-
-
-def _replace_constant(constants: Constants, node: ir.Node, index: int, array: NDArray[np.float32]) -> None:
-    own = node.inputs[index]
-    assert own is not None
-    node.replace_input_with(index, constants.new(f"{own.name}_corrected", array))
+    node, index, own = slot
+    assert own.const_value is not None
+    joined = (own.const_value.numpy() + extra).astype(np.float32)
+    node.replace_input_with(index, constants.new(f"{own.name}_corrected", joined))
     if own.is_initializer():
         drop_unread(constants.graph, own)
 
 
-def _insert_add(graph: ir.Graph, constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
+def _bias_slot(op: WeightedOp) -> tuple[ir.Node, int, ir.Value] | None:
+    """Where a constant bias of ``op`` is read, as node, input number and value; None where there is none."""
+    if op.kind == "Gemm":  # a site's Gemm has beta 1
+        own = op.node.inputs[2] if len(op.node.inputs) > 2 else None
+        return (op.node, 2, own) if own is not None and own.const_value is not None else None
+    output = op.node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) != 1 or output.is_graph_output() or uses[0][0].op_type != "Add":
+        return None
+    reader, side = uses[0][0], 1 - uses[0][1]
+    own = reader.inputs[side]
+    if own is None or own.const_value is None or own.const_value.numpy().shape[-1:] != (op.channels,):
+        return None
+    return reader, side, own
+
+
+def _insert_add(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
     """Add behind the op. The sum takes over the name, since that may be an output's."""
     output = op.node.outputs[0]
     name = name_of(output)
@@ -157,4 +155,4 @@ def _insert_add(graph: ir.Graph, constants: Constants, op: WeightedOp, extra: ND
     total = ir.Value(name=name, type=output.type, shape=output.shape)
     output.replace_all_uses_with(total, replace_graph_outputs=True)
     correction = constants.free(f"{op.name}_Correction")
-    graph.insert_after(op.node, ir.node("Add", [output, constant], outputs=[total], name=correction))
+    constants.graph.insert_after(op.node, ir.node("Add", [output, constant], outputs=[total], name=correction))

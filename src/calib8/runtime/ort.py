@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError
-from calib8.graph.io import SINGLE_FILE_LIMIT, serialized
+from calib8.graph.io import SINGLE_FILE_LIMIT, serialized, weight_bytes
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 
@@ -49,8 +49,7 @@ def _open(model: ir.Model, options: Any) -> Any:
     import onnxruntime as ort
 
     providers = ["CPUExecutionProvider"]
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    if size < SINGLE_FILE_LIMIT:
+    if weight_bytes(model) <= SINGLE_FILE_LIMIT:
         return ort.InferenceSession(serialized(model), options, providers=providers)
     with tempfile.TemporaryDirectory() as folder:  # beyond protobuf's limit ONNX Runtime reads external data only
         path = Path(folder) / "model.onnx"
