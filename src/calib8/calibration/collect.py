@@ -1,15 +1,18 @@
 """The streaming pass: run the model once over the data and keep statistics of the inputs of its weighted ops."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.calibration.sample import keep_rows
 from calib8.calibration.statistics import TensorStatistics
-from calib8.data.batching import Dataset
+from calib8.data.batching import Dataset, Rows
 from calib8.errors import DataError
 from calib8.graph.site import sites
 from calib8.graph.weighted import weighted_ops
+from calib8.graph.window import Window
 from calib8.progress import Progress
 from calib8.runtime.ort import OrtRuntime
 
@@ -23,34 +26,84 @@ def collect(model: ir.Model, data: Dataset, progress: Progress, *, sample: int =
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
     """
-    names = list(dict.fromkeys(op.activation.name or "" for op in weighted_ops(model)))
-    multiplied = {site.name for site in sites(model)}
-    statistics = {name: TensorStatistics() for name in names}
+    observed = _observed_tensors(model)
     done, total = 0, len(data)
-    counted = positions(data)
-    with OrtRuntime(_observed(model, names)) as runtime:
+    fractions = (sample / total, sample / positions(data))
+    with OrtRuntime(_observing(model, list(observed))) as runtime:
         progress.update("calibrate", 0, total)
         for rows, arrays in data.batches():
             mask = np.asarray(arrays[data.mask]) != 0 if data.mask else None
-            observed = runtime.run(arrays)
-            for name in names:
-                tensor = observed[name] if name in observed else arrays[name]
-                found = _finite_rows(name, tensor, mask, split=name in multiplied)
-                wanted = sample > 0 and name in multiplied
-                fractions = (sample / total, sample / counted)
-                statistics[name].add(found, _kept(rows, mask, found, fractions) if wanted else None)
+            outputs = runtime.run(arrays)
+            for name, tensor in observed.items():
+                array = np.asarray(outputs[name] if name in outputs else arrays[name], np.float32)
+                tensor.add(array, mask, rows, fractions)
             done += len(rows)
             progress.update("calibrate", done, total)
-    return statistics
+    return {name: tensor.statistics for name, tensor in observed.items()}
+
+
+@dataclass
+class _Observed:
+    """A tensor, how its readers see it, and what was seen of it.
+
+    views: one per way in which sites read it, None for rows of single positions.
+    """
+
+    name: str
+    channels_first: bool
+    views: list[Window | None]
+    statistics: TensorStatistics = field(default_factory=TensorStatistics)
+
+    def add(
+        self, array: NDArray[np.float32], mask: NDArray[np.bool_] | None, samples: Rows, fractions: tuple[float, float]
+    ) -> None:
+        """Add a batch; ``fractions``: share of samples, and of positions that count, to keep if a row were each."""
+        rows = self._rows(array, mask)
+        if not np.isfinite(rows).all():
+            raise DataError(
+                f"tensor {self.name!r} became NaN or infinite during calibration. Check the data and that the model "
+                "runs correctly in FP32 on it."
+            )
+        self.statistics.add(rows)
+        for view in self.views if fractions[0] > 0 else ():
+            if view is None:
+                kept = rows[_kept(samples, mask, rows, fractions)]
+            else:
+                outputs = view.outputs(array.shape[2:])
+                count = int(np.prod(outputs))
+                chosen = keep_rows(samples, count, fractions[0] / max(count, 1))
+                kept = view.patches(array, chosen.reshape(-1, *outputs))
+            self.statistics.sample(view).add(kept)
+
+    def _rows(self, array: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        """The rows that count, [n, values per row]."""
+        if self.channels_first:
+            return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
+        whole = not self.views and array.ndim not in (2, 3)
+        if mask is not None and array.ndim >= 3 and array.shape[:2] == mask.shape and not whole:
+            array = array if mask.all() else array[mask]
+            return array.reshape(-1, array.shape[-1])
+        if mask is not None and array.ndim == 2 and len(array) == mask.size:  # [batch x sequence, width]
+            return array[mask.reshape(-1)]
+        return array.reshape(len(array), -1) if whole else array.reshape(-1, array.shape[-1])
+
+
+def _observed_tensors(model: ir.Model) -> dict[str, _Observed]:
+    observed: dict[str, _Observed] = {}
+    for op in weighted_ops(model):
+        name = op.activation.name or ""
+        tensor = observed.setdefault(name, _Observed(name, channels_first=False, views=[]))
+        tensor.channels_first |= op.kind == "Conv"
+    for site in sites(model):
+        if site.view not in observed[site.tensor].views:
+            observed[site.tensor].views.append(site.view)
+    return observed
 
 
 def _kept(
-    samples: NDArray[np.int64],
-    mask: NDArray[np.bool_] | None,
-    rows: NDArray[np.float32],
-    fractions: tuple[float, float],
+    samples: Rows, mask: NDArray[np.bool_] | None, rows: NDArray[np.float32], fractions: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Which of ``rows`` to keep. ``fractions``: of the samples and of the positions that count, if a row were each."""
+    """Which of ``rows`` to keep."""
     per_sample, per_position = fractions
     if mask is not None and len(rows) == np.count_nonzero(mask):
         return keep_rows(samples, mask.shape[1], per_position)[mask]
@@ -67,7 +120,7 @@ def positions(data: Dataset) -> int:
     return sum(int(np.count_nonzero(chunk[data.mask])) for chunk in data.chunks)
 
 
-def _observed(model: ir.Model, names: list[str]) -> ir.Model:
+def _observing(model: ir.Model, names: list[str]) -> ir.Model:
     """A clone whose outputs are the tensors ``names`` and nothing else; model inputs among them need no output."""
     clone = model.clone()
     produced = {value.name: value for node in clone.graph for value in node.outputs}
@@ -75,25 +128,3 @@ def _observed(model: ir.Model, names: list[str]) -> ir.Model:
         clone.graph.outputs.clear()
         clone.graph.outputs.extend(observed)
     return clone
-
-
-def _finite_rows(
-    name: str, tensor: NDArray[np.generic], mask: NDArray[np.bool_] | None, *, split: bool
-) -> NDArray[np.float32]:
-    """The rows that count, [n, values per row]; ``split`` makes the last axis a row whatever the rank."""
-    array = np.asarray(tensor, np.float32)
-    if mask is not None and array.ndim >= 3 and array.shape[:2] == mask.shape and (split or array.ndim == 3):
-        array = array if mask.all() else array[mask]
-        rows = array.reshape(-1, array.shape[-1])
-    elif mask is not None and array.ndim == 2 and len(array) == mask.size:  # [batch x sequence, width]
-        rows = array[mask.reshape(-1)]
-    elif split or array.ndim in (2, 3):
-        rows = array.reshape(-1, array.shape[-1])
-    else:
-        rows = array.reshape(len(array), -1)
-    if not np.isfinite(rows).all():
-        raise DataError(
-            f"tensor {name!r} became NaN or infinite during calibration. Check the data and that the model runs "
-            "correctly in FP32 on it."
-        )
-    return rows

@@ -3,10 +3,38 @@
 A row (one position of one sample) is kept if a hash of its coordinates falls below a threshold: no state, no order.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 
 _LARGEST = np.float64(2**64)
+
+
+class RowSample:
+    """Rows as float16, each over a power of two that holds its amax: 11 bits of each value, plenty to measure 8 bits
+    with, and none overflows."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[NDArray[np.float16], NDArray[np.int32]]] = []
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows, _ in self._kept)
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Keep ``rows`` [n, values per row]."""
+        if len(rows):
+            exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
+            self._kept.append((np.ldexp(rows, -exponents).astype(np.float16), exponents))
+
+    def merge(self, other: RowSample) -> None:
+        """Keep what ``other`` keeps as well."""
+        self._kept += other._kept
+
+    def rows(self) -> NDArray[np.float32]:
+        """The kept rows [n, values per row], in no particular order; [0, 0] if there are none."""
+        unpacked = [np.ldexp(rows.astype(np.float32), exponents) for rows, exponents in self._kept]
+        return np.concatenate(unpacked) if unpacked else np.zeros((0, 0), np.float32)
 
 
 def keep_rows(samples: NDArray[np.int64], positions: int, fraction: float) -> NDArray[np.bool_]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.calibration.sample import RowSample
+from calib8.graph.window import Window
+
 #: Histogram bins. A histogram in use always has between BINS / 2 and BINS bins below its amax.
 BINS = 8192
 
@@ -56,11 +59,11 @@ class Histogram:
 
 
 class TensorStatistics:
-    """Range of the tensor and of each channel, histogram of |x|, histogram of the RMS of each row, a sample of rows.
+    """Range of the tensor and of each channel, histogram of |x|, histogram of the RMS of each row, samples of rows.
 
-    A row is what one position holds: the last axis of a tensor that a MatMul or Gemm reads or of rank 2 or 3, a whole
-    sample otherwise. Channels are the values of a row. ``sample`` is kept as float16 rows, each over a power of two
-    that holds its amax: 11 bits of each value, plenty to measure 8 bits with, and none overflows.
+    A row is what one position holds: the channels (axis 1) of a tensor that a Conv reads, the last axis of one that a
+    MatMul or Gemm reads or of rank 2 or 3, a whole sample otherwise. ``samples`` holds rows by the window that a Conv
+    sees them through, under None as they are.
     """
 
     def __init__(self) -> None:
@@ -68,7 +71,7 @@ class TensorStatistics:
         self.maximum = float("-inf")
         self.channel_minimum: NDArray[np.float32] | None = None
         self.channel_maximum: NDArray[np.float32] | None = None
-        self._sample: list[tuple[NDArray[np.float16], NDArray[np.int32]]] = []
+        self.samples: dict[Window | None, RowSample] = {}
         self.values = Histogram()
         self.rows = Histogram()
 
@@ -77,11 +80,9 @@ class TensorStatistics:
         """Largest |x| seen."""
         return max(abs(self.minimum), abs(self.maximum))
 
-    def add(self, rows: NDArray[np.float32], kept: NDArray[np.bool_] | None = None) -> None:
-        """Add ``rows`` [n, values per row]; those where ``kept`` [n] is True join the sample."""
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Add ``rows`` [n, values per row]."""
         self._widen_channels(rows.min(axis=0), rows.max(axis=0))
-        if kept is not None and kept.any():
-            self._sample.append(_packed(rows[kept]))
         self.minimum = min(self.minimum, float(rows.min()))
         self.maximum = max(self.maximum, float(rows.max()))
         magnitude = np.abs(rows)
@@ -89,17 +90,9 @@ class TensorStatistics:
         power = np.square(rows, dtype=np.float64).mean(axis=1)  # float32 overflows from 2e19 on
         self.rows.add(np.sqrt(power).astype(np.float32))
 
-    @property
-    def sample(self) -> NDArray[np.float32]:
-        """The kept rows [n, channels], in no particular order."""
-        width = 0 if self.channel_minimum is None else len(self.channel_minimum)
-        unpacked = [np.ldexp(rows.astype(np.float32), exponents) for rows, exponents in self._sample]
-        return np.concatenate(unpacked) if unpacked else np.zeros((0, width), np.float32)
-
-    @property
-    def sampled(self) -> int:
-        """Number of kept rows."""
-        return sum(len(rows) for rows, _ in self._sample)
+    def sample(self, window: Window | None = None) -> RowSample:
+        """The kept rows as ``window`` sees them; what is added to it is kept."""
+        return self.samples.setdefault(window, RowSample())
 
     def _widen_channels(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         if self.channel_minimum is None or self.channel_maximum is None:
@@ -112,7 +105,8 @@ class TensorStatistics:
         """Add everything that ``other`` has seen."""
         if other.channel_minimum is not None and other.channel_maximum is not None:
             self._widen_channels(other.channel_minimum, other.channel_maximum)
-        self._sample += other._sample
+        for window, sample in other.samples.items():
+            self.sample(window).merge(sample)
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
         self.values.merge(other.values)
@@ -126,12 +120,6 @@ def quantile(histogram: Histogram, fraction: float) -> float:
     reached = np.cumsum(histogram.counts)
     index = int(np.searchsorted(reached, fraction * reached[-1], side="left"))
     return (index + 1) * histogram.width
-
-
-def _packed(rows: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
-    """``rows`` [n, channels] as float16 over powers of two, and the exponents of these [n, 1]."""
-    exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
-    return np.ldexp(rows, -exponents).astype(np.float16), exponents
 
 
 def _exponent_for(largest: float) -> int:

@@ -13,7 +13,10 @@ Rules:
    be multiplied by the shift and become a constant error.
 4. Only what does something is written: no Sub for zero shifts, no Gather for the identity, no Mul for ones.
 5. The chain computes in FP32 (see ``half``) and fuses into the kernel that quantises.
-6. A bias joins the constant Add behind the op, or the C of a Gemm; where there is none, an Add is inserted.
+6. A bias joins the constant Add behind the op, the C of a Gemm or the bias of a Conv; where there is none, a Conv gets
+   one, and behind the others an Add is inserted.
+7. Channels that ``index`` leaves out go around INT8: ``Gather -> MatMul`` in float, added to the op's output.
+8. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
 """
 
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.site import Site
+from calib8.graph.site import Site, matrix_of, weight_of
 from calib8.graph.values import drop_unread, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.passes.half import CONDITIONING
@@ -44,56 +47,89 @@ class Conditioning:
 
     def weight(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """[K, N] -> [K', N], so that conditioned rows times it equal ``(x - shift) @ matrix``."""
-        copies = np.bincount(self.index, minlength=len(self.shift))[self.index]
+        copies = np.bincount(self.index, minlength=len(self.shift))[self.index]  # how often each row's channel is there
         return matrix[self.index] / (self.multiplier * copies.astype(np.float32))[:, None]
+
+    def spread(self, taps: int) -> "Conditioning":
+        """The same for rows that hold ``taps`` values of each channel."""
+        index = (self.index[:, None] * taps + np.arange(taps)).reshape(-1)
+        return Conditioning(np.repeat(self.shift, taps), index, np.repeat(self.multiplier, taps), self.amax)
+
+    @property
+    def side(self) -> NDArray[np.int64]:
+        """Channels that it leaves out: they go through a small float GEMM beside the INT8 one."""
+        return np.setdiff1d(np.arange(len(self.shift)), self.index)
 
     @property
     def extra(self) -> int:
         """Columns added by splitting."""
-        return len(self.index) - len(self.shift)
+        return len(self.index) + len(self.side) - len(self.shift)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it is only a grid."""
+        return not self.shift.any() and not self.moves and bool((self.multiplier == 1).all())
+
+    @property
+    def moves(self) -> bool:
+        """Whether channels are repeated or left out."""
+        return not np.array_equal(self.index, np.arange(len(self.shift)))
+
+
+@dataclass(frozen=True)
+class Codes:
+    """An op's weight in INT8: ``codes`` [K' * taps, N / groups], ``scale`` [N], and ``bias`` [N], to join its own."""
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A site's weights in INT8: ``codes`` [K', N], ``scale`` [N], and what to add to the bias, ``bias`` [N]."""
+    """A site in INT8: the conditioning that its ops share, and the weight of each by the op's name."""
 
     conditioning: Conditioning
-    codes: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    weights: dict[str, Codes]
 
 
 def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
     """Quantise ``site`` of ``model`` in place, conditioned as ``quantised`` says, and return the model."""
     graph = model.graph
     constants = Constants(graph)
-    dequantised = _activation(constants, site.activation, quantised.conditioning)
-    first = 0
+    dequantised = conditioned_activation(constants, site, quantised.conditioning)
+    channels = quantised.conditioning.side
+    side = _gathered(constants, site.activation, channels) if len(channels) else None
     for op in site.ops:
-        part = slice(first, first + op.channels)
-        first = part.stop
-        codes = quantised.codes[:, part]
-        codes = codes if op.channel_axis == 1 else codes.T
-        name, scale = name_of(op.weight), quantised.scale[part]
-        weight = dequantised_codes(constants, name, np.ascontiguousarray(codes), scale, op.channel_axis, op.node)
+        own = quantised.weights[op.name]
+        name, codes = name_of(op.weight), weight_of(op, own.codes, site.groups)
+        weight = dequantised_codes(constants, name, codes, own.scale, op.channel_axis, op.node)
+        if side is not None:
+            _add_side(constants, op, side, matrix_of(op)[channels])
         op.node.replace_input_with(0, dequantised)
         op.node.replace_input_with(1, weight)
-        if np.any(quantised.bias[part]):
-            _add_bias(constants, op, quantised.bias[part])
+        if own.bias.any():
+            _add_bias(constants, op, own.bias)
         if name in graph.initializers:  # unless an op with the same weight came before
             drop_unread(graph, op.weight)
     return model
 
 
-def _activation(constants: Constants, x: ir.Value, conditioning: Conditioning) -> ir.Value:
+def conditioned_activation(constants: Constants, site: Site, conditioning: Conditioning) -> ir.Value:
     """``x -> Sub -> Gather -> Mul -> Q -> DQ``, rules 4 and 5."""
     nodes: list[ir.Node] = []
-    value, width = x, len(conditioning.shift)
+    value = x = site.activation
+    axis = -1 if site.window is None else 1
+    trailing = (1,) * (0 if site.window is None else len(site.window.kernel))  # rule 8
 
     def append(op_type: str, name: str, array: NDArray[np.generic], **attributes: int) -> None:
         nonlocal value
         constant = constants.new(f"{x.name}_{name}", array)
-        shape = None if value.shape is None else ir.Shape([*value.shape[:-1], len(array)])
+        shape = None
+        if value.shape is not None:
+            sizes = list(value.shape)
+            sizes[axis] = len(array)
+            shape = ir.Shape(sizes)
         free = constants.free(f"{constant.name}_applied")
         output = ir.Value(name=free, type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
         nodes.append(
@@ -103,24 +139,24 @@ def _activation(constants: Constants, x: ir.Value, conditioning: Conditioning) -
         value = output
 
     if np.any(conditioning.shift):
-        append("Sub", "shift", conditioning.shift)
-    if conditioning.extra or np.any(conditioning.index != np.arange(width)):
-        append("Gather", "index", conditioning.index, axis=-1)
+        append("Sub", "shift", conditioning.shift.reshape(-1, *trailing))
+    if conditioning.moves:
+        append("Gather", "index", conditioning.index, axis=axis)
     if np.any(conditioning.multiplier != 1):
-        append("Mul", "multiplier", conditioning.multiplier)
-    graph, producer = constants.graph, x.producer()
-    if nodes and producer is None:
-        graph.insert_before(graph[0], nodes)
-    elif nodes and producer is not None:
-        graph.insert_after(producer, nodes)
+        append("Mul", "multiplier", conditioning.multiplier.reshape(-1, *trailing))
+    _insert_behind(constants.graph, x, nodes)
     return quantised_activation(constants, value, conditioning.amax)
 
 
 def _add_bias(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
     """Rule 6."""
     slot = _bias_slot(op)
+    if slot is None and op.kind == "Conv":
+        op.node.resize_inputs(3)
+        op.node.replace_input_with(2, constants.new(f"{op.name}_correction", extra))
+        return
     if slot is None:
-        _insert_add(constants, op, extra)
+        _insert_add(constants, op, constants.new(f"{op.name}_correction", extra), op.node)
         return
     node, index, own = slot
     assert own.const_value is not None
@@ -132,7 +168,7 @@ def _add_bias(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) 
 
 def _bias_slot(op: WeightedOp) -> tuple[ir.Node, int, ir.Value] | None:
     """Where a constant bias of ``op`` is read, as node, input number and value; None where there is none."""
-    if op.kind == "Gemm":  # a site's Gemm has beta 1
+    if op.kind in ("Gemm", "Conv"):  # a site's Gemm has beta 1
         own = op.node.inputs[2] if len(op.node.inputs) > 2 else None
         return (op.node, 2, own) if own is not None and own.const_value is not None else None
     output = op.node.outputs[0]
@@ -146,13 +182,40 @@ def _bias_slot(op: WeightedOp) -> tuple[ir.Node, int, ir.Value] | None:
     return reader, side, own
 
 
-def _insert_add(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
-    """Add behind the op. The sum takes over the name, since that may be an output's."""
+def _gathered(constants: Constants, x: ir.Value, channels: NDArray[np.int64]) -> ir.Value:
+    """The ``channels`` of ``x``, as they are."""
+    index = constants.new(f"{x.name}_side", channels)
+    shape = None if x.shape is None else ir.Shape([*x.shape[:-1], len(channels)])
+    output = ir.Value(name=constants.free(f"{x.name}_outliers"), type=x.type, shape=shape)
+    node = ir.node("Gather", [x, index], {"axis": -1}, outputs=[output], name=f"{index.name}_Gather")
+    _insert_behind(constants.graph, x, node)
+    return output
+
+
+def _add_side(constants: Constants, op: WeightedOp, side: ir.Value, rows: NDArray[np.float32]) -> None:
+    """Add ``side @ rows`` to what the op computes."""
+    weight = constants.new(f"{op.name}_side_weight", rows)
+    shape = op.node.outputs[0].shape
+    product = ir.Value(name=constants.free(f"{op.name}_side"), type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+    node = ir.node("MatMul", [side, weight], outputs=[product], name=constants.free(f"{op.name}_Side"))
+    constants.graph.insert_after(op.node, node)
+    _insert_add(constants, op, product, node)
+
+
+def _insert_add(constants: Constants, op: WeightedOp, extra: ir.Value, behind: ir.Node) -> None:
+    """Add ``extra`` to the op's output. The sum takes over the name, since that may be an output's."""
     output = op.node.outputs[0]
     name = name_of(output)
-    constant = constants.new(f"{op.name}_correction", extra)
     output.name = constants.free(f"{name}_uncorrected")
     total = ir.Value(name=name, type=output.type, shape=output.shape)
     output.replace_all_uses_with(total, replace_graph_outputs=True)
     correction = constants.free(f"{op.name}_Correction")
-    constants.graph.insert_after(op.node, ir.node("Add", [output, constant], outputs=[total], name=correction))
+    constants.graph.insert_after(behind, ir.node("Add", [output, extra], outputs=[total], name=correction))
+
+
+def _insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | list[ir.Node]) -> None:
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)

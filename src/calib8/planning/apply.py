@@ -49,17 +49,21 @@ def quantize_model(
 def solve_sites(
     model: ir.Model, names: set[str], statistics: Mapping[str, TensorStatistics], progress: Progress
 ) -> dict[str, Solution]:
-    """The solution of every site whose input was sampled often enough, by tensor name.
+    """The solution of every op whose input was sampled often enough, by the op's name; ops of one site share it.
 
     Raises ``ModelError`` for an op that computes in FP16, or whose weight holds NaN or infinity.
     """
-    found = {}
-    todo = [s for s in sites(model, names) if statistics[s.name].sampled >= FEWEST_ROWS and statistics[s.name].amax]
+    found: dict[str, Solution] = {}
+    todo = [site for site in sites(model, names) if _sampled(statistics[site.tensor], site)]
     for done, site in enumerate(todo, start=1):
         _refuse_unusable(site)
-        found[site.name] = solve(statistics[site.name], site.matrix())
+        found |= dict.fromkeys([op.name for op in site.ops], solve(statistics[site.tensor], site))
         progress.update("quantize", done, len(todo))
     return found
+
+
+def _sampled(seen: TensorStatistics, site: Site) -> bool:
+    return len(seen.sample(site.view)) >= FEWEST_ROWS and seen.amax > 0
 
 
 def _refuse_unusable(site: Site) -> None:
@@ -88,12 +92,7 @@ def apply_plan(
             "the plan leaves every op in float: there is nothing to quantise. Lower --min-sqnr or change "
             f"--include/--exclude. The first op's reason: {plan.ops[0].reason}."
         )
-    conditioned = [site for site in sites(quantised, chosen) if site.name in solutions]
-    done = {op.name for site in conditioned for op in site.ops}
-    plain = [op for op in weighted_ops(quantised) if op.name in chosen - done]
-    for site in conditioned:
-        condition(quantised, site, solutions[site.name].quantised)
-    insert_qdq(quantised, plain, ranges.amax())
+    quantize_ops(quantised, chosen, ranges, solutions)
     if config.embedding:
         quantize_embeddings(quantised)
     if config.remainder == "fp16":
@@ -102,6 +101,15 @@ def apply_plan(
     quantised.metadata_props[CALIBRATION] = ranges.origin.model_dump_json()
     quantised.metadata_props[MADE_BY] = _recipe(config)
     return quantised
+
+
+def quantize_ops(model: ir.Model, names: set[str], ranges: Ranges, solutions: Mapping[str, Solution]) -> None:
+    """Quantise the ops called ``names`` of ``model`` in place: as ``solutions`` say, by ``ranges`` alone elsewhere."""
+    conditioned = sites(model, names & set(solutions))
+    plain = [op for op in weighted_ops(model) if op.name in names - set(solutions)]
+    for site in conditioned:
+        condition(model, site, solutions[site.name].quantised)
+    insert_qdq(model, plain, ranges.amax())
 
 
 def repeats(quantised: ir.Model, origin: Origin, config: Int8) -> bool:

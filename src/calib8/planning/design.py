@@ -19,16 +19,22 @@ class Recipe:
     """Which treatments a conditioning combines.
 
     smooth: SmoothQuant's alpha, 0 for none. shift: whether channels are centred. split: share of columns to add.
+    side: number of channels, those that reach farthest, that go around INT8. clip: share of the range that the grid
+    covers.
     """
 
     smooth: float = 0.0
     shift: bool = False
     split: float = 0.0
+    side: int = 0
+    clip: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"smooth {self.smooth:g}"] if self.smooth else []
         parts += ["shift"] if self.shift else []
         parts += [f"split {self.split:.0%}"] if self.split else []
+        parts += [f"side {self.side}"] if self.side else []
+        parts += [f"clip {self.clip:g}"] if self.clip != 1 else []
         return " + ".join(parts) or "plain"
 
 
@@ -38,21 +44,24 @@ def design(
     """The conditioning of a tensor whose channels range over [minimum, maximum], each [K].
 
     ``weight_amax`` [K] is the largest magnitude of each weight row: smoothing moves range from the activation to it.
-    Order: smooth first, since it changes which channels stick out; split what still does; shift last, since a shift
-    must be a multiple of the step that smoothing and splitting leave the channel.
+    Order: smooth first, since it changes which channels stick out; leave out those that do so most, split what still
+    does, clip what is left; shift last, since a shift must be a multiple of the step that all this leaves the channel.
     """
     low, high = minimum.astype(np.float64), maximum.astype(np.float64)
     centre = (high + low) / 2 if recipe.shift else np.zeros_like(low)
     reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
     smooth = _smoothing(reach, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
-    copies = _copies(reach / smooth, round(recipe.split * len(reach) / PAD) * PAD)
-    amax = float((reach / smooth / copies).max())
-    step = amax / LEVELS * smooth * copies
+    reach = reach / smooth
+    kept = np.sort(np.argsort(reach, kind="stable")[: len(reach) - recipe.side])
+    copies = np.zeros(len(reach), np.int64)
+    copies[kept] = _copies(reach[kept], round(recipe.split * len(reach) / PAD) * PAD)
+    amax = float((reach[kept] / copies[kept]).max()) * recipe.clip
+    step = amax / LEVELS * smooth * np.maximum(copies, 1)
     index = np.repeat(np.arange(len(reach)), copies)
     return Conditioning(
         shift=(np.rint(centre / step) * step).astype(np.float32),
         index=index,
-        multiplier=(1 / (smooth * copies))[index].astype(np.float32),
+        multiplier=(1 / (smooth * np.maximum(copies, 1)))[index].astype(np.float32),
         amax=amax,
     )
 

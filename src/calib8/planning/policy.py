@@ -9,7 +9,6 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
-from calib8.graph.site import sites
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import OpPlan, QuantPlan
@@ -24,12 +23,11 @@ def make_plan(
     """Decide for every weighted op of the prepared ``model``.
 
     An op stays in float if its name is not selected (see ``selected``), if nothing but zero was ever seen at its input,
-    or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has its input,
+    or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it,
     of a typical position of its input otherwise. Raises ``RangesError`` when the ranges are of another model.
     """
     check_ranges(model, ranges)
-    names = selected(model, config)
-    solved = _solved(model, names, solutions or {})
+    names, solved = selected(model, config), solutions or {}
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
@@ -42,12 +40,6 @@ def make_plan(
             treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db)
         ops.append(_op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr)))
     return QuantPlan(ops=tuple(ops))
-
-
-def _solved(model: ir.Model, names: set[str], solutions: Mapping[str, Solution]) -> dict[str, Solution]:
-    """The solution of each op. A Conv or scaled Gemm that reads a site's tensor as well is no part of the site."""
-    found = [site for site in sites(model, names) if site.name in solutions]
-    return {op.name: solutions[site.name] for site in found for op in site.ops}
 
 
 def selected(model: ir.Model, config: Int8) -> set[str]:

@@ -1,9 +1,11 @@
 """From float weights to INT8 codes: to the nearest, or so that the errors of a row cancel (GPTQ)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.numerics import LEVELS, quantize_weight
+from calib8.numerics import LEVELS, dequantize, quantize_weight
 
 #: Columns whose error is passed on at once; the rest of a row is updated block by block.
 BLOCK = 128
@@ -11,13 +13,25 @@ BLOCK = 128
 DAMPING = 0.01
 
 
-def nearest(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes [K, N] and one scale per column [N], each weight to the nearest code."""
-    return quantize_weight(weight, axis=1)
+@dataclass(frozen=True)
+class Rounded:
+    """``codes`` [K, N] and one ``scale`` per column [N]."""
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+
+    def values(self) -> NDArray[np.float32]:
+        """What the codes stand for, [K, N]."""
+        return dequantize(self.codes, self.scale)
 
 
-def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes [K, N] and one scale per column [N], rows rounded one by one, each error made up for in the rows to come.
+def nearest(weight: NDArray[np.float32]) -> Rounded:
+    """Each weight [K, N] to the nearest code."""
+    return Rounded(*quantize_weight(weight, axis=1))
+
+
+def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32]) -> Rounded:
+    """Rows of the weight [K, N] rounded one by one, the error of each made up for in the rows to come.
 
     ``hessian`` [K, K] is ``x.T @ x`` of the inputs that the codes will meet, hence of *quantised* rows x [n, K].
     Frantar et al., 2022, arXiv:2210.17323; rows in order of falling diagonal, so that what matters most is rounded
@@ -41,4 +55,4 @@ def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32]) -> tuple[NDA
             left[row + 1 : stop] -= np.outer(upper[row, row + 1 : stop], error)
             errors[row - start] = error
         left[stop:] -= upper[start:stop, stop:].T @ errors
-    return codes, scale
+    return Rounded(codes, scale)

@@ -1,15 +1,18 @@
 """Quantise one site as well as can be: choose a recipe on held-out rows, round the weights, correct the bias."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibration.statistics import TensorStatistics
+from calib8.graph.site import Site
 from calib8.numerics import Floats, dequantize, quantize, scale_of
-from calib8.passes.condition import Conditioning, Quantised
+from calib8.passes.condition import Codes, Conditioning, Quantised
 from calib8.planning.design import Recipe, design
-from calib8.planning.rounding import gptq, nearest
+from calib8.planning.grouped import Grouped
+from calib8.planning.rounding import Rounded
 
 #: From cheap to costly: what stands before a cheaper recipe of nearly the same error is not worth its nodes.
 RECIPES = (
@@ -33,19 +36,35 @@ ROWS, FEWEST_ROWS = 4096, 64
 
 
 @dataclass(frozen=True)
-class Solution:
-    """A quantised site, the recipe behind it, and the recipe's error: mean of ||error||^2 / ||output||^2.
+class Trial:
+    """A recipe and its error: mean of ||error||^2 / ||output||^2, on rows that neither ranges nor rounding had seen,
+    before GPTQ and bias correction."""
 
-    The error is that of the trial, on rows that neither ranges nor rounding had seen, before GPTQ and bias correction.
-    """
-
-    quantised: Quantised
     recipe: Recipe
     error: float
 
 
-def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Recipe, ...] = RECIPES) -> Solution:
-    """Quantise the weights [K, N] of a site whose input was ``seen``, rows sampled.
+@dataclass(frozen=True)
+class Solution:
+    """A quantised site, the trial that its recipe won, and all trials that were made."""
+
+    quantised: Quantised
+    trial: Trial
+    trials: tuple[Trial, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that was chosen."""
+        return self.trial.recipe
+
+    @property
+    def error(self) -> float:
+        """Its error."""
+        return self.trial.error
+
+
+def solve(seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] = RECIPES) -> Solution:
+    """Quantise the weights of ``site``, whose input was ``seen``, rows sampled.
 
     1. Try every recipe with nearest rounding, designed for three quarters of the rows, on the others: a grid that fits
        the rows it was made for too tightly clips what comes next. Keep the cheapest that nothing beats by much.
@@ -53,36 +72,102 @@ def solve(seen: TensorStatistics, weight: NDArray[np.float32], recipes: tuple[Re
     3. Fold the shift through the codes, and correct the bias by the mean error left (Nagel et al., 2019,
        arXiv:1906.04721).
     """
+    weight = Grouped(site.matrix(), site.groups)
+    rows = seen.sample(site.view).rows()
+    trials = try_recipes(rows, weight, site, recipes)
+    chosen = cheapest(trials)
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
-    low, high = seen.channel_minimum, seen.channel_maximum
-    rows = seen.sample
+    ranges = seen.channel_minimum, seen.channel_maximum
+    conditioning = design(*ranges, _amax_of_channels(weight.matrix, site.taps), chosen.recipe)
+    codes, bias = _rounded(rows, weight, conditioning.spread(site.taps))
+    return Solution(Quantised(conditioning, _parted(codes, bias, site)), chosen, tuple(trials))
+
+
+def try_recipes(rows: NDArray[np.float32], weight: Grouped, site: Site, recipes: Sequence[Recipe]) -> list[Trial]:
+    """The recipes that ``site`` can take, tried on held-out ``rows``."""
     held_out, fitted = (rows[chosen] for chosen in hold_out(len(rows)))
-    fitted_low, fitted_high = fitted.min(axis=0), fitted.max(axis=0)
-    weight_amax = np.abs(weight).max(axis=1)
-    expected = held_out @ weight
+    taps = site.taps
+    low, high = (np.asarray(limit(_by_channel(fitted, taps), axis=(0, 2))) for limit in (np.min, np.max))
+    weight_amax = _amax_of_channels(weight.matrix, taps)
+    expected = weight.product(held_out)
+    trials = []
+    for recipe in recipes:
+        if possible(recipe, site):
+            conditioning = design(low, high, weight_amax, recipe).spread(taps)
+            _, values = Grouped(conditioning.weight(weight.matrix), weight.groups).nearest()
+            got = values.product(_on_grid(held_out, conditioning)) + _around(held_out, weight, conditioning, values)
+            trials.append(Trial(recipe, _error(expected, got)))
+    return trials
 
-    def trial(recipe: Recipe) -> float:
-        conditioning = design(fitted_low, fitted_high, weight_amax, recipe)
-        codes, scale = nearest(conditioning.weight(weight))
-        quantised = dequantize(codes, scale)
-        folded = (conditioning.shift[conditioning.index] * conditioning.multiplier) @ quantised
-        return _error(expected, _on_grid(held_out, conditioning) @ quantised + folded)
 
-    chosen, error = recipes[0], trial(recipes[0])
-    for recipe in recipes[1:]:
-        if (found := trial(recipe)) < WORTH * error:
-            chosen, error = recipe, found
-    conditioning = design(low, high, weight_amax, chosen)
-    inputs = _on_grid(rows, conditioning)
-    codes, scale = gptq(conditioning.weight(weight), inputs.T @ inputs)
-    bias = (rows @ weight - inputs @ dequantize(codes, scale)).mean(axis=0)
-    return Solution(Quantised(conditioning, codes, scale, bias), chosen, error)
+def possible(recipe: Recipe, site: Site) -> bool:
+    """Whether ``site`` can take ``recipe``.
+
+    A shift does not reach the zeros that a Conv pads with; channels of a grouped Conv cannot be repeated; only MatMul
+    and Gemm have side branches; and some channels must be left for INT8.
+    """
+    if recipe.shift and site.window is not None and site.window.padded:
+        return False
+    if recipe.split and site.groups > 1:
+        return False
+    return not recipe.side or (site.window is None and recipe.side <= len(site.matrix()) // 2)
+
+
+def cheapest(trials: Sequence[Trial]) -> Trial:
+    """The first trial, recipes in order of cost, that no later one beats by much."""
+    chosen = trials[0]
+    for trial in trials[1:]:
+        if trial.error < WORTH * chosen.error:
+            chosen = trial
+    return chosen
 
 
 def hold_out(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers to try recipes on, and to design them for. Drawn, since every n-th row might be n-th of something."""
     held_out, fitted = np.split(np.random.default_rng(0).permutation(count), [min(count // HOLD_OUT, TRIED)])
     return held_out, fitted
+
+
+def _rounded(
+    rows: NDArray[np.float32], weight: Grouped, conditioning: Conditioning
+) -> tuple[Rounded, NDArray[np.float32]]:
+    """Codes and what joins the bias [N]: the shift folded through the codes, and the mean error that is left."""
+    inputs = _on_grid(rows, conditioning)
+    codes, values = Grouped(conditioning.weight(weight.matrix), weight.groups).gptq(inputs)
+    side = conditioning.side
+    wanted = weight.product(rows)
+    if len(side):
+        wanted = wanted - rows[:, side] @ weight.matrix[side]
+    return codes, (wanted - values.product(inputs)).mean(axis=0)
+
+
+def _around(
+    rows: NDArray[np.float32], weight: Grouped, conditioning: Conditioning, values: Grouped
+) -> NDArray[np.float32]:
+    """What reaches the output beside the INT8 product: the folded shift [N] and the side branch [n, N]."""
+    shift = conditioning.shift[conditioning.index] * conditioning.multiplier
+    folded = values.product(shift[None])
+    side = conditioning.side
+    return folded + rows[:, side] @ weight.matrix[side] if len(side) else folded
+
+
+def _parted(codes: Rounded, bias: NDArray[np.float32], site: Site) -> dict[str, Codes]:
+    """The columns of each op."""
+    ends = np.cumsum([op.channels for op in site.ops])
+    if site.groups > 1:
+        return {site.ops[0].name: Codes(codes.codes, codes.scale, bias)}
+    parts = zip(*(np.split(array, ends[:-1], axis=-1) for array in (codes.codes, codes.scale, bias)), strict=True)
+    return {op.name: Codes(*part) for op, part in zip(site.ops, parts, strict=True)}
+
+
+def _by_channel(rows: NDArray[np.float32], taps: int) -> NDArray[np.float32]:
+    """[n, K * taps] -> [n, K, taps]."""
+    return rows.reshape(len(rows), -1, taps)
+
+
+def _amax_of_channels(matrix: NDArray[np.float32], taps: int) -> NDArray[np.float32]:
+    """Largest magnitude of the weights of each channel, [K]."""
+    return np.asarray(np.abs(matrix).max(axis=1).reshape(-1, taps).max(axis=1), np.float32)
 
 
 def _on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[np.float32]:

@@ -1,0 +1,70 @@
+"""How a Conv walks over its input, so that it can be seen as a matrix product of patches (im2col)."""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel, strides, dilations and padding (before and after) of each spatial axis."""
+
+    kernel: Sizes
+    strides: Sizes
+    dilations: Sizes
+    before: Sizes
+    after: Sizes
+
+    @property
+    def taps(self) -> int:
+        """Values that one output takes from each channel."""
+        return prod(self.kernel)
+
+    @property
+    def padded(self) -> bool:
+        """Whether it sees zeros that are not in the tensor: what is added to the tensor then does not reach them."""
+        return any(self.before) or any(self.after)
+
+    def outputs(self, spatial: Sizes) -> Sizes:
+        """Spatial sizes of the output for an input of the spatial sizes ``spatial``; 0 where the kernel is larger."""
+        axes = zip(spatial, self.kernel, self.strides, self.dilations, self.before, self.after, strict=True)
+        return tuple(max(0, (n + b + a - d * (k - 1) - 1) // s + 1) for n, k, s, d, b, a in axes)
+
+    def patches(self, x: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What the ``chosen`` [batch, outputs...] outputs see of ``x`` [batch, channels, spatial...].
+
+        [number chosen, channels * taps], a channel's taps side by side.
+        """
+        padded = np.pad(x, [(0, 0), (0, 0), *zip(self.before, self.after, strict=True)])
+        sample, *outputs = np.nonzero(chosen)
+        rank = len(self.kernel)
+        index = []
+        for axis, (output, size) in enumerate(zip(outputs, self.kernel, strict=True)):
+            tap = np.arange(size) * self.dilations[axis]
+            shape = [1] * (rank + 1)
+            shape[axis + 1] = size
+            index.append((output * self.strides[axis]).reshape(-1, *[1] * rank) + tap.reshape(shape))
+        where = (sample.reshape(-1, *[1] * rank), *index)
+        found = np.moveaxis(padded, 1, -1)[where]  # [n, kernel..., channels]
+        return np.ascontiguousarray(np.moveaxis(found, -1, 1)).reshape(len(sample), -1)
+
+
+def window_of(conv: ir.Node, kernel: Sizes) -> Window | None:
+    """The window of a Conv node whose weight has the spatial sizes ``kernel``; None if its padding has no number."""
+    attributes, rank = conv.attributes, len(kernel)
+    padding = attributes.get_string("auto_pad", "NOTSET")
+    if padding not in ("NOTSET", "VALID"):
+        return None  # SAME depends on the input's size
+    pads = [0] * 2 * rank if padding == "VALID" else attributes.get_ints("pads", [0] * 2 * rank)
+    return Window(
+        kernel=kernel,
+        strides=tuple(attributes.get_ints("strides", [1] * rank)),
+        dilations=tuple(attributes.get_ints("dilations", [1] * rank)),
+        before=tuple(pads[:rank]),
+        after=tuple(pads[rank:]),
+    )
