@@ -13,6 +13,7 @@ from calib8.errors import ConfigError, ModelError
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
+from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.quantize_embedding import quantize_embeddings
@@ -82,8 +83,9 @@ def apply_plan(
 ) -> ir.Model:
     """Return a quantised clone of the prepared ``model``.
 
-    Order: Q/DQ first, since scales are found on FP32 tensors by name; then tables; FP16 last, since it must see every
-    Q/DQ node to keep its scales in FP32. Raises ``ConfigError`` if the plan leaves nothing in INT8.
+    Order: Q/DQ first, since scales are found on FP32 tensors by name; then tables; then folding, which renames tensors
+    and needs all their readers to be there; FP16 last, since it must see every Q/DQ node to keep its scales in FP32,
+    and every op that took conditioning in. Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
     quantised, solutions = model.clone(), solutions or {}
     chosen = set(plan.nodes("int8"))
@@ -95,6 +97,7 @@ def apply_plan(
     quantize_ops(quantised, chosen, ranges, solutions)
     if config.embedding:
         quantize_embeddings(quantised)
+    fold_conditioning(quantised)
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()
