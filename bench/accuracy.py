@@ -51,6 +51,7 @@ INTEGER_OPS = {"MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMa
 HERE = ("calib8", "onnxruntime")
 #: Seconds after which a tool is given up.
 LONGEST = 3 * 3600
+HEAD = ["cos mean", "cos p1", "cos min", "same nb", "Spearman", "MB", "INT8 ops", "user s", "sys s", "GiB", "Q/DQ"]
 NOTES = """\
 cosines (mean, 1st percentile, minimum) to FP32; same nb: the nearest FP32 neighbour stays the same; MB: 10^6 bytes
 INT8 ops: with a constant weight and computed in integers; user s, sys s, GiB: of the whole process, imports included
@@ -149,7 +150,7 @@ class Bench:
             "spearman": self.rank(vectors),
             "megabytes": round(stored_bytes(candidate) / 1e6, 1),
             "integer_ops": integer_ops(model),
-            "qdq": _refusal(model) or "exact",
+            "qdq": _inexact(model) or "exact",
         }
 
 
@@ -160,8 +161,8 @@ def integer_ops(model: ir.Model) -> int:
     return in_qdq + sum(weight is not None and weight.const_value is not None for weight in weights)
 
 
-def _refusal(model: ir.Model) -> str | None:
-    """Why TensorRT would refuse the numbers of the model's Q/DQ, or take them for others."""
+def _inexact(model: ir.Model) -> str | None:
+    """Why TensorRT would refuse the model's quantised numbers, or take them for others."""
     if any(node.op_type in INTEGER_OPS for node in model.graph):
         return "scales are found at run time"
     try:
@@ -209,19 +210,6 @@ def _without_folders(text: str) -> str:
 def table(results: Row) -> str:
     """The rows as text."""
     machine, settings, fp32 = results["machine"], results["settings"], results["fp32"]
-    head = (
-        "cos mean",
-        "cos p1",
-        "cos min",
-        "same nb",
-        "Spearman",
-        "MB",
-        "INT8 ops",
-        "user s",
-        "sys s",
-        "GiB",
-        "TensorRT",
-    )
     lines = [
         f"{results['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}, "
         + ", ".join(f"{name} {number}" for name, number in results["versions"].items()),
@@ -230,7 +218,7 @@ def table(results: Row) -> str:
         f"$ {results['command']}",
         f"FP32: Spearman {fp32['spearman']:.2f}, {fp32['megabytes']:.0f} MB, {fp32['weighted_ops']} weighted ops",
         "",
-        f"{'':56}" + "".join(f"{name:>9}" for name in head),
+        f"{'':56}" + "".join(f"{name:>9}" for name in HEAD),
     ]
     lines += [f"{QUANTISERS[name].title:56}" + _cells(row) for name, row in results["rows"].items()]
     others = {QUANTISERS[name].package: row["versions"] for name, row in results["rows"].items() if "versions" in row}
@@ -259,11 +247,22 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, default=512, help="calibration sentences, evenly spread over the file")
     parser.add_argument("--limit-pairs", type=int, help="measure on so many pairs, evenly spread; for trials")
     parser.add_argument("--only", action="append", choices=QUANTISERS, help="run only this row; may be repeated")
-    parser.add_argument("--with", action="append", default=[], dest="pythons", metavar="PACKAGE=PYTHON")
+    parser.add_argument(
+        "--with", action="append", default=[], type=_python, dest="pythons", metavar="PACKAGE=PYTHON",
+        help="Python of a tool that is not installed here; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--gib", type=float, default=math.floor(0.8 * memory), help="memory that a tool may take")
     parser.add_argument("--results", type=Path, help="file to keep, .json; bench/results/<today>-accuracy.json")
     parser.add_argument("--again", action="store_true", help="run rows again that are there already")
     return parser.parse_args()
+
+
+def _python(text: str) -> tuple[str, str]:
+    package, _, python = text.partition("=")
+    known = sorted({quantiser.package for quantiser in QUANTISERS.values()} - {*HERE})
+    if package not in known or not python:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one of {', '.join(known)}, then = and a Python")
+    return package, python
 
 
 def _evenly(items: Sequence[Any], count: int | None) -> tuple[Any, ...]:
@@ -275,8 +274,7 @@ def main() -> None:
     asked = _arguments()
     calibration = _evenly([first for first, _, _ in read_pairs(asked.calibration)], asked.sentences)
     pairs = _evenly(read_pairs(asked.pairs), asked.limit_pairs)
-    pythons = dict(text.split("=", 1) for text in asked.pythons)
-    bench = Bench(asked.folder, calibration, pairs, asked.gib, pythons)
+    bench = Bench(asked.folder, calibration, pairs, asked.gib, dict(asked.pythons))
     path = asked.results or Path(__file__).parent / "results" / f"{date.today().isoformat()}-accuracy.json"
     earlier = _earlier(path, bench.settings)
     rows: dict[str, Row] = earlier.get("rows", {})
