@@ -1,4 +1,4 @@
-"""Quantise a model: solve its sites, make the plan, run the passes in order, and record it all in the model."""
+"""Quantise a model: solve its sites, run the passes in order, and record the plan in the model."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.config import Int8
-from calib8.planning.policy import check_ranges, make_plan, selected
+from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import FEWEST_ROWS, Solution, solve
 from calib8.progress import Progress
@@ -27,24 +27,10 @@ from calib8.progress import Progress
 PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
 
 
-def quantize_model(
-    model: ir.Model,
-    ranges: Ranges,
-    config: Int8,
-    statistics: Mapping[str, TensorStatistics] | None,
-    progress: Progress,
-) -> tuple[ir.Model, QuantPlan]:
-    """Return a quantised clone of the prepared ``model``, and the plan it follows.
-
-    With ``statistics`` (rows sampled) and treatment ``auto`` every site is conditioned and rounded as well as can be;
-    without, ranges alone decide.
-    """
-    check_ranges(model, ranges)
-    solutions = {}
-    if statistics is not None and config.treatment == "auto":
-        solutions = solve_sites(model, selected(model, config), statistics, progress)
-    plan = make_plan(model, ranges, config, solutions)
-    return apply_plan(model, ranges, plan, config, solutions), plan
+def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Int8) -> tuple[ir.Model, QuantPlan]:
+    """Return a quantised clone of the prepared ``model``, and the plan it follows: what ranges alone can tell."""
+    plan = make_plan(model, ranges, config)
+    return apply_plan(model, ranges, plan, config), plan
 
 
 def solve_sites(

@@ -79,7 +79,7 @@ def _smoothing(reach: NDArray[np.float64], weight_amax: NDArray[np.float64], alp
 
 
 def _extra(columns: int, share: float) -> int:
-    """How many columns to add: what fills up the last ``PAD``, which would be padded with zeros anyway, or ``share``."""
+    """How many columns to add: what fills the last ``PAD`` up, which would be padded with zeros else, or ``share``."""
     if share == 0:
         return 0
     return -columns % PAD or round(share * columns / PAD) * PAD

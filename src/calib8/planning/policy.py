@@ -35,9 +35,10 @@ def make_plan(
 ) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
-    An op stays in float if its name is not selected (see ``selected``), if it was ``measured`` to cost too much, if nothing but zero was ever seen at its input,
-    or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it,
-    of a typical position of its input otherwise. Raises ``RangesError`` when the ranges are of another model.
+    An op stays in float if its name is not selected (see ``selected``), if it was ``measured`` to cost too much, if
+    nothing but zero was ever seen at its input, or if less than ``min_sqnr_db`` would be left: of its output on
+    held-out rows where ``solutions`` has it, of a typical position of its input otherwise. Raises ``RangesError`` when
+    the ranges are of another model.
     """
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Measured()

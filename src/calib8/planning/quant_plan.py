@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.files import write_json
+from calib8.files import read_json, write_json
 
 
 class OpPlan(BaseModel):
@@ -59,6 +59,11 @@ class QuantPlan(BaseModel):
     def nodes(self, treatment: Literal["int8", "float"]) -> list[str]:
         """Names of the nodes with that treatment."""
         return [op.node for op in self.ops if op.treatment == treatment]
+
+    @staticmethod
+    def load(path: Path) -> "QuantPlan":
+        """Read back what ``save`` wrote."""
+        return QuantPlan.model_validate(read_json(path, "plan"))
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -107,8 +107,8 @@ def try_recipes(rows: NDArray[np.float32], weight: Grouped, site: Site, recipes:
 def possible(recipe: Recipe, site: Site) -> bool:
     """Whether ``site`` can take ``recipe``.
 
-    A shift does not reach the zeros that a Conv pads with; channels of a grouped Conv cannot be repeated, and only
-    there, where a channel has weight scales of its own, is it free to smooth all the way; only MatMul and Gemm have side
+    A shift does not reach the zeros that a Conv pads with. Channels of a grouped Conv cannot be repeated; only there is
+    it free to smooth all the way, where channels have weight scales of their own. Only MatMul and Gemm have side
     branches, and some channels must be left for INT8.
     """
     if recipe.smooth == 1 and site.groups == 1:

@@ -6,6 +6,8 @@ One run of a few samples for each, on a model that holds every op in both forms 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from calib8.files import write_json
@@ -50,19 +52,26 @@ class Sensitivity(BaseModel):
 
 
 class Measuring:
-    """Mean cosine of a switchboard under a probe, each set of ops measured once."""
+    """Cosines of a switchboard under a probe, each set of ops measured once."""
 
     def __init__(self, board: Switchboard, probe: Probe) -> None:
         self.board, self.probe = board, probe
-        self._known: dict[frozenset[str], float] = {}
+        self._known: dict[frozenset[str], NDArray[np.float64]] = {}
 
-    def cosine(self, int8: Iterable[str]) -> float:
-        """With the ops named in ``int8`` quantised."""
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def cosines(self, int8: Iterable[str]) -> NDArray[np.float64]:
+        """Cosine of each sample with the ops named in ``int8`` quantised."""
         names = frozenset(int8)
         if names not in self._known:
             self.board.int8 = names
-            self._known[names] = float(self.probe.cosines(self.board).mean())
+            self._known[names] = self.probe.cosines(self.board)
         return self._known[names]
+
+    def cosine(self, int8: Iterable[str]) -> float:
+        """Their mean."""
+        return float(self.cosines(int8).mean())
 
 
 def costs_alone(measuring: Measuring, progress: Progress) -> dict[str, float]:
