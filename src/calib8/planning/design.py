@@ -12,6 +12,9 @@ from calib8.passes.condition import Conditioning
 PAD = 32
 #: A channel (or weight row) reaches at least this share of the largest: what was seen dead may yet move.
 SMALLEST = 1e-5
+#: Smoothing takes a channel to reach at least as far as this share of all channels do. One that was quiet so far is not
+#: magnified for it: on other data it may fire, and would be clipped.
+QUIET = 0.75
 
 
 @dataclass(frozen=True)
@@ -19,22 +22,22 @@ class Recipe:
     """Which treatments a conditioning combines.
 
     smooth: SmoothQuant's alpha, 0 for none. shift: whether channels are centred. split: share of columns to add.
-    side: number of channels, those that reach farthest, that go around INT8. clip: share of the range that the grid
-    covers.
+    side: number of channels, those that reach farthest, that go around INT8. reach: what the grid covers, as a multiple
+    of the range that was seen.
     """
 
     smooth: float = 0.0
     shift: bool = False
     split: float = 0.0
     side: int = 0
-    clip: float = 1.0
+    reach: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"smooth {self.smooth:g}"] if self.smooth else []
         parts += ["shift"] if self.shift else []
         parts += [f"split {self.split:.0%}"] if self.split else []
         parts += [f"side {self.side}"] if self.side else []
-        parts += [f"clip {self.clip:g}"] if self.clip != 1 else []
+        parts += [f"reach {self.reach:g}"] if self.reach != 1 else []
         return " + ".join(parts) or "plain"
 
 
@@ -45,17 +48,18 @@ def design(
 
     ``weight_amax`` [K] is the largest magnitude of each weight row: smoothing moves range from the activation to it.
     Order: smooth first, since it changes which channels stick out; leave out those that do so most, split what still
-    does, clip what is left; shift last, since a shift must be a multiple of the step that all this leaves the channel.
+    does, set the reach of the grid; shift last, since a shift must be a multiple of the step that all this leaves.
     """
     low, high = minimum.astype(np.float64), maximum.astype(np.float64)
     centre = (high + low) / 2 if recipe.shift else np.zeros_like(low)
     reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
-    smooth = _smoothing(reach, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
+    loud = np.maximum(reach, np.quantile(reach, QUIET))
+    smooth = _smoothing(loud, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
     reach = reach / smooth
     kept = np.sort(np.argsort(reach, kind="stable")[: len(reach) - recipe.side])
     copies = np.zeros(len(reach), np.int64)
     copies[kept] = _copies(reach[kept], _extra(len(kept), recipe.split))
-    amax = float((reach[kept] / copies[kept]).max()) * recipe.clip
+    amax = float((reach[kept] / copies[kept]).max()) * recipe.reach
     step = amax / LEVELS * smooth * np.maximum(copies, 1)
     index = np.repeat(np.arange(len(reach)), copies)
     return Conditioning(

@@ -1,7 +1,7 @@
 """Quantise one site as well as can be: choose a recipe on held-out rows, round the weights, correct the bias."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ RECIPES = (
 )
 #: A costlier recipe must lower the error power by this factor.
 WORTH = 0.9
+#: How far the grid may reach beyond what was seen, or fall short of it, from wide to tight. On data unlike that of
+#: calibration values go farther, so head-room is taken where it costs next to nothing; clipping must halve the error.
+HEAD_ROOM, CLIPS, CLIP_WORTH = (1.5, 1.3, 1.2, 1.1), (0.8, 0.6, 0.4), 0.5
 #: One row in this many is held out: recipes are chosen on rows that they were not designed for.
 HOLD_OUT = 4
 #: Rows that recipes are tried on; more change the choice no further.
@@ -41,8 +44,8 @@ ROWS, FEWEST_ROWS = 4096, 64
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe and its error: mean of ||error||^2 / ||output||^2, on rows that neither ranges nor rounding had seen,
-    before GPTQ and bias correction."""
+    """A recipe and its error (see ``_error``) on rows that neither ranges nor rounding had seen, before GPTQ and bias
+    correction."""
 
     recipe: Recipe
     error: float
@@ -71,7 +74,8 @@ def solve(seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] = RECIPE
     """Quantise the weights of ``site``, whose input was ``seen``, rows sampled.
 
     1. Try every recipe with nearest rounding, designed for three quarters of the rows, on the others: a grid that fits
-       the rows it was made for too tightly clips what comes next. Keep the cheapest that nothing beats by much.
+       the rows it was made for too tightly clips what comes next. Keep the cheapest that nothing beats by much. Then
+       the reach of its grid, in the same manner.
     2. Design it for all data; round with GPTQ on all rows as they come out of the INT8 grid.
     3. Fold the shift through the codes, and correct the bias by the mean error left (Nagel et al., 2019,
        arXiv:1906.04721).
@@ -79,7 +83,7 @@ def solve(seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] = RECIPE
     weight = Grouped(site.matrix(), site.groups)
     rows = seen.sample(site.view).rows()
     trials = try_recipes(rows, weight, site, recipes)
-    chosen = cheapest(trials)
+    chosen = _with_reach(cheapest(trials), rows, weight, site)
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
     ranges = seen.channel_minimum, seen.channel_maximum
     conditioning = design(*ranges, _amax_of_channels(weight.matrix, site.taps), chosen.recipe)
@@ -102,6 +106,17 @@ def try_recipes(rows: NDArray[np.float32], weight: Grouped, site: Site, recipes:
             got = values.product(_on_grid(held_out, conditioning)) + _around(held_out, weight, conditioning, values)
             trials.append(Trial(recipe, _error(expected, got)))
     return trials
+
+
+def _with_reach(trial: Trial, rows: NDArray[np.float32], weight: Grouped, site: Site) -> Trial:
+    """The same recipe with the widest grid that no tighter one beats by much."""
+
+    def reaching(*factors: float) -> list[Trial]:
+        return try_recipes(rows, weight, site, [replace(trial.recipe, reach=factor) for factor in factors])
+
+    wide = cheapest([*reaching(*HEAD_ROOM), trial])
+    tight = min(reaching(*CLIPS), key=lambda clipped: clipped.error)
+    return tight if tight.error < CLIP_WORTH * wide.error else wide
 
 
 def possible(recipe: Recipe, site: Site) -> bool:
@@ -184,7 +199,8 @@ def _on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[n
 
 
 def _error(expected: Floats, got: Floats) -> float:
-    """Mean over rows of the relative error power, so that a few huge rows do not hide what most rows lose.
+    """Root mean square over rows of the relative error power: no huge row hides what most rows lose, and rows that are
+    hit hard (clipped, on data like this) count for more than their number.
 
     Relative to what distinguishes the row, its distance to the median of every column: a constant part of the output
     carries nothing, and the bias repairs it. A row of (nearly) nothing, of which any error would be a huge multiple, is
@@ -193,4 +209,4 @@ def _error(expected: Floats, got: Floats) -> float:
     power = np.square(expected - np.median(expected, axis=0), dtype=np.float64).sum(axis=1)
     typical = float(np.median(power[power > 0])) if power.any() else 1.0
     lost = np.square(expected - got, dtype=np.float64).sum(axis=1)
-    return float((lost / np.maximum(power, FAINT * typical)).mean())
+    return float(np.sqrt(np.square(lost / np.maximum(power, FAINT * typical)).mean()))
