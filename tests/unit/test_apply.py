@@ -176,7 +176,7 @@ def test_a_matmul_on_four_axes(notes) -> None:
     reference = prepare(g.model(y=g.op("MatMul", big, small, name="op")))
     rows = {"x": np.random.default_rng(0).normal(size=(20, 3, 4, 8)).astype(np.float32)}
     found = calibrated(reference, rows, notes)
-    assert found.statistics["Mul_0_out"].sample.shape == (240, 8)
+    assert found.statistics["Mul_0_out"].sample().rows().shape == (240, 8)
     model, plan = quantize_model(reference, found.ranges, Int8(remainder="fp32"), found.statistics, notes)
     assert plan.nodes("int8") == ["op"]
     expected, got = outputs_of(reference, rows)["y"], outputs_of(model, rows)["y"]

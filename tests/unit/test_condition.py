@@ -3,9 +3,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calib8.graph.site import sites
+from calib8.graph.site import Site, matrix_of, sites
 from calib8.numerics import dequantize, quantize, scale_of
-from calib8.passes.condition import Conditioning, Quantised, condition
+from calib8.passes.condition import Codes, Conditioning, Quantised, condition
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
 from calib8.planning.design import Recipe, design
@@ -24,15 +24,22 @@ BIAS = np.float32([1, -2, 3, 0.5])
 X = np.random.default_rng(5).normal(size=(7, WIDTH)).astype(np.float32) * 2
 
 
-def quantised(matrix: np.ndarray, conditioning: Conditioning = FULL, bias: np.ndarray = BIAS) -> Quantised:
-    codes, scale = nearest(conditioning.weight(matrix))
-    return Quantised(conditioning, codes, scale, np.resize(bias, matrix.shape[1]).astype(np.float32))
+def quantised(site: Site, conditioning: Conditioning = FULL, bias: np.ndarray = BIAS) -> Quantised:
+    """To the nearest; ``bias`` is repeated or cut to the outputs of all ops together."""
+    weights, first = {}, 0
+    everything = np.resize(bias, sum(op.channels for op in site.ops)).astype(np.float32)
+    for op in site.ops:
+        rounded = nearest(conditioning.weight(matrix_of(op)))
+        weights[op.name] = Codes(rounded.codes, rounded.scale, everything[first : first + op.channels])
+        first += op.channels
+    return Quantised(conditioning, weights)
 
 
 def predicted(x: np.ndarray, q: Quantised) -> np.ndarray:
-    """The output by numpy alone, from the same codes."""
+    """The outputs of all ops side by side, by numpy alone, from the same codes."""
     scale = scale_of(q.conditioning.amax)
-    return dequantize(quantize(q.conditioning(x), scale), scale) @ dequantize(q.codes, q.scale) + q.bias
+    rows = dequantize(quantize(q.conditioning(x), scale), scale)
+    return np.concatenate([rows @ dequantize(o.codes, o.scale) + o.bias for o in q.weights.values()], axis=1)
 
 
 def linear(kind: str = "MatMul", bias: str = "none", **attributes: int) -> ir.Model:
@@ -52,7 +59,7 @@ def conditioned(
     model: ir.Model, conditioning: Conditioning = FULL, bias: np.ndarray = BIAS
 ) -> tuple[ir.Model, Quantised]:
     (site,) = sites(model)
-    q = quantised(site.matrix(), conditioning, bias)
+    q = quantised(site, conditioning, bias)
     return condition(model, site, q), q
 
 
@@ -103,7 +110,7 @@ def test_onnx_runtime_agrees_with_numpy(model: ir.Model, own: list[float] | int,
     exact = outputs_of(float_model, {"x": X})["y"]
     (site,) = sites(float_model)
     undone = q.conditioning.shift @ site.matrix()
-    assert np.abs(got["y"] - q.bias + undone - exact).max() < 0.25
+    assert np.abs(got["y"] - BIAS + undone - exact).max() < 0.25
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_with_q_and_dq_bypassed_nothing_changes(recipe: Recipe) -> None:
     matrix = site.matrix()
     c = design(x.min(axis=0), x.max(axis=0), np.abs(matrix).max(axis=1), recipe)
     float_weight = c.weight(matrix)
-    model = condition(model, site, quantised(matrix, c, c.shift @ matrix))
+    model = condition(model, site, quantised(site, c, c.shift @ matrix))
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear":
             source = node.inputs[0]
@@ -166,17 +173,17 @@ def test_no_bias_no_add() -> None:
 def test_q_k_and_v_share_one_chain(encoder: ir.Model) -> None:
     site = sites(encoder)[0]
     c = design(np.full(8, -2), np.full(8, 3), np.ones(8), Recipe(0.5, True))
-    model = checked(condition(encoder, site, quantised(site.matrix(), c)))
+    solution = quantised(site, c)
+    model = checked(condition(encoder, site, solution))
     q, k, v = (next(node for node in model.graph if node.name == name) for name in "qkv")
     assert q.inputs[0] is k.inputs[0] is v.inputs[0]
     assert kinds(model).count("QuantizeLinear") == 1
     assert kinds(model).count("DequantizeLinear") == 4
     assert len({id(node.inputs[1]) for node in (q, k, v)}) == 3
-    # each takes its own columns
-    for index, node in enumerate((q, k, v)):
+    # each takes its own codes
+    for node in (q, k, v):
         codes = node.inputs[1].producer().inputs[0].const_value.numpy()
-        expected = quantised(site.matrix(), c).codes[:, index * 8 : index * 8 + 8]
-        np.testing.assert_array_equal(codes, expected)
+        np.testing.assert_array_equal(codes, solution.weights[node.name].codes)
 
 
 def test_an_encoder_keeps_its_meaning() -> None:
@@ -186,7 +193,7 @@ def test_an_encoder_keeps_its_meaning() -> None:
     for site in sites(model):
         matrix = site.matrix()
         c = design(np.full(len(matrix), -3), np.full(len(matrix), 3.5), np.abs(matrix).max(axis=1), Recipe(0.5, True))
-        condition(model, site, quantised(matrix, c, c.shift @ matrix))
+        condition(model, site, quantised(site, c, c.shift @ matrix))
     got = outputs_of(checked(model), feeds)["last_hidden_state"]
     assert 0 < np.abs(got - expected).max() < 0.2
 
@@ -269,8 +276,8 @@ def test_weight_that_something_else_reads_or_returns() -> None:
     again = g.op("MatMul", g.op("Relu", x), w, name="b")
     model = prepare(g.model(y=g.op("MatMul", x, w, name="a"), z=again, w=w))
     matrix = model.graph.initializers["w"].const_value.numpy()
-    site = next(site for site in sites(model) if site.name == "x")
-    q = quantised(site.matrix())
+    site = next(site for site in sites(model) if site.name == "a")
+    q = quantised(site)
     got = outputs_of(checked(condition(model, site, q)), {"x": X})
     np.testing.assert_allclose(got["y"], predicted(X, q), atol=1e-5)
     np.testing.assert_allclose(got["z"], np.maximum(X, 0) @ matrix, atol=1e-5)

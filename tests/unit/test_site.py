@@ -28,8 +28,8 @@ def test_chosen(encoder: ir.Model) -> None:
     assert sites(encoder, set()) == []
 
 
-def test_conv_is_no_site() -> None:
-    assert list(names(prepare(tiny_convnet())).values()) == [["head"]]
+def test_conv_is_a_site() -> None:
+    assert list(names(prepare(tiny_convnet())).values()) == [["conv"], ["head"]]
     assert list(names(prepare(tiny_mlp())).values()) == [["first"], ["second"]]
 
 

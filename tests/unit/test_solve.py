@@ -1,20 +1,25 @@
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib8.calibration.statistics import TensorStatistics
+from calib8.graph.site import Site, sites
 from calib8.numerics import dequantize, quantize, scale_of
+from calib8.passes.prepare import prepare
 from calib8.planning import solve as module
 from calib8.planning.design import Recipe
 from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, hold_out, solve
+from calib8.testing import GraphBuilder
 
 PLAIN = RECIPES[:1]
 
 
 def seen(rows: np.ndarray) -> TensorStatistics:
     statistics = TensorStatistics()
-    statistics.add(rows.astype(np.float32), np.ones(len(rows), np.bool_))
+    statistics.add(rows.astype(np.float32))
+    statistics.sample().add(rows.astype(np.float32))
     return statistics
 
 
@@ -26,11 +31,19 @@ def weight(channels: int = 64, columns: int = 16) -> np.ndarray:
     return (np.random.default_rng(9).normal(size=(channels, columns)) / np.sqrt(channels)).astype(np.float32)
 
 
+def site(weight: np.ndarray) -> Site:
+    """A MatMul called ``op`` with this weight."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", len(weight))
+    (found,) = sites(prepare(g.model(y=g.op("MatMul", x, g.constant("w", weight), name="op"))))
+    return found
+
+
 def computed(solution: Solution, x: np.ndarray) -> np.ndarray:
     """What the INT8 site computes of rows."""
-    q = solution.quantised
-    scale = scale_of(q.conditioning.amax)
-    return dequantize(quantize(q.conditioning(x), scale), scale) @ dequantize(q.codes, q.scale) + q.bias
+    conditioning, own = solution.quantised.conditioning, solution.quantised.weights["op"]
+    scale = scale_of(conditioning.amax)
+    return dequantize(quantize(conditioning(x), scale), scale) @ dequantize(own.codes, own.scale) + own.bias
 
 
 def db(error: float) -> float:
@@ -46,7 +59,7 @@ def test_well_behaved_data_stays_plain() -> None:
         return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
     x, w = uniform(512, 64, seed=0), uniform(64, 16, seed=1)
-    solution = solve(seen(x), w)
+    solution = solve(seen(x), site(w))
     assert solution.recipe == Recipe()
     conditioning = solution.quantised.conditioning
     assert not conditioning.shift.any()
@@ -67,7 +80,7 @@ def test_well_behaved_data_stays_plain() -> None:
 )
 def test_outliers_are_treated(spoil, fewest: str) -> None:
     x, unseen, w = spoil(gaussian()), spoil(gaussian(seed=1)), weight()
-    plain, solved = solve(seen(x), w, PLAIN), solve(seen(x), w)
+    plain, solved = solve(seen(x), site(w), PLAIN), solve(seen(x), site(w))
     assert fewest in str(solved.recipe)
     assert fresh_db(solved, unseen, w) > fresh_db(plain, unseen, w) + 10
     # the error of the trial promises no more than GPTQ and bias correction then keep
@@ -84,20 +97,20 @@ def test_rare_outliers_are_split() -> None:
         return x.astype(np.float32)
 
     x, unseen, w = rows(1024), rows(512), weight(800)
-    plain, solved = solve(seen(x), w, PLAIN), solve(seen(x), w)
+    plain, solved = solve(seen(x), site(w), PLAIN), solve(seen(x), site(w))
     assert "split" in str(solved.recipe)
     assert solved.quantised.conditioning.extra == 32
-    assert solved.quantised.codes.shape == (832, 16)
+    assert solved.quantised.weights["op"].codes.shape == (832, 16)
     assert fresh_db(solved, unseen, w) > fresh_db(plain, unseen, w) + 8
 
 
 def test_a_costlier_recipe_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = gaussian() * np.where(np.arange(64) == 3, 50, 1), weight()
     monkeypatch.setattr(module, "WORTH", 0.0)
-    assert solve(seen(x), w).recipe == RECIPES[0]
+    assert solve(seen(x), site(w)).recipe == RECIPES[0]
     recipes = (Recipe(smooth=0.5), Recipe())
     monkeypatch.setattr(module, "WORTH", 0.9)
-    assert solve(seen(x), w, recipes).recipe == recipes[0]
+    assert solve(seen(x), site(w), recipes).recipe == recipes[0]
 
 
 @settings(deadline=None, max_examples=20)
@@ -107,8 +120,8 @@ def test_the_mean_error_is_removed(seed: int, recipe: Recipe) -> None:
     x = (random.normal(size=(200, 32)) * np.exp(random.normal(size=32)) + random.normal(size=32) * 3).astype(np.float32)
     w = weight(32)
     statistics = seen(x)
-    rows = statistics.sample  # in float16's precision
-    error = computed(solve(statistics, w, (recipe,)), rows) - rows @ w
+    rows = statistics.sample().rows()  # in float16's precision
+    error = computed(solve(statistics, site(w), (recipe,)), rows) - rows @ w
     assert np.abs(error.mean(axis=0)).max() < 1e-5 * np.abs(rows @ w).max()
     assert np.abs(error).max() < 0.2 * np.abs(rows @ w).max()
 
@@ -116,13 +129,13 @@ def test_the_mean_error_is_removed(seed: int, recipe: Recipe) -> None:
 def test_the_shift_is_folded_through_the_codes() -> None:
     """Padding, zeros in, gives what the float model gives: the bias is that of exact zeros, not of rounded ones."""
     x, w = gaussian() + 3, weight()
-    solution = solve(seen(x), w, (Recipe(shift=True),))
-    q = solution.quantised
-    assert q.conditioning.shift.any()
-    w_hat = dequantize(q.codes, q.scale)
+    solution = solve(seen(x), site(w), (Recipe(shift=True),))
+    conditioning, own = solution.quantised.conditioning, solution.quantised.weights["op"]
+    assert conditioning.shift.any()
+    w_hat = dequantize(own.codes, own.scale)
     # shift @ w_hat, and what the mean row loses by the weights' rounding: mean @ (w - w_hat)
-    expected = q.conditioning.shift @ w_hat + x.mean(axis=0) @ (w - w_hat)
-    np.testing.assert_allclose(q.bias, expected, atol=2e-3)
+    expected = conditioning.shift @ w_hat + x.mean(axis=0) @ (w - w_hat)
+    np.testing.assert_allclose(own.bias, expected, atol=2e-3)
 
 
 def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +149,7 @@ def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) ->
 
     module_design = module.design
     monkeypatch.setattr(module, "design", spy)
-    solution = solve(seen(x), w)
+    solution = solve(seen(x), site(w))
     assert len(limits) == len(RECIPES) + 1
     assert max(limits[:-1]) < 6
     assert limits[-1] == 1000  # designed for all data in the end
@@ -162,15 +175,15 @@ def _trial_error(x: np.ndarray, w: np.ndarray) -> float:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_error", spy)
-        solve(seen(x), w, PLAIN)
+        solve(seen(x), site(w), PLAIN)
     return errors[0]
 
 
 @pytest.mark.parametrize("rows", [FEWEST_ROWS, 100])
 def test_fewer_rows_than_channels(rows: int) -> None:
     x, unseen, w = gaussian(rows, 256), gaussian(400, 256, seed=1), weight(256)
-    solution = solve(seen(x), w)
-    assert solution.quantised.codes.shape[1] == 16
+    solution = solve(seen(x), site(w))
+    assert solution.quantised.weights["op"].codes.shape[1] == 16
     assert fresh_db(solution, unseen, w) > 30
 
 
@@ -179,8 +192,8 @@ def test_a_constant_channel(value: float) -> None:
     x, unseen, w = gaussian(), gaussian(seed=1), weight()
     x[:, 3] = unseen[:, 3] = value
     for recipe in RECIPES:
-        solution = solve(seen(x), w, (recipe,))
-        assert np.isfinite(solution.quantised.bias).all()
+        solution = solve(seen(x), site(w), (recipe,))
+        assert np.isfinite(solution.quantised.weights["op"].bias).all()
         assert fresh_db(solution, unseen, w) > 34
 
 
@@ -188,8 +201,8 @@ def test_rows_of_nothing_but_zero_do_not_hide_the_rest() -> None:
     """Behind a ReLU whole rows may be dead; the bias gives them a tiny error, infinitely more than nothing."""
     x, w = gaussian(), weight()
     x[::2] = 0
-    assert db(solve(seen(x), w).error) > 30
-    assert solve(seen(0 * x), w).error == 0
+    assert db(solve(seen(x), site(w)).error) > 30
+    assert solve(seen(0 * x), site(w)).error == 0
 
 
 def test_error_by_hand() -> None:
@@ -205,15 +218,16 @@ def test_error_by_hand() -> None:
 def test_units_do_not_matter(unit: float) -> None:
     """Neither tiny activations nor some beyond FP16 change the codes."""
     x, w = gaussian() * np.where(np.arange(64) == 3, 50, 1), weight()
-    one, other = solve(seen(x), w), solve(seen(x * unit), w)
+    one, other = solve(seen(x), site(w)), solve(seen(x * unit), site(w))
     assert one.recipe == other.recipe
     assert other.error == pytest.approx(one.error, rel=1e-3)
-    assert np.mean(one.quantised.codes == other.quantised.codes) > 0.99
+    assert np.mean(one.quantised.weights["op"].codes == other.quantised.weights["op"].codes) > 0.99
 
 
 def test_the_result_repeats() -> None:
     x, w = gaussian() * np.where(np.arange(64) == 3, 50, 1), weight()
-    first, second = solve(seen(x), w), solve(seen(x), w)
+    first, second = solve(seen(x), site(w)), solve(seen(x), site(w))
     assert (first.recipe, first.error) == (second.recipe, second.error)
-    np.testing.assert_array_equal(first.quantised.codes, second.quantised.codes)
-    np.testing.assert_array_equal(first.quantised.bias, second.quantised.bias)
+    ours, theirs = first.quantised.weights["op"], second.quantised.weights["op"]
+    np.testing.assert_array_equal(ours.codes, theirs.codes)
+    np.testing.assert_array_equal(ours.bias, theirs.bias)
