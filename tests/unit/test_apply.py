@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -17,9 +18,10 @@ from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, quantize_model, repeats
 from calib8.planning.config import Int8
+from calib8.planning.design import Recipe
 from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
-from calib8.planning.solve import ROWS
+from calib8.planning.solve import ROWS, solve
 from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 FEEDS = token_feeds(9, 5, 7, 3)
@@ -165,6 +167,25 @@ def test_a_scaled_gemm_beside_a_site(notes) -> None:
     expected, got = outputs_of(reference, rows), outputs_of(model, rows)
     for name in "yz":
         assert 0 < np.abs(got[name] - expected[name]).max() < 0.2
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_sites_in_a_row(notes, alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads what the one before it computes, correction included; a scaled Gemm has a grid by ranges alone."""
+    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=(Recipe(shift=True),)))
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    a = g.op("MatMul", x, g.weight("a.weight", 8, 8), name="a")
+    b = g.op("MatMul", a, g.weight("b.weight", 8, 8), name="b")
+    reference = prepare(g.model(y=g.op("Gemm", b, g.weight("c.weight", 8, 4), name="c", alpha=alpha)))
+    centre = np.array([20, 0] * 4)
+    rows = {"x": (np.random.default_rng(0).normal(size=(100, 8)) + centre).astype(np.float32)}
+    found = calibrated(reference, rows, notes)
+    model, plan = quantize_model(reference, found.ranges, Int8(remainder="fp32"), found.statistics, notes)
+    assert [op.recipe for op in plan.ops] == ["shift", "shift", "shift" if alpha == 1 else None]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    expected, got = outputs_of(reference, rows)["y"], outputs_of(model, rows)["y"]
+    assert 0 < np.square(got - expected).sum() < 1e-3 * np.square(expected).sum()
 
 
 def test_a_matmul_on_four_axes(notes) -> None:
