@@ -10,7 +10,7 @@ from calib8.numerics import dequantize, quantize, scale_of
 from calib8.passes.prepare import prepare
 from calib8.planning import solve as module
 from calib8.planning.design import Recipe
-from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, hold_out, solve
+from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, hold_out, possible, solve
 from calib8.testing import GraphBuilder
 
 PLAIN = RECIPES[:1]
@@ -231,3 +231,34 @@ def test_the_result_repeats() -> None:
     ours, theirs = first.quantised.weights["op"], second.quantised.weights["op"]
     np.testing.assert_array_equal(ours.codes, theirs.codes)
     np.testing.assert_array_equal(ours.bias, theirs.bias)
+
+
+def conv_site(groups: int = 1, **attributes: object) -> Site:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4, 8, 8)
+    y = g.op("Conv", x, g.weight("w", 4, 4 // groups, 3, 3), name="op", group=groups, **attributes)
+    (found,) = sites(prepare(g.model(y=y)))
+    return found
+
+
+SMOOTH, SHIFT, SPLIT, SIDE = Recipe(smooth=0.5), Recipe(shift=True), Recipe(split=0.04), Recipe(side=2)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (site(weight(4)), [SMOOTH, SHIFT, SPLIT, SIDE]),
+        (site(weight(3)), [SMOOTH, SHIFT, SPLIT]),  # 2 of 3 channels would go around INT8
+        (conv_site(), [SMOOTH, SHIFT, SPLIT]),
+        (conv_site(auto_pad="VALID"), [SMOOTH, SHIFT, SPLIT]),
+        (conv_site(pads=[0, 0, 0, 1]), [SMOOTH, SPLIT]),
+        (conv_site(2), [SMOOTH, SHIFT]),
+        (conv_site(4, pads=[1, 1, 1, 1]), [SMOOTH]),
+    ],
+    ids=["matmul", "narrow matmul", "conv", "valid", "padded", "grouped", "depthwise, padded"],
+)
+def test_what_a_site_can_take(found: Site, expected: list[Recipe]) -> None:
+    assert [recipe for recipe in (SMOOTH, SHIFT, SPLIT, SIDE) if possible(recipe, found)] == expected
+    assert possible(Recipe(), found)
+    together = Recipe(smooth=0.5, shift=True, split=0.04)
+    assert possible(together, found) == (SHIFT in expected and SPLIT in expected)
