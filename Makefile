@@ -22,7 +22,7 @@ check: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
 
-# The demo, and tests of what it left behind.
+# The demo and tests of what it left behind, and three more models.
 e2e: demo
 	$(BIN)/python -m pytest tests/e2e
 

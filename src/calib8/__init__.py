@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         quantize,
         run,
         save,
+        sensitivity,
         verify,
     )
     from calib8.calibration.config import Calibrate
@@ -77,6 +78,7 @@ __all__ = [
     "quantize",
     "run",
     "save",
+    "sensitivity",
     "verify",
 ]
 

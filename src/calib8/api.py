@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from calib8.planning.quant_plan import QuantPlan
     from calib8.report.report import Report
     from calib8.runtime.base import Runtime
+    from calib8.search.sensitivity import Sensitivity
     from calib8.verification.compare import Comparison
 
 Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
@@ -132,8 +133,9 @@ def quantize(
 ) -> ir.Model:
     """Return an explicitly quantised (Q/DQ) clone of ``model``.
 
-    With the calibration ``data``, activations with outliers are conditioned and weights rounded with GPTQ, so that
-    far more ops can be INT8; that takes a second pass over it. Without, ranges alone decide.
+    With the calibration ``data``, activations with outliers are conditioned, weights rounded with GPTQ and the result
+    measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
+    alone decide.
     """
     return _quantize(model, ranges, config or Int8(), data, progress or Quiet())[0]
 
@@ -163,15 +165,42 @@ def quantize_file(
 def _quantize(
     model: ir.Model, ranges: Ranges, config: Int8, data: Data | None, progress: Progress
 ) -> tuple[ir.Model, QuantPlan]:
-    from calib8.calibration.collect import collect
+    from calib8.data.split import First
     from calib8.graph.dataset import dataset_for
-    from calib8.planning.apply import quantize_model
-    from calib8.planning.solve import ROWS
+    from calib8.planning.apply import quantize_by_ranges
+    from calib8.search.probe import Probe
+    from calib8.search.quantise import PROBED, case_of, quantise_guarded
 
-    statistics = None
-    if data is not None and config.treatment == "auto":
-        statistics = collect(model, dataset_for(model, open_source(data), progress), progress, sample=ROWS)
-    return quantize_model(model, ranges, config, statistics, progress)
+    if data is None:
+        return quantize_by_ranges(model, ranges, config)
+    source = open_source(data)
+    case = case_of(model, ranges, source, config, progress)
+    probe = Probe(model, dataset_for(model, First(source, PROBED), Quiet()))
+    return quantise_guarded(case, probe, progress)
+
+
+def sensitivity(
+    model: Path | str,
+    data: Data,
+    config: Int8 | None = None,
+    *,
+    output: Path | str | None = None,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Rank every weighted op by what it costs the model's output: alone in INT8, and alone in float.
+
+    Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
+    which ops, and how they are quantised.
+    """
+    from calib8.search.run import measure_sensitivity
+
+    if output is not None:
+        require_distinct(output, model)
+    found = measure_sensitivity(Path(model), open_source(data), config or Int8(), samples, progress or Quiet())
+    if output is not None:
+        found.save(Path(output))
+    return found
 
 
 def build(

@@ -18,7 +18,7 @@ from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
 from calib8.data.sources import Source, open_source
-from calib8.data.split import split
+from calib8.data.split import First, split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
@@ -31,14 +31,17 @@ from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_byt
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import PLAN, quantize_model, repeats
+from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import ROWS
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
+from calib8.search.budget import BUDGET_PROBED, quantise_within
+from calib8.search.probe import Probe
+from calib8.search.quantise import PROBED, Case, quantise_guarded
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
@@ -56,6 +59,8 @@ class Convert(Config):
 
     held_out: arrays or a text file to measure accuracy on; None holds every eighth calibration sample back.
     pairs: scored sentence pairs for Spearman's correlation.
+    budget: lowest mean cosine to FP32; a plan that keeps it is searched for, see ``search.budget``. Every eighth
+        calibration sample is then held back from fitting, to measure on.
     build: None makes no engine.
     """
 
@@ -65,6 +70,7 @@ class Convert(Config):
     verify: Verify = Field(default=Verify(min_cosine=0.975))
     held_out: Path | None = None
     pairs: Path | None = None
+    budget: float | None = Field(default=None, gt=0, lt=1)
 
 
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
@@ -149,11 +155,15 @@ class _Job:
         origin = calibration.origin_of(
             reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate
         )
+        if self.config.budget is not None:  # part of the data is held back from the ranges
+            origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
         if (known := self._last_run(origin)) is not None:
             return known
-        dataset = dataset_for(reference, data, self.progress)
+        fitted, unfitted = split(data) if self.config.budget else (data, data)
+        dataset = dataset_for(reference, fitted, self.progress)
         found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=ROWS)
-        int8, plan = quantize_model(reference, found.ranges, self.config.int8, found.statistics, self.progress)
+        case = Case(reference, found.ranges, found.statistics, self.config.int8)
+        int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         algorithm = ALGORITHMS[self.config.calibrate.observer]
         write_cache(self.output / "calibration.cache", found.ranges.amax(), algorithm=algorithm)
@@ -164,6 +174,14 @@ class _Job:
                     shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8
+
+    def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
+        pooling, _ = pooling_of(self.folder)
+        samples = PROBED if self.config.budget is None else BUDGET_PROBED
+        probe = Probe(case.model, dataset_for(case.model, First(data, samples), Quiet()), pooling=pooling)
+        if self.config.budget is None:
+            return quantise_guarded(case, probe, self.progress)
+        return quantise_within(case, probe, self.config.budget, self.progress)
 
     def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
         ranges = calibration.reusable(self.output / "ranges.json", origin, self.progress)

@@ -2,19 +2,23 @@
 
 import json
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from rich.console import Console
 
 import calib8
 from calib8.api import quantize_file
+from calib8.engine.quantized import Chain, conditioning_chains
 from calib8.errors import RangesError
 from calib8.passes import quantize_embedding
 from calib8.planning.design import Recipe
 from calib8.planning.solve import solve
-from calib8.testing import outputs_of, tiny_encoder, token_feeds
+from calib8.report.table import render
+from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -58,12 +62,17 @@ def test_every_conditioned_op_runs_in_int8(
     assert down["recipe"] == "smooth 0.5 + shift + split 4%"
     assert down["extra_columns"] == 32
     kinds = [node.op_type for node in ir.load(tmp_path / "tiny" / "model.int8.onnx").graph]
+    own = [node.op_type for node in ir.load(model).graph]
     assert {"Sub", "Gather", "Mul"} <= set(kinds)
     assert report.int8_ops == report.weighted_ops == 6
     assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
     for engine in report.engines:
         assert (engine.plan.covered, engine.plan.expected, engine.plan.missing) == (6, 6, ())
         assert engine.plan.planned_kernels == 4  # q, k and v are one GEMM
+        assert engine.plan.conditioning == sum(kinds.count(kind) - own.count(kind) for kind in ("Sub", "Gather", "Mul"))
+        assert engine.plan.unfused == ()
+        # a Gather behind a normalisation costs a kernel
+        assert engine.plan.divided == ("norm0", "norm1")
     assert report.accuracy.cosine_mean > 0.999
 
 
@@ -123,3 +132,46 @@ def test_int8_embeddings_are_the_default_and_build(
     assert "positions_quantized" not in graph.initializers
     assert report.engines[0].plan.missing == ()
     assert report.accuracy.cosine_mean > 0.999
+
+
+def test_a_pre_ln_norm_takes_its_conditioning_in_and_is_one_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=(Recipe(smooth=0.5, shift=True),)))
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 64)
+    gamma, beta = (g.constant(name, g.random.normal(size=64)) for name in ("gamma", "beta"))
+    normal = g.op("LayerNormalization", x, gamma, beta, name="norm")
+    up = g.op("Relu", g.op("MatMul", normal, g.weight("up.weight", 64, 128), name="up"))
+    down = g.op("MatMul", up, g.weight("down.weight", 128, 64), name="down")
+    ir.save(g.model(y=g.op("Add", down, x)), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(3).normal(size=(500, 64)).astype(np.float32))
+    build = calib8.Build(targets=("sm75", "sm120"), shapes=("x:1x64:64x64:512x64",))
+    changed = config(min_sqnr_db=0).model_copy(update={"build": build})
+    report = calib8.convert(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", changed)
+    for engine in report.engines:
+        plan = engine.plan
+        # only the Sub and Mul behind the Relu are left
+        assert (plan.covered, plan.expected, plan.conditioning, plan.unfused, plan.divided) == (2, 2, 2, (), ())
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(render(report))
+    assert "\nconditioning: 2 of 2 nodes before Q fused\n" in console.export_text()
+
+
+def test_chains_are_told_from_the_models_own_arithmetic() -> None:
+    """GELU's last Mul has a number, not a vector; a vector that two read conditions nothing."""
+    g = GraphBuilder()
+    scale, zero = g.constant("scale", 0.1), g.constant("zero", 0, np.int8)
+    x = g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 4), name="relu")
+    vector, index = g.constant("vector", np.ones(4)), g.constant("index", [0, 1, 1], np.int64)
+    read_twice = g.op("Mul", x, vector, name="twice")
+    full = g.op("Gather", g.op("Sub", read_twice, vector, name="sub"), index, name="gather", axis=-1)
+    full = g.op("Mul", full, g.constant("three", np.ones(3)), name="mul")
+    of = {"full": full, "half": g.op("Mul", x, g.constant("half", 0.5)), "two": read_twice}
+    of["rows"] = g.op("Gather", x, index, name="rows", axis=0)
+    of["cast"] = g.op("Mul", g.op("Cast", x, to=int(ir.DataType.FLOAT), name="to_float"), vector, name="smooth")
+    outputs = {name: g.op("QuantizeLinear", value, scale, zero, name=f"q_{name}") for name, value in of.items()}
+    assert conditioning_chains(g.model(**outputs)) == [
+        Chain("twice", False, "", ("sub", "gather", "mul"), "q_full"),
+        Chain("relu", False, "to_float", ("smooth",), "q_cast"),
+    ]

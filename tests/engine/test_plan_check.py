@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 
 from calib8.engine.plan_check import Layer, PlanCheck, Tensor, check_plan, parse_layers
-from calib8.engine.quantized import QuantizedOp
+from calib8.engine.quantized import Chain, QuantizedOp
 from calib8.errors import PlanMismatch
 
 MPNET = (Path(__file__).parent / "data" / "mpnet_sm86_plan.txt").read_text()
+CONDITIONED = (Path(__file__).parent / "data" / "conditioned_sm86_plan.txt").read_text()
 ATTENTION = "/m/encoder/layer.0/attention/attn"
 FEED_FORWARD = "/m/encoder/layer.0"
 
@@ -113,3 +114,66 @@ def test_turing_convolutions_are_explained_for_rtx_only():
     conv, layer = op("c", kind="Conv"), Layer("k", "correlation", (), (), "", "", "[ONNX Layer: c]")
     assert "no INT8 convolution for Turing" in check_plan([conv], [layer], "sm75").reasons["c"]
     assert "no INT8 convolution" not in check_plan([conv], [layer], "sm75", rtx=False).reasons["c"]
+
+
+def chain(source: str, tensor: str, *, cast: bool = False, kinds: str = "Sub Gather Mul") -> Chain:
+    """A chain under the names that ``condition`` gives it."""
+    suffixes = {"Sub": "shift_Sub", "Gather": "index_Gather", "Mul": "multiplier_Mul"}
+    return Chain(
+        source=source,
+        normalised=source.endswith("LayerNormalization"),
+        cast=f"{tensor}_to_float_Cast" if cast else "",
+        nodes=tuple(f"{tensor}_{suffixes[kind]}" for kind in kinds.split()),
+        quantize=f"{tensor}_multiplier_applied_QuantizeLinear",
+    )
+
+
+NORM = "/embeddings/LayerNorm/LayerNormalization"
+CONTEXT = "/encoder/layer.0/attention/attn/Reshape_3"
+GELU = "/encoder/layer.0/intermediate/intermediate_act_fn/Mul_1"
+CHAINS = [
+    chain(NORM, f"{NORM}_output_0"),
+    chain(CONTEXT, f"{CONTEXT}_output_0", cast=True),
+    chain(GELU, f"{GELU}_output_0", cast=True),
+]
+
+
+def test_conditioning_is_fused_on_a_real_plan_that_names_no_mul() -> None:
+    assert "multiplier_Mul]" not in CONDITIONED
+    check = check_plan([], parse_layers([CONDITIONED]), "sm86", chains=CHAINS)
+    assert (check.conditioning, check.unfused, check.divided) == (9, (), (NORM,))
+    assert check.describe_conditioning() == "9 of 9 nodes before Q fused; norms in two kernels: 1"
+    check.raise_for_failure()
+
+
+def test_a_kernel_of_its_own_is_said_and_is_no_failure() -> None:
+    """The Gather moved out of the kernel that quantises, together with the Cast of its chain."""
+    tensor = f"{CONTEXT}_output_0"
+    gather, cast = f"[ONNX Layer: {tensor}_index_Gather]", f"[ONNX Layer: {tensor}_to_float_Cast]"
+    alone = f"Name: g, LayerType: kgen, Inputs: [ ], Outputs: [], StreamId: 0, Metadata: {cast}{gather}"
+    plan = CONDITIONED.replace(gather, "").rstrip() + f"\n{alone}\n"
+    check = check_plan([], parse_layers([plan]), "sm86", chains=CHAINS)
+    # what the Mul, which nothing names, is between is no longer one kernel: it may be in either, or alone
+    assert check.unfused == (f"{tensor}_index_Gather", f"{tensor}_multiplier_Mul")
+    assert check.describe_conditioning().startswith("7 of 9 nodes before Q fused; norms in two kernels: 1; not fused")
+    check.raise_for_failure()
+
+
+def test_a_chain_that_the_plan_does_not_know_is_not_called_fused() -> None:
+    check = check_plan([], parse_layers([MPNET]), "sm86", chains=CHAINS[:1])
+    assert len(check.unfused) == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "unfused"),
+    [("[ONNX Layer: q]", ()), ("[ONNX Layer: other]", ("mul",)), ("[ONNX Layer: mul]", ("mul",))],
+)
+def test_a_chain_on_an_input_of_the_model(nodes: str, unfused: tuple[str, ...]) -> None:
+    on_input = Chain(source="", normalised=False, cast="", nodes=("mul",), quantize="q")
+    layers = parse_layers([kernel("kgen", ["Datatype=Float"], [], nodes)])
+    assert check_plan([], layers, "sm86", chains=[on_input]).unfused == unfused
+
+
+def test_plan_checks_of_before_still_load() -> None:
+    old = {"target": "sm86", "expected": 1, "covered": 1, "planned_kernels": 1, "missing": [], "reasons": {}}
+    assert PlanCheck.model_validate(old).conditioning == 0

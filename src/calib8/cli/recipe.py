@@ -9,12 +9,13 @@ import calib8
 from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.errors import ConfigError
 from calib8.planning.config import Precision, Treatment
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    for command in (convert, fetch, prepare, calibrate, quantize, build):
+    for command in (convert, fetch, prepare, calibrate, sensitivity, quantize, build):
         app.command()(command)
 
 
@@ -141,6 +142,9 @@ def convert(
         Path | None, typer.Option(help="Arrays or text to measure on; default: hold calibration data back.")
     ] = None,
     pairs: opt.Pairs = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Search the cheapest plan that keeps this.", metavar="cosine=0.999")
+    ] = None,
     min_cosine: Annotated[float, typer.Option(help="Fail below this mean cosine to FP32.")] = 0.975,
     observer: opt.Observer = "minmax",
     percentile: opt.Percentile = 99.99,
@@ -159,22 +163,65 @@ def convert(
 
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
+    from calib8.planning.quant_plan import QuantPlan
+    from calib8.report.plan_table import render_plan
     from calib8.report.table import render
 
+    kept = _cosine(budget)
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
             build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
-            verify=calib8.Verify(min_cosine=min_cosine),
+            verify=calib8.Verify(min_cosine=max(min_cosine, kept or -1)),
             held_out=held_out,
             pairs=pairs,
+            budget=kept,
         )
         report = api.convert(model, data, output, config, progress=progress)
+    if kept is not None:
+        out.print(render_plan(QuantPlan.load(output / "plan.json")))
     out.print(render(report))
     out.print(
         f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
     )
+
+
+def _cosine(budget: str | None) -> float | None:
+    """The number of ``cosine=0.999``."""
+    if budget is None:
+        return None
+    name, _, number = budget.partition("=")
+    try:
+        if name == "cosine" and 0 < float(number) < 1:
+            return float(number)
+    except ValueError:
+        pass
+    raise ConfigError(f"--budget {budget!r}: expected cosine=<number between 0 and 1>, e.g. cosine=0.999.")
+
+
+def sensitivity(
+    model: Model,
+    data: opt.Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = 32,
+    show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    int8_embedding: opt.Embedding = True,
+    treatment: opt.Conditioning = "auto",
+    quiet: opt.Quiet = False,
+) -> None:
+    """Rank ops by what they cost at the model's own output: alone in INT8, and alone in float.
+
+    Example: calib8 sensitivity model.onnx --data calib_data
+    """
+    from calib8.report.plan_table import render_sensitivity
+
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = _int8(include, exclude, 0.0, "fp16", int8_embedding, treatment)
+        found = api.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
+    out.print(render_sensitivity(found, show))
 
 
 def _int8(

@@ -47,3 +47,24 @@ def split(source: Source) -> tuple[Part, Part]:
             "Give more calibration data, or separate data with --held-out."
         )
     return kept, held
+
+
+class First:
+    """The first ``count`` samples of a source."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source = source
+        self.count = count
+
+    def chunks(self) -> Iterator[Arrays]:
+        """The chunks of the source, until there are enough samples."""
+        left = self.count
+        for chunk in self.source.chunks():
+            yield {name: array[:left] for name, array in chunk.items()}
+            left -= sample_count(chunk)
+            if left <= 0:
+                return
+
+    def fingerprint(self) -> str:
+        """See ``Source``."""
+        return fingerprint(self.chunks())

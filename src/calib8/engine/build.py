@@ -17,7 +17,7 @@ from calib8.engine.hardware import gpus
 from calib8.engine.plan_check import PlanCheck, check_plan, parse_layers
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, resolve_profiles
-from calib8.engine.quantized import QuantizedOp, quantized_ops, require_exact
+from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import BuildError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
@@ -120,6 +120,7 @@ class _Source:
     #: What calib8 wrote into it.
     metadata: dict[str, str]
     ops: Sequence[QuantizedOp]
+    chains: Sequence[Chain]
     profiles: tuple[Profile, ...]
     #: Rows of the table that an input indexes, by input.
     rows: Mapping[str, int | None]
@@ -141,7 +142,8 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    return _Source(path, metadata, ops, profiles, {spec.name: spec.limit for spec in inputs})
+    rows = {spec.name: spec.limit for spec in inputs}
+    return _Source(path, metadata, ops, conditioning_chains(model), profiles, rows)
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class _Job:
             and found.workspace_mib == self.config.workspace_mib
             and found.optimization_level == self.config.optimization_level
             and found.calib8_version == _version()
+            and found.plan.conditioning == sum(len(chain.nodes) for chain in self.source.chains)
         )
         return found if repeats and not found.plan.missing and self.config.log is None else None
 
@@ -208,7 +211,8 @@ class _Job:
                 f"{self.tensorrt.title} printed no layer list for {describe(target)}, so nothing shows what would run "
                 "in INT8. Use a TensorRT that calib8 supports, or turn the plan check off."
             )
-        plan = check_plan(self.source.ops, layers, target, rtx=self.tensorrt.family == "rtx")
+        rtx = self.tensorrt.family == "rtx"
+        plan = check_plan(self.source.ops, layers, target, rtx=rtx, chains=self.source.chains)
         if self.config.check_plan:
             try:
                 plan.raise_for_failure()
@@ -216,6 +220,8 @@ class _Job:
                 raise PlanMismatch(str(error), failed=[plan]) from None
         elif plan.missing:
             self.progress.note(f"{len(plan.missing)} of {plan.expected} quantised ops will not run in INT8.")
+        if plan.unfused:
+            self.progress.note(f"for {describe(target)} {plan.describe_conditioning()}")
         return plan
 
     def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:

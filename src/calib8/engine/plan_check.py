@@ -6,6 +6,11 @@ StreamId: …, Metadata: [ONNX Layer: q][ONNX Layer: k]``. TensorRT 10 has no ``
 and writes ``Format/Datatype``. An INT8 GEMM is a ``gemm`` that reads Int8 from both sides, an INT8 convolution such a
 ``correlation`` (TensorRT-RTX) or ``CaskConvolution`` (TensorRT 10); a silently dequantised GEMM is a
 ``runtime_fusion``, a dequantised convolution a ``correlation`` that reads Half.
+
+Is what conditions an activation before Q free? A node of it is fused if a kernel computes it together with more than
+its own chain: Q, or what comes before. The builder joins the last Mul with the scale of Q into one constant, and no
+kernel names it any more; such a node is fused if one kernel computes what is named before and behind it. A Gather is
+fused at a price behind a normalisation: the builder then computes that in two kernels, not in one.
 """
 
 import math
@@ -15,7 +20,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.engine.quantized import QuantizedOp
+from calib8.engine.quantized import Chain, QuantizedOp
 from calib8.engine.targets import describe
 from calib8.errors import PlanMismatch
 
@@ -66,6 +71,13 @@ class Layer:
         """Does it compute the ONNX node of this name?"""
         return f"[ONNX Layer: {node}]" in self.metadata
 
+    def computes_beyond(self, nodes: Iterable[str]) -> bool:
+        """Does it compute anything but these?"""
+        rest = self.metadata
+        for node in nodes:
+            rest = rest.replace(f"[ONNX Layer: {node}]", "")
+        return "[ONNX Layer: " in rest
+
     def weight_capacity(self) -> int | None:
         """How many INT8 weights it holds; None where the plan does not list constants."""
         sizes = [math.prod(tensor.dims) for tensor in self.constants if tensor.int8]
@@ -86,6 +98,18 @@ class PlanCheck(BaseModel):
     #: Names of the quantised ops that no INT8 kernel computes, and for each the likely reason.
     missing: tuple[str, ...] = ()
     reasons: dict[str, str] = {}
+    #: Nodes that condition an activation before Q, and the names of those that no kernel is shown to fuse.
+    conditioning: int = 0
+    unfused: tuple[str, ...] = ()
+    #: Normalisations in front of such nodes that take more than one kernel.
+    divided: tuple[str, ...] = ()
+
+    def describe_conditioning(self) -> str:
+        """For people: what the conditioning costs. No failure, whatever it is: the results are the same."""
+        text = f"{self.conditioning - len(self.unfused)} of {self.conditioning} nodes before Q fused"
+        text += f"; norms in two kernels: {len(self.divided)}" if self.divided else ""
+        more = ", …" if len(self.unfused) > 3 else ""
+        return text + (f"; not fused: {', '.join(self.unfused[:3])}{more}" if self.unfused else "")
 
     def raise_for_failure(self) -> None:
         """Raise ``PlanMismatch`` that names the ops which would not run in INT8."""
@@ -105,8 +129,15 @@ def parse_layers(messages: Iterable[str]) -> list[Layer]:
     return [_layer(line) for line in text.splitlines() if line.startswith("Name: ") and ", LayerType: " in line]
 
 
-def check_plan(ops: Sequence[QuantizedOp], layers: Sequence[Layer], target: str, *, rtx: bool = True) -> PlanCheck:
-    """Match the quantised ops of the model with the INT8 kernels of the plan."""
+def check_plan(
+    ops: Sequence[QuantizedOp],
+    layers: Sequence[Layer],
+    target: str,
+    *,
+    rtx: bool = True,
+    chains: Sequence[Chain] = (),
+) -> PlanCheck:
+    """Match the quantised ops of the model with the INT8 kernels of the plan, and conditioning with all its kernels."""
     kernels = [layer for layer in layers if layer.runs_int8]
     groups = [[op for op in ops if kernel.computes(op.name)] for kernel in kernels]
     full = [group for kernel, group in zip(kernels, groups, strict=True) if group and _holds(kernel, group)]
@@ -119,6 +150,9 @@ def check_plan(ops: Sequence[QuantizedOp], layers: Sequence[Layer], target: str,
         planned_kernels=len(full),
         missing=tuple(op.name for op in missing),
         reasons={op.name: _reason(op, target, rtx) for op in missing},
+        conditioning=sum(len(chain.nodes) for chain in chains),
+        unfused=tuple(name for chain in chains for name in _unfused(chain, layers)),
+        divided=tuple(chain.source for chain in chains if _divided(chain, layers)),
     )
 
 
@@ -142,6 +176,28 @@ def _holds(kernel: Layer, ops: Sequence[QuantizedOp]) -> bool:
     """Has a merged kernel room for the weights of all its ops? Padding may make it larger, never smaller."""
     capacity = kernel.weight_capacity()
     return capacity is None or capacity >= sum({op.weight: op.weight_elements for op in ops}.values())
+
+
+def _unfused(chain: Chain, layers: Sequence[Layer]) -> list[str]:
+    path = [name for name in (chain.source, chain.cast, *chain.nodes, chain.quantize) if name]
+    own = [name for name in (chain.cast, *chain.nodes) if name]
+    planned = {name: [layer for layer in layers if layer.computes(name)] for name in path}
+    unfused = []
+    for name in chain.nodes:
+        place = path.index(name)
+        before = next((planned[n] for n in reversed(path[:place]) if planned[n]), None)
+        behind = next((planned[n] for n in path[place + 1 :] if planned[n]), [])
+        if planned[name]:
+            fused = any(layer.computes_beyond(own) for layer in planned[name])
+        else:  # nothing before it: an input of the model, which only what is behind can have taken in
+            fused = any(before is None or layer in before for layer in behind)
+        if not fused:
+            unfused.append(name)
+    return unfused
+
+
+def _divided(chain: Chain, layers: Sequence[Layer]) -> bool:
+    return chain.normalised and sum(layer.computes(chain.source) for layer in layers) > 1
 
 
 def _reason(op: QuantizedOp, target: str, rtx: bool) -> str:

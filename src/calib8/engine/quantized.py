@@ -7,6 +7,8 @@ Rules, from NVIDIA's "Working with Quantized Types" and from plans of TensorRT-R
 3. An op runs in INT8 if its activation comes from ``Q -> DQ`` with one constant scale, and its weight from a DQ of
    int8 constants whose scales run over output channels. Casts, transposes and reshapes may stand between.
 Everything that breaks 3 is built without a word and computed in float: ``plan_check`` finds it, ``hint`` explains it.
+4. What conditions an activation is ``[Cast] -> [Sub] -> [Gather] -> [Mul] -> Q`` with constant vectors, each read by
+   the next alone. It is to cost no kernel, and ``plan_check`` looks.
 """
 
 from collections import Counter
@@ -41,6 +43,21 @@ class QuantizedOp:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """Rule 4, under the names that the plan mentions."""
+
+    #: What computes the activation; "" for an input of the model.
+    source: str
+    #: Whether that is a normalisation in one node.
+    normalised: bool
+    #: The Cast behind it; "" if there is none.
+    cast: str
+    #: Sub, Gather and Mul, as far as they are there.
+    nodes: tuple[str, ...]
+    quantize: str
+
+
+@dataclass(frozen=True)
 class _Source:
     """Where an operand comes from: its DequantizeLinear, and the movers between that and the op, op first."""
 
@@ -70,6 +87,12 @@ def quantized_ops(model: ir.Model) -> list[QuantizedOp]:
     return ops
 
 
+def conditioning_chains(model: ir.Model) -> list[Chain]:
+    """The chain of every QuantizeLinear that has one, in graph order."""
+    nodes = [node for node in model.graph.all_nodes() if node.op_type == "QuantizeLinear"]
+    return [chain for node in nodes if (chain := _chain(node)) is not None]
+
+
 def require_exact(model: ir.Model) -> None:
     """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2)."""
     problems = [text for node in model.graph.all_nodes() for text in _inexact(node, model.opset_imports.get("", 0))]
@@ -86,11 +109,48 @@ def _quantized_op(node: ir.Node) -> QuantizedOp | None:
         return None
     weight = right if right is not None and right.is_weight else left if left is not None and left.is_weight else None
     return QuantizedOp(
-        name=node.name or f"node_of_{node.outputs[0].name}",  # TensorRT's parser names it so
+        name=_plan_name(node),
         kind=node.op_type,
         weight=_name(weight.node.inputs[0]) if weight else "",
         weight_elements=weight.codes.size if weight and weight.codes is not None else 0,
         hint=_hint(node, left, right),
+    )
+
+
+def _plan_name(node: ir.Node) -> str:
+    return node.name or f"node_of_{node.outputs[0].name}"  # TensorRT's parser names it so
+
+
+def _chain(quantize: ir.Node) -> Chain | None:
+    """Walk back from Q. The order tells the chain from the model's own arithmetic in front of it."""
+    found: list[str] = []
+    value = quantize.inputs[0]
+    for kind in ("Mul", "Gather", "Sub"):
+        node = value.producer() if value is not None else None
+        if node is not None and node.op_type == kind and _conditions(node):
+            found.insert(0, _plan_name(node))
+            value = node.inputs[0]
+    if not found:
+        return None
+    source = value.producer() if value is not None else None
+    cast = source if source is not None and source.op_type == "Cast" else None
+    if cast is not None and cast.inputs[0] is not None:
+        source = cast.inputs[0].producer()
+    return Chain(
+        source=_plan_name(source) if source is not None else "",
+        normalised=source is not None and source.op_type.endswith("Normalization"),
+        cast=_plan_name(cast) if cast is not None else "",
+        nodes=tuple(found),
+        quantize=_plan_name(quantize),
+    )
+
+
+def _conditions(node: ir.Node) -> bool:
+    """Is its second operand a constant vector, over the last axis, and its result read once?"""
+    operand, result = _constant(node.inputs[1]), node.outputs[0]
+    last = node.op_type != "Gather" or node.attributes.get_int("axis", 0) == -1
+    return (
+        last and operand is not None and operand.ndim == 1 and len(result.uses()) == 1 and not result.is_graph_output()
     )
 
 

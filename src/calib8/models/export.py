@@ -1,16 +1,17 @@
-"""MPNet from PyTorch to ONNX: a traced, tidied FP32 graph that is proven equal to PyTorch before anybody sees it.
+"""MPNet and BERT from PyTorch to ONNX: a traced, tidied FP32 graph, proven equal to PyTorch before anybody sees it.
 
 Why the TorchScript exporter (``dynamo=False``): its nodes carry the names of the modules (``/encoder/layer.0/output/
 dense/MatMul``), it writes plain initializers, needs no further package, and takes half the time of the dynamo one.
 
-Three things are handed to the model in a simpler form than its own code would trace:
+Four things are handed to the model in a simpler form than its own code would trace:
 
 1. The attention mask arrives as the additive [batch, 1, 1, sequence] tensor that the layers add to the scores;
    transformers' own expansion of a 2-D mask traces into some thirty shape operators.
-2. The relative position bias is a table of constants [1, heads, longest, longest] that is sliced to the sequence
+2. MPNet's relative position bias is a table of constants [1, heads, longest, longest] that is sliced to the sequence
    length. The original computes the buckets with ``log`` in every run, where a half precision build would round some
    of them into the neighbouring bucket, and then copies the result once per sequence of the batch.
-3. A masked position adds -10000, which FP16 can hold, where PyTorch adds the lowest FP32 number; both give a weight
+3. BERT's token type, 0 throughout, is the constant row of its table instead of a look-up of zeros.
+4. A masked position adds -10000, which FP16 can hold, where PyTorch adds the lowest FP32 number; both give a weight
    of exactly 0 after the softmax.
 """
 
@@ -19,7 +20,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ OPSET = 17
 #: Largest allowed difference to PyTorch, on positions that are not padding.
 TOLERANCE = 1e-4
 MASKED = -10_000.0
-PAD_ID = 1
 _PACKAGES = ("torch", "transformers", "safetensors")
+#: ``model_type`` of a config.json -> how transformers calls its classes.
+_FAMILIES = {"mpnet": "MPNet", "bert": "Bert"}
 #: (batch, sequence) of the batches that are compared with PyTorch; the last row of each is half padding.
 _CHECKED_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 384), (2, 512))
 
@@ -74,8 +76,10 @@ def export(source: Path, target: Path, metadata: Mapping[str, str], progress: Pr
     progress.update("export", 0, 1)
     model = _load(source)
     # What PyTorch says is taken from the untouched model, before the wrapper replaces its position bias.
-    longest = model.config.max_position_embeddings - PAD_ID - 1
-    batches = [_batch(shape, model.config.vocab_size) for shape in _CHECKED_SHAPES if shape[1] <= longest]
+    longest = model.config.max_position_embeddings
+    if model.config.model_type == "mpnet":  # its positions count from behind the padding token's number
+        longest -= model.config.pad_token_id + 1
+    batches = [_batch(shape, model.config) for shape in _CHECKED_SHAPES if shape[1] <= longest]
     expected = [_run_torch(model, *batch) for batch in batches]
     _trace(model, longest, target, metadata)
     progress.update("export", 1, 1)
@@ -87,7 +91,13 @@ def _load(source: Path) -> Any:
     transformers = importlib.import_module("transformers")
     load_file = importlib.import_module("safetensors.torch").load_file
     options = read_json(source / "config.json", "model configuration")
-    model = transformers.MPNetModel(transformers.MPNetConfig(**options), add_pooling_layer=False)
+    family = _FAMILIES.get(options.get("model_type"))
+    if family is None:
+        raise FetchError(
+            f"{source} holds a model of type {options.get('model_type')!r}, expected {' or '.join(_FAMILIES)}."
+        )
+    config = getattr(transformers, f"{family}Config")(**options, attn_implementation="eager")
+    model = getattr(transformers, f"{family}Model")(config, add_pooling_layer=False)
     state = load_file(source / "model.safetensors")
     unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
     try:
@@ -101,7 +111,7 @@ def _trace(model: Any, longest: int, target: Path, metadata: Mapping[str, str]) 
     """Write the tidied graph of ``model``; see the module's docstring for what is simplified. Changes ``model``."""
     torch = importlib.import_module("torch")
     _simplify(model, longest)
-    ids, mask = (torch.from_numpy(array) for array in _batch((2, 11), model.config.vocab_size))
+    ids, mask = (torch.from_numpy(array) for array in _batch((2, 11), model.config))
     names = ["input_ids", "attention_mask", "last_hidden_state"]
     with _quiet(torch), torch.no_grad():
         torch.onnx.export(
@@ -121,10 +131,22 @@ def _trace(model: Any, longest: int, target: Path, metadata: Mapping[str, str]) 
 
 
 def _simplify(model: Any, longest: int) -> None:
-    """Give ``model`` two inputs, one output, a ready mask and a table of position biases.
+    """Give ``model`` two inputs, one output, a ready mask and what its family needs.
 
     The model itself stays the traced root, so that its attribute names are the names of the nodes.
     """
+    torch = importlib.import_module("torch")
+    embed = _bert(model) if model.config.model_type == "bert" else _mpnet(model, longest)
+
+    def forward(input_ids: Any, attention_mask: Any) -> Any:
+        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * MASKED
+        return model.encoder(embed(input_ids), attention_mask=mask)[0]
+
+    model.forward = forward
+
+
+def _mpnet(model: Any, longest: int) -> Callable[[Any], Any]:
+    """Replace the position bias of ``model``; returns its embedding of tokens."""
     torch = importlib.import_module("torch")
     with torch.no_grad():
         table = model.encoder.compute_position_bias(torch.zeros(1, longest, 1)).contiguous()
@@ -134,23 +156,31 @@ def _simplify(model: Any, longest: int) -> None:
         length = hidden.shape[1]
         return model.encoder.position_bias[:, :, :length, :length]
 
-    def forward(input_ids: Any, attention_mask: Any) -> Any:
-        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * MASKED
-        return model.encoder(model.embeddings(input_ids=input_ids), attention_mask=mask)[0]
-
     model.encoder.compute_position_bias = position_bias
-    model.forward = forward
+    return lambda ids: model.embeddings(input_ids=ids)
 
 
-def _batch(shape: tuple[int, int], vocabulary: int) -> tuple[Array, Array]:
+def _bert(model: Any) -> Callable[[Any], Any]:
+    """An embedding of tokens that are all of type 0."""
+    parts = model.embeddings
+    first = parts.token_type_embeddings.weight[0].detach()
+
+    def embed(ids: Any) -> Any:
+        positions = parts.position_embeddings(parts.position_ids[:, : ids.shape[1]])
+        return parts.LayerNorm(parts.word_embeddings(ids) + first + positions)
+
+    return embed
+
+
+def _batch(shape: tuple[int, int], config: Any) -> tuple[Array, Array]:
     """Random token ids and their mask; the second half of the last row is padding."""
     rows, length = shape
     random = np.random.default_rng(rows * 1000 + length)
-    ids = random.integers(PAD_ID + 1, vocabulary, size=shape, dtype=np.int64)
+    ids = random.integers(config.pad_token_id + 1, config.vocab_size, size=shape, dtype=np.int64)
     mask = np.ones(shape, dtype=np.int64)
     if length > 1:
         mask[-1, length // 2 :] = 0
-    return np.where(mask == 1, ids, PAD_ID), mask
+    return np.where(mask == 1, ids, config.pad_token_id), mask
 
 
 def _run_torch(model: Any, ids: Array, mask: Array) -> Array:

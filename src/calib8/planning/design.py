@@ -54,7 +54,7 @@ def design(
     reach = reach / smooth
     kept = np.sort(np.argsort(reach, kind="stable")[: len(reach) - recipe.side])
     copies = np.zeros(len(reach), np.int64)
-    copies[kept] = _copies(reach[kept], round(recipe.split * len(reach) / PAD) * PAD)
+    copies[kept] = _copies(reach[kept], _extra(len(kept), recipe.split))
     amax = float((reach[kept] / copies[kept]).max()) * recipe.clip
     step = amax / LEVELS * smooth * np.maximum(copies, 1)
     index = np.repeat(np.arange(len(reach)), copies)
@@ -76,6 +76,13 @@ def _smoothing(reach: NDArray[np.float64], weight_amax: NDArray[np.float64], alp
         return np.ones_like(reach)
     logarithm = alpha * np.log(reach) - (1 - alpha) * np.log(weight_amax)
     return np.asarray(np.exp(logarithm - logarithm.mean()), np.float64)
+
+
+def _extra(columns: int, share: float) -> int:
+    """How many columns to add: what fills the last ``PAD`` up, which would be padded with zeros else, or ``share``."""
+    if share == 0:
+        return 0
+    return -columns % PAD or round(share * columns / PAD) * PAD
 
 
 def _copies(reach: NDArray[np.float64], extra: int) -> NDArray[np.int64]:

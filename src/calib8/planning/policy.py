@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
@@ -17,28 +18,44 @@ from calib8.planning.solve import Solution
 Verdict = tuple[str, str, float | None]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was found out at the model's own output: cosine with an op alone in INT8, and why some stay in float."""
+
+    cosine: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 def make_plan(
-    model: ir.Model, ranges: Ranges, config: Int8, solutions: Mapping[str, Solution] | None = None
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8,
+    solutions: Mapping[str, Solution] | None = None,
+    measured: Measured | None = None,
 ) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
-    An op stays in float if its name is not selected (see ``selected``), if nothing but zero was ever seen at its input,
-    or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it,
-    of a typical position of its input otherwise. Raises ``RangesError`` when the ranges are of another model.
+    An op stays in float if its name is not selected (see ``selected``), if it was ``measured`` to cost too much, if
+    nothing but zero was ever seen at its input, or if less than ``min_sqnr_db`` would be left: of its output on
+    held-out rows where ``solutions`` has it, of a typical position of its input otherwise. Raises ``RangesError`` when
+    the ranges are of another model.
     """
     check_ranges(model, ranges)
-    names, solved = selected(model, config), solutions or {}
+    names, solved, measured = selected(model, config), solutions or {}, measured or Measured()
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
         seen, solution = ranges.tensors[tensor], solved.get(op.name)
         if op.name not in names:
             treatment, reason, sqnr = "float", "left out by name", None
+        elif op.name in measured.left_out:
+            treatment, reason, sqnr = "float", measured.left_out[op.name], None
         elif solution is not None and not seen.minimum == seen.maximum == 0:
             treatment, reason, sqnr = _by_output(solution, config.min_sqnr_db)
         else:
             treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db)
-        ops.append(_op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr)))
+        own = _op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr))
+        ops.append(own.model_copy(update={"expected_cosine": measured.cosine.get(op.name)}))
     return QuantPlan(ops=tuple(ops))
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.files import write_json
+from calib8.files import read_json, write_json
 
 
 class OpPlan(BaseModel):
@@ -16,6 +16,7 @@ class OpPlan(BaseModel):
     amax: of the input as calibration saw it; a recipe has a grid of its own.
     sqnr_db: what is left of the signal: of the op's output on held-out rows where there is a recipe, of a typical
         position of its input otherwise.
+    expected_cosine: of the model's output to FP32 with this op alone in INT8, where that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,21 @@ class OpPlan(BaseModel):
     sqnr_db: float | None
     recipe: str | None = None
     extra_columns: int = 0
+    expected_cosine: float | None = None
+
+
+class Budget(BaseModel):
+    """What the plan had to keep, and what it kept of it on ``samples`` calibration samples that nothing was fitted to.
+
+    ``reached`` is the mean cosine to FP32, ``standard_error`` that of the mean.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cosine: float
+    reached: float
+    standard_error: float
+    samples: int
 
 
 class QuantPlan(BaseModel):
@@ -38,10 +54,16 @@ class QuantPlan(BaseModel):
 
     format: Literal["calib8.plan/1"] = "calib8.plan/1"
     ops: tuple[OpPlan, ...]
+    budget: Budget | None = None
 
     def nodes(self, treatment: Literal["int8", "float"]) -> list[str]:
         """Names of the nodes with that treatment."""
         return [op.node for op in self.ops if op.treatment == treatment]
+
+    @staticmethod
+    def load(path: Path) -> "QuantPlan":
+        """Read back what ``save`` wrote."""
+        return QuantPlan.model_validate(read_json(path, "plan"))
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -14,12 +14,16 @@ from calib8.planning.design import Recipe, design
 from calib8.planning.grouped import Grouped
 from calib8.planning.rounding import Rounded
 
-#: From cheap to costly: what stands before a cheaper recipe of nearly the same error is not worth its nodes.
+#: From cheap to costly: what stands before a cheaper recipe of nearly the same error is not worth its nodes. Splitting
+#: comes last: a Gather behind a LayerNorm makes TensorRT compute the norm in two kernels.
 RECIPES = (
     Recipe(),
     Recipe(smooth=0.5),
+    Recipe(smooth=0.8),
+    Recipe(smooth=1.0),
     Recipe(shift=True),
     Recipe(smooth=0.5, shift=True),
+    Recipe(smooth=0.8, shift=True),
     Recipe(shift=True, split=0.04),
     Recipe(smooth=0.5, shift=True, split=0.04),
 )
@@ -103,9 +107,12 @@ def try_recipes(rows: NDArray[np.float32], weight: Grouped, site: Site, recipes:
 def possible(recipe: Recipe, site: Site) -> bool:
     """Whether ``site`` can take ``recipe``.
 
-    A shift does not reach the zeros that a Conv pads with; channels of a grouped Conv cannot be repeated; only MatMul
-    and Gemm have side branches; and some channels must be left for INT8.
+    A shift does not reach the zeros that a Conv pads with. Channels of a grouped Conv cannot be repeated; only there is
+    it free to smooth all the way, where channels have weight scales of their own. Only MatMul and Gemm have side
+    branches, and some channels must be left for INT8.
     """
+    if recipe.smooth == 1 and site.groups == 1:
+        return False
     if recipe.shift and site.window is not None and site.window.padded:
         return False
     if recipe.split and site.groups > 1:
@@ -179,10 +186,11 @@ def _on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[n
 def _error(expected: Floats, got: Floats) -> float:
     """Mean over rows of the relative error power, so that a few huge rows do not hide what most rows lose.
 
-    A row of (nearly) nothing, of which any error would be a huge multiple, is judged like one ``FAINT`` as strong as
-    the median.
+    Relative to what distinguishes the row, its distance to the median of every column: a constant part of the output
+    carries nothing, and the bias repairs it. A row of (nearly) nothing, of which any error would be a huge multiple, is
+    judged like one ``FAINT`` as strong as the median row.
     """
-    power = np.square(expected, dtype=np.float64).sum(axis=1)
+    power = np.square(expected - np.median(expected, axis=0), dtype=np.float64).sum(axis=1)
     typical = float(np.median(power[power > 0])) if power.any() else 1.0
     lost = np.square(expected - got, dtype=np.float64).sum(axis=1)
     return float((lost / np.maximum(power, FAINT * typical)).mean())

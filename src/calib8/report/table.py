@@ -65,7 +65,17 @@ def _verdict(report: Report) -> RenderableType:
         lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
     if report.engines:
         lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
+        lines += _conditioning(report)
     return Group(*lines)
+
+
+def _conditioning(report: Report) -> list[Text]:
+    """What conditioning the activations costs: one line, or one for each engine where they differ."""
+    plans = [engine.plan for engine in report.engines if engine.plan.conditioning]
+    said = {plan.target: plan.describe_conditioning() for plan in plans}
+    if len(set(said.values())) == 1:
+        said = {"conditioning": next(iter(said.values()))}
+    return [Text(f"{name}: {text}") for name, text in said.items()]
 
 
 def _bytes(size: int) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from numpy.typing import ArrayLike
 
 from calib8.data.inputs import Arrays
 from calib8.errors import SetupError
 from calib8.runtime.contract import Contract
+
+Own = TypeVar("Own", bound="Runtime")
 
 
 class Runtime(ABC):
@@ -59,7 +61,7 @@ class Runtime(ABC):
     def _free(self) -> None:
         """Let go of everything, once."""
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self: Own) -> Own:
         return self
 
     def __exit__(

@@ -146,13 +146,9 @@ class _Gathered:
         mask: NDArray[np.generic] | None,
         pooling: Literal["mean", "cls"],
     ) -> None:
-        if mask is not None and expected.ndim == 3 and expected.shape[:2] == mask.shape:
-            real = mask != 0
-            self._add_power(expected[real], got[real])
-            vectors = (pool(expected.astype(np.float32), mask, pooling), pool(got.astype(np.float32), mask, pooling))
-        else:
-            self._add_power(expected, got)
-            vectors = (_flat(expected), _flat(got))
+        real = np.s_[:] if mask is None or not _tokens(expected, mask) else mask != 0
+        self._add_power(expected[real], got[real])
+        vectors = vectors_of(expected, mask, pooling), vectors_of(got, mask, pooling)
         self.cosines.append(cosine_rows(*vectors))
         if self.vectors and self.vectors[0][0].shape[1] != vectors[0].shape[1]:
             self.vectors = None
@@ -220,8 +216,18 @@ def _common(
     return list(reference)
 
 
-def _flat(array: NDArray[np.float64]) -> NDArray[np.float32]:
-    return array.reshape(len(array), -1).astype(np.float32)
+def vectors_of(
+    output: NDArray[np.generic], mask: NDArray[np.generic] | None, pooling: Literal["mean", "cls"]
+) -> NDArray[np.float32]:
+    """One vector per sample [n, width]: pooled over real positions where ``output`` has a row per token, else flat."""
+    numbers = output.astype(np.float32)
+    if mask is not None and _tokens(numbers, mask):
+        return pool(numbers, mask, pooling)
+    return numbers.reshape(len(numbers), -1)
+
+
+def _tokens(output: NDArray[np.generic], mask: NDArray[np.generic]) -> bool:
+    return output.ndim == 3 and output.shape[:2] == mask.shape
 
 
 def _or_nan(value: float | None) -> float:

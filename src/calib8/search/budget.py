@@ -1,0 +1,210 @@
+"""Plan search: as few float ops as an accuracy budget allows, and the cheapest treatments that keep it.
+
+Damage is measured at the model's own output, on samples that nothing was fitted to. Damages of different ops add up
+nearly enough to choose by, since rounding errors of different ops are unrelated; what counts in the end is measured.
+
+1. Every op as good as the usual recipes make it. If that misses the budget: costlier recipes (more split columns, a
+   float side branch) where they help.
+2. If it is still missed: ops go to float, the most damaging first, no more of them than needed.
+3. What is left of the budget is spent on cheaper recipes, the least damaging first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from calib8.errors import AccuracyMissed
+from calib8.graph.site import Site, sites
+from calib8.planning.design import Recipe
+from calib8.planning.grouped import Grouped
+from calib8.planning.policy import Measured
+from calib8.planning.quant_plan import Budget, QuantPlan
+from calib8.planning.solve import RECIPES, WORTH, Solution, Trial, cheapest, solve, try_recipes
+from calib8.progress import Progress
+from calib8.search.probe import Probe
+from calib8.search.quantise import Case
+from calib8.search.sensitivity import Measuring, costs_alone
+
+#: What is tried where the usual recipes do not do, from cheap to costly.
+COSTLY = (
+    Recipe(shift=True, split=0.08),
+    Recipe(smooth=0.5, shift=True, split=0.08),
+    Recipe(shift=True, split=0.04, side=32),
+    Recipe(smooth=0.5, shift=True, split=0.04, side=32),
+)
+ORDER = (*RECIPES, *COSTLY)
+#: Samples that a plan is measured on.
+BUDGET_PROBED = 64
+#: Share of what is left of the budget that predictions may spend: they are predictions.
+SPENT = 0.8
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Mean cosine on the probe and the standard error of that mean."""
+
+    cosine: float
+    error: float
+
+    def keeps(self, target: float) -> bool:
+        """Whether the target is kept, and would be on other samples: one standard error of head-room."""
+        return self.cosine - self.error >= target
+
+
+def quantise_within(case: Case, probe: Probe, target: float, progress: Progress) -> tuple[ir.Model, QuantPlan]:
+    """The quantised model and its plan, mean cosine to FP32 at least ``target`` on the probe.
+
+    Raises ``AccuracyMissed`` if no plan with an op in INT8 keeps the budget.
+    """
+    case = Case(case.model, case.ranges, case.statistics, case.config.model_copy(update={"min_sqnr_db": 0.0}))
+    search = _Search(case, probe, target, progress, case.solutions(progress))
+    search.run()
+    quantised, plan = case.apply(search.solutions, search.measured())
+    return quantised, plan.model_copy(update={"budget": search.verdict()})
+
+
+@dataclass
+class _Search:
+    """The state of a search: how each op is quantised now, what that costs, and which ops are in float."""
+
+    case: Case
+    probe: Probe
+    target: float
+    progress: Progress
+    solutions: dict[str, Solution]
+    floats: list[str] = field(default_factory=list)
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        self.names = self.case.plan(self.solutions).nodes("int8")
+        self._open()
+        self.costs = costs_alone(self.measuring, self.progress)
+        if not self.reached().keeps(self.target):
+            self._strengthen()
+            self._leave_out()
+        self._cheapen()
+        self.final = self.reached()
+        self.measuring.board.close()
+
+    def reached(self, floats: Sequence[str] | None = None) -> Reached:
+        """What the plan as it is now reaches, or with other ops in float."""
+        left_out = set(self.floats if floats is None else floats)
+        cosines = self.measuring.cosines(name for name in self.names if name not in left_out)
+        return Reached(float(cosines.mean()), float(cosines.std() / np.sqrt(len(cosines))))
+
+    def _open(self) -> None:
+        self.measuring = Measuring(self.case.switchboard(set(self.names), self.solutions), self.probe)
+
+    def _replace(self, recipes: Mapping[str, Trial]) -> None:
+        """Quantise sites, by name, as other trials say; what they cost is taken to follow the trials' errors."""
+        self.measuring.board.close()
+        todo = [site for site in self._sites() if site.name in recipes]
+        for done, site in enumerate(todo, start=1):
+            trial, old = recipes[site.name], self.solutions[site.name]
+            new = solve(self.case.statistics[site.tensor], site, (trial.recipe,))
+            for op in site.ops:
+                self.costs[op.name] *= trial.error / max(old.error, 1e-12)
+                self.solutions[op.name] = Solution(new.quantised, trial, old.trials)
+            self.progress.update("quantise again", done, len(todo))
+        self._open()
+
+    def _sites(self) -> list[Site]:
+        return sites(self.case.model, set(self.solutions) & set(self.names))
+
+    def _strengthen(self) -> None:
+        """Step 1: costlier recipes, where they lower the error by enough and the output agrees."""
+        before = self.solutions | {}, self.costs | {}, self.reached()
+        better = {}
+        for site in self._sites():
+            old = self.solutions[site.name]
+            rows = self.case.statistics[site.tensor].sample(site.view).rows()
+            trials = (*old.trials, *try_recipes(rows, Grouped(site.matrix(), site.groups), site, COSTLY))
+            if (best := cheapest(trials)).error < WORTH * old.error:
+                better[site.name] = best
+        if better:
+            self._replace(better)
+            if self.reached().cosine <= before[2].cosine:
+                self.solutions, self.costs, _ = before
+                self.measuring.board.close()
+                self._open()
+
+    def _leave_out(self) -> None:
+        """Step 2: the fewest ops in float, in order of damage, that keep the budget."""
+        order = sorted(self.names, key=lambda name: -self.costs[name])
+        fewest, enough = 0, len(order)
+        while fewest < enough:
+            middle = (fewest + enough) // 2
+            if self.reached(order[:middle]).keeps(self.target):
+                enough = middle
+            else:
+                fewest = middle + 1
+        if fewest == len(order):
+            self._give_up(order)
+        self.floats = order[:fewest]
+        for name in reversed(self.floats[:-1]):  # one of the milder ones may not have been needed
+            others = [other for other in self.floats if other != name]
+            if self.reached(others).keeps(self.target):
+                self.floats = others
+
+    def _give_up(self, order: list[str]) -> None:
+        nothing, everything = self.reached(order), self.reached(())
+        table = " Embedding tables are int8 in both: try --float-embedding." if self.case.config.embedding else ""
+        raise AccuracyMissed(
+            f"no plan keeps a mean cosine of {self.target:g} on {len(self.probe.data)} held-out samples: all "
+            f"{len(order)} ops in INT8 reach {everything.cosine:.5f}, all in float {nothing.cosine:.5f} "
+            f"(give or take {nothing.error:.5f}).{table} Lower the budget, or calibrate on more data."
+        )
+
+    def _cheapen(self) -> None:
+        """Step 3: cheaper recipes for what is left of the budget."""
+        reached = self.reached()
+        slack = SPENT * (reached.cosine - reached.error - self.target)
+        before = self.solutions | {}, self.costs | {}
+        while slack > 0 and (cheaper := self._affordable(slack)):
+            self._replace(cheaper)
+            if self.reached().keeps(self.target):
+                return
+            self.solutions, self.costs = before[0] | {}, before[1] | {}
+            slack /= 2
+            if slack < 1e-6:
+                break
+        self.measuring.board.close()
+        self._open()
+
+    def _affordable(self, slack: float) -> dict[str, Trial]:
+        """Cheaper recipes whose predicted damage fits into ``slack``, the least damaging taken first."""
+        options = []
+        for site in self._sites():
+            now = self.solutions[site.name]
+            cost = sum(max(self.costs[op.name], 0.0) for op in site.ops if op.name not in self.floats)
+            for trial in now.trials:
+                if ORDER.index(trial.recipe) < ORDER.index(now.recipe):
+                    options.append((cost * (trial.error / max(now.error, 1e-12) - 1), site.name, trial))
+        chosen: dict[str, Trial] = {}
+        spent: dict[str, float] = {}
+        for cost, name, trial in sorted(options, key=lambda option: option[0]):
+            better = name not in chosen or ORDER.index(trial.recipe) < ORDER.index(chosen[name].recipe)
+            if better and sum(spent.values()) - spent.get(name, 0.0) + cost <= slack:
+                chosen[name], spent[name] = trial, cost
+        return chosen
+
+    def measured(self) -> Measured:
+        """What each op costs, and why some stay in float."""
+        return Measured(
+            {name: 1 - cost for name, cost in self.costs.items()},
+            {
+                name: f"alone it takes {self.costs[name]:.5f} from the cosine, too much for a budget of {self.target:g}"
+                for name in self.floats
+            },
+        )
+
+    def verdict(self) -> Budget:
+        """What was asked and what is reached."""
+        return Budget(
+            cosine=self.target,
+            reached=self.final.cosine,
+            standard_error=self.final.error,
+            samples=len(self.probe.data),
+        )

@@ -1,0 +1,97 @@
+"""Quantise with data at hand: by the numbers of each site first, then by what the model's own output says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from calib8.calibration.collect import collect
+from calib8.calibration.ranges import Ranges
+from calib8.calibration.statistics import TensorStatistics
+from calib8.data.sources import Source
+from calib8.graph.dataset import dataset_for
+from calib8.planning.apply import apply_plan, solve_sites
+from calib8.planning.config import Int8
+from calib8.planning.policy import Measured, check_ranges, make_plan, selected
+from calib8.planning.quant_plan import QuantPlan
+from calib8.planning.solve import ROWS, Solution
+from calib8.progress import Progress
+from calib8.runtime.cpu import open_cpu
+from calib8.search.probe import Probe
+from calib8.search.sensitivity import Measuring, culprits
+from calib8.search.switchboard import Switchboard
+
+#: Samples that ops are measured on.
+PROBED = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prepared model, what calibration found out about it, and how it is to be quantised."""
+
+    model: ir.Model
+    ranges: Ranges
+    statistics: Mapping[str, TensorStatistics]
+    config: Int8
+
+    def solutions(self, progress: Progress) -> dict[str, Solution]:
+        """How each op is conditioned and rounded; none if ranges alone decide."""
+        check_ranges(self.model, self.ranges)
+        if self.config.treatment == "plain":
+            return {}
+        return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress)
+
+    def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
+        """All of ``names`` to be switched between float and INT8."""
+        return Switchboard(self.model, names, self.ranges, solutions, embedding=self.config.embedding)
+
+    def plan(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> QuantPlan:
+        """What is done to each op."""
+        return make_plan(self.model, self.ranges, self.config, solutions, measured)
+
+    def apply(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> tuple[ir.Model, QuantPlan]:
+        """The quantised model and its plan."""
+        plan = self.plan(solutions, measured)
+        return apply_plan(self.model, self.ranges, plan, self.config, solutions), plan
+
+
+def case_of(model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress) -> Case:
+    """The case of ``model`` after one more pass over its calibration data."""
+    rows = ROWS if config.treatment == "auto" else 0
+    statistics = collect(model, dataset_for(model, data, progress), progress, sample=rows)
+    return Case(model, ranges, statistics, config)
+
+
+def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.Model, QuantPlan]:
+    """The quantised model and its plan, ops left in float that alone cost more than ``max_damage``.
+
+    What a site's own numbers cannot tell is how much its error matters: 23 dB may be plenty in one place and ruin a
+    detector in another. Nothing is measured op by op as long as all of them together do no such damage.
+    """
+    solutions = case.solutions(progress)
+    quantised, plan = case.apply(solutions)
+    with open_cpu(quantised, "onnxruntime") as runtime:
+        loss = 1 - float(probe.cosines(runtime).mean())
+    limit = case.config.max_damage
+    if loss <= limit:
+        return quantised, plan
+    names = plan.nodes("int8")
+    del quantised  # a switchboard holds every weight twice
+    with case.switchboard(set(names), solutions) as board:
+        measuring = Measuring(board, probe)
+        progress.note(
+            f"all of it in INT8 costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}"
+        )
+        base = measuring.cosine(())
+
+        def damage(group: Sequence[str]) -> float:
+            progress.update("measure ops", len(measuring), None)
+            return base - measuring.cosine(group)
+
+        found = culprits(names, damage, limit)
+    progress.update("measure ops", len(measuring), len(measuring))
+    reasons = {
+        name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"
+        for name, cost in found.items()
+    }
+    return case.apply(solutions, Measured({name: 1 - cost for name, cost in found.items()}, reasons))

@@ -1,0 +1,45 @@
+"""Sensitivity from end to end: a model and calibration data in, the ranking out."""
+
+from pathlib import Path
+
+from calib8.calibration import run as calibration
+from calib8.calibration.config import Calibrate
+from calib8.data.sources import Source
+from calib8.data.split import First, split
+from calib8.graph.dataset import dataset_for
+from calib8.graph.io import SOURCE_SHA256, load
+from calib8.graph.weighted import weighted_ops
+from calib8.models.sentence import pooling_of
+from calib8.passes.prepare import prepare
+from calib8.planning.config import Int8
+from calib8.planning.policy import selected
+from calib8.planning.solve import ROWS
+from calib8.progress import Progress, Quiet
+from calib8.search.probe import Probe
+from calib8.search.quantise import PROBED, Case
+from calib8.search.sensitivity import Measuring, Sensitivity, rank
+
+
+def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | None, progress: Progress) -> Sensitivity:
+    """What each op that ``config`` selects costs the output of the model at ``path``.
+
+    Calibrated on seven eighths of ``data``, measured on ``samples`` (32 if None) of the rest.
+    """
+    model = prepare(load(path))
+    fitted, held_back = split(data)
+    origin = calibration.origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), Calibrate())
+    rows = ROWS if config.treatment == "auto" else 0
+    dataset = dataset_for(model, fitted, progress)
+    found = calibration.calibrate(model, dataset, Calibrate(), origin, progress, sample=rows)
+    case = Case(model, found.ranges, found.statistics, config)
+    solutions = case.solutions(progress)
+    pooling, _ = pooling_of(path.parent)
+    probe = Probe(model, dataset_for(model, First(held_back, samples or PROBED), Quiet()), pooling=pooling)
+    names = selected(model, config)
+    described = {
+        op.name: (op.kind, str(solutions[op.name].recipe) if op.name in solutions else None)
+        for op in weighted_ops(model)
+        if op.name in names
+    }
+    with case.switchboard(names, solutions) as board:
+        return rank(Measuring(board, probe), described, progress)
