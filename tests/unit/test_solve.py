@@ -14,6 +14,8 @@ from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, hold_o
 from calib8.testing import GraphBuilder
 
 PLAIN = RECIPES[:1]
+#: Smoothing all the way is for grouped Convs.
+DENSE = tuple(recipe for recipe in RECIPES if recipe.smooth < 1)
 
 
 def seen(rows: np.ndarray) -> TensorStatistics:
@@ -66,8 +68,9 @@ def test_well_behaved_data_stays_plain() -> None:
     assert (conditioning.multiplier == 1).all()
     assert conditioning.extra == 0
     assert conditioning.amax == np.abs(x).max()
-    # uniform numbers on steps of 1 / 127 keep 20 log10(2 x 127) = 48 dB; so do the weights, hence 45 dB together
-    assert fresh_db(solution, uniform(512, 64, seed=2), w) == pytest.approx(45, abs=0.5)
+    # uniform numbers on steps of 1 / 127 keep 20 log10(2 x 127) = 48.1 dB; so do the weights, hence 45.1 dB together,
+    # less 10 log10(16 / 14) = 0.6 dB since the mean is one of ratios: rows of 16 outputs differ in power
+    assert fresh_db(solution, uniform(512, 64, seed=2), w) == pytest.approx(44.5, abs=0.3)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_outliers_are_treated(spoil, fewest: str) -> None:
     assert fewest in str(solved.recipe)
     assert fresh_db(solved, unseen, w) > fresh_db(plain, unseen, w) + 10
     # the error of the trial promises no more than GPTQ and bias correction then keep
-    assert 25 < db(solved.error) < fresh_db(solved, unseen, w) + 1
+    assert 20 < db(solved.error) < fresh_db(solved, unseen, w) + 1
 
 
 def test_rare_outliers_are_split() -> None:
@@ -114,7 +117,7 @@ def test_a_costlier_recipe_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(RECIPES))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(DENSE))
 def test_the_mean_error_is_removed(seed: int, recipe: Recipe) -> None:
     random = np.random.default_rng(seed)
     x = (random.normal(size=(200, 32)) * np.exp(random.normal(size=32)) + random.normal(size=32) * 3).astype(np.float32)
@@ -150,7 +153,7 @@ def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) ->
     module_design = module.design
     monkeypatch.setattr(module, "design", spy)
     solution = solve(seen(x), site(w))
-    assert len(limits) == len(RECIPES) + 1
+    assert len(limits) == len(DENSE) + 1
     assert max(limits[:-1]) < 6
     assert limits[-1] == 1000  # designed for all data in the end
     assert solution.quantised.conditioning.multiplier.min() > 0
@@ -191,10 +194,10 @@ def test_fewer_rows_than_channels(rows: int) -> None:
 def test_a_constant_channel(value: float) -> None:
     x, unseen, w = gaussian(), gaussian(seed=1), weight()
     x[:, 3] = unseen[:, 3] = value
-    for recipe in RECIPES:
+    for recipe in DENSE:
         solution = solve(seen(x), site(w), (recipe,))
         assert np.isfinite(solution.quantised.weights["op"].bias).all()
-        assert fresh_db(solution, unseen, w) > 34
+        assert fresh_db(solution, unseen, w) > 33
 
 
 def test_rows_of_nothing_but_zero_do_not_hide_the_rest() -> None:
@@ -208,9 +211,10 @@ def test_rows_of_nothing_but_zero_do_not_hide_the_rest() -> None:
 def test_error_by_hand() -> None:
     expected = np.float32([[3, 4], [0, 0], [300, 400]])
     got = np.float32([[3, 3], [0, 0.5], [330, 440]])
-    # row powers 25, 0 and 250,000, median of those not zero 125,012.5: a faint row counts as one of 1,250.125
-    assert _error(expected, got) == pytest.approx((1 / 1250.125 + 0.25 / 1250.125 + 0.01) / 3)
-    assert _error(expected[:1], got[:1]) == pytest.approx(1 / 25)
+    # The medians of the columns are 3 and 4. Squared distances to them are 0, 25 and 297^2 + 396^2 = 245,025, the
+    # median of those not zero 122,525: a row of less than a hundredth of that counts as one of 1,225.25.
+    assert _error(expected, got) == pytest.approx((1 / 1225.25 + 0.25 / 1225.25 + 2500 / 245025) / 3)
+    assert _error(np.float32([[1], [3]]), np.float32([[1], [2]])) == pytest.approx(0.5)  # both rows are 1 from 2
     assert _error(expected, expected) == 0
 
 
@@ -242,6 +246,7 @@ def conv_site(groups: int = 1, **attributes: object) -> Site:
 
 
 SMOOTH, SHIFT, SPLIT, SIDE = Recipe(smooth=0.5), Recipe(shift=True), Recipe(split=0.04), Recipe(side=2)
+WHOLLY = Recipe(smooth=1.0)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +257,13 @@ SMOOTH, SHIFT, SPLIT, SIDE = Recipe(smooth=0.5), Recipe(shift=True), Recipe(spli
         (conv_site(), [SMOOTH, SHIFT, SPLIT]),
         (conv_site(auto_pad="VALID"), [SMOOTH, SHIFT, SPLIT]),
         (conv_site(pads=[0, 0, 0, 1]), [SMOOTH, SPLIT]),
-        (conv_site(2), [SMOOTH, SHIFT]),
-        (conv_site(4, pads=[1, 1, 1, 1]), [SMOOTH]),
+        (conv_site(2), [SMOOTH, WHOLLY, SHIFT]),
+        (conv_site(4, pads=[1, 1, 1, 1]), [SMOOTH, WHOLLY]),
     ],
     ids=["matmul", "narrow matmul", "conv", "valid", "padded", "grouped", "depthwise, padded"],
 )
 def test_what_a_site_can_take(found: Site, expected: list[Recipe]) -> None:
-    assert [recipe for recipe in (SMOOTH, SHIFT, SPLIT, SIDE) if possible(recipe, found)] == expected
+    assert [recipe for recipe in (SMOOTH, WHOLLY, SHIFT, SPLIT, SIDE) if possible(recipe, found)] == expected
     assert possible(Recipe(), found)
     together = Recipe(smooth=0.5, shift=True, split=0.04)
     assert possible(together, found) == (SHIFT in expected and SPLIT in expected)
