@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -15,11 +16,13 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, serialized
 from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, quantize_model, repeats
+from calib8.planning.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, repeats
 from calib8.planning.config import Int8
+from calib8.planning.design import Recipe
 from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
-from calib8.planning.solve import ROWS
+from calib8.planning.solve import ROWS, solve
+from calib8.search.quantise import Case
 from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 FEEDS = token_feeds(9, 5, 7, 3)
@@ -34,6 +37,11 @@ def calibrated(model: ir.Model, feeds, notes, sample: int = ROWS) -> Calibration
     data = dataset_for(model, Batches(feeds), notes)
     origin = run.origin_of("model", data.fingerprint, Calibrate())
     return run.calibrate(model, data, Calibrate(), origin, notes, sample=sample)
+
+
+def quantized(model: ir.Model, found: Calibration, notes, **options: object) -> tuple[ir.Model, QuantPlan]:
+    case = Case(model, found.ranges, found.statistics, Int8(**options))
+    return case.apply(case.solutions(notes))
 
 
 def applied(model: ir.Model, ranges: Ranges, **options: object) -> ir.Model:
@@ -103,7 +111,7 @@ def outlier_encoder() -> ir.Model:
 
 def solved(model: ir.Model, notes, **options: object) -> tuple[ir.Model, QuantPlan]:
     found = calibrated(model, MANY, notes)
-    return quantize_model(model, found.ranges, Int8(**options), found.statistics, notes)
+    return quantized(model, found, notes, **options)
 
 
 def error(reference: ir.Model, model: ir.Model) -> float:
@@ -146,7 +154,7 @@ def test_names_left_out_are_no_part_of_a_site(notes) -> None:
 
 def test_too_few_rows_are_not_solved_by(notes) -> None:
     found = calibrated(outlier_encoder(), FEEDS, notes)  # 24 tokens
-    _, plan = quantize_model(outlier_encoder(), found.ranges, Int8(), found.statistics, notes)
+    _, plan = quantized(outlier_encoder(), found, notes)
     assert {op.recipe for op in plan.ops} == {None}
 
 
@@ -159,12 +167,31 @@ def test_a_scaled_gemm_beside_a_site(notes) -> None:
     reference = prepare(g.model(y=a, z=b))
     rows = {"x": (np.random.default_rng(0).normal(size=(100, 8)) + 2).astype(np.float32)}
     found = calibrated(reference, rows, notes)
-    model, plan = quantize_model(reference, found.ranges, Int8(remainder="fp32"), found.statistics, notes)
+    model, plan = quantized(reference, found, notes, remainder="fp32")
     assert [(op.node, op.treatment, bool(op.recipe)) for op in plan.ops] == [("a", "int8", True), ("b", "int8", False)]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     expected, got = outputs_of(reference, rows), outputs_of(model, rows)
     for name in "yz":
         assert 0 < np.abs(got[name] - expected[name]).max() < 0.2
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_sites_in_a_row(notes, alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads what the one before it computes, correction included; a scaled Gemm has a grid by ranges alone."""
+    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=(Recipe(shift=True),)))
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    a = g.op("MatMul", x, g.weight("a.weight", 8, 8), name="a")
+    b = g.op("MatMul", a, g.weight("b.weight", 8, 8), name="b")
+    reference = prepare(g.model(y=g.op("Gemm", b, g.weight("c.weight", 8, 4), name="c", alpha=alpha)))
+    centre = np.array([20, 0] * 4)
+    rows = {"x": (np.random.default_rng(0).normal(size=(100, 8)) + centre).astype(np.float32)}
+    found = calibrated(reference, rows, notes)
+    model, plan = quantized(reference, found, notes, remainder="fp32")
+    assert [op.recipe for op in plan.ops] == ["shift", "shift", "shift" if alpha == 1 else None]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    expected, got = outputs_of(reference, rows)["y"], outputs_of(model, rows)["y"]
+    assert 0 < np.square(got - expected).sum() < 1e-3 * np.square(expected).sum()
 
 
 def test_a_matmul_on_four_axes(notes) -> None:
@@ -176,8 +203,8 @@ def test_a_matmul_on_four_axes(notes) -> None:
     reference = prepare(g.model(y=g.op("MatMul", big, small, name="op")))
     rows = {"x": np.random.default_rng(0).normal(size=(20, 3, 4, 8)).astype(np.float32)}
     found = calibrated(reference, rows, notes)
-    assert found.statistics["Mul_0_out"].sample.shape == (240, 8)
-    model, plan = quantize_model(reference, found.ranges, Int8(remainder="fp32"), found.statistics, notes)
+    assert found.statistics["Mul_0_out"].sample().rows().shape == (240, 8)
+    model, plan = quantized(reference, found, notes, remainder="fp32")
     assert plan.nodes("int8") == ["op"]
     expected, got = outputs_of(reference, rows)["y"], outputs_of(model, rows)["y"]
     assert np.square(got - expected).sum() < 1e-3 * np.square(expected).sum()
@@ -190,7 +217,7 @@ def test_a_broken_weight_is_named(notes, encoder: ir.Model) -> None:
     array[0, 0] = np.nan
     bad.const_value = ir.tensor(array, name="down.weight")
     with pytest.raises(ModelError, match="the weight 'down.weight' holds NaN or infinity"):
-        quantize_model(encoder, found.ranges, Int8(), found.statistics, notes)
+        quantized(encoder, found, notes)
 
 
 def test_an_fp16_model_is_refused(notes) -> None:
@@ -200,14 +227,14 @@ def test_an_fp16_model_is_refused(notes) -> None:
     model = prepare(g.model(y=g.op("MatMul", x, weight, name="op")))
     found = calibrated(model, {"x": np.random.default_rng(0).normal(size=(80, 8)).astype(np.float16)}, notes)
     with pytest.raises(ModelError, match="node 'op' computes in FP16; expected an FP32 model"):
-        quantize_model(model, found.ranges, Int8(), found.statistics, notes)
+        quantized(model, found, notes)
 
 
 def test_ranges_of_another_model_are_refused_before_the_work(notes, encoder: ir.Model) -> None:
     found = calibrated(encoder, MANY, notes)
     encoder.metadata_props[SOURCE_SHA256] = "another"
     with pytest.raises(RangesError, match="made from another model"):
-        quantize_model(encoder, found.ranges, Int8(), found.statistics, notes)
+        quantized(encoder, found, notes)
     assert "quantize" not in [step[0] for step in notes.steps]
 
 
@@ -218,7 +245,7 @@ def test_solving_repeats_to_the_byte(notes) -> None:
 
 def test_what_repeats(notes, encoder: ir.Model) -> None:
     found = calibrated(encoder, MANY, notes)
-    model, _ = quantize_model(encoder, found.ranges, Int8(), found.statistics, notes)
+    model, _ = quantized(encoder, found, notes)
     origin = found.ranges.origin
     assert repeats(model, origin, Int8())
     assert repeats(ir.from_proto(ir.to_proto(model)), origin, Int8())

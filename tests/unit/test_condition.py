@@ -1,15 +1,13 @@
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
+from quantised_sites import bypassed, checked, folded_shift, kinds, predicted, quantised
 
-from calib8.graph.site import sites
-from calib8.numerics import dequantize, quantize, scale_of
+from calib8.graph.site import Site, sites
 from calib8.passes.condition import Conditioning, Quantised, condition
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
 from calib8.planning.design import Recipe, design
-from calib8.planning.rounding import nearest
 from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 WIDTH = 6
@@ -22,17 +20,6 @@ FULL = Conditioning(
 )
 BIAS = np.float32([1, -2, 3, 0.5])
 X = np.random.default_rng(5).normal(size=(7, WIDTH)).astype(np.float32) * 2
-
-
-def quantised(matrix: np.ndarray, conditioning: Conditioning = FULL, bias: np.ndarray = BIAS) -> Quantised:
-    codes, scale = nearest(conditioning.weight(matrix))
-    return Quantised(conditioning, codes, scale, np.resize(bias, matrix.shape[1]).astype(np.float32))
-
-
-def predicted(x: np.ndarray, q: Quantised) -> np.ndarray:
-    """The output by numpy alone, from the same codes."""
-    scale = scale_of(q.conditioning.amax)
-    return dequantize(quantize(q.conditioning(x), scale), scale) @ dequantize(q.codes, q.scale) + q.bias
 
 
 def linear(kind: str = "MatMul", bias: str = "none", **attributes: int) -> ir.Model:
@@ -50,19 +37,10 @@ def linear(kind: str = "MatMul", bias: str = "none", **attributes: int) -> ir.Mo
 
 def conditioned(
     model: ir.Model, conditioning: Conditioning = FULL, bias: np.ndarray = BIAS
-) -> tuple[ir.Model, Quantised]:
+) -> tuple[ir.Model, Site, Quantised]:
     (site,) = sites(model)
-    q = quantised(site.matrix(), conditioning, bias)
-    return condition(model, site, q), q
-
-
-def kinds(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
-
-
-def checked(model: ir.Model) -> ir.Model:
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    return model
+    q = quantised(site, conditioning, bias)
+    return condition(model, site, q), site, q
 
 
 def test_rows_and_weights_by_hand() -> None:
@@ -91,19 +69,18 @@ def test_rows_and_weights_by_hand() -> None:
 def test_onnx_runtime_agrees_with_numpy(model: ir.Model, own: list[float] | int, nodes: list[str]) -> None:
     model = model.clone()
     float_model = model.clone()
-    model, q = conditioned(model)
+    model, site, q = conditioned(model)
     checked(model)
     chain = ["Sub", "Gather", "Mul", "QuantizeLinear", "DequantizeLinear", "DequantizeLinear"]
     assert kinds(model) == [*chain, *nodes]
     got = outputs_of(model, {"x": X})
-    np.testing.assert_allclose(got["y"], predicted(X, q) + np.float32(own), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got["y"], predicted(site, X, q) + np.float32(own), rtol=0, atol=1e-5)
     assert "w" not in model.graph.initializers
     assert "b" not in model.graph.initializers or nodes == ["Gemm", "Add", "Add"]
     # the same bias, minus that of exactly undone conditioning, is the float model
     exact = outputs_of(float_model, {"x": X})["y"]
-    (site,) = sites(float_model)
-    undone = q.conditioning.shift @ site.matrix()
-    assert np.abs(got["y"] - q.bias + undone - exact).max() < 0.25
+    undone = FULL.shift @ site.matrix()
+    assert np.abs(got["y"] - BIAS + undone - exact).max() < 0.25
 
 
 @pytest.mark.parametrize(
@@ -121,22 +98,8 @@ def test_with_q_and_dq_bypassed_nothing_changes(recipe: Recipe) -> None:
     (site,) = sites(model)
     matrix = site.matrix()
     c = design(x.min(axis=0), x.max(axis=0), np.abs(matrix).max(axis=1), recipe)
-    float_weight = c.weight(matrix)
-    model = condition(model, site, quantised(matrix, c, c.shift @ matrix))
-    for node in list(model.graph):
-        if node.op_type == "DequantizeLinear":
-            source = node.inputs[0]
-            if source.producer() is None:  # the weight
-                source = ir.val("float_weight", const_value=ir.tensor(float_weight, name="float_weight"))
-                model.graph.register_initializer(source)
-            else:
-                source = source.producer().inputs[0]
-            node.outputs[0].replace_all_uses_with(source)
-            model.graph.remove(node, safe=True)
-    for node in list(model.graph):
-        if node.op_type == "QuantizeLinear":
-            model.graph.remove(node, safe=True)
-    expected, got = outputs_of(original, {"x": x})["y"], outputs_of(checked(model), {"x": x})["y"]
+    condition(model, site, quantised(site, c, folded_shift(site, c)))
+    expected, got = outputs_of(original, {"x": x})["y"], outputs_of(bypassed(model, site, c), {"x": x})["y"]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
@@ -153,30 +116,30 @@ def test_with_q_and_dq_bypassed_nothing_changes(recipe: Recipe) -> None:
     ids=["nothing", "shift", "smooth", "split", "reorder", "all"],
 )
 def test_only_what_does_something_is_written(conditioning: Conditioning, chain: list[str]) -> None:
-    model, q = conditioned(linear(), conditioning)
+    model, site, q = conditioned(linear(), conditioning)
     assert kinds(checked(model)) == [*chain, "QuantizeLinear", *["DequantizeLinear"] * 2, "MatMul", "Add"]
-    np.testing.assert_allclose(outputs_of(model, {"x": X})["y"], predicted(X, q), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(outputs_of(model, {"x": X})["y"], predicted(site, X, q), rtol=0, atol=1e-5)
 
 
 def test_no_bias_no_add() -> None:
-    model, _ = conditioned(linear(), IDENTITY, np.zeros(4))
+    model, *_ = conditioned(linear(), IDENTITY, np.zeros(4))
     assert "Add" not in kinds(model)
 
 
 def test_q_k_and_v_share_one_chain(encoder: ir.Model) -> None:
     site = sites(encoder)[0]
     c = design(np.full(8, -2), np.full(8, 3), np.ones(8), Recipe(0.5, True))
-    model = checked(condition(encoder, site, quantised(site.matrix(), c)))
+    solution = quantised(site, c, BIAS)
+    model = checked(condition(encoder, site, solution))
     q, k, v = (next(node for node in model.graph if node.name == name) for name in "qkv")
     assert q.inputs[0] is k.inputs[0] is v.inputs[0]
     assert kinds(model).count("QuantizeLinear") == 1
     assert kinds(model).count("DequantizeLinear") == 4
     assert len({id(node.inputs[1]) for node in (q, k, v)}) == 3
-    # each takes its own columns
-    for index, node in enumerate((q, k, v)):
+    # each takes its own codes
+    for node in (q, k, v):
         codes = node.inputs[1].producer().inputs[0].const_value.numpy()
-        expected = quantised(site.matrix(), c).codes[:, index * 8 : index * 8 + 8]
-        np.testing.assert_array_equal(codes, expected)
+        np.testing.assert_array_equal(codes, solution.weights[node.name].codes)
 
 
 def test_an_encoder_keeps_its_meaning() -> None:
@@ -186,13 +149,13 @@ def test_an_encoder_keeps_its_meaning() -> None:
     for site in sites(model):
         matrix = site.matrix()
         c = design(np.full(len(matrix), -3), np.full(len(matrix), 3.5), np.abs(matrix).max(axis=1), Recipe(0.5, True))
-        condition(model, site, quantised(matrix, c, c.shift @ matrix))
+        condition(model, site, quantised(site, c, folded_shift(site, c)))
     got = outputs_of(checked(model), feeds)["last_hidden_state"]
     assert 0 < np.abs(got - expected).max() < 0.2
 
 
 def test_result_that_is_an_output_keeps_its_name() -> None:
-    model, _ = conditioned(linear())
+    model, *_ = conditioned(linear())
     assert [value.name for value in model.graph.outputs] == ["y"]
     assert list(outputs_of(model, {"x": X})) == ["y"]
 
@@ -202,8 +165,8 @@ def test_result_with_several_readers() -> None:
     g = GraphBuilder()
     product = g.op("MatMul", g.input("x", ir.DataType.FLOAT, "batch", WIDTH), g.weight("w", WIDTH, 4), name="op")
     biased = g.op("Add", product, g.constant("b", [10, 20, 30, 40]))
-    model, q = conditioned(prepare(g.model(y=biased, z=g.op("Neg", product), raw=product)))
-    got, expected = outputs_of(checked(model), {"x": X}), predicted(X, q)
+    model, site, q = conditioned(prepare(g.model(y=biased, z=g.op("Neg", product), raw=product)))
+    got, expected = outputs_of(checked(model), {"x": X}), predicted(site, X, q)
     np.testing.assert_allclose(got["y"], expected + np.float32([10, 20, 30, 40]), atol=1e-5)
     np.testing.assert_allclose(got["z"], -expected, atol=1e-5)
     np.testing.assert_allclose(got["raw"], expected, atol=1e-5)
@@ -215,49 +178,49 @@ def test_biases_of_other_shapes(bias: list) -> None:
     x = g.input("x", ir.DataType.FLOAT, 2, WIDTH)
     product = g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op")
     added = g.op("Add", product, g.constant("b", bias))
-    model, q = conditioned(prepare(g.model(y=added)))
+    model, site, q = conditioned(prepare(g.model(y=added)))
     got = outputs_of(checked(model), {"x": X[:2]})["y"]
-    np.testing.assert_allclose(got, predicted(X[:2], q) + np.float32(bias), atol=1e-5)
+    np.testing.assert_allclose(got, predicted(site, X[:2], q) + np.float32(bias), atol=1e-5)
     g = GraphBuilder()
     y = g.op("Gemm", g.input("x", ir.DataType.FLOAT, 2, WIDTH), g.weight("w", WIDTH, 4), g.constant("b", bias))
-    model, q = conditioned(prepare(g.model(y=y)))
+    model, site, q = conditioned(prepare(g.model(y=y)))
     np.testing.assert_allclose(
-        outputs_of(checked(model), {"x": X[:2]})["y"], predicted(X[:2], q) + np.float32(bias), atol=1e-5
+        outputs_of(checked(model), {"x": X[:2]})["y"], predicted(site, X[:2], q) + np.float32(bias), atol=1e-5
     )
 
 
 def test_gemm_with_a_computed_c() -> None:
     g = GraphBuilder()
     x, c = g.input("x", ir.DataType.FLOAT, "batch", WIDTH), g.input("c", ir.DataType.FLOAT, 4)
-    model, q = conditioned(prepare(g.model(y=g.op("Gemm", x, g.weight("w", WIDTH, 4), c, name="op"))))
+    model, site, q = conditioned(prepare(g.model(y=g.op("Gemm", x, g.weight("w", WIDTH, 4), c, name="op"))))
     c_value = np.float32([5, 6, 7, 8])
     got = outputs_of(checked(model), {"x": X, "c": c_value})["y"]
-    np.testing.assert_allclose(got, predicted(X, q) + c_value, atol=1e-5)
+    np.testing.assert_allclose(got, predicted(site, X, q) + c_value, atol=1e-5)
 
 
 def test_a_residual_add_is_no_bias() -> None:
     g = GraphBuilder()
     x = g.input("x", ir.DataType.FLOAT, "batch", WIDTH)
-    model, q = conditioned(prepare(g.model(y=g.op("Add", g.op("MatMul", x, g.weight("w", WIDTH, WIDTH)), x))))
+    model, site, q = conditioned(prepare(g.model(y=g.op("Add", g.op("MatMul", x, g.weight("w", WIDTH, WIDTH)), x))))
     assert kinds(model).count("Add") == 2
-    np.testing.assert_allclose(outputs_of(checked(model), {"x": X})["y"], predicted(X, q) + X, atol=1e-5)
+    np.testing.assert_allclose(outputs_of(checked(model), {"x": X})["y"], predicted(site, X, q) + X, atol=1e-5)
 
 
 def test_bias_shared_by_two_adds() -> None:
     g = GraphBuilder()
     x, bias = g.input("x", ir.DataType.FLOAT, "batch", WIDTH), g.constant("b", [10, 20, 30, 40])
     y = g.op("Add", g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op"), bias)
-    model, q = conditioned(prepare(g.model(y=y, z=g.op("Mul", bias, bias))))
+    model, site, q = conditioned(prepare(g.model(y=y, z=g.op("Mul", bias, bias))))
     got = outputs_of(checked(model), {"x": X})
-    np.testing.assert_allclose(got["y"], predicted(X, q) + np.float32([10, 20, 30, 40]), atol=1e-5)
+    np.testing.assert_allclose(got["y"], predicted(site, X, q) + np.float32([10, 20, 30, 40]), atol=1e-5)
     assert got["z"].tolist() == [100, 400, 900, 1600]
 
 
 def test_weight_shared_by_two_readers_of_one_tensor() -> None:
     g = GraphBuilder()
     x, w = g.input("x", ir.DataType.FLOAT, "batch", WIDTH), g.weight("w", WIDTH, 4)
-    model, q = conditioned(prepare(g.model(y=g.op("MatMul", x, w, name="a"), z=g.op("MatMul", x, w, name="b"))))
-    got, expected = outputs_of(checked(model), {"x": X}), predicted(X, q)
+    model, site, q = conditioned(prepare(g.model(y=g.op("MatMul", x, w, name="a"), z=g.op("MatMul", x, w, name="b"))))
+    got, expected = outputs_of(checked(model), {"x": X}), predicted(site, X, q)
     np.testing.assert_allclose(got["y"], expected[:, :4], atol=1e-5)
     np.testing.assert_allclose(got["z"], expected[:, 4:], atol=1e-5)
     assert "w" not in model.graph.initializers
@@ -269,10 +232,10 @@ def test_weight_that_something_else_reads_or_returns() -> None:
     again = g.op("MatMul", g.op("Relu", x), w, name="b")
     model = prepare(g.model(y=g.op("MatMul", x, w, name="a"), z=again, w=w))
     matrix = model.graph.initializers["w"].const_value.numpy()
-    site = next(site for site in sites(model) if site.name == "x")
-    q = quantised(site.matrix())
+    site = next(site for site in sites(model) if site.name == "a")
+    q = quantised(site, FULL, BIAS)
     got = outputs_of(checked(condition(model, site, q)), {"x": X})
-    np.testing.assert_allclose(got["y"], predicted(X, q), atol=1e-5)
+    np.testing.assert_allclose(got["y"], predicted(site, X, q), atol=1e-5)
     np.testing.assert_allclose(got["z"], np.maximum(X, 0) @ matrix, atol=1e-5)
     np.testing.assert_array_equal(got["w"], matrix)
 
@@ -283,9 +246,9 @@ def test_names_that_are_taken() -> None:
     taken = g.op("Mul", x, g.constant("x_shift", [2] * WIDTH), name="x_shift_applied")
     taken.name = "x_shift_applied"
     other = g.op("Add", taken, g.constant("op_correction", [1] * WIDTH), name="other")
-    model, q = conditioned(prepare(g.model(y=g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op"), z=other)))
+    model, site, q = conditioned(prepare(g.model(y=g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op"), z=other)))
     got = outputs_of(checked(model), {"x": X})
-    np.testing.assert_allclose(got["y"], predicted(X, q), atol=1e-5)
+    np.testing.assert_allclose(got["y"], predicted(site, X, q), atol=1e-5)
     np.testing.assert_allclose(got["z"], 2 * X + 1, atol=1e-5)
 
 
@@ -295,7 +258,9 @@ def test_the_chain_stays_in_fp32(produced: bool) -> None:
     g = GraphBuilder()
     x = g.input("x", ir.DataType.FLOAT, "batch", WIDTH)
     x = g.op("Relu", x) if produced else x
-    model, q = conditioned(prepare(g.model(y=g.op("Relu", g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op")))))
+    model, site, q = conditioned(
+        prepare(g.model(y=g.op("Relu", g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op"))))
+    )
     model = checked(to_half(model))
     for node in model.graph:
         if node.op_type in ("Sub", "Gather", "Mul", "QuantizeLinear"):
@@ -306,14 +271,14 @@ def test_the_chain_stays_in_fp32(produced: bool) -> None:
             assert node.outputs[0].dtype == ir.DataType.FLOAT16
     rows = np.maximum(X, 0).astype(np.float16).astype(np.float32) if produced else X
     got = outputs_of(model, {"x": X})["y"]
-    np.testing.assert_allclose(got, np.maximum(predicted(rows, q), 0), rtol=2e-3, atol=0.02)
+    np.testing.assert_allclose(got, np.maximum(predicted(site, rows, q), 0), rtol=2e-3, atol=0.02)
 
 
 def test_three_axes() -> None:
     g = GraphBuilder()
     x = g.input("x", ir.DataType.FLOAT, "batch", "sequence", WIDTH)
-    model, q = conditioned(prepare(g.model(y=g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op"))))
+    model, site, q = conditioned(prepare(g.model(y=g.op("MatMul", x, g.weight("w", WIDTH, 4), name="op"))))
     got = outputs_of(checked(model), {"x": X[None]})["y"]
-    np.testing.assert_allclose(got[0], predicted(X, q), atol=1e-5)
+    np.testing.assert_allclose(got[0], predicted(site, X, q), atol=1e-5)
     gather = next(node for node in model.graph if node.op_type == "Gather")
     assert gather.outputs[0].shape == ir.Shape(["batch", "sequence", 9])

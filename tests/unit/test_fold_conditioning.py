@@ -18,6 +18,7 @@ from calib8.planning import apply
 from calib8.planning.config import Int8
 from calib8.planning.design import Recipe
 from calib8.planning.solve import ROWS, solve
+from calib8.search.quantise import Case
 from calib8.testing import GraphBuilder, outputs_of
 
 WIDTH = 4
@@ -282,7 +283,8 @@ def test_a_pre_ln_block_keeps_its_numbers(
 
     def quantised() -> ir.Model:
         config = Int8(min_sqnr_db=0, remainder=remainder)
-        return checked(apply.quantize_model(original, seen.ranges, config, seen.statistics, notes)[0])
+        case = Case(original, seen.ranges, seen.statistics, config)
+        return checked(case.apply(case.solutions(notes))[0])
 
     folded = quantised()
     monkeypatch.setattr(apply, "fold_conditioning", lambda model: model)

@@ -9,13 +9,13 @@ from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
-from calib8.passes.condition import Quantised
+from calib8.passes.condition import Codes, Quantised
 from calib8.passes.prepare import prepare
 from calib8.planning.config import Int8
 from calib8.planning.design import Recipe, design
 from calib8.planning.policy import make_plan
 from calib8.planning.rounding import nearest
-from calib8.planning.solve import Solution
+from calib8.planning.solve import Solution, Trial
 from calib8.testing import GraphBuilder
 
 PLAIN = Recipe()
@@ -35,8 +35,10 @@ def solution(error: float, recipe: Recipe = PLAIN, width: int = 8) -> Solution:
     """Some solution of a site with that many channels, its error as given."""
     ones = np.ones(width, np.float32)
     conditioning = design(-ones, ones, ones, recipe)
-    codes, scale = nearest(conditioning.weight(np.ones((width, 1), np.float32)))
-    return Solution(Quantised(conditioning, codes, scale, np.zeros(1, np.float32)), recipe, error)
+    rounded = nearest(conditioning.weight(np.ones((width, 1), np.float32)))
+    weights = {"op": Codes(rounded.codes, rounded.scale, np.zeros(1, np.float32))}
+    trial = Trial(recipe, error)
+    return Solution(Quantised(conditioning, weights), trial, (trial,))
 
 
 def treatments(model: ir.Model, ranges: Ranges, **options: object) -> dict[str, str]:
@@ -65,8 +67,7 @@ def test_outliers_stay_in_float(encoder: ir.Model) -> None:
 @pytest.mark.parametrize("least", [0, 14])
 def test_a_tensor_of_zeros_stays_in_float(encoder: ir.Model, solved: Solution | None, least: float) -> None:
     """A grid for zeros would turn whatever comes later into zeros or into its largest value."""
-    tensor = weighted_ops(encoder)[-1].activation.name
-    found = {} if solved is None else {tensor: solved}
+    found = {} if solved is None else {"down": solved}
     last = make_plan(encoder, ranges_for(encoder, down=0.0), Int8(min_sqnr_db=least), found).ops[-1]
     assert (last.node, last.treatment, last.sqnr_db) == ("down", "float", None)
     assert last.reason == "calibration saw nothing but zero at its input"
@@ -81,14 +82,13 @@ def test_mostly_zeros_stay_in_float(encoder: ir.Model) -> None:
     assert last.reason == "calibration saw mostly positions of nothing but zero at its input"
 
 
-def test_solved_sites_are_judged_by_their_output(encoder: ir.Model) -> None:
-    o, up = (op.activation.name for op in weighted_ops(encoder)[3:5])
+def test_solved_ops_are_judged_by_their_output(encoder: ir.Model) -> None:
     # an error of 1 % is 20 dB, one of 10 % 10 dB; the outlier at the input of o counts no more
-    recipe = Recipe(shift=True, split=4.0)  # 4 x 8 = 32 more columns
-    plan = make_plan(encoder, ranges_for(encoder, o=1270.0), Int8(), {o: solution(0.01, recipe), up: solution(0.1)})
+    recipe = Recipe(shift=True, split=4.0)  # 8 columns are filled up to 32
+    plan = make_plan(encoder, ranges_for(encoder, o=1270.0), Int8(), {"o": solution(0.01, recipe), "up": solution(0.1)})
     got = {op.node: op for op in plan.ops}
     assert (got["o"].treatment, got["o"].sqnr_db) == ("int8", 20)
-    assert (got["o"].recipe, got["o"].extra_columns) == ("shift + split 400%", 32)
+    assert (got["o"].recipe, got["o"].extra_columns) == ("shift + split 400%", 24)
     assert got["o"].reason == "shift + split 400%: 20.0 dB of its output are left on held-out rows"
     assert (got["up"].treatment, got["up"].sqnr_db, got["up"].recipe) == ("float", 10, None)
     assert got["up"].reason == "plain: only 10.0 dB of its output would be left, less than 14"
@@ -101,7 +101,7 @@ def test_readers_that_are_no_part_of_the_site_are_judged_by_their_input() -> Non
     a = g.op("MatMul", x, g.weight("a.weight", 8, 4), name="a")
     b = g.op("Gemm", x, g.weight("b.weight", 8, 4), name="b", alpha=2.0)
     model = prepare(g.model(y=a, z=b))
-    plan = make_plan(model, ranges_for(model, a=1270.0, b=1270.0), Int8(), {"x": solution(0.01)})
+    plan = make_plan(model, ranges_for(model, a=1270.0, b=1270.0), Int8(), {"a": solution(0.01)})
     assert (plan.nodes("int8"), plan.nodes("float")) == (["a"], ["b"])
     assert plan.ops[1].recipe is None
     assert "outliers" in plan.ops[1].reason

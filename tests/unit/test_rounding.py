@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.numerics import dequantize
-from calib8.planning.rounding import BLOCK, gptq, nearest
+from calib8.planning.rounding import BLOCK, Rounded, gptq, nearest
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -20,15 +19,16 @@ def random_weight(seed: int, channels: int, columns: int = 6) -> np.ndarray:
     return np.random.default_rng(seed + 1).normal(size=(channels, columns)).astype(np.float32)
 
 
-def lost(x: np.ndarray, weight: np.ndarray, codes: np.ndarray, scale: np.ndarray) -> float:
-    return float(np.square(x @ (weight - dequantize(codes, scale))).sum())
+def lost(x: np.ndarray, weight: np.ndarray, rounded: Rounded) -> float:
+    return float(np.square(x @ (weight - rounded.values())).sum())
 
 
 def test_nearest_by_hand() -> None:
     # columns reach 127 and 254: scales 1 and 2. 0.4 -> 0, 1.6 -> 2; 3.1 / 2 = 1.55 -> 2, -5 / 2 = -2.5 -> -2 (even)
-    codes, scale = nearest(np.float32([[127, 3.1], [0.4, -5], [1.6, -254]]))
-    assert scale.tolist() == [1, 2]
-    assert codes.tolist() == [[127, 2], [0, -2], [2, -127]]
+    rounded = nearest(np.float32([[127, 3.1], [0.4, -5], [1.6, -254]]))
+    assert rounded.scale.tolist() == [1, 2]
+    assert rounded.codes.tolist() == [[127, 2], [0, -2], [2, -127]]
+    assert rounded.values().tolist() == [[127, 4], [0, -4], [2, -254]]
 
 
 def test_the_next_row_makes_up_for_an_error_by_hand() -> None:
@@ -36,8 +36,8 @@ def test_the_next_row_makes_up_for_an_error_by_hand() -> None:
     # to the other, 0.8 (less what damping keeps), which becomes 1: together 1 instead of 0, near the 0.8 of before.
     hessian = np.float32([[1e-3, 0, 0], [0, 1, 1], [0, 1, 1]])
     weight = np.float32([[127], [0.4], [0.4]])
-    assert nearest(weight)[0].ravel().tolist() == [127, 0, 0]
-    assert gptq(weight, hessian)[0].ravel().tolist() == [127, 0, 1]
+    assert nearest(weight).codes.ravel().tolist() == [127, 0, 0]
+    assert gptq(weight, hessian).codes.ravel().tolist() == [127, 0, 1]
 
 
 @settings(deadline=None, max_examples=30)
@@ -46,58 +46,58 @@ def test_unrelated_inputs_are_rounded_to_the_nearest(seed: int, channels: int) -
     weight = random_weight(seed, channels)
     diagonal = np.random.default_rng(seed).uniform(0, 10, channels).astype(np.float32)
     expected, got = nearest(weight), gptq(weight, np.diag(diagonal))
-    np.testing.assert_array_equal(got[0], expected[0])
-    np.testing.assert_array_equal(got[1], expected[1])
+    np.testing.assert_array_equal(got.codes, expected.codes)
+    np.testing.assert_array_equal(got.scale, expected.scale)
 
 
 @settings(deadline=None, max_examples=30)
 @given(seeds, st.sampled_from([16, BLOCK - 1, BLOCK + 40]))
 def test_the_output_error_is_smaller(seed: int, channels: int) -> None:
     x, weight = correlated(seed, 256, channels), random_weight(seed, channels)
-    codes, scale = gptq(weight, x.T @ x)
-    assert codes.dtype == np.int8
-    assert scale.shape == (6,)
-    assert codes.min() >= -127
-    np.testing.assert_array_equal(scale, nearest(weight)[1])
-    assert lost(x, weight, codes, scale) < 0.7 * lost(x, weight, *nearest(weight))
+    rounded = gptq(weight, x.T @ x)
+    assert rounded.codes.dtype == np.int8
+    assert rounded.scale.shape == (6,)
+    assert rounded.codes.min() >= -127
+    np.testing.assert_array_equal(rounded.scale, nearest(weight).scale)
+    assert lost(x, weight, rounded) < 0.7 * lost(x, weight, nearest(weight))
 
 
 def test_inputs_not_seen_profit_too() -> None:
     mixed = correlated(3, 1024, 64)
     x, unseen = mixed[:512], mixed[512:]
     weight = random_weight(3, 64)
-    assert lost(unseen, weight, *gptq(weight, x.T @ x)) < 0.5 * lost(unseen, weight, *nearest(weight))
+    assert lost(unseen, weight, gptq(weight, x.T @ x)) < 0.5 * lost(unseen, weight, nearest(weight))
 
 
 @settings(deadline=None)
 @given(seeds)
 def test_fewer_rows_than_channels(seed: int) -> None:
     x, weight = correlated(seed, 8, 48), random_weight(seed, 48)
-    assert lost(x, weight, *gptq(weight, x.T @ x)) < lost(x, weight, *nearest(weight))
+    assert lost(x, weight, gptq(weight, x.T @ x)) < lost(x, weight, nearest(weight))
 
 
 def test_dead_inputs() -> None:
     x, weight = correlated(0, 64, 20), random_weight(0, 20)
     x[:, [0, 7, 19]] = 0
-    codes, scale = gptq(weight, x.T @ x)
-    np.testing.assert_array_equal(codes[[0, 7, 19]], nearest(weight)[0][[0, 7, 19]])  # they matter to nobody
-    assert lost(x, weight, codes, scale) < lost(x, weight, *nearest(weight))
-    np.testing.assert_array_equal(gptq(weight, np.zeros((20, 20), np.float32))[0], nearest(weight)[0])
+    rounded, plain = gptq(weight, x.T @ x), nearest(weight)
+    np.testing.assert_array_equal(rounded.codes[[0, 7, 19]], plain.codes[[0, 7, 19]])  # they matter to nobody
+    assert lost(x, weight, rounded) < lost(x, weight, plain)
+    np.testing.assert_array_equal(gptq(weight, np.zeros((20, 20), np.float32)).codes, plain.codes)
 
 
 def test_dead_weights() -> None:
     x, weight = correlated(0, 64, 20), random_weight(0, 20)
     weight[:, 2] = 0
-    codes, scale = gptq(weight, x.T @ x)
-    assert not codes[:, 2].any()
-    assert np.isfinite(scale).all()
+    rounded = gptq(weight, x.T @ x)
+    assert not rounded.codes[:, 2].any()
+    assert np.isfinite(rounded.scale).all()
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
 def test_the_size_of_the_hessian_does_not_matter(factor: float) -> None:
     x, weight = correlated(0, 64, 20), random_weight(0, 20)
-    expected = gptq(weight, x.T @ x)[0]
-    assert np.mean(gptq(weight, np.float32(factor) * (x.T @ x))[0] == expected) > 0.98
+    expected = gptq(weight, x.T @ x).codes
+    assert np.mean(gptq(weight, np.float32(factor) * (x.T @ x)).codes == expected) > 0.98
 
 
 def test_nothing_is_changed_and_the_result_repeats() -> None:
@@ -105,6 +105,6 @@ def test_nothing_is_changed_and_the_result_repeats() -> None:
     hessian = x.T @ x
     before = weight.copy(), hessian.copy()
     first, second = gptq(weight, hessian), gptq(weight, hessian)
-    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first.codes, second.codes)
     np.testing.assert_array_equal(weight, before[0])
     np.testing.assert_array_equal(hessian, before[1])

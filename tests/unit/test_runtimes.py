@@ -40,6 +40,21 @@ def test_runs_and_answers_by_name(runtime) -> None:
     opened.close()  # a second time
 
 
+def test_a_float_activation_is_not_quantised_on_the_way() -> None:
+    """ONNX Runtime would do so where only the weight is INT8: one scale for each block of 32."""
+    g = GraphBuilder()
+    random = np.random.default_rng(0)
+    x = random.normal(size=(16, 64)).astype(np.float32)
+    codes = g.constant("codes", random.integers(-127, 128, (64, 8)), np.int8)
+    scale, zero = g.constant("scale", random.uniform(0.5, 1, 8)), g.constant("zero", np.zeros(8), np.int8)
+    weight = g.op("DequantizeLinear", codes, scale, zero, axis=1)
+    model = g.model(y=g.op("MatMul", g.input("x", ir.DataType.FLOAT, "batch", 64), weight))
+    expected = x @ (codes.const_value.numpy() * scale.const_value.numpy())
+    with OrtRuntime(model) as opened:
+        got = opened.run({"x": x})["y"]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_results_of_earlier_runs_stay(runtime) -> None:
     with runtime(tiny_mlp()) as opened:

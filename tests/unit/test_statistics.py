@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from calib8.calibration.sample import RowSample
 from calib8.calibration.statistics import BINS, Histogram, TensorStatistics, quantile
+from calib8.graph.window import Window
 
 floats = st.floats(-(2.0**120), 2.0**120, width=32)
 rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=floats)
@@ -124,26 +126,38 @@ def test_channels_by_hand() -> None:
     assert seen.channel_maximum.tolist() == [3, 2]
 
 
-def test_the_sample_holds_what_was_kept() -> None:
-    seen, other = TensorStatistics(), TensorStatistics()
-    assert seen.sample.shape == (0, 0)
-    seen.add(np.float32([[1, 2], [3, 4], [5, 6]]), np.array([True, False, True]))
-    seen.add(np.float32([[7, 8]]), np.array([False]))
-    seen.add(np.float32([[9, 9]]))
-    assert seen.sample.tolist() == [[1, 2], [5, 6]]
-    other.add(np.float32([[0, -1]]), np.array([True]))
+def test_the_sample_holds_what_was_added() -> None:
+    seen, other = RowSample(), RowSample()
+    assert seen.rows().shape == (0, 0)
+    seen.add(np.float32([[1, 2], [5, 6]]))
+    seen.add(np.zeros((0, 2), np.float32))
+    assert seen.rows().tolist() == [[1, 2], [5, 6]]
+    other.add(np.float32([[0, -1]]))
     seen.merge(other)
-    assert seen.sample.tolist() == [[1, 2], [5, 6], [0, -1]]
-    assert seen.sampled == 3
-    assert seen.sample.dtype == np.float32
+    assert seen.rows().tolist() == [[1, 2], [5, 6], [0, -1]]
+    assert (len(seen), len(other)) == (3, 1)
+    assert seen.rows().dtype == np.float32
+
+
+def test_each_view_has_a_sample_of_its_own() -> None:
+    window = Window(kernel=(2,), strides=(1,), dilations=(1,), before=(0,), after=(0,))
+    seen, other = TensorStatistics(), TensorStatistics()
+    seen.add(np.float32([[9, 9]]))
+    assert (len(seen.sample()), len(seen.sample(window))) == (0, 0)  # what is added to the ranges is not sampled
+    seen.sample().add(np.float32([[1, 2]]))
+    seen.sample(window).add(np.float32([[1, 2, 3, 4]]))
+    other.sample(window).add(np.float32([[5, 6, 7, 8]]))
+    seen.merge(other)
+    assert seen.sample().rows().tolist() == [[1, 2]]
+    assert seen.sample(window).rows().tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 @given(hnp.arrays(np.float32, (3, 4), elements=st.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)))
 def test_the_sample_keeps_eleven_bits_of_any_magnitude(array: np.ndarray) -> None:
-    seen = TensorStatistics()
-    seen.add(array, np.ones(3, np.bool_))
+    seen = RowSample()
+    seen.add(array)
     largest = np.abs(array).max(axis=1, keepdims=True)
-    error = np.abs(seen.sample.astype(np.float64) - array)
+    error = np.abs(seen.rows().astype(np.float64) - array)
     # half a unit in the last of 11 bits; below 2^-14 of the row's amax, float16 counts in steps of 2^-24
     assert (error <= np.maximum(np.abs(array) * 2.0**-11, largest * 2.0**-24) + 2.0**-149).all()
 

@@ -51,7 +51,7 @@ class Window:
             index.append((output * self.strides[axis]).reshape(-1, *[1] * rank) + tap.reshape(shape))
         where = (sample.reshape(-1, *[1] * rank), *index)
         found = np.moveaxis(padded, 1, -1)[where]  # [n, kernel..., channels]
-        return np.ascontiguousarray(np.moveaxis(found, -1, 1)).reshape(len(sample), -1)
+        return np.ascontiguousarray(np.moveaxis(found, -1, 1)).reshape(len(sample), x.shape[1] * self.taps)
 
 
 def window_of(conv: ir.Node, kernel: Sizes) -> Window | None:

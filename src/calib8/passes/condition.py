@@ -13,8 +13,8 @@ Rules:
    be multiplied by the shift and become a constant error.
 4. Only what does something is written: no Sub for zero shifts, no Gather for the identity, no Mul for ones.
 5. The chain computes in FP32 (see ``half``) and fuses into the kernel that quantises.
-6. A bias joins the constant Add behind the op, the C of a Gemm or the bias of a Conv; where there is none, a Conv gets
-   one, and behind the others an Add is inserted.
+6. A bias joins the constant Add behind the op, the C of a Gemm or the bias of a Conv; a Conv without one gets one,
+   and behind anything else, a computed bias included, an Add is inserted.
 7. Channels that ``index`` leaves out go around INT8: ``Gather -> MatMul`` in float, added to the op's output.
 8. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
 """
@@ -151,12 +151,13 @@ def conditioned_activation(constants: Constants, site: Site, conditioning: Condi
 def _add_bias(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:
     """Rule 6."""
     slot = _bias_slot(op)
-    if slot is None and op.kind == "Conv":
+    if slot is None and op.kind == "Conv" and (len(op.node.inputs) < 3 or op.node.inputs[2] is None):
         op.node.resize_inputs(3)
         op.node.replace_input_with(2, constants.new(f"{op.name}_correction", extra))
         return
     if slot is None:
-        _insert_add(constants, op, constants.new(f"{op.name}_correction", extra), op.node)
+        trailing = (1,) * (op.weight_array().ndim - 2)  # of a Conv, behind a bias that is computed
+        _insert_add(constants, op, constants.new(f"{op.name}_correction", extra.reshape(-1, *trailing)), op.node)
         return
     node, index, own = slot
     assert own.const_value is not None

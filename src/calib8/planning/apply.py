@@ -94,10 +94,9 @@ def apply_plan(
 
 def quantize_ops(model: ir.Model, names: set[str], ranges: Ranges, solutions: Mapping[str, Solution]) -> None:
     """Quantise the ops called ``names`` of ``model`` in place: as ``solutions`` say, by ``ranges`` alone elsewhere."""
-    conditioned = sites(model, names & set(solutions))
-    plain = [op for op in weighted_ops(model) if op.name in names - set(solutions)]
-    for site in conditioned:
+    for site in reversed(sites(model, names & set(solutions))):  # a correction hides the value that later sites read
         condition(model, site, solutions[site.name].quantised)
+    plain = [op for op in weighted_ops(model) if op.name in names - set(solutions)]
     insert_qdq(model, plain, ranges.amax())
 
 
