@@ -208,7 +208,6 @@ def test_rows_of_nothing_but_zero_do_not_hide_the_rest() -> None:
     assert solve(seen(0 * x), site(w)).error == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the trial's error holds a constant part, which the bias then makes up for")
 def test_the_trial_foresees_what_is_kept() -> None:
     """Rows far from zero: what the weights' rounding makes of the mean row goes into the bias."""
     centre = np.where(np.arange(64) % 2, 50, -50)

@@ -103,8 +103,6 @@ def assert_different(got: Arrays, expected: Arrays) -> None:
     assert any(np.abs(own - array).max() > 1e-4 * np.abs(array).max() for own, array in pairs)
 
 
-renamed = pytest.mark.xfail(strict=True, reason="an output that a weighted op computes is called `y::chosen`")
-unsorted = pytest.mark.xfail(strict=True, reason="what `b` and `c` share stands before the If that computes it")
 each_model = pytest.mark.parametrize("name", MODELS)
 each_way = pytest.mark.parametrize("solved", [True, False], ids=["solved", "ranges alone"])
 
@@ -170,7 +168,7 @@ def test_ops_without_a_switch_stay_in_float() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["encoder", "fork", *[pytest.param(name, marks=renamed) for name in ("convnet", "gemm", "two outputs")]],
+    ["encoder", "fork", *[pytest.param(name) for name in ("convnet", "gemm", "two outputs")]],
 )
 def test_inputs_and_outputs_keep_names_and_order(name: str) -> None:
     found = case(name)
@@ -183,7 +181,7 @@ def test_inputs_and_outputs_keep_names_and_order(name: str) -> None:
         assert board.contract.names == tuple(value.name for value in found.model.graph.inputs)
 
 
-@pytest.mark.parametrize("name", [name if name != "fork" else pytest.param(name, marks=unsorted) for name in MODELS])
+@pytest.mark.parametrize("name", [name if name != "fork" else pytest.param(name) for name in MODELS])
 @each_way
 def test_the_model_is_valid_and_the_original_untouched(name: str, solved: bool) -> None:
     found = case(name, solved=solved)

@@ -92,19 +92,18 @@ def solve(seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] = RECIPE
 
 
 def try_recipes(rows: NDArray[np.float32], weight: Grouped, site: Site, recipes: Sequence[Recipe]) -> list[Trial]:
-    """The recipes that ``site`` can take, tried on held-out ``rows``."""
+    """The recipes that ``site`` can take, or else the plain one, tried on held-out ``rows``."""
     held_out, fitted = (rows[chosen] for chosen in hold_out(len(rows)))
     taps = site.taps
     low, high = (np.asarray(limit(_by_channel(fitted, taps), axis=(0, 2))) for limit in (np.min, np.max))
     weight_amax = _amax_of_channels(weight.matrix, taps)
     expected = weight.product(held_out)
     trials = []
-    for recipe in recipes:
-        if possible(recipe, site):
-            conditioning = design(low, high, weight_amax, recipe).spread(taps)
-            _, values = Grouped(conditioning.weight(weight.matrix), weight.groups).nearest()
-            got = values.product(_on_grid(held_out, conditioning)) + _around(held_out, weight, conditioning, values)
-            trials.append(Trial(recipe, _error(expected, got)))
+    for recipe in [recipe for recipe in recipes if possible(recipe, site)] or [Recipe()]:
+        conditioning = design(low, high, weight_amax, recipe).spread(taps)
+        _, values = Grouped(conditioning.weight(weight.matrix), weight.groups).nearest()
+        got = values.product(_on_grid(held_out, conditioning)) + _around(held_out, weight, conditioning, values)
+        trials.append(Trial(recipe, _error(expected, got)))
     return trials
 
 
@@ -203,10 +202,11 @@ def _error(expected: Floats, got: Floats) -> float:
     hit hard (clipped, on data like this) count for more than their number.
 
     Relative to what distinguishes the row, its distance to the median of every column: a constant part of the output
-    carries nothing, and the bias repairs it. A row of (nearly) nothing, of which any error would be a huge multiple, is
-    judged like one ``FAINT`` as strong as the median row.
+    carries nothing, and a constant part of the error is what the bias repairs. A row of (nearly) nothing, of which any
+    error would be a huge multiple, is judged like one ``FAINT`` as strong as the median row.
     """
     power = np.square(expected - np.median(expected, axis=0), dtype=np.float64).sum(axis=1)
-    typical = float(np.median(power[power > 0])) if power.any() else 1.0
-    lost = np.square(expected - got, dtype=np.float64).sum(axis=1)
+    typical = float(np.median(power[power > 0])) if power.any() else float(np.square(expected).sum(axis=1).max()) or 1.0
+    error = expected - got
+    lost = np.square(error - error.mean(axis=0), dtype=np.float64).sum(axis=1)
     return float(np.sqrt(np.square(lost / np.maximum(power, FAINT * typical)).mean()))

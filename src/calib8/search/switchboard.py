@@ -63,6 +63,7 @@ def switched(
     if embedding:
         quantize_embeddings(clone)
     to_cpu_form(clone, unsigned=has_vnni())
+    _share_codes_only(graph)
     int8 = list(graph.outputs)[len(outputs) :]  # passes replace an output, never its place
     graph.outputs.clear()
     graph.outputs.extend(outputs)
@@ -70,6 +71,7 @@ def switched(
     graph.inputs.append(gates)
     for number, (op, quantised) in enumerate(zip(pairs, int8, strict=True)):
         _switch(graph, gates, number, op, quantised)
+    graph.sort()  # a chain that several ops share may stand before the If whose result it conditions
     return clone
 
 
@@ -84,6 +86,17 @@ def _twin(graph: ir.Graph, op: WeightedOp) -> ir.Node:
     return node
 
 
+def _share_codes_only(graph: ir.Graph) -> None:
+    """Give each reader of a DequantizeLinear one of its own: ONNX Runtime fuses it with what stands in its branch."""
+    for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
+        value = node.outputs[0]
+        for number, (reader, index) in enumerate(list(value.uses())[1:], start=2):
+            output = ir.Value(name=f"{value.name}::{number}", type=value.type, shape=value.shape)
+            name = f"{node.name}::{number}"
+            graph.insert_after(node, ir.node(node.op_type, node.inputs, node.attributes, outputs=[output], name=name))
+            reader.replace_input_with(index, output)
+
+
 def _switch(graph: ir.Graph, gates: ir.Value, number: int, node: ir.Node, quantised: ir.Value) -> None:
     """Replace the float ``node`` by an If between it and what computes ``quantised``."""
     index = ir.val(f"{GATES}.{number}", const_value=ir.tensor(np.int64(number)))
@@ -92,7 +105,8 @@ def _switch(graph: ir.Graph, gates: ir.Value, number: int, node: ir.Node, quanti
     gate.outputs[0].name = f"{GATES}.{number}.value"
     gate.outputs[0].type = ir.TensorType(ir.DataType.BOOL)
     plain = node.outputs[0]
-    chosen = ir.Value(name=f"{plain.name}::chosen", type=plain.type, shape=plain.shape)
+    chosen = ir.Value(name=plain.name, type=plain.type, shape=plain.shape)  # the name may be an output's
+    plain.name = f"{plain.name}::float"
     plain.replace_all_uses_with(chosen, replace_graph_outputs=True)
     own = _exclusive(quantised)
     switch = ir.node("If", [gate.outputs[0]], outputs=[chosen], name=f"{node.name}::switch")
