@@ -12,8 +12,8 @@ from calib8.passes.condition import Conditioning
 PAD = 32
 #: A channel (or weight row) reaches at least this share of the largest: what was seen dead may yet move.
 SMALLEST = 1e-5
-#: Smoothing takes a channel to reach at least as far as this share of all channels do. One that was quiet so far is not
-#: magnified for it: on other data it may fire, and would be clipped.
+#: A channel is taken to reach at least as far as this share of all channels do. One that was quiet so far may fire on
+#: other data: magnified for its quietness, or in the middle of a narrow grid, it would be clipped.
 QUIET = 0.75
 
 
@@ -41,17 +41,23 @@ class Recipe:
         return " + ".join(parts) or "plain"
 
 
-def design(
-    minimum: NDArray[np.float32], maximum: NDArray[np.float32], weight_amax: NDArray[np.float32], recipe: Recipe
-) -> Conditioning:
-    """The conditioning of a tensor whose channels range over [minimum, maximum], each [K].
+@dataclass(frozen=True)
+class Channels:
+    """What was seen of each channel: ``minimum``, ``median`` and ``maximum``, each [K]."""
+
+    minimum: NDArray[np.float32]
+    median: NDArray[np.float32]
+    maximum: NDArray[np.float32]
+
+
+def design(seen: Channels, weight_amax: NDArray[np.float32], recipe: Recipe) -> Conditioning:
+    """The conditioning of a tensor whose K channels were ``seen``.
 
     ``weight_amax`` [K] is the largest magnitude of each weight row: smoothing moves range from the activation to it.
     Order: smooth first, since it changes which channels stick out; leave out those that do so most, split what still
     does, set the reach of the grid; shift last, since a shift must be a multiple of the step that all this leaves.
     """
-    low, high = minimum.astype(np.float64), maximum.astype(np.float64)
-    centre = (high + low) / 2 if recipe.shift else np.zeros_like(low)
+    low, high = seen.minimum.astype(np.float64), seen.maximum.astype(np.float64)
     reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
     loud = np.maximum(reach, np.quantile(reach, QUIET))
     smooth = _smoothing(loud, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
@@ -61,6 +67,7 @@ def design(
     copies[kept] = _copies(reach[kept], _extra(len(kept), recipe.split))
     amax = float((reach[kept] / copies[kept]).max()) * recipe.reach
     step = amax / LEVELS * smooth * np.maximum(copies, 1)
+    centre = _centre(low, seen.median.astype(np.float64), high, step * LEVELS) if recipe.shift else np.zeros_like(low)
     index = np.repeat(np.arange(len(reach)), copies)
     return Conditioning(
         shift=(np.rint(centre / step) * step).astype(np.float32),
@@ -68,6 +75,19 @@ def design(
         multiplier=(1 / (smooth * np.maximum(copies, 1)))[index].astype(np.float32),
         amax=amax,
     )
+
+
+def _centre(
+    low: NDArray[np.float64], median: NDArray[np.float64], high: NDArray[np.float64], half: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where the grid of a channel, ``half`` wide to either side, lies.
+
+    Most channels leave room on the grid, for values that other data may hold. It is put where channels of this tensor
+    tend to go: behind a GELU all of them end at -0.17 and reach far up, also those that stayed quiet so far.
+    """
+    up, down = (np.maximum(spread, np.quantile(spread, QUIET)) for spread in (high - median, median - low))
+    centre = median + half * (up - down) / np.maximum(up + down, np.finfo(np.float64).tiny)
+    return np.asarray(np.clip(centre, high - half, np.maximum(low + half, high - half)), np.float64)
 
 
 def _at_least(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.graph.site import Site
 from calib8.numerics import Floats, dequantize, quantize, scale_of
 from calib8.passes.condition import Codes, Conditioning, Quantised
-from calib8.planning.design import Recipe, design
+from calib8.planning.design import Channels, Recipe, design
 from calib8.planning.grouped import Grouped
 from calib8.planning.rounding import Rounded
 
@@ -85,8 +85,8 @@ def solve(seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] = RECIPE
     trials = try_recipes(rows, weight, site, recipes)
     chosen = _with_reach(cheapest(trials), rows, weight, site)
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
-    ranges = seen.channel_minimum, seen.channel_maximum
-    conditioning = design(*ranges, _amax_of_channels(weight.matrix, site.taps), chosen.recipe)
+    channels = replace(_channels(rows, site.taps), minimum=seen.channel_minimum, maximum=seen.channel_maximum)
+    conditioning = design(channels, _amax_of_channels(weight.matrix, site.taps), chosen.recipe)
     codes, bias = _rounded(rows, weight, conditioning.spread(site.taps))
     return Solution(Quantised(conditioning, _parted(codes, bias, site)), chosen, tuple(trials))
 
@@ -95,12 +95,12 @@ def try_recipes(rows: NDArray[np.float32], weight: Grouped, site: Site, recipes:
     """The recipes that ``site`` can take, or else the plain one, tried on held-out ``rows``."""
     held_out, fitted = (rows[chosen] for chosen in hold_out(len(rows)))
     taps = site.taps
-    low, high = (np.asarray(limit(_by_channel(fitted, taps), axis=(0, 2))) for limit in (np.min, np.max))
+    channels = _channels(fitted, taps)
     weight_amax = _amax_of_channels(weight.matrix, taps)
     expected = weight.product(held_out)
     trials = []
     for recipe in [recipe for recipe in recipes if possible(recipe, site)] or [Recipe()]:
-        conditioning = design(low, high, weight_amax, recipe).spread(taps)
+        conditioning = design(channels, weight_amax, recipe).spread(taps)
         _, values = Grouped(conditioning.weight(weight.matrix), weight.groups).nearest()
         got = values.product(_on_grid(held_out, conditioning)) + _around(held_out, weight, conditioning, values)
         trials.append(Trial(recipe, _error(expected, got)))
@@ -181,9 +181,10 @@ def _parted(codes: Rounded, bias: NDArray[np.float32], site: Site) -> dict[str, 
     return {op.name: Codes(*part) for op, part in zip(site.ops, parts, strict=True)}
 
 
-def _by_channel(rows: NDArray[np.float32], taps: int) -> NDArray[np.float32]:
-    """[n, K * taps] -> [n, K, taps]."""
-    return rows.reshape(len(rows), -1, taps)
+def _channels(rows: NDArray[np.float32], taps: int) -> Channels:
+    """What ``rows`` [n, K * taps] say of each channel."""
+    parted = rows.reshape(len(rows), -1, taps)
+    return Channels(*(np.asarray(of(parted, axis=(0, 2)), np.float32) for of in (np.min, np.median, np.max)))
 
 
 def _amax_of_channels(matrix: NDArray[np.float32], taps: int) -> NDArray[np.float32]:
