@@ -18,10 +18,10 @@ import onnx_ir as ir
 from calib8.errors import AccuracyMissed
 from calib8.graph.site import Site, sites
 from calib8.planning.design import Recipe
-from calib8.planning.grouped import Grouped
 from calib8.planning.policy import Measured
 from calib8.planning.quant_plan import Budget, QuantPlan
-from calib8.planning.solve import RECIPES, WORTH, Solution, Trial, cheapest, solve, try_recipes
+from calib8.planning.solve import RECIPES, WORTH, Solution, cheapest, solve
+from calib8.planning.trials import Trial, Trials, possible
 from calib8.progress import Progress
 from calib8.search.probe import Probe
 from calib8.search.quantise import Case
@@ -119,9 +119,9 @@ class _Search:
         better = {}
         for site in self._sites():
             old = self.solutions[site.name]
-            rows = self.case.statistics[site.tensor].sample(site.view).rows()
-            trials = (*old.trials, *try_recipes(rows, Grouped(site.matrix(), site.groups), site, COSTLY))
-            if (best := cheapest(trials)).error < WORTH * old.error:
+            tried = Trials(self.case.statistics[site.tensor].sample(site.view).rows(), site)
+            costly = [tried.run(recipe) for recipe in COSTLY if possible(recipe, site)]
+            if (best := cheapest([*old.trials, *costly])).error < WORTH * old.error:
                 better[site.name] = best
         if better:
             self._replace(better)
