@@ -10,7 +10,7 @@ nearly enough to choose by, since rounding errors of different ops are unrelated
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -37,6 +37,8 @@ COSTLY = (
 ORDER = (*RECIPES, *COSTLY)
 #: Samples that a plan is measured on.
 BUDGET_PROBED = 64
+#: Cosine not worth spending.
+LEAST_SLACK = 1e-6
 #: Share of what is left of the budget that predictions may spend: they are predictions.
 SPENT = 0.8
 
@@ -60,33 +62,32 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
     """
     case = Case(case.model, case.ranges, case.statistics, case.config.model_copy(update={"min_sqnr_db": 0.0}))
     search = _Search(case, probe, target, progress, case.solutions(progress))
-    search.run()
+    reached = search.run()
     quantised, plan = case.apply(search.solutions, search.measured())
-    return quantised, plan.model_copy(update={"budget": search.verdict()})
+    budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))
+    return quantised, plan.model_copy(update={"budget": budget})
 
 
-@dataclass
 class _Search:
     """The state of a search: how each op is quantised now, what that costs, and which ops are in float."""
 
-    case: Case
-    probe: Probe
-    target: float
-    progress: Progress
-    solutions: dict[str, Solution]
-    floats: list[str] = field(default_factory=list)
-    costs: dict[str, float] = field(default_factory=dict)
+    def __init__(
+        self, case: Case, probe: Probe, target: float, progress: Progress, solutions: dict[str, Solution]
+    ) -> None:
+        self.case, self.probe, self.target, self.progress, self.solutions = case, probe, target, progress, solutions
+        self.names = case.plan(solutions).nodes("int8")
+        self.floats: list[str] = []
+        self.measuring = self._measuring()
+        self.costs = costs_alone(self.measuring, progress)
 
-    def run(self) -> None:
-        self.names = self.case.plan(self.solutions).nodes("int8")
-        self._open()
-        self.costs = costs_alone(self.measuring, self.progress)
+    def run(self) -> Reached:
+        """Search; what the plan found reaches."""
         if not self.reached().keeps(self.target):
             self._strengthen()
             self._leave_out()
         self._cheapen()
-        self.final = self.reached()
         self.measuring.board.close()
+        return self.reached()
 
     def reached(self, floats: Sequence[str] | None = None) -> Reached:
         """What the plan as it is now reaches, or with other ops in float."""
@@ -94,19 +95,23 @@ class _Search:
         cosines = self.measuring.cosines(name for name in self.names if name not in left_out)
         return Reached(float(cosines.mean()), float(cosines.std() / np.sqrt(len(cosines))))
 
+    def _measuring(self) -> Measuring:
+        return Measuring(self.case.switchboard(set(self.names), self.solutions), self.probe)
+
     def _open(self) -> None:
-        self.measuring = Measuring(self.case.switchboard(set(self.names), self.solutions), self.probe)
+        """Measure the solutions as they are now; one switchboard at a time, since it holds every weight twice."""
+        self.measuring.board.close()
+        self.measuring = self._measuring()
 
     def _replace(self, recipes: Mapping[str, Trial]) -> None:
         """Quantise sites, by name, as other trials say; what they cost is taken to follow the trials' errors."""
-        self.measuring.board.close()
         todo = [site for site in self._sites() if site.name in recipes]
         for done, site in enumerate(todo, start=1):
             trial, old = recipes[site.name], self.solutions[site.name]
             new = solve(self.case.statistics[site.tensor], site, (trial.recipe,))
             for op in site.ops:
-                self.costs[op.name] *= trial.error / max(old.error, 1e-12)
-                self.solutions[op.name] = Solution(new.quantised, trial, old.trials)
+                self.costs[op.name] *= new.error / max(old.error, 1e-12)
+                self.solutions[op.name] = Solution(new.quantised, new.trial, old.trials)
             self.progress.update("quantise again", done, len(todo))
         self._open()
 
@@ -127,7 +132,6 @@ class _Search:
             self._replace(better)
             if self.reached().cosine <= before[2].cosine:
                 self.solutions, self.costs, _ = before
-                self.measuring.board.close()
                 self._open()
 
     def _leave_out(self) -> None:
@@ -162,16 +166,13 @@ class _Search:
         reached = self.reached()
         slack = SPENT * (reached.cosine - reached.error - self.target)
         before = self.solutions | {}, self.costs | {}
-        while slack > 0 and (cheaper := self._affordable(slack)):
+        while slack > LEAST_SLACK and (cheaper := self._affordable(slack)):
             self._replace(cheaper)
             if self.reached().keeps(self.target):
                 return
             self.solutions, self.costs = before[0] | {}, before[1] | {}
-            slack /= 2
-            if slack < 1e-6:
-                break
-        self.measuring.board.close()
-        self._open()
+            self._open()
+            slack /= 4
 
     def _affordable(self, slack: float) -> dict[str, Trial]:
         """Cheaper recipes whose predicted damage fits into ``slack``, the least damaging taken first."""
@@ -180,12 +181,12 @@ class _Search:
             now = self.solutions[site.name]
             cost = sum(max(self.costs[op.name], 0.0) for op in site.ops if op.name not in self.floats)
             for trial in now.trials:
-                if ORDER.index(trial.recipe) < ORDER.index(now.recipe):
+                if _rank(trial) < _rank(now.trial):
                     options.append((cost * (trial.error / max(now.error, 1e-12) - 1), site.name, trial))
         chosen: dict[str, Trial] = {}
         spent: dict[str, float] = {}
         for cost, name, trial in sorted(options, key=lambda option: option[0]):
-            better = name not in chosen or ORDER.index(trial.recipe) < ORDER.index(chosen[name].recipe)
+            better = name not in chosen or _rank(trial) < _rank(chosen[name])
             if better and sum(spent.values()) - spent.get(name, 0.0) + cost <= slack:
                 chosen[name], spent[name] = trial, cost
         return chosen
@@ -200,11 +201,7 @@ class _Search:
             },
         )
 
-    def verdict(self) -> Budget:
-        """What was asked and what is reached."""
-        return Budget(
-            cosine=self.target,
-            reached=self.final.cosine,
-            standard_error=self.final.error,
-            samples=len(self.probe.data),
-        )
+
+def _rank(trial: Trial) -> int:
+    """Place of its recipe from cheap to costly, whatever the reach of the grid."""
+    return ORDER.index(replace(trial.recipe, reach=1.0))
