@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from calib8.errors import AccuracyMissed
 from calib8.graph.site import Site, sites
+from calib8.planning.apply import PLAN
 from calib8.planning.design import Recipe
 from calib8.planning.policy import Measured
 from calib8.planning.quant_plan import Budget, QuantPlan
@@ -65,7 +66,9 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
     reached = search.run()
     quantised, plan = case.apply(search.solutions, search.measured())
     budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))
-    return quantised, plan.model_copy(update={"budget": budget})
+    plan = plan.model_copy(update={"budget": budget})
+    quantised.metadata_props[PLAN] = plan.model_dump_json()
+    return quantised, plan
 
 
 class _Search:
@@ -86,8 +89,9 @@ class _Search:
             self._strengthen()
             self._leave_out()
         self._cheapen()
+        reached = self.reached()
         self.measuring.board.close()
-        return self.reached()
+        return reached
 
     def reached(self, floats: Sequence[str] | None = None) -> Reached:
         """What the plan as it is now reaches, or with other ops in float."""
