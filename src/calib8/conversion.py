@@ -17,12 +17,14 @@ from calib8.calibration.cache import ALGORITHMS, write_cache
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
+from calib8.data.inputs import declared_inputs
 from calib8.data.sources import Source, open_source
 from calib8.data.split import First, split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
+from calib8.engine.profiles import resolve_profiles
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, sha256_file
@@ -86,6 +88,8 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
     with job.timed("quantize"):
         reference = prepare(load(model))
+        if config.build is not None:  # sizes that are missing are told before the long work, not after it
+            resolve_profiles(declared_inputs(reference), config.build.shapes, dimension_limits(reference))
         ranges, plan, int8 = job.quantize(reference, fitted)
     with job.timed("build"):
         engines, failure = job.build(int8)
