@@ -146,12 +146,12 @@ def _chain(quantize: ir.Node) -> Chain | None:
 
 
 def _conditions(node: ir.Node) -> bool:
-    """Is its second operand a constant vector, over the last axis, and its result read once?"""
+    """Is its second operand a constant, one value per channel (the last axis, or axis 1), its result read once?"""
     operand, result = _constant(node.inputs[1]), node.outputs[0]
-    last = node.op_type != "Gather" or node.attributes.get_int("axis", 0) == -1
-    return (
-        last and operand is not None and operand.ndim == 1 and len(result.uses()) == 1 and not result.is_graph_output()
-    )
+    if operand is None or operand.ndim == 0 or operand.size != operand.shape[0]:
+        return False
+    channels = node.op_type != "Gather" or node.attributes.get_int("axis", 0) in (-1, 1)
+    return channels and len(result.uses()) == 1 and not result.is_graph_output()
 
 
 def _source(value: ir.Value | None) -> _Source | None:
