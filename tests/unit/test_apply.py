@@ -188,7 +188,8 @@ def test_sites_in_a_row(notes, alpha: float, monkeypatch: pytest.MonkeyPatch) ->
     rows = {"x": (np.random.default_rng(0).normal(size=(100, 8)) + centre).astype(np.float32)}
     found = calibrated(reference, rows, notes)
     model, plan = quantized(reference, found, notes, remainder="fp32")
-    assert [op.recipe for op in plan.ops] == ["shift", "shift", "shift" if alpha == 1 else None]
+    recipes = [op.recipe and op.recipe.partition(" + reach")[0] for op in plan.ops]
+    assert recipes == ["shift", "shift", "shift" if alpha == 1 else None]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     expected, got = outputs_of(reference, rows)["y"], outputs_of(model, rows)["y"]
     assert 0 < np.square(got - expected).sum() < 1e-3 * np.square(expected).sum()

@@ -7,7 +7,8 @@ from calib8.graph.site import Site, sites
 from calib8.passes.condition import Conditioning, Quantised, condition
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
-from calib8.planning.design import Recipe, design
+from calib8.planning.design import Channels, Recipe, design
+from calib8.planning.trials import channels_of
 from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 WIDTH = 6
@@ -97,7 +98,7 @@ def test_with_q_and_dq_bypassed_nothing_changes(recipe: Recipe) -> None:
     model = original.clone()
     (site,) = sites(model)
     matrix = site.matrix()
-    c = design(x.min(axis=0), x.max(axis=0), np.abs(matrix).max(axis=1), recipe)
+    c = design(channels_of(x, 1), np.abs(matrix).max(axis=1), recipe)
     condition(model, site, quantised(site, c, folded_shift(site, c)))
     expected, got = outputs_of(original, {"x": x})["y"], outputs_of(bypassed(model, site, c), {"x": x})["y"]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
@@ -126,9 +127,15 @@ def test_no_bias_no_add() -> None:
     assert "Add" not in kinds(model)
 
 
+def reaching(channels: int, minimum: float, maximum: float) -> Channels:
+    """Channels all alike, evenly spread."""
+    ones = np.ones(channels, np.float32)
+    return Channels(minimum * ones, (minimum + maximum) / 2 * ones, maximum * ones)
+
+
 def test_q_k_and_v_share_one_chain(encoder: ir.Model) -> None:
     site = sites(encoder)[0]
-    c = design(np.full(8, -2), np.full(8, 3), np.ones(8), Recipe(0.5, True))
+    c = design(reaching(8, -2, 3), np.ones(8), Recipe(0.5, True))
     solution = quantised(site, c, BIAS)
     model = checked(condition(encoder, site, solution))
     q, k, v = (next(node for node in model.graph if node.name == name) for name in "qkv")
@@ -148,7 +155,7 @@ def test_an_encoder_keeps_its_meaning() -> None:
     expected = outputs_of(model, feeds)["last_hidden_state"]
     for site in sites(model):
         matrix = site.matrix()
-        c = design(np.full(len(matrix), -3), np.full(len(matrix), 3.5), np.abs(matrix).max(axis=1), Recipe(0.5, True))
+        c = design(reaching(len(matrix), -3, 3.5), np.abs(matrix).max(axis=1), Recipe(0.5, True))
         condition(model, site, quantised(site, c, folded_shift(site, c)))
     got = outputs_of(checked(model), feeds)["last_hidden_state"]
     assert 0 < np.abs(got - expected).max() < 0.2

@@ -10,6 +10,7 @@ from calib8.passes.condition import Conditioning, condition
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
 from calib8.planning.design import Recipe, design
+from calib8.planning.trials import channels_of
 from calib8.testing import GraphBuilder, outputs_of
 
 CHANNELS, SIZES = 8, (6, 5)
@@ -61,9 +62,8 @@ each_case = pytest.mark.parametrize(("case", "recipe"), CASES, ids=[f"{c.kernel}
 
 
 def designed(site: Site, x: np.ndarray, recipe: Recipe) -> Conditioning:
-    axes = (0, *range(2, x.ndim))
     amax = np.abs(site.matrix()).reshape(x.shape[1], -1).max(axis=1)
-    found = design(x.min(axis=axes), x.max(axis=axes), amax, recipe)
+    found = design(channels_of(as_rows(x), 1), amax, recipe)
     assert bool(found.shift.any()) == recipe.shift
     assert (found.extra > 0) == (recipe.split > 0)
     return found

@@ -5,11 +5,16 @@ from hypothesis import strategies as st
 
 from calib8.numerics import dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
-from calib8.planning.design import PAD, Recipe, _copies, _smoothing, design
-from calib8.planning.solve import RECIPES
+from calib8.planning.design import PAD, Channels, Recipe, _copies, _smoothing, design
+from calib8.planning.solve import CLIPS, HEAD_ROOM, RECIPES
+from calib8.planning.trials import channels_of
 
 recipes = st.builds(
-    Recipe, smooth=st.sampled_from([0.0, 0.3, 0.5, 1.0]), shift=st.booleans(), split=st.sampled_from([0.0, 0.04, 0.3])
+    Recipe,
+    smooth=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    shift=st.booleans(),
+    split=st.sampled_from([0.0, 0.04, 0.3]),
+    reach=st.sampled_from([1.0, *HEAD_ROOM]),
 )
 seeds = st.integers(0, 2**32 - 1)
 
@@ -23,7 +28,15 @@ def data(seed: int, channels: int = 160, rows: int = 40) -> np.ndarray:
 
 def designed(x: np.ndarray, recipe: Recipe, weight: np.ndarray | None = None) -> Conditioning:
     amax = np.ones(x.shape[1], np.float32) if weight is None else np.abs(weight).max(axis=1)
-    return design(x.min(axis=0), x.max(axis=0), amax, recipe)
+    return design(channels_of(x, 1), amax, recipe)
+
+
+def channels(minimum: list[float], median: list[float], maximum: list[float]) -> Channels:
+    return Channels(np.float32(minimum), np.float32(median), np.float32(maximum))
+
+
+def ones(count: int) -> np.ndarray:
+    return np.ones(count, np.float32)
 
 
 def through(x: np.ndarray, conditioning: Conditioning) -> np.ndarray:
@@ -46,7 +59,7 @@ def test_copies_by_hand() -> None:
 
 
 def test_plain_by_hand() -> None:
-    conditioning = design(np.float32([-3, -1]), np.float32([2, 1]), np.float32([1, 1]), Recipe())
+    conditioning = design(channels([-3, -1], [0, 0], [2, 1]), ones(2), Recipe())
     assert conditioning.shift.tolist() == [0, 0]
     assert conditioning.index.tolist() == [0, 1]
     assert conditioning.multiplier.tolist() == [1, 1]
@@ -55,47 +68,109 @@ def test_plain_by_hand() -> None:
 
 
 def test_shift_by_hand() -> None:
-    # [0, 254] becomes +-127 around 127: step 1, and the other channel's centre 0.6 is snapped to 1 step
-    conditioning = design(np.float32([0, -3.4]), np.float32([254, 4.6]), np.float32([1, 1]), Recipe(shift=True))
+    # [0, 254] becomes +-127 around 127: step 1. Both channels go as far up from their median as down, hence the other
+    # one's grid is centred at its median 0.6, snapped to 1 step
+    conditioning = design(channels([0, -3.4], [127, 0.6], [254, 4.6]), ones(2), Recipe(shift=True))
     assert conditioning.amax == 127
     assert conditioning.shift.tolist() == [127, 1]
+
+
+def test_behind_a_gelu_the_room_is_above() -> None:
+    # The first channel fills its grid: [-1, 253] is +-127 around 126, step 1. From their medians, 0, channels go
+    # up by 253, 63, 63, 63 and 1, of which the 0.75 quantile is 63, and down by 1. Those that go up 63, and the last,
+    # taken to do as they do, have their grid's room at 63 : 1, around 127 * (63 - 1) / (63 + 1) = 123.03.
+    seen = channels([-1] * 5, [0] * 5, [253, 63, 63, 63, 1])
+    conditioning = design(seen, ones(5), Recipe(shift=True))
+    assert conditioning.amax == 127
+    assert conditioning.shift.tolist() == [126, 123, 123, 123, 123]
+    # what the last channel's grid holds: 126 times what was seen on one side, and what was seen on the other
+    assert (123 - 127, 123 + 127) == (-4, 250)
+    np.testing.assert_allclose(through(np.full((1, 5), 250, np.float32), conditioning)[0], [250] * 5)
+    # mirrored, the room is below
+    mirrored = channels([-253, -63, -63, -63, -1], [0] * 5, [1] * 5)
+    assert design(mirrored, ones(5), Recipe(shift=True)).shift.tolist() == [-126, -123, -123, -123, -123]
+
+
+def test_room_does_not_push_out_what_was_seen() -> None:
+    # Four channels go up by 254; the last went down by 200 and up by 50, but is taken to go up by 254, too. Around
+    # 127 * (254 - 200) / (254 + 200) = 15.1 its grid would end at -112: it must hold -200, hence lies around -73.
+    seen = channels([0] * 4 + [-200], [0] * 5, [254] * 4 + [50])
+    assert design(seen, ones(5), Recipe(shift=True)).shift.tolist() == [127] * 4 + [-73]
+
+
+def test_symmetric_tensors_need_no_shift() -> None:
+    high = [127, 64, 8, 3, 0.5]
+    conditioning = design(channels([-h for h in high], [0] * 5, high), ones(5), Recipe(shift=True))
+    assert conditioning.amax == 127
+    assert not conditioning.shift.any()
+
+
+def test_reach_by_hand() -> None:
+    # [-1, 253] goes up by 253 and down by 1. Twice as far as needed: +-254, step 2, around 254 * 252 / 254 = 252
+    seen = channels([-1], [0], [253])
+    wide = design(seen, ones(1), Recipe(shift=True, reach=2.0))
+    assert (wide.amax, wide.shift.tolist()) == (254, [252])
+    # Half as far: +-63.5, step 0.5, around 63.5 * 252 / 254 = 63: [-0.5, 126.5], the far end is what is clipped
+    tight = design(seen, ones(1), Recipe(shift=True, reach=0.5))
+    assert (tight.amax, tight.shift.tolist()) == (63.5, [63])
+    # Without a shift: 253 either way, times 0.5
+    assert design(seen, ones(1), Recipe(reach=0.5)).amax == 126.5
 
 
 def test_smoothing_by_hand() -> None:
     # reach 4 and 1, weights 1 and 1, alpha 0.5: sqrt(4) = 2 and 1, over their geometric mean sqrt(2)
     got = _smoothing(np.array([4.0, 1.0]), np.ones(2), 0.5)
     np.testing.assert_allclose(got, [np.sqrt(2), 1 / np.sqrt(2)])
-    conditioning = design(np.float32([-4, -1]), np.float32([4, 1]), np.float32([1, 1]), Recipe(smooth=0.5))
-    np.testing.assert_allclose(conditioning.multiplier, [1 / np.sqrt(2), np.sqrt(2)], rtol=1e-6)
-    assert conditioning.amax == pytest.approx(4 / np.sqrt(2))
     # alpha 1 moves all of the range: every channel then reaches as far
     np.testing.assert_allclose(_smoothing(np.array([4.0, 1.0]), np.array([1.0, 9.0]), 1.0), [2, 0.5])
     # alpha 0 is none, whatever the weights
     assert _smoothing(np.array([4.0, 1.0]), np.array([1.0, 9.0]), 0).tolist() == [1, 1]
 
 
+def test_quiet_channels_are_not_magnified() -> None:
+    # Reach 8, 4, 4, 4 and 0.25: the 0.75 quantile is 4, and the last is taken to reach as far. Square roots 2^1.5 and
+    # four times 2^1, geometric mean 2^(5.5 / 5) = 2^1.1, hence the activation is divided by 2^0.4 and 2^-0.1.
+    high = [8, 4, 4, 4, 0.25]
+    conditioning = design(channels([-h for h in high], [0] * 5, high), ones(5), Recipe(smooth=0.5))
+    np.testing.assert_allclose(conditioning.multiplier, [2**-0.4] + [2**0.1] * 4, rtol=1e-6)
+    assert conditioning.amax == pytest.approx(2**2.6)  # 8 / 2^0.4; the next is 4 / 2^-0.1 = 2^2.1
+    # nor where all range moves: 8, 4, 4, 4, 4 over 2^(11 / 5)
+    conditioning = design(channels([-h for h in high], [0] * 5, high), ones(5), Recipe(smooth=1.0))
+    np.testing.assert_allclose(conditioning.multiplier, [2**-0.8] + [2**0.2] * 4, rtol=1e-6)
+
+
 def test_split_by_hand() -> None:
     # 800 channels, 4 %: 32 extra columns. One channel reaches 33, the rest 1: 33 copies that carry 1 each
     high = np.ones(800, np.float32)
     high[5] = 33
-    conditioning = design(-high, high, np.ones(800, np.float32), Recipe(split=0.04))
+    conditioning = design(Channels(-high, 0 * high, high), ones(800), Recipe(split=0.04))
     assert conditioning.extra == 32
     assert np.bincount(conditioning.index).tolist() == [33 if k == 5 else 1 for k in range(800)]
     assert conditioning.amax == 1
     np.testing.assert_allclose(conditioning.multiplier[conditioning.index == 5], 1 / 33, rtol=1e-6)
 
 
+def test_the_last_columns_are_filled_up_for_free() -> None:
+    # 790 channels take 25 x 32 = 800 columns anyway: 10 copies, of which the largest channel gets all
+    high = ones(790)
+    high[5] = 33
+    conditioning = design(Channels(-high, 0 * high, high), ones(790), Recipe(split=0.04))
+    assert np.bincount(conditioning.index).tolist() == [11 if k == 5 else 1 for k in range(790)]
+    assert conditioning.amax == 3
+    assert design(Channels(-high, 0 * high, high), ones(790), Recipe()).extra == 0
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 4096), st.sampled_from([0.02, 0.04, 0.1]))
-def test_extra_columns_suit_tensor_cores_and_the_budget(channels: int, split: float) -> None:
-    reach = np.linspace(1, 9, channels, dtype=np.float32)
-    conditioning = design(-reach, reach, np.ones_like(reach), Recipe(split=split))
-    assert (channels + conditioning.extra) % PAD == 0
-    if channels % PAD:  # what would be padded with zeros anyway
+def test_extra_columns_suit_tensor_cores_and_the_budget(count: int, split: float) -> None:
+    reach = np.linspace(1, 9, count, dtype=np.float32)
+    conditioning = design(Channels(-reach, 0 * reach, reach), np.ones_like(reach), Recipe(split=split))
+    assert (count + conditioning.extra) % PAD == 0
+    if count % PAD:  # what would be padded with zeros anyway
         assert conditioning.extra < PAD
     else:
-        assert abs(conditioning.extra - split * channels) <= PAD / 2
-    assert len(conditioning.index) == len(conditioning.multiplier) == channels + conditioning.extra
+        assert abs(conditioning.extra - split * count) <= PAD / 2
+    assert len(conditioning.index) == len(conditioning.multiplier) == count + conditioning.extra
 
 
 @settings(deadline=None, max_examples=50)
@@ -109,9 +184,9 @@ def test_zero_is_represented_exactly(seed: int, recipe: Recipe) -> None:
     # a multiple of the step, up to float32's precision of a multiple below 127
     np.testing.assert_allclose(zero / scale, np.rint(zero / scale), atol=1e-4)
     reached = (x.min(axis=0) <= 0) & (x.max(axis=0) >= 0)
-    reach = np.abs(x).max(axis=0)[conditioning.index]
-    error = np.abs(through(np.zeros((1, x.shape[1]), np.float32), conditioning)[0]) / reach
-    assert error[reached[conditioning.index]].max(initial=0) < 1e-5
+    step = scale / conditioning.multiplier
+    error = np.abs(through(np.zeros((1, x.shape[1]), np.float32), conditioning)[0]) / step
+    assert error[reached[conditioning.index]].max(initial=0) < 1e-4
 
 
 @settings(deadline=None, max_examples=50)
@@ -124,6 +199,35 @@ def test_the_grid_reaches_what_was_seen(seed: int, recipe: Recipe) -> None:
     assert (np.abs(through(x, conditioning) - x[:, conditioning.index]) <= 1.001 * step).all()
     if not recipe.shift:
         assert (np.abs(through(x, conditioning) - x[:, conditioning.index]) <= 0.501 * step).all()
+
+
+def _ends(conditioning: Conditioning) -> tuple[np.ndarray, np.ndarray]:
+    """What the grid of each column reaches, as values of its channel."""
+    half, centre = conditioning.amax / conditioning.multiplier, conditioning.shift[conditioning.index]
+    return centre - half, centre + half
+
+
+@settings(deadline=None, max_examples=50)
+@given(seeds, recipes)
+def test_the_grid_holds_what_was_seen(seed: int, recipe: Recipe) -> None:
+    x = data(seed)
+    conditioning = designed(x, recipe)
+    (low, high), half_a_step = _ends(conditioning), 0.501 * scale_of(conditioning.amax) / conditioning.multiplier
+    assert (low <= x.min(axis=0)[conditioning.index] + half_a_step).all()  # the shift is snapped
+    assert (high >= x.max(axis=0)[conditioning.index] - half_a_step).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(seeds, st.sampled_from(CLIPS), st.sampled_from([0.0, 0.5]))
+def test_a_grid_that_clips_lies_within_the_range(seed: int, reach: float, smooth: float) -> None:
+    """It wastes nothing beyond the range of a channel that it cannot hold."""
+    x = data(seed)
+    conditioning = designed(x, Recipe(smooth=smooth, shift=True, reach=reach))
+    (low, high), half_a_step = _ends(conditioning), 0.501 * scale_of(conditioning.amax) / conditioning.multiplier
+    short = high - low < np.ptp(x, axis=0)
+    assert short.any()
+    assert (low >= x.min(axis=0) - half_a_step)[short].all()
+    assert (high <= x.max(axis=0) + half_a_step)[short].all()
 
 
 @settings(deadline=None, max_examples=50)
@@ -168,3 +272,4 @@ def test_dead_and_constant_channels(recipe: Recipe) -> None:
 def test_recipes_read_well() -> None:
     assert str(Recipe()) == "plain"
     assert str(Recipe(smooth=0.5, shift=True, split=0.04)) == "smooth 0.5 + shift + split 4%"
+    assert str(Recipe(smooth=0.8, side=2, reach=1.4)) == "smooth 0.8 + side 2 + reach 1.4"

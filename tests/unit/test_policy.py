@@ -12,10 +12,11 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import Codes, Quantised
 from calib8.passes.prepare import prepare
 from calib8.planning.config import Int8
-from calib8.planning.design import Recipe, design
+from calib8.planning.design import Channels, Recipe, design
 from calib8.planning.policy import make_plan
 from calib8.planning.rounding import nearest
-from calib8.planning.solve import Solution, Trial
+from calib8.planning.solve import Solution
+from calib8.planning.trials import Trial
 from calib8.testing import GraphBuilder
 
 PLAIN = Recipe()
@@ -34,7 +35,7 @@ def ranges_for(model: ir.Model, **amax: float) -> Ranges:
 def solution(error: float, recipe: Recipe = PLAIN, width: int = 8) -> Solution:
     """Some solution of a site with that many channels, its error as given."""
     ones = np.ones(width, np.float32)
-    conditioning = design(-ones, ones, ones, recipe)
+    conditioning = design(Channels(-ones, 0 * ones, ones), ones, recipe)
     rounded = nearest(conditioning.weight(np.ones((width, 1), np.float32)))
     weights = {"op": Codes(rounded.codes, rounded.scale, np.zeros(1, np.float32))}
     trial = Trial(recipe, error)

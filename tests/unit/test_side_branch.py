@@ -8,6 +8,7 @@ from calib8.passes.condition import Conditioning, condition
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
 from calib8.planning.design import Recipe, design
+from calib8.planning.trials import channels_of
 from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
 
 WIDTH = 8
@@ -43,7 +44,7 @@ def linear(kind: str, bias: str, attributes: dict[str, int]) -> ir.Model:
 def designed(site: Site, recipe: Recipe, x: np.ndarray = X) -> Conditioning:
     """Of rows, or of the last axis; the outliers go around INT8."""
     x = x.reshape(-1, x.shape[-1])
-    found = design(x.min(axis=0), x.max(axis=0), np.abs(site.matrix()).max(axis=1), recipe)
+    found = design(channels_of(x, 1), np.abs(site.matrix()).max(axis=1), recipe)
     assert found.side.tolist() == OUTLIERS
     return found
 

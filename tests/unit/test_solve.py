@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,8 +11,10 @@ from calib8.graph.site import Site, sites
 from calib8.numerics import dequantize, quantize, scale_of
 from calib8.passes.prepare import prepare
 from calib8.planning import solve as module
-from calib8.planning.design import Recipe
-from calib8.planning.solve import FEWEST_ROWS, RECIPES, Solution, _error, hold_out, possible, solve
+from calib8.planning import trials as trials_module
+from calib8.planning.design import Channels, Recipe, design
+from calib8.planning.solve import CLIPS, FEWEST_ROWS, HEAD_ROOM, RECIPES, Solution, _with_reach, cheapest, solve
+from calib8.planning.trials import Trial, error_of, hold_out
 from calib8.testing import GraphBuilder
 
 PLAIN = RECIPES[:1]
@@ -52,8 +56,13 @@ def db(error: float) -> float:
     return -10 * np.log10(error)
 
 
+def treatment(solution: Solution) -> Recipe:
+    """What it does, however far the grid reaches."""
+    return replace(solution.recipe, reach=1.0)
+
+
 def fresh_db(solution: Solution, x: np.ndarray, w: np.ndarray) -> float:
-    return db(_error(x @ w, computed(solution, x)))
+    return db(error_of(x @ w, computed(solution, x)))
 
 
 def test_well_behaved_data_stays_plain() -> None:
@@ -68,9 +77,10 @@ def test_well_behaved_data_stays_plain() -> None:
     assert (conditioning.multiplier == 1).all()
     assert conditioning.extra == 0
     assert conditioning.amax == np.abs(x).max()
-    # uniform numbers on steps of 1 / 127 keep 20 log10(2 x 127) = 48.1 dB; so do the weights, hence 45.1 dB together,
-    # less 10 log10(16 / 14) = 0.6 dB since the mean is one of ratios: rows of 16 outputs differ in power
-    assert fresh_db(solution, uniform(512, 64, seed=2), w) == pytest.approx(44.5, abs=0.3)
+    # Uniform numbers on steps of 1 / 127 keep 20 log10(2 x 127) = 48.1 dB; so do the weights, hence 45.1 dB together.
+    # Rows of 16 outputs differ in power, which the root mean square of ratios of chi squares takes for 1.2 dB:
+    # E[lost^2] = 1 + 2 / 16, E[1 / power^2] = 16^2 / (14 x 12), hence 5 log10(1.125 x 1.524).
+    assert fresh_db(solution, uniform(512, 64, seed=2), w) == pytest.approx(43.9, abs=0.3)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +96,9 @@ def test_outliers_are_treated(spoil, fewest: str) -> None:
     plain, solved = solve(seen(x), site(w), PLAIN), solve(seen(x), site(w))
     assert fewest in str(solved.recipe)
     assert fresh_db(solved, unseen, w) > fresh_db(plain, unseen, w) + 10
-    # the error of the trial promises no more than GPTQ and bias correction then keep
-    assert 20 < db(solved.error) < fresh_db(solved, unseen, w) + 1
+    # The error of the trial promises no more than GPTQ and bias correction then keep. Rows in which the outlier happens
+    # to be small decide a mean of squared ratios: five draws of 512 rows give 26.1 to 28.0 dB.
+    assert 20 < db(solved.error) < fresh_db(solved, unseen, w) + 1.5
 
 
 def test_rare_outliers_are_split() -> None:
@@ -110,10 +121,11 @@ def test_rare_outliers_are_split() -> None:
 def test_a_costlier_recipe_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = gaussian() * np.where(np.arange(64) == 3, 50, 1), weight()
     monkeypatch.setattr(module, "WORTH", 0.0)
-    assert solve(seen(x), site(w)).recipe == RECIPES[0]
+    monkeypatch.setattr(module, "CLIP_WORTH", 0.0)
+    assert solve(seen(x), site(w)).recipe == Recipe(reach=HEAD_ROOM[0])
     recipes = (Recipe(smooth=0.5), Recipe())
-    monkeypatch.setattr(module, "WORTH", 0.9)
-    assert solve(seen(x), site(w), recipes).recipe == recipes[0]
+    monkeypatch.undo()
+    assert treatment(solve(seen(x), site(w), recipes)) == recipes[0]
 
 
 @settings(deadline=None, max_examples=20)
@@ -146,40 +158,17 @@ def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) ->
     x[hold_out(len(x))[0][0], 7] = 1000
     limits = []
 
-    def spy(minimum: np.ndarray, maximum: np.ndarray, *args: object):
-        limits.append(float(maximum.max()))
-        return module_design(minimum, maximum, *args)
+    def spy(channels: Channels, weight_amax: np.ndarray, recipe: Recipe):
+        limits.append(float(channels.maximum.max()))
+        return design(channels, weight_amax, recipe)
 
-    module_design = module.design
+    monkeypatch.setattr(trials_module, "design", spy)
     monkeypatch.setattr(module, "design", spy)
     solution = solve(seen(x), site(w))
-    assert len(limits) == len(DENSE) + 1
+    assert len(limits) == len(DENSE) + len(HEAD_ROOM) + len(CLIPS) + 1
     assert max(limits[:-1]) < 6
     assert limits[-1] == 1000  # designed for all data in the end
     assert solution.quantised.conditioning.multiplier.min() > 0
-
-
-def test_what_clips_held_out_rows_loses_against_what_does_not() -> None:
-    x, w = gaussian(), weight()
-    # In rows that are all held out, channel 7 is ten times what the others show; clipping ruins those rows.
-    rows, _ = hold_out(len(x))
-    x[rows[::2], 7], x[rows[1::2], 7] = 30, -30
-    assert _trial_error(x, w) > 100 * _trial_error(gaussian(), w)
-
-
-def _trial_error(x: np.ndarray, w: np.ndarray) -> float:
-    """The error by which ``solve`` chooses: of the last outputs it computes before GPTQ."""
-    errors = []
-    error = module._error
-
-    def spy(expected: np.ndarray, got: np.ndarray) -> float:
-        errors.append(error(expected, got))
-        return errors[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_error", spy)
-        solve(seen(x), site(w), PLAIN)
-    return errors[0]
 
 
 @pytest.mark.parametrize("rows", [FEWEST_ROWS, 100])
@@ -197,7 +186,8 @@ def test_a_constant_channel(value: float) -> None:
     for recipe in DENSE:
         solution = solve(seen(x), site(w), (recipe,))
         assert np.isfinite(solution.quantised.weights["op"].bias).all()
-        assert fresh_db(solution, unseen, w) > 33
+        # 0.6 dB less than as a mean of ratios: 5 log10(1.125 x 1.524) instead of 10 log10(16 / 14), see above
+        assert fresh_db(solution, unseen, w) > 32.4
 
 
 def test_rows_of_nothing_but_zero_do_not_hide_the_rest() -> None:
@@ -214,16 +204,6 @@ def test_the_trial_foresees_what_is_kept() -> None:
     x, unseen, w = gaussian() + centre, gaussian(seed=1) + centre, weight()
     solution = solve(seen(x), site(w))
     assert db(solution.error) == pytest.approx(fresh_db(solution, unseen, w), abs=3)
-
-
-def test_error_by_hand() -> None:
-    expected = np.float32([[3, 4], [0, 0], [300, 400]])
-    got = np.float32([[3, 3], [0, 0.5], [330, 440]])
-    # The medians of the columns are 3 and 4. Squared distances to them are 0, 25 and 297^2 + 396^2 = 245,025, the
-    # median of those not zero 122,525: a row of less than a hundredth of that counts as one of 1,225.25.
-    assert _error(expected, got) == pytest.approx((1 / 1225.25 + 0.25 / 1225.25 + 2500 / 245025) / 3)
-    assert _error(np.float32([[1], [3]]), np.float32([[1], [2]])) == pytest.approx(0.5)  # both rows are 1 from 2
-    assert _error(expected, expected) == 0
 
 
 @pytest.mark.parametrize("unit", [2.0**-30, 2.0**20])
@@ -245,33 +225,63 @@ def test_the_result_repeats() -> None:
     np.testing.assert_array_equal(ours.bias, theirs.bias)
 
 
-def conv_site(groups: int = 1, **attributes: object) -> Site:
-    g = GraphBuilder()
-    x = g.input("x", ir.DataType.FLOAT, "batch", 4, 8, 8)
-    y = g.op("Conv", x, g.weight("w", 4, 4 // groups, 3, 3), name="op", group=groups, **attributes)
-    (found,) = sites(prepare(g.model(y=y)))
-    return found
+class Played:
+    """Trials whose errors are known beforehand, by reach."""
 
+    def __init__(self, errors: tuple[float, ...]) -> None:
+        self.errors = dict(zip((*HEAD_ROOM, 1.0, *CLIPS), errors, strict=True))
 
-SMOOTH, SHIFT, SPLIT, SIDE = Recipe(smooth=0.5), Recipe(shift=True), Recipe(split=0.04), Recipe(side=2)
-WHOLLY = Recipe(smooth=1.0)
+    def run(self, recipe: Recipe) -> Trial:
+        return Trial(recipe, self.errors[recipe.reach])
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("errors", "reach"),
     [
-        (site(weight(4)), [SMOOTH, SHIFT, SPLIT, SIDE]),
-        (site(weight(3)), [SMOOTH, SHIFT, SPLIT]),  # 2 of 3 channels would go around INT8
-        (conv_site(), [SMOOTH, SHIFT, SPLIT]),
-        (conv_site(auto_pad="VALID"), [SMOOTH, SHIFT, SPLIT]),
-        (conv_site(pads=[0, 0, 0, 1]), [SMOOTH, SPLIT]),
-        (conv_site(2), [SMOOTH, WHOLLY, SHIFT]),
-        (conv_site(4, pads=[1, 1, 1, 1]), [SMOOTH, WHOLLY]),
+        ((1.0, 1.0, 1.0, 1.0, 1.0, 1.0), 1.4),  # it costs nothing
+        ((1.1, 1.05, 1.0, 1.0, 1.0, 1.0), 1.4),  # 1.0 is more than 0.9 x 1.1
+        ((1.2, 1.15, 1.0, 0.95, 0.95, 0.95), 1.1),  # 1.0 is less than 0.9 x 1.15, 0.95 more than 0.9 x 1.0
+        ((1.5, 1.25, 1.12, 1.0, 1.0, 1.0), 1.0),  # each is worth it
+        ((1.5, 1.25, 1.12, 1.0, 0.6, 0.51), 1.0),  # clipping costs what was seen: not for less than half of the error
+        ((1.5, 1.25, 1.12, 1.0, 0.6, 0.49), 0.5),
+        ((1.5, 1.25, 1.12, 1.0, 0.48, 0.49), 0.7),  # the better of both
+        ((1.0, 1.0, 1.0, 1.0, 0.51, 0.9), 1.4),  # half of the error of what would be taken else
+        ((1.0, 1.0, 1.0, 1.0, 0.49, 0.9), 0.7),
     ],
-    ids=["matmul", "narrow matmul", "conv", "valid", "padded", "grouped", "depthwise, padded"],
 )
-def test_what_a_site_can_take(found: Site, expected: list[Recipe]) -> None:
-    assert [recipe for recipe in (SMOOTH, WHOLLY, SHIFT, SPLIT, SIDE) if possible(recipe, found)] == expected
-    assert possible(Recipe(), found)
-    together = Recipe(smooth=0.5, shift=True, split=0.04)
-    assert possible(together, found) == (SHIFT in expected and SPLIT in expected)
+def test_the_reach_by_hand(errors: tuple[float, ...], reach: float) -> None:
+    assert (HEAD_ROOM, CLIPS) == ((1.4, 1.2, 1.1), (0.7, 0.5))
+    played = Played(errors)
+    recipe = Recipe(smooth=0.5, shift=True)
+    found = _with_reach(played.run(recipe), played)
+    assert found == Trial(replace(recipe, reach=reach), played.errors[reach])
+
+
+def test_head_room_is_taken_where_it_costs_nothing() -> None:
+    """The weights of a channel that never is anything but zero make their grid so coarse that nothing else matters."""
+    x, w = gaussian(), weight()
+    x[:, 0], w[0] = 0, 100
+    solution = solve(seen(x), site(w), PLAIN)
+    assert solution.recipe == Recipe(reach=1.4)
+    assert solution.quantised.conditioning.amax == pytest.approx(1.4 * np.abs(x).max())
+
+
+def test_what_no_other_row_shows_is_clipped() -> None:
+    x, w = gaussian(), weight()
+    held_out, fitted = hold_out(len(x))
+    x[fitted[0], 7] = 100
+    # step 100 / 127 where the channel's deviation is 1: halved, that loses a quarter of the power
+    solution = solve(seen(x), site(w), PLAIN)
+    assert solution.recipe == Recipe(reach=0.5)
+    assert solution.quantised.conditioning.amax == 50
+    # but not if rows that recipes are judged by would lose most of what they hold
+    x[held_out[::2], 7] = 100
+    assert solve(seen(x), site(w), PLAIN).recipe.reach >= 1
+
+
+def test_the_cheapest_by_hand() -> None:
+    costly = [
+        Trial(Recipe(smooth=alpha), error) for alpha, error in ((0.1, 1.0), (0.2, 0.91), (0.3, 0.89), (0.4, 0.85))
+    ]
+    assert cheapest(costly) is costly[2]  # 0.91 is not worth it, 0.89 is, and 0.85 no more
+    assert cheapest(costly[:2]) is costly[0]

@@ -87,7 +87,8 @@ def _centre(
     """
     up, down = (np.maximum(spread, np.quantile(spread, QUIET)) for spread in (high - median, median - low))
     centre = median + half * (up - down) / np.maximum(up + down, np.finfo(np.float64).tiny)
-    return np.asarray(np.clip(centre, high - half, np.maximum(low + half, high - half)), np.float64)
+    ends = high - half, low + half  # a grid between them holds the range; one too short for that lies within it
+    return np.asarray(np.clip(centre, np.minimum(*ends), np.maximum(*ends)), np.float64)
 
 
 def _at_least(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
