@@ -184,9 +184,10 @@ class _Search:
         nothing, everything = self.reached(order), self.reached(())
         table = " Embedding tables are int8 in both: try --float-embedding." if self.case.config.embedding else ""
         raise AccuracyMissed(
-            f"no plan with an op in INT8 keeps a mean cosine of {self.target:g} on {len(self.probe.data)} held-out samples, "
-            f"one standard error of head-room included: all {len(order)} ops in INT8 reach {everything.cosine:.5f} "
-            f"(give or take {everything.error:.5f}), all in float {nothing.cosine:.5f}.{table} Lower the budget, or calibrate on more data."
+            f"no plan with an op in INT8 keeps a mean cosine of {self.target:g} by one standard error on "
+            f"{len(self.probe.data)} held-out samples: all {len(order)} ops in INT8 reach {everything.cosine:.5f} "
+            f"(give or take {everything.error:.5f}), all in float {nothing.cosine:.5f}.{table} Lower the budget, or "
+            "calibrate on more data."
         )
 
     def _cheapen(self) -> None:
