@@ -162,6 +162,7 @@ class _Job:
         if self.config.budget is not None:  # part of the data is held back from the ranges
             origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
         if (known := self._last_run(origin)) is not None:
+            known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             return known
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)

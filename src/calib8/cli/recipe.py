@@ -135,6 +135,7 @@ def build(
 
 
 def convert(
+    ctx: typer.Context,
     model: Model,
     data: opt.Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
@@ -168,12 +169,15 @@ def convert(
     from calib8.report.table import render
 
     kept = _cosine(budget)
+    if kept is not None:  # the budget is what must be kept, whatever the default of --min-cosine
+        source = ctx.get_parameter_source("min_cosine")
+        min_cosine = kept if source is None or source.name == "DEFAULT" else max(min_cosine, kept)
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
             build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
-            verify=calib8.Verify(min_cosine=max(min_cosine, kept or -1)),
+            verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
             pairs=pairs,
             budget=kept,

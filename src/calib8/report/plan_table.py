@@ -1,6 +1,7 @@
 """Plans and sensitivities as tables that fit a terminal of 80 columns."""
 
 from rich.table import Table
+from rich.text import Text
 
 from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.search.sensitivity import Sensitivity
@@ -21,7 +22,7 @@ def render_plan(plan: QuantPlan) -> Table:
     table.add_column("extra columns", justify="right")
     for op in plan.ops:
         cosine = "" if op.expected_cosine is None else f"{op.expected_cosine:.5f}"
-        table.add_row(op.node, _treatment(op), cosine, str(op.extra_columns or ""))
+        table.add_row(Text(op.node), Text(_treatment(op)), cosine, str(op.extra_columns or ""))  # "[" is no markup
     return table
 
 
@@ -42,5 +43,5 @@ def render_sensitivity(sensitivity: Sensitivity, most: int) -> Table:
     table.add_column("alone in INT8", justify="right")
     table.add_column("alone in float", justify="right")
     for op in sensitivity.ops[:most]:
-        table.add_row(op.node, op.recipe or "by its range", f"{op.alone:.5f}", f"{op.spared:.5f}")
+        table.add_row(Text(op.node), op.recipe or "by its range", f"{op.alone:.5f}", f"{op.spared:.5f}")
     return table

@@ -9,15 +9,15 @@ nearly enough to choose by, since rounding errors of different ops are unrelated
 3. What is left of the budget is spent on cheaper recipes, the least damaging first.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from calib8.errors import AccuracyMissed
+from calib8.errors import AccuracyMissed, ConfigError
 from calib8.graph.site import Site, sites
-from calib8.planning.apply import PLAN
 from calib8.planning.design import Recipe
 from calib8.planning.policy import Measured
 from calib8.planning.quant_plan import Budget, QuantPlan
@@ -59,16 +59,15 @@ class Reached:
 def quantise_within(case: Case, probe: Probe, target: float, progress: Progress) -> tuple[ir.Model, QuantPlan]:
     """The quantised model and its plan, mean cosine to FP32 at least ``target`` on the probe.
 
-    Raises ``AccuracyMissed`` if no plan with an op in INT8 keeps the budget.
+    Raises ``AccuracyMissed`` if no plan with an op in INT8 keeps the budget, ``ConfigError`` if there is no op at all.
     """
-    case = Case(case.model, case.ranges, case.statistics, case.config.model_copy(update={"min_sqnr_db": 0.0}))
-    search = _Search(case, probe, target, progress, case.solutions(progress))
+    # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
+    lenient = replace(case, config=case.config.model_copy(update={"min_sqnr_db": -math.inf}))
+    search = _Search(lenient, probe, target, progress, lenient.solutions(progress))
     reached = search.run()
-    quantised, plan = case.apply(search.solutions, search.measured())
     budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))
-    plan = plan.model_copy(update={"budget": budget})
-    quantised.metadata_props[PLAN] = plan.model_dump_json()
-    return quantised, plan
+    plan = lenient.plan(search.solutions, search.measured()).model_copy(update={"budget": budget})
+    return case.follow(plan, search.solutions), plan
 
 
 class _Search:
@@ -78,17 +77,28 @@ class _Search:
         self, case: Case, probe: Probe, target: float, progress: Progress, solutions: dict[str, Solution]
     ) -> None:
         self.case, self.probe, self.target, self.progress, self.solutions = case, probe, target, progress, solutions
-        self.names = case.plan(solutions).nodes("int8")
+        plan = case.plan(solutions)
+        self.names = plan.nodes("int8")
+        if not self.names:
+            raise ConfigError(
+                "there is no op to quantise, whatever the budget. Change --include/--exclude, or calibrate on typical "
+                f"data. The first op's reason: {plan.ops[0].reason}."
+            )
         self.floats: list[str] = []
         self.measuring = self._measuring()
         self.costs = costs_alone(self.measuring, progress)
+        self.base = self.measuring.cosine(())
+        self._measured_as = dict(solutions)
 
     def run(self) -> Reached:
         """Search; what the plan found reaches."""
         if not self.reached().keeps(self.target):
             self._strengthen()
+        if not self.reached().keeps(self.target):
+            self._measure_again()
             self._leave_out()
         self._cheapen()
+        self._measure_again()
         reached = self.reached()
         self.measuring.board.close()
         return reached
@@ -97,7 +107,8 @@ class _Search:
         """What the plan as it is now reaches, or with other ops in float."""
         left_out = set(self.floats if floats is None else floats)
         cosines = self.measuring.cosines(name for name in self.names if name not in left_out)
-        return Reached(float(cosines.mean()), float(cosines.std() / np.sqrt(len(cosines))))
+        error = float(cosines.std(ddof=1) / np.sqrt(len(cosines))) if len(cosines) > 1 else math.inf
+        return Reached(float(cosines.mean()), error)
 
     def _measuring(self) -> Measuring:
         return Measuring(self.case.switchboard(set(self.names), self.solutions), self.probe)
@@ -114,10 +125,23 @@ class _Search:
             trial, old = recipes[site.name], self.solutions[site.name]
             new = solve(self.case.statistics[site.tensor], site, (trial.recipe,))
             for op in site.ops:
-                self.costs[op.name] *= new.error / max(old.error, 1e-12)
                 self.solutions[op.name] = Solution(new.quantised, new.trial, old.trials)
+                if op.name not in self.floats:
+                    self.costs[op.name] *= new.error / max(old.error, 1e-12)
             self.progress.update("quantise again", done, len(todo))
         self._open()
+
+    def _measure_again(self) -> None:
+        """What ops cost of which that was only predicted; those in float keep the cost that they were left out for."""
+        todo = [
+            name
+            for name in self.names
+            if name not in self.floats and self.solutions.get(name) is not self._measured_as.get(name)
+        ]
+        for done, name in enumerate(todo, start=1):
+            self.costs[name] = self.base - self.measuring.cosine({name})
+            self._measured_as[name] = self.solutions[name]
+            self.progress.update("sensitivity again", done, len(todo))
 
     def _sites(self) -> list[Site]:
         return sites(self.case.model, set(self.solutions) & set(self.names))
@@ -160,9 +184,10 @@ class _Search:
         nothing, everything = self.reached(order), self.reached(())
         table = " Embedding tables are int8 in both: try --float-embedding." if self.case.config.embedding else ""
         raise AccuracyMissed(
-            f"no plan keeps a mean cosine of {self.target:g} on {len(self.probe.data)} held-out samples: all "
-            f"{len(order)} ops in INT8 reach {everything.cosine:.5f}, all in float {nothing.cosine:.5f} "
-            f"(give or take {nothing.error:.5f}).{table} Lower the budget, or calibrate on more data."
+            f"no plan with an op in INT8 keeps a mean cosine of {self.target:g} by one standard error on "
+            f"{len(self.probe.data)} held-out samples: all {len(order)} ops in INT8 reach {everything.cosine:.5f} "
+            f"(give or take {everything.error:.5f}), all in float {nothing.cosine:.5f}.{table} Lower the budget, or "
+            "calibrate on more data."
         )
 
     def _cheapen(self) -> None:
@@ -183,7 +208,10 @@ class _Search:
         options = []
         for site in self._sites():
             now = self.solutions[site.name]
-            cost = sum(max(self.costs[op.name], 0.0) for op in site.ops if op.name not in self.floats)
+            int8 = [op.name for op in site.ops if op.name not in self.floats]
+            if not int8:
+                continue
+            cost = sum(max(self.costs[name], LEAST_SLACK) for name in int8)  # nothing is free: some was not seen
             for trial in now.trials:
                 if _rank(trial) < _rank(now.trial):
                     options.append((cost * (trial.error / max(now.error, 1e-12) - 1), site.name, trial))
@@ -198,9 +226,10 @@ class _Search:
     def measured(self) -> Measured:
         """What each op costs, and why some stay in float."""
         return Measured(
-            {name: 1 - cost for name, cost in self.costs.items()},
+            {name: self.base - cost for name, cost in self.costs.items()},
             {
-                name: f"alone it takes {self.costs[name]:.5f} from the cosine, too much for a budget of {self.target:g}"
+                name: f"alone it takes {self.costs[name]:.5f} from the cosine; with it in INT8 too, the plan would not "
+                f"keep {self.target:g}"
                 for name in self.floats
             },
         )

@@ -7,33 +7,64 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.data.batching import Dataset
+from calib8.errors import DataError
 from calib8.numerics import cosine_rows
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
-from calib8.verification.compare import vectors_of
+from calib8.verification.compare import not_finite, vectors_of
+
+#: What a sample with NaN or infinity counts for: no other is as bad.
+RUINED = -1.0
 
 
 class Probe:
-    """Measures runtimes against the outputs of ``model``, FP32, over ``data``; see ``compare`` for ``pooling``."""
+    """Measures runtimes against the outputs of ``model``, FP32, over ``data``; see ``compare`` for ``pooling``.
+
+    Raises ``DataError`` for outputs that cannot be measured: not of numbers, NaN or infinity, no row per sample.
+    """
 
     def __init__(self, model: ir.Model, data: Dataset, *, pooling: Literal["mean", "cls"] = "mean") -> None:
         self.data, self.pooling = data, pooling
         with OrtRuntime(model) as reference:
             self._expected = self._vectors(reference)
+            for name, vectors in ((name, array) for batch in self._expected for name, array in batch.items()):
+                if not np.isfinite(vectors).all():
+                    raise not_finite(f"output {name!r}", reference)
 
     def cosines(self, runtime: Runtime) -> NDArray[np.float64]:
         """Cosine of each sample to FP32, [samples]; of the output that comes off worst, if there are several."""
         got = self._vectors(runtime)
         found = [
-            np.concatenate([cosine_rows(a[name], b[name]) for a, b in zip(self._expected, got, strict=True)])
+            np.concatenate([_cosines(name, a[name], b[name]) for a, b in zip(self._expected, got, strict=True)])
             for name in self._expected[0]
         ]
         return min(found, key=lambda cosines: float(cosines.mean()))
 
     def _vectors(self, runtime: Runtime) -> list[dict[str, NDArray[np.float32]]]:
         batches = []
-        for _, arrays in self.data.batches():
+        for rows, arrays in self.data.batches():
             mask = np.asarray(arrays[self.data.mask]) if self.data.mask else None
             outputs = runtime.run(arrays)
+            for name, output in outputs.items():
+                _refuse_unmeasurable(name, np.asarray(output), len(rows))
             batches.append({name: vectors_of(output, mask, self.pooling) for name, output in outputs.items()})
         return batches
+
+
+def _refuse_unmeasurable(name: str, output: NDArray[np.generic], samples: int) -> None:
+    if output.dtype.kind not in "biuf":
+        raise DataError(f"output {name!r} is not of numbers: there is nothing to compare. Leave it out of the model.")
+    if output.ndim == 0 or len(output) != samples:
+        raise DataError(
+            f"output {name!r} has shape {list(output.shape)} for a batch of {samples}; expected one row per sample. "
+            "Leave that output out of the model."
+        )
+
+
+def _cosines(name: str, expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
+    if expected.shape != got.shape:
+        raise DataError(
+            f"output {name!r} has another size in INT8 than in FP32 (rows of {got.shape[1]} and {expected.shape[1]}): "
+            "it depends on the numbers, so there is nothing to compare. Leave that output out of the model."
+        )
+    return np.nan_to_num(cosine_rows(expected, got), nan=RUINED)

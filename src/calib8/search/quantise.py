@@ -52,7 +52,11 @@ class Case:
     def apply(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> tuple[ir.Model, QuantPlan]:
         """The quantised model and its plan."""
         plan = self.plan(solutions, measured)
-        return apply_plan(self.model, self.ranges, plan, self.config, solutions), plan
+        return self.follow(plan, solutions), plan
+
+    def follow(self, plan: QuantPlan, solutions: Mapping[str, Solution]) -> ir.Model:
+        """The quantised model that ``plan`` describes."""
+        return apply_plan(self.model, self.ranges, plan, self.config, solutions)
 
 
 def case_of(model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress) -> Case:
@@ -94,4 +98,4 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
         name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"
         for name, cost in found.items()
     }
-    return case.apply(solutions, Measured({name: 1 - cost for name, cost in found.items()}, reasons))
+    return case.apply(solutions, Measured({name: base - cost for name, cost in found.items()}, reasons))

@@ -6,6 +6,7 @@ from calib8.calibration import run as calibration
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Source
 from calib8.data.split import First, split
+from calib8.errors import ConfigError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.graph.weighted import weighted_ops
@@ -23,9 +24,15 @@ from calib8.search.sensitivity import Measuring, Sensitivity, rank
 def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | None, progress: Progress) -> Sensitivity:
     """What each op that ``config`` selects costs the output of the model at ``path``.
 
-    Calibrated on seven eighths of ``data``, measured on ``samples`` (32 if None) of the rest.
+    Calibrated on seven eighths of ``data``, measured on ``samples`` (32 if None) of the rest. Raises ``ConfigError`` if
+    that leaves nothing to measure.
     """
+    if samples is not None and samples < 1:
+        raise ConfigError(f"{samples} samples to measure on; expected at least 1.")
     model = prepare(load(path))
+    names = selected(model, config)
+    if weighted_ops(model) and not names:
+        raise ConfigError("no op is left to measure: --exclude matches all that --include does. Change either.")
     fitted, held_back = split(data)
     origin = calibration.origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), Calibrate())
     rows = ROWS if config.treatment == "auto" else 0
@@ -35,7 +42,6 @@ def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | N
     solutions = case.solutions(progress)
     pooling, _ = pooling_of(path.parent)
     probe = Probe(model, dataset_for(model, First(held_back, samples or PROBED), Quiet()), pooling=pooling)
-    names = selected(model, config)
     described = {
         op.name: (op.kind, str(solutions[op.name].recipe) if op.name in solutions else None)
         for op in weighted_ops(model)
