@@ -12,7 +12,7 @@ def render_plan(plan: QuantPlan) -> Table:
     title = "Plan"
     if (budget := plan.budget) is not None:
         title += (
-            f" for a mean cosine of {budget.cosine:g}: {budget.reached:.5f} +- {budget.standard_error:.5f} "
+            f" for a mean cosine of {budget.cosine}:\n{budget.reached:.5f} +- {budget.standard_error:.5f} "
             f"on {budget.samples} held-out samples"
         )
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -33,7 +33,7 @@ def _treatment(op: OpPlan) -> str:
 def render_sensitivity(sensitivity: Sensitivity, most: int) -> Table:
     """The ``most`` costliest ops."""
     table = Table(
-        title=f"Mean cosine to FP32 on {sensitivity.samples} samples: {sensitivity.all_float:.5f} with all ops in "
+        title=f"Mean cosine to FP32 on {sensitivity.samples} samples:\n{sensitivity.all_float:.5f} with all ops in "
         f"float, {sensitivity.all_int8:.5f} with all in INT8",
         title_justify="left",
         title_style="bold",

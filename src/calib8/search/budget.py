@@ -182,9 +182,10 @@ class _Search:
 
     def _give_up(self, order: list[str]) -> None:
         nothing, everything = self.reached(order), self.reached(())
-        table = " Embedding tables are int8 in both: try --float-embedding." if self.case.config.embedding else ""
+        lossy = self.case.config.embedding and self.base < 1 - LEAST_SLACK
+        table = " Embedding tables are int8 in both: try --float-embedding." if lossy else ""
         raise AccuracyMissed(
-            f"no plan with an op in INT8 keeps a mean cosine of {self.target:g} by one standard error on "
+            f"no plan with an op in INT8 keeps a mean cosine of {self.target} by one standard error on "
             f"{len(self.probe.data)} held-out samples: all {len(order)} ops in INT8 reach {everything.cosine:.5f} "
             f"(give or take {everything.error:.5f}), all in float {nothing.cosine:.5f}.{table} Lower the budget, or "
             "calibrate on more data."
@@ -229,7 +230,7 @@ class _Search:
             {name: self.base - cost for name, cost in self.costs.items()},
             {
                 name: f"alone it takes {self.costs[name]:.5f} from the cosine; with it in INT8 too, the plan would not "
-                f"keep {self.target:g}"
+                f"keep {self.target}"
                 for name in self.floats
             },
         )

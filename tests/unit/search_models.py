@@ -1,0 +1,55 @@
+"""A tiny model with one op that plain INT8 ruins, and what a search needs to know of it."""
+
+from functools import cache
+
+import numpy as np
+import onnx_ir as ir
+
+from calib8.calibration import run
+from calib8.calibration.config import Calibrate
+from calib8.data.inputs import Arrays
+from calib8.data.sources import Batches
+from calib8.graph.dataset import dataset_for
+from calib8.passes.prepare import prepare
+from calib8.planning.config import Int8
+from calib8.planning.solve import ROWS
+from calib8.progress import Quiet
+from calib8.search.probe import Probe
+from calib8.search.quantise import Case
+from calib8.testing import GraphBuilder
+
+OPS = ["first", "second", "ruined", "last"]
+
+
+def planted(outlier: float = 1000.0, *, name: str = "ruined") -> ir.Model:
+    """``x`` [batch, 8] -> four MatMuls -> ``y`` [batch, 6]. One channel of what the third reads is huge, and unused."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    loud = g.op("Mul", x, g.constant("loudness", [outlier, *[1.0] * 7]), name="loud")
+    unused = g.random.normal(size=(8, 6)) / np.sqrt(8)
+    unused[0] = 0
+    own = [
+        g.op("MatMul", x, g.weight("first.weight", 8, 6), name="first"),
+        g.op("MatMul", g.op("Relu", x), g.weight("second.weight", 8, 6), name="second"),
+        g.op("MatMul", loud, g.constant("ruined.weight", unused), name=name),
+    ]
+    hidden = g.op("Add", g.op("Add", own[0], own[1]), own[2])
+    return g.model(y=g.op("MatMul", hidden, g.weight("last.weight", 6, 6), name="last"))
+
+
+def feeds(count: int = 160) -> Arrays:
+    return {"x": np.random.default_rng(2).normal(size=(count, 8)).astype(np.float32)}
+
+
+@cache
+def case(config: Int8, outlier: float = 1000.0, count: int = 160) -> Case:
+    """The planted model, calibrated."""
+    model, quiet = prepare(planted(outlier)), Quiet()
+    data = dataset_for(model, Batches([feeds(count)]), quiet)
+    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
+    return Case(model, found.ranges, found.statistics, config)
+
+
+def probe_of(model: ir.Model, count: int = 24) -> Probe:
+    x = np.random.default_rng(3).normal(size=(count, 8)).astype(np.float32)
+    return Probe(model, dataset_for(model, Batches([{"x": x}]), Quiet()))

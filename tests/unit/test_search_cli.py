@@ -1,0 +1,168 @@
+"""Budgets and sensitivity from the command line: tables, files, exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from search_models import OPS, feeds, planted
+
+from calib8 import api
+from calib8.cli.main import main
+from calib8.conversion import Convert
+from calib8.errors import AccuracyMissed, DataError
+from calib8.planning.config import Int8
+from calib8.planning.quant_plan import QuantPlan
+from calib8.testing import tiny_encoder, token_feeds
+
+
+class Shell:
+    """Runs ``calib8`` in this process: exit code, stdout, stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self.monkeypatch.setattr("sys.argv", ["calib8", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = self.capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def calib8(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", **feeds(200))
+    return tmp_path / "data.npz"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    ir.save(planted(30.0), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    "budget", ["0.99", "cosine", "cosine=", "cosine=high", "cosine=0", "cosine=1", "cosine=nan", "cosine=0,9", "psnr=9"]
+)
+def test_a_budget_that_is_none(calib8: Shell, model: Path, data: Path, tmp_path: Path, budget: str) -> None:
+    code, out, err = calib8("convert", model, "--data", data, "-o", tmp_path / "out", "--budget", budget)
+    assert (code, out) == (2, "")
+    assert err == (f"error: --budget {budget!r}: expected cosine=<number between 0 and 1>, e.g. cosine=0.999.\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_is_kept_shown_written_and_reused(calib8: Shell, model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    convert = ("convert", model, "--data", data, "-o", output, "--no-engine")
+    within = (*convert, "--treatment", "plain", "--budget", "cosine=0.998")
+    code, out, err = calib8(*within)
+    assert code == 0, err
+    assert max(map(len, out.split("everything is in")[0].splitlines())) <= 80
+    assert "Plan for a mean cosine of 0.998:\n0.999" in out
+    assert "float: alone it" in out
+    plan = QuantPlan.load(output / "plan.json")
+    assert plan.budget is not None
+    assert (plan.budget.cosine, plan.budget.samples) == (0.998, 21)
+    assert plan.nodes("float") == ["ruined"]
+    assert all(op.expected_cosine is not None for op in plan.ops)
+    assert "0.998" in next(op.reason for op in plan.ops if op.node == "ruined")
+
+    (output / "plan.json").unlink()  # as if interrupted
+    made = (output / "model.int8.onnx").stat().st_mtime_ns
+    code, again, err = calib8(*within)
+    assert (code, again.split("mean cosine of")[1].split("|")[0][:60]) == (0, out.split("mean cosine of")[1][:60])
+    assert "INT8 model is up to date" in err
+    assert (output / "model.int8.onnx").stat().st_mtime_ns == made
+    assert QuantPlan.load(output / "plan.json") == plan
+
+    code, out, err = calib8(*convert, "--treatment", "plain")  # without: the ranges may see all of the data
+    assert code == 0, err
+    assert "calibrating again: the settings (budget) changed" in err
+    assert "Plan for" not in out
+    assert QuantPlan.load(output / "plan.json").budget is None
+    code, _, err = calib8(*within[:-1], "cosine=0.9")
+    assert code == 0, err
+    assert QuantPlan.load(output / "plan.json").nodes("int8") == OPS
+
+
+def test_a_budget_below_the_usual_limit_is_the_limit(calib8: Shell, data: Path, tmp_path: Path) -> None:
+    ir.save(planted(100.0), tmp_path / "model.onnx")
+    convert = ("convert", tmp_path / "model.onnx", "--data", data, "-o", tmp_path / "out", "--no-engine", "-q")
+    within = (*convert, "--treatment", "plain", "--budget", "cosine=0.8")
+    code, _, err = calib8(*within)
+    assert (code, err) == (0, "")
+    reached = json.loads((tmp_path / "out" / "report.json").read_text())["accuracy"]["cosine_mean"]
+    assert 0.8 < reached < 0.975
+    code, _, err = calib8(*within, "--min-cosine", "0.975")
+    assert code == 1
+    assert f"mean cosine {reached:.5f}, expected at least 0.975" in err
+
+
+def test_a_missed_budget(calib8: Shell, model: Path, data: Path, tmp_path: Path) -> None:
+    code, out, err = calib8(
+        "convert", model, "--data", data, "-o", tmp_path / "out", "--no-engine", "-q", "--budget", "cosine=0.9999999"
+    )
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "error: no plan with an op in INT8 keeps a mean cosine of 0.9999999 by one standard error on 21"
+    )
+    assert not (tmp_path / "out" / "model.int8.onnx").exists()
+
+
+def test_too_few_samples_for_a_budget(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected at least 3"):
+        api.convert(model, [feeds(26)], tmp_path / "out", Convert(build=None, budget=0.9))
+
+
+def test_a_budget_for_an_encoder(tmp_path: Path) -> None:
+    """Q, K and V share a grid, whichever of them go to float."""
+    ir.save(tiny_encoder(), tmp_path / "model.onnx")
+    config = Convert(build=None, budget=0.9995, int8=Int8(remainder="fp32"))
+    lengths = [3, 5, 8, 13] * 32
+    try:
+        report = api.convert(tmp_path / "model.onnx", [token_feeds(*lengths)], tmp_path / "out", config)
+    except AccuracyMissed as error:
+        pytest.fail(str(error))
+    assert report.int8_ops > 0
+    plan = QuantPlan.load(tmp_path / "out" / "plan.json")
+    assert plan.budget is not None
+    assert plan.budget.reached >= 0.9995
+
+
+def test_sensitivity_as_a_table_and_as_json(calib8: Shell, data: Path, tmp_path: Path) -> None:
+    model, output = tmp_path / "model.onnx", tmp_path / "sensitivity.json"
+    long = "/encoder/layer.11/attention/[/x]/output/dense/quite/a/long/name/MatMul"
+    ir.save(planted(name=long), model)
+    arguments = ("sensitivity", model, "--data", data, "--treatment", "plain", "-o", output)
+    code, out, err = calib8(*arguments, "--samples", 8, "--show", 2)
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    assert "on 8 samples" in out
+    assert "by its range" in out
+    shown = "".join(line.split("│")[1].strip() for line in out.splitlines() if line.count("│") == 5)
+    assert shown.startswith(long)
+    found = json.loads(output.read_text())
+    assert found["format"] == "calib8.sensitivity/1"
+    assert found["ops"][0]["node"] == long
+    assert len(found["ops"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--samples", 0), "--samples"),
+        (("--include", "nosuch"), "'nosuch' matches no weighted op"),
+        (("--exclude", "*"), "no op is left to measure"),
+    ],
+)
+def test_sensitivity_refuses(calib8: Shell, model: Path, data: Path, arguments: tuple, message: str) -> None:
+    code, out, err = calib8("sensitivity", model, "--data", data, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -1,0 +1,188 @@
+"""The guard and the search for a plan within a budget, on a model with one op that INT8 ruins or needs a recipe for."""
+
+import onnx_ir as ir
+import pytest
+from search_models import OPS, case, probe_of
+
+from calib8.errors import AccuracyMissed, ConfigError
+from calib8.planning.apply import PLAN, repeats
+from calib8.planning.config import Int8
+from calib8.planning.design import Recipe
+from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.planning.trials import Trial
+from calib8.progress import Quiet
+from calib8.runtime.ort import OrtRuntime
+from calib8.search.budget import ORDER, Reached, _Search, quantise_within
+from calib8.search.quantise import Case, quantise_guarded
+
+PLAIN, AUTO = Int8(treatment="plain", remainder="fp32"), Int8(remainder="fp32")
+
+
+def within(own: Case, target: float) -> tuple[ir.Model, QuantPlan]:
+    return quantise_within(own, probe_of(own.model), target, Quiet())
+
+
+def of(plan: QuantPlan, name: str) -> OpPlan:
+    return next(op for op in plan.ops if op.node == name)
+
+
+def cosine(own: Case, quantised: ir.Model) -> float:
+    with OrtRuntime(quantised) as runtime:
+        return float(probe_of(own.model).cosines(runtime).mean())
+
+
+def test_the_guard_leaves_the_ruined_op_in_float_and_says_why(notes) -> None:
+    own = case(PLAIN)
+    quantised, plan = quantise_guarded(own, probe_of(own.model), notes)
+    assert plan.nodes("float") == ["ruined"]
+    ruined = of(plan, "ruined")
+    assert ruined.expected_cosine is not None
+    cost = 1 - ruined.expected_cosine
+    assert cost > 0.1
+    assert ruined.reason == f"alone it takes {cost:.4f} from the cosine of the model's output, more than 0.002"
+    assert [message for message in notes.messages if "alone cost more than 0.002" in message]
+    assert cosine(own, quantised) > 0.999
+    assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
+
+
+@pytest.mark.parametrize("own", [case(AUTO), case(PLAIN, 1.0), case(PLAIN.model_copy(update={"max_damage": 0.9}))])
+def test_the_guard_does_nothing_when_all_is_well(own: Case, notes) -> None:
+    _, plan = quantise_guarded(own, probe_of(own.model), notes)
+    assert plan == own.plan(own.solutions(Quiet()))
+    assert plan.nodes("int8") == OPS
+    assert notes.messages == []
+
+
+def test_the_guard_clears_a_crowd_of_which_none_is_bad_alone() -> None:
+    own = case(PLAIN.model_copy(update={"max_damage": 6e-5}), 1.0)  # together they cost 1e-4 or more
+    _, plan = quantise_guarded(own, probe_of(own.model), Quiet())
+    assert plan.nodes("float") == []
+
+
+def test_a_budget_that_is_met_is_spent_on_cheaper_recipes() -> None:
+    own = case(AUTO, 30.0)
+    solutions = own.solutions(Quiet())
+    quantised, plan = within(own, 0.999)
+    assert plan.nodes("int8") == OPS
+    assert plan.budget is not None
+    assert plan.budget.cosine == 0.999
+    assert plan.budget.samples == 24
+    assert plan.budget.reached - plan.budget.standard_error >= 0.999
+    assert cosine(own, quantised) == pytest.approx(plan.budget.reached, abs=1e-6)
+    before = {name: str(solution.recipe) for name, solution in solutions.items()}
+    after = {op.node: op.recipe for op in plan.ops}
+    assert before["ruined"] == "shift + split 4%"
+    assert str(after["ruined"]).startswith("smooth 0.5")
+    assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
+
+
+def test_a_looser_budget_buys_cheaper_recipes() -> None:
+    own = case(AUTO, 30.0)
+    _, plan = within(own, 0.95)
+    assert [str(op.recipe).split(" + ")[0].split()[0] for op in plan.ops] == ["plain", "reach", "plain", "reach"]
+    assert plan.budget is not None
+    assert 0.95 <= plan.budget.reached < 0.999
+
+
+def test_expected_cosines_are_of_the_recipes_that_the_plan_has() -> None:
+    own = case(AUTO, 30.0)
+    quantised, plan = within(own, 0.95)
+    for op in plan.ops:
+        alone = Case(own.model, own.ranges, own.statistics, own.config.model_copy(update={"include": (op.node,)}))
+        solved = alone.solutions(Quiet())
+        if str(solved[op.node].recipe) == op.recipe:
+            expected = cosine(own, alone.apply(solved)[0])
+            assert op.expected_cosine == pytest.approx(expected, abs=1e-6)
+    assert of(plan, "ruined").expected_cosine == pytest.approx(0.992, abs=1e-3)  # by its plain recipe
+    assert repeats(quantised, own.ranges.origin, own.config)
+
+
+def test_exactly_the_ruined_op_goes_to_float() -> None:
+    own = case(PLAIN)
+    quantised, plan = within(own, 0.999)
+    assert plan.nodes("float") == ["ruined"]
+    ruined = of(plan, "ruined")
+    assert ruined.expected_cosine is not None
+    assert ruined.reason == (
+        f"alone it takes {1 - ruined.expected_cosine:.5f} from the cosine; with it in INT8 too, the plan would not "
+        "keep 0.999"
+    )
+    assert all((op.expected_cosine or 0) > 0.999 for op in plan.ops if op.node != "ruined")
+    assert plan.budget is not None
+    assert cosine(own, quantised) == pytest.approx(plan.budget.reached, abs=1e-6)
+    assert repeats(quantised, own.ranges.origin, own.config)  # what it was asked for, not what it worked with
+
+
+@pytest.mark.parametrize(("own", "all_int8"), [(case(PLAIN), r"0\.7\d{4}"), (case(AUTO, 30.0), r"0\.999\d\d")])
+def test_a_budget_that_cannot_be_met(own: Case, all_int8: str) -> None:
+    with pytest.raises(AccuracyMissed) as caught:
+        within(own, 0.99999999)
+    caught.match(
+        rf"no plan with an op in INT8 keeps a mean cosine of 0\.99999999 by one standard error on 24 held-out samples: "
+        rf"all 4 ops in INT8 reach {all_int8} \(give or take 0\.\d{{5}}\), all in float 1\.00000\. Lower the budget"
+    )
+
+
+def test_include_and_exclude_bound_the_search() -> None:
+    own = case(PLAIN.model_copy(update={"exclude": ("ruined", "first")}))
+    _, plan = within(own, 0.999)
+    assert plan.nodes("int8") == ["second", "last"]
+    assert (of(plan, "ruined").reason, of(plan, "ruined").expected_cosine) == ("left out by name", None)
+    with pytest.raises(ConfigError, match="there is no op to quantise, whatever the budget.*left out by name"):
+        within(case(PLAIN.model_copy(update={"include": ("ruined",), "exclude": ("*",)})), 0.9)
+
+
+def test_too_few_rows_to_solve_any_site() -> None:
+    own = case(AUTO, count=40)
+    assert own.solutions(Quiet()) == {}
+    _, plan = within(own, 0.999)
+    assert plan.nodes("float") == ["ruined"]
+
+
+def test_a_search_that_tries_too_much_still_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every prediction says that cheap recipes are free, and the output disagrees."""
+    monkeypatch.setattr("calib8.search.budget.SPENT", 1e6)
+    own = case(AUTO, 30.0)
+    _, plan = within(own, 0.9995)
+    assert plan.budget is not None
+    assert plan.budget.reached >= 0.9995
+    assert plan.nodes("int8") == OPS
+
+
+def test_costlier_recipes_before_float_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.search.budget.Case.solutions", _only_plain)
+    own = case(AUTO, 30.0)
+    _, plan = within(own, 0.999)
+    assert plan.nodes("int8") == OPS
+    assert of(plan, "ruined").recipe not in {None, "plain"}
+
+
+def _only_plain(own: Case, progress: Quiet) -> dict:
+    from calib8.graph.site import sites
+    from calib8.planning.solve import solve
+
+    return {
+        op.name: solve(own.statistics[site.tensor], site, (Recipe(),))
+        for site in sites(own.model, set(OPS))
+        for op in site.ops
+    }
+
+
+def test_the_order_of_recipes_has_no_doubles() -> None:
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_head_room_of_one_standard_error() -> None:
+    assert Reached(0.9, 0.01).keeps(0.89)
+    assert not Reached(0.9, 0.011).keeps(0.89)
+
+
+@pytest.mark.parametrize("cost", [0.0, -1e-5])
+def test_what_was_measured_to_cost_nothing_is_not_free(cost: float) -> None:
+    own = case(AUTO, 30.0)
+    search = _Search(own, probe_of(own.model), 0.9, Quiet(), own.solutions(Quiet()))
+    search.costs = dict.fromkeys(search.costs, cost)
+    assert search._affordable(1e-9) == {}
+    assert {type(trial) for trial in search._affordable(1.0).values()} == {Trial}
+    search.floats = OPS
+    assert search._affordable(1.0) == {}
