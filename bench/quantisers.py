@@ -121,7 +121,7 @@ def everywhere(solve_one: Callable[["TensorStatistics", "Site"], "Quantised"]) -
 
         reference, found = _calibrated(model, data)
         config, trial = Int8(min_sqnr_db=0), Trial(Recipe(), error=0.0)  # nothing that the policy would refuse
-        solutions = {}
+        solutions: dict[str, Solution] = {}
         for site in sites(reference):
             solution = Solution(solve_one(found.statistics[site.tensor], site), trial, (trial,))
             solutions |= dict.fromkeys([op.name for op in site.ops], solution)
