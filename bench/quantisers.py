@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from calib8.calibration.run import Calibration
     from calib8.calibration.statistics import TensorStatistics
-    from calib8.planning.solve import Solution
+    from calib8.graph.site import Site
+    from calib8.passes.condition import Conditioning, Quantised
 
 Sentence = dict[str, NDArray[np.int64]]
 Quantise = Callable[[Path, Path, Path], None]
@@ -85,19 +86,27 @@ def calib8(**options: Any) -> Quantise:
     """``calib8 convert`` up to the INT8 model, with these options of quantisation."""
 
     def quantise(model: Path, data: Path, output: Path) -> None:
+        from calib8 import api
+        from calib8.data.split import First
+        from calib8.graph.dataset import dataset_for
         from calib8.graph.io import save
-        from calib8.planning.apply import quantize_model
+        from calib8.models.sentence import pooling_of
         from calib8.planning.config import Int8
         from calib8.progress import Quiet
+        from calib8.search.probe import Probe
+        from calib8.search.quantise import PROBED, Case, quantise_guarded
 
         reference, found = _calibrated(model, data)
-        int8, _ = quantize_model(reference, found.ranges, Int8(**options), found.statistics, Quiet())
+        case = Case(reference, found.ranges, found.statistics, Int8(**options))
+        samples = dataset_for(reference, First(api.npz_file(data), PROBED), Quiet())
+        probe = Probe(reference, samples, pooling=pooling_of(model.parent)[0])
+        int8, _ = quantise_guarded(case, probe, Quiet())
         save(int8, output)
 
     return quantise
 
 
-def everywhere(solve_one: Callable[["TensorStatistics", NDArray[np.float32]], "Solution"]) -> Quantise:
+def everywhere(solve_one: Callable[["TensorStatistics", "Site"], "Quantised"]) -> Quantise:
     """One way to quantise a site, at every site, through calib8's own passes; no op left in float."""
 
     def quantise(model: Path, data: Path, output: Path) -> None:
@@ -105,40 +114,70 @@ def everywhere(solve_one: Callable[["TensorStatistics", NDArray[np.float32]], "S
         from calib8.graph.site import sites
         from calib8.planning.apply import apply_plan
         from calib8.planning.config import Int8
+        from calib8.planning.design import Recipe
         from calib8.planning.policy import make_plan
+        from calib8.planning.solve import Solution
+        from calib8.planning.trials import Trial
 
         reference, found = _calibrated(model, data)
-        config = Int8(min_sqnr_db=0)
-        solutions = {
-            site.name: replace(solve_one(found.statistics[site.name], site.matrix()), error=0.0)  # for the policy
-            for site in sites(reference)
-        }
+        config, trial = Int8(min_sqnr_db=0), Trial(Recipe(), error=0.0)  # nothing that the policy would refuse
+        solutions: dict[str, Solution] = {}
+        for site in sites(reference):
+            solution = Solution(solve_one(found.statistics[site.tensor], site), trial, (trial,))
+            solutions |= dict.fromkeys([op.name for op in site.ops], solution)
         plan = make_plan(reference, found.ranges, config, solutions)
         save(apply_plan(reference, found.ranges, plan, config, solutions), output)
 
     return quantise
 
 
-def _nearest(seen: "TensorStatistics", weight: NDArray[np.float32], alpha: float = 0.0) -> "Solution":
+def _nearest(seen: "TensorStatistics", site: "Site", alpha: float | None = None) -> "Quantised":
     """Min/max ranges, nearest rounding, bias not corrected; with an ``alpha``, SmoothQuant as published."""
-    from calib8.passes.condition import Quantised
-    from calib8.planning.design import Recipe, design
+    from calib8.passes.condition import Codes, Quantised
     from calib8.planning.rounding import nearest
-    from calib8.planning.solve import Solution
+
+    conditioning = _smoothing(seen, site, alpha)
+    weights = {}
+    for op, matrix in _matrices(site):
+        rounded = nearest(conditioning.weight(matrix))
+        weights[op] = Codes(rounded.codes, rounded.scale, np.zeros(matrix.shape[1], np.float32))
+    return Quantised(conditioning, weights)
+
+
+def _smooth_gptq(seen: "TensorStatistics", site: "Site") -> "Quantised":
+    """SmoothQuant as published, with calib8's rounding and bias correction."""
+    from calib8.passes.condition import Codes, Quantised
+    from calib8.planning.rounding import gptq
+    from calib8.planning.trials import on_grid
+
+    conditioning, rows = _smoothing(seen, site, 0.5), seen.sample().rows()
+    inputs = on_grid(rows, conditioning)
+    weights = {}
+    for op, matrix in _matrices(site):
+        rounded = gptq(conditioning.weight(matrix), inputs.T @ inputs)
+        lost = (rows @ matrix - inputs @ rounded.values()).mean(axis=0)
+        weights[op] = Codes(rounded.codes, rounded.scale, lost)
+    return Quantised(conditioning, weights)
+
+
+def _smoothing(seen: "TensorStatistics", site: "Site", alpha: float | None) -> "Conditioning":
+    """``reach^alpha / weight^(1 - alpha)`` per channel (Xiao et al., 2022, arXiv:2211.10438), min/max ranges."""
+    from calib8.passes.condition import Conditioning
 
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
-    recipe = Recipe(smooth=alpha)
-    conditioning = design(seen.channel_minimum, seen.channel_maximum, np.abs(weight).max(axis=1), recipe)
-    codes, scale = nearest(conditioning.weight(weight))
-    return Solution(Quantised(conditioning, codes, scale, np.zeros(weight.shape[1], np.float32)), recipe, error=0.0)
+    reach, weight = np.maximum(-seen.channel_minimum, seen.channel_maximum), np.abs(site.matrix()).max(axis=1)
+    factor = np.ones_like(reach)
+    if alpha is not None:
+        factor = np.maximum(reach, 1e-5) ** alpha / np.maximum(weight, 1e-5) ** (1 - alpha)  # as the authors clamp
+    shift, index = np.zeros_like(reach), np.arange(len(reach))
+    return Conditioning(shift, index, (1 / factor).astype(np.float32), float((reach / factor).max()))
 
 
-def _smooth_gptq(seen: "TensorStatistics", weight: NDArray[np.float32]) -> "Solution":
-    """SmoothQuant with calib8's rounding and bias correction."""
-    from calib8.planning.design import Recipe
-    from calib8.planning.solve import solve
+def _matrices(site: "Site") -> list[tuple[str, NDArray[np.float32]]]:
+    from calib8.graph.site import matrix_of
 
-    return solve(seen, weight, recipes=(Recipe(smooth=0.5),))
+    assert site.window is None  # transformers
+    return [(op.name, matrix_of(op)) for op in site.ops]
 
 
 def _calibrated(model: Path, data: Path) -> tuple["ir.Model", "Calibration"]:
@@ -255,7 +294,7 @@ QUANTISERS = {
     "calib8": Quantiser("calib8, defaults", "calib8", calib8()),
     "calib8-plain": Quantiser("calib8 --treatment plain", "calib8", calib8(treatment="plain")),
     "calib8-plain-0": Quantiser(
-        "calib8 --treatment plain --min-sqnr 0", "calib8", calib8(treatment="plain", min_sqnr_db=0)
+        "calib8 plain, no op left in float", "calib8", calib8(treatment="plain", min_sqnr_db=0, max_damage=2)
     ),
     "minmax": Quantiser("min/max everywhere, nearest rounding", "calib8", everywhere(_nearest)),
     "smoothquant": Quantiser(

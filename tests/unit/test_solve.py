@@ -136,9 +136,12 @@ def test_the_mean_error_is_removed(seed: int, recipe: Recipe) -> None:
     w = weight(32)
     statistics = seen(x)
     rows = statistics.sample().rows()  # in float16's precision
-    error = computed(solve(statistics, site(w), (recipe,)), rows) - rows @ w
-    assert np.abs(error.mean(axis=0)).max() < 1e-5 * np.abs(rows @ w).max()
-    assert np.abs(error).max() < 0.2 * np.abs(rows @ w).max()
+    solution, wanted = solve(statistics, site(w), (recipe,)), rows @ w
+    error = computed(solution, rows) - wanted
+    assert np.abs(error.mean(axis=0)).max() < 1e-5 * np.abs(wanted).max()
+    assert np.square(error).sum() < 0.02 * np.square(wanted - wanted.mean(axis=0)).sum()
+    if solution.recipe.reach >= 1:  # else a row that was clipped loses much
+        assert np.abs(error).max() < 0.2 * np.abs(wanted).max()
 
 
 def test_the_shift_is_folded_through_the_codes() -> None:
