@@ -41,6 +41,11 @@ class Trials:
         self._weight_amax = amax_of_channels(self.weight.matrix, site.taps)
         self._expected = self.weight.product(self._rows)
 
+    @property
+    def held_out(self) -> int:
+        """Number of rows that recipes are judged on."""
+        return len(self._rows)
+
     def run(self, recipe: Recipe) -> Trial:
         """Design, round, compute and compare."""
         conditioning = design(self._channels, self._weight_amax, recipe).spread(self.site.taps)
