@@ -14,7 +14,7 @@ from calib8.planning import solve as module
 from calib8.planning import trials as trials_module
 from calib8.planning.design import Channels, Recipe, design
 from calib8.planning.solve import CLIPS, FEWEST_ROWS, HEAD_ROOM, RECIPES, Solution, _with_reach, cheapest, solve
-from calib8.planning.trials import Trial, error_of, hold_out
+from calib8.planning.trials import HOLD_OUT, TRIED, Trial, error_of, hold_out
 from calib8.testing import GraphBuilder
 
 PLAIN = RECIPES[:1]
@@ -168,7 +168,7 @@ def test_held_out_rows_are_not_in_the_design(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(trials_module, "design", spy)
     monkeypatch.setattr(module, "design", spy)
     solution = solve(seen(x), site(w))
-    assert len(limits) == len(DENSE) + len(HEAD_ROOM) + len(CLIPS) + 1
+    assert len(limits) == len(DENSE) + len(HEAD_ROOM) + 1
     assert max(limits[:-1]) < 6
     assert limits[-1] == 1000  # designed for all data in the end
     assert solution.quantised.conditioning.multiplier.min() > 0
@@ -231,7 +231,8 @@ def test_the_result_repeats() -> None:
 class Played:
     """Trials whose errors are known beforehand, by reach."""
 
-    def __init__(self, errors: tuple[float, ...]) -> None:
+    def __init__(self, errors: tuple[float, ...], held_out: int = TRIED) -> None:
+        self.held_out = held_out
         self.errors = dict(zip((*HEAD_ROOM, 1.0, *CLIPS), errors, strict=True))
 
     def run(self, recipe: Recipe) -> Trial:
@@ -260,6 +261,11 @@ def test_the_reach_by_hand(errors: tuple[float, ...], reach: float) -> None:
     assert found == Trial(replace(recipe, reach=reach), played.errors[reach])
 
 
+def test_few_rows_do_not_speak_for_clipping() -> None:
+    played = Played((1.0, 1.0, 1.0, 1.0, 0.1, 0.1), held_out=TRIED - 1)
+    assert _with_reach(played.run(Recipe()), played).recipe.reach == 1.4
+
+
 def test_head_room_is_taken_where_it_costs_nothing() -> None:
     """The weights of a channel that never is anything but zero make their grid so coarse that nothing else matters."""
     x, w = gaussian(), weight()
@@ -270,7 +276,7 @@ def test_head_room_is_taken_where_it_costs_nothing() -> None:
 
 
 def test_what_no_other_row_shows_is_clipped() -> None:
-    x, w = gaussian(), weight()
+    x, w = gaussian(HOLD_OUT * TRIED), weight()
     held_out, fitted = hold_out(len(x))
     x[fitted[0], 7] = 100
     # step 100 / 127 where the channel's deviation is 1: halved, that loses a quarter of the power
