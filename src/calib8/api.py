@@ -155,7 +155,8 @@ def quantize_file(
 
     require_distinct(output, model, ranges, *([plan] if plan is not None else []))
     calibrated = Ranges.load(Path(ranges))
-    quantised, decided = _quantize(load(model), calibrated, config or Int8(), data, progress or Quiet())
+    folder = Path(model).parent
+    quantised, decided = _quantize(load(model), calibrated, config or Int8(), data, progress or Quiet(), folder)
     save(quantised, output)
     if plan is not None:
         decided.save(Path(plan))
@@ -163,10 +164,17 @@ def quantize_file(
 
 
 def _quantize(
-    model: ir.Model, ranges: Ranges, config: Int8, data: Data | None, progress: Progress
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8,
+    data: Data | None,
+    progress: Progress,
+    folder: Path | None = None,
 ) -> tuple[ir.Model, QuantPlan]:
+    """``folder`` holds the model's pooling config, if it is a sentence encoder."""
     from calib8.data.split import First
     from calib8.graph.dataset import dataset_for
+    from calib8.models.sentence import pooling_of
     from calib8.planning.apply import quantize_by_ranges
     from calib8.search.probe import Probe
     from calib8.search.quantise import PROBED, case_of, quantise_guarded
@@ -175,7 +183,8 @@ def _quantize(
         return quantize_by_ranges(model, ranges, config)
     source = open_source(data)
     case = case_of(model, ranges, source, config, progress)
-    probe = Probe(model, dataset_for(model, First(source, PROBED), Quiet()))
+    pooling = pooling_of(folder)[0] if folder is not None else "mean"
+    probe = Probe(model, dataset_for(model, First(source, PROBED), Quiet()), pooling=pooling)
     return quantise_guarded(case, probe, progress)
 
 
