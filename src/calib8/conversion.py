@@ -233,7 +233,7 @@ class _Job:
             if (self.folder / "tokenizer.json").is_file():
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
                 accuracy, speed = self._as_sentences(*encoders, accuracy)
-            described = str(data) if data is not None else f"{len(dataset)} samples held back from the calibration data"
+            described = str(data) if data is not None else "held-back calibration data"
             return _Measured(accuracy, got.description, speed, described)
 
     def _as_sentences(

@@ -90,9 +90,9 @@ def test_solved_ops_are_judged_by_their_output(encoder: ir.Model) -> None:
     got = {op.node: op for op in plan.ops}
     assert (got["o"].treatment, got["o"].sqnr_db) == ("int8", 20)
     assert (got["o"].recipe, got["o"].extra_columns) == ("shift + split 400%", 24)
-    assert got["o"].reason == "shift + split 400%: 20.0 dB of its output are left on held-out rows"
+    assert got["o"].reason == "shift + split 400%: its output keeps 20.0 dB on held-out rows"
     assert (got["up"].treatment, got["up"].sqnr_db, got["up"].recipe) == ("float", 10, None)
-    assert got["up"].reason == "plain: only 10.0 dB of its output would be left, less than 14"
+    assert got["up"].reason == "plain: its output would keep only 10.0 dB, less than 14"
     assert got["q"].recipe is None
 
 

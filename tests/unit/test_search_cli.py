@@ -1,11 +1,13 @@
 """Budgets and sensitivity from the command line: tables, files, exit codes."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from rich.console import Console
 from search_models import OPS, feeds, planted
 
 from calib8 import api
@@ -14,6 +16,8 @@ from calib8.conversion import Convert
 from calib8.errors import AccuracyMissed, DataError
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
+from calib8.report.plan_table import render_sensitivity
+from calib8.search.sensitivity import OpSensitivity, Sensitivity
 from calib8.testing import tiny_encoder, token_feeds
 
 
@@ -166,3 +170,18 @@ def test_sensitivity_refuses(calib8: Shell, model: Path, data: Path, arguments: 
     code, out, err = calib8("sensitivity", model, "--data", data, *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_what_all_names_begin_with_is_said_once() -> None:
+    ops = [
+        OpSensitivity(node=f"/encoder/[/x]/layer.{i}/MatMul", kind="MatMul", recipe=None, alone=1, spared=1)
+        for i in (1, 2)
+    ]
+    shown = io.StringIO()
+    console = Console(width=80, file=shown)
+    console.print(render_sensitivity(Sensitivity(samples=1, all_float=1, all_int8=1, ops=tuple(ops)), 2))
+    console.print(render_sensitivity(Sensitivity(samples=1, all_float=1, all_int8=1, ops=(ops[0],)), 1))
+    several, alone = shown.getvalue().split("Mean cosine")[1:]
+    assert "names of ops begin with /encoder/[/x]/\n" in "\n".join(map(str.rstrip, several.splitlines()))
+    assert "│ layer.2/MatMul │" in several
+    assert "│ /encoder/[/x]/layer.1/MatMul │" in alone

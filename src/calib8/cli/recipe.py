@@ -144,7 +144,8 @@ def convert(
     ] = None,
     pairs: opt.Pairs = None,
     budget: Annotated[
-        str | None, typer.Option(help="Search the cheapest plan that keeps this.", metavar="cosine=0.999")
+        str | None,
+        typer.Option(help="Search the cheapest plan that keeps this mean cosine to FP32.", metavar="cosine=0.999"),
     ] = None,
     min_cosine: Annotated[float, typer.Option(help="Fail below this mean cosine to FP32.")] = 0.975,
     observer: opt.Observer = "minmax",

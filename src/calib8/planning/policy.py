@@ -92,8 +92,8 @@ def check_ranges(model: ir.Model, ranges: Ranges) -> None:
 def _by_output(solution: Solution, least: float) -> Verdict:
     sqnr = -10 * math.log10(max(solution.error, 1e-12))
     if sqnr < least:
-        return "float", f"{solution.recipe}: only {sqnr:.1f} dB of its output would be left, less than {least:g}", sqnr
-    return "int8", f"{solution.recipe}: {sqnr:.1f} dB of its output are left on held-out rows", sqnr
+        return "float", f"{solution.recipe}: its output would keep only {sqnr:.1f} dB, less than {least:g}", sqnr
+    return "int8", f"{solution.recipe}: its output keeps {sqnr:.1f} dB on held-out rows", sqnr
 
 
 def _by_input(seen: TensorRange, least: float) -> Verdict:

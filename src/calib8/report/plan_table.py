@@ -1,5 +1,7 @@
 """Plans and sensitivities as tables that fit a terminal of 80 columns."""
 
+from itertools import takewhile
+
 from rich.table import Table
 from rich.text import Text
 
@@ -15,14 +17,14 @@ def render_plan(plan: QuantPlan) -> Table:
             f" for a mean cosine of {budget.cosine}:\n{budget.reached:.5f} +- {budget.standard_error:.5f} "
             f"on {budget.samples} held-out samples"
         )
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("op", overflow="fold")
+    below = _below([op.node for op in plan.ops])
+    table = _table(title, below)
     table.add_column("treatment")
-    table.add_column("expected cosine", justify="right")
-    table.add_column("extra columns", justify="right")
+    table.add_column("alone\nin INT8", justify="right")
+    table.add_column("extra\ncolumns", justify="right")
     for op in plan.ops:
         cosine = "" if op.expected_cosine is None else f"{op.expected_cosine:.5f}"
-        table.add_row(Text(op.node), Text(_treatment(op)), cosine, str(op.extra_columns or ""))  # "[" is no markup
+        table.add_row(Text(op.node[len(below) :]), Text(_treatment(op)), cosine, str(op.extra_columns or ""))
     return table
 
 
@@ -32,16 +34,29 @@ def _treatment(op: OpPlan) -> str:
 
 def render_sensitivity(sensitivity: Sensitivity, most: int) -> Table:
     """The ``most`` costliest ops."""
-    table = Table(
-        title=f"Mean cosine to FP32 on {sensitivity.samples} samples:\n{sensitivity.all_float:.5f} with all ops in "
-        f"float, {sensitivity.all_int8:.5f} with all in INT8",
-        title_justify="left",
-        title_style="bold",
+    title = (
+        f"Mean cosine to FP32 on {sensitivity.samples} samples:\n{sensitivity.all_float:.5f} with all ops in "
+        f"float, {sensitivity.all_int8:.5f} with all in INT8"
     )
-    table.add_column("op", overflow="fold")
+    below = _below([op.node for op in sensitivity.ops])
+    table = _table(title, below)
     table.add_column("recipe")
-    table.add_column("alone in INT8", justify="right")
-    table.add_column("alone in float", justify="right")
+    table.add_column("alone\nin INT8", justify="right")
+    table.add_column("alone\nin float", justify="right")
     for op in sensitivity.ops[:most]:
-        table.add_row(Text(op.node), op.recipe or "by its range", f"{op.alone:.5f}", f"{op.spared:.5f}")
+        table.add_row(Text(op.node[len(below) :]), op.recipe or "by its range", f"{op.alone:.5f}", f"{op.spared:.5f}")
     return table
+
+
+def _table(title: str, below: str) -> Table:
+    said = f"\nnames of ops begin with {below}" if below else ""
+    table = Table(title=Text(title + said, style="bold"), title_justify="left")  # "[" is no markup
+    table.add_column("op", overflow="fold")
+    return table
+
+
+def _below(names: list[str]) -> str:
+    """The path that all names begin with, up to its last slash: repeated in every row it would fill the table."""
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(name.split("/")[:-1] for name in names), strict=False))
+    below = "".join(f"{parts[0]}/" for parts in same)
+    return below if len(names) > 1 and len(below) > 1 else ""
