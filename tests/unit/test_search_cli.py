@@ -156,6 +156,9 @@ def test_sensitivity_as_a_table_and_as_json(calib8: Shell, data: Path, tmp_path:
     assert found["format"] == "calib8.sensitivity/1"
     assert found["ops"][0]["node"] == long
     assert len(found["ops"]) == 4
+    code, out, _ = calib8("inspect", output)
+    assert code == 0
+    assert f"  {long}  {found['ops'][0]['alone']:.5f} alone in INT8, " in out
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
 from calib8.planning.quant_plan import QuantPlan
 from calib8.runtime.open import is_engine
+from calib8.search.sensitivity import Sensitivity
 
 _Content = TypeVar("_Content", bound=BaseModel)
 
@@ -119,6 +120,11 @@ def _json(path: Path) -> dict[str, Any]:
         plan = _validated(QuantPlan, content, path)
         ops = {op.node: f"{op.treatment}: {op.reason}" for op in plan.ops}
         return {"kind": "quantisation plan", "ops": ops}
+    if known == "calib8.sensitivity/1":
+        found = _validated(Sensitivity, content, path)
+        costs = {op.node: f"{op.alone:.5f} alone in INT8, {op.spared:.5f} alone in float" for op in found.ops}
+        cosines = {"all in float": round(found.all_float, 5), "all in INT8": round(found.all_int8, 5)}
+        return {"kind": "sensitivity", "samples": found.samples, "mean cosine to FP32": {**cosines, **costs}}
     if path.name == RECORD and isinstance(content, dict):
         return {"kind": "fetched model", **content}
     if known.startswith("calib8."):
