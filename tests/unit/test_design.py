@@ -273,3 +273,11 @@ def test_recipes_read_well() -> None:
     assert str(Recipe()) == "plain"
     assert str(Recipe(smooth=0.5, shift=True, split=0.04)) == "smooth 0.5 + shift + split 4%"
     assert str(Recipe(smooth=0.8, side=2, reach=1.4)) == "smooth 0.8 + side 2 + reach 1.4"
+
+
+def test_a_quiet_channel_of_its_own_is_magnified_all_the_way() -> None:
+    """A depthwise Conv: every channel gets the scale that it needs, the quiet one too."""
+    amax = np.float32([8, 8, 8, 0.25])
+    ones = np.ones(4, np.float32)
+    found = design(Channels(-amax, 0 * amax, amax), ones, Recipe(smooth=1.0))
+    np.testing.assert_allclose(amax * found.multiplier, found.amax, rtol=1e-6)

@@ -59,7 +59,8 @@ def design(seen: Channels, weight_amax: NDArray[np.float32], recipe: Recipe) -> 
     """
     low, high = seen.minimum.astype(np.float64), seen.maximum.astype(np.float64)
     reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
-    loud = np.maximum(reach, np.quantile(reach, QUIET))
+    # Smoothing all the way is for channels that have outputs of their own, where nothing drowns a quiet one's error.
+    loud = reach if recipe.smooth == 1 else np.maximum(reach, np.quantile(reach, QUIET))
     smooth = _smoothing(loud, _at_least(weight_amax.astype(np.float64)), recipe.smooth)
     reach = reach / smooth
     kept = np.sort(np.argsort(reach, kind="stable")[: len(reach) - recipe.side])
