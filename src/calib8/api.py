@@ -172,20 +172,15 @@ def _quantize(
     folder: Path | None = None,
 ) -> tuple[ir.Model, QuantPlan]:
     """``folder`` holds the model's pooling config, if it is a sentence encoder."""
-    from calib8.data.split import First
-    from calib8.graph.dataset import dataset_for
-    from calib8.models.sentence import pooling_of
     from calib8.planning.apply import quantize_by_ranges
-    from calib8.search.probe import Probe
+    from calib8.search.probe import probe_of
     from calib8.search.quantise import PROBED, case_of, quantise_guarded
 
     if data is None:
         return quantize_by_ranges(model, ranges, config)
     source = open_source(data)
     case = case_of(model, ranges, source, config, progress)
-    pooling = pooling_of(folder)[0] if folder is not None else "mean"
-    probe = Probe(model, dataset_for(model, First(source, PROBED), Quiet()), pooling=pooling)
-    return quantise_guarded(case, probe, progress)
+    return quantise_guarded(case, probe_of(model, source, PROBED, folder), progress)
 
 
 def sensitivity(

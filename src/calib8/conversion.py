@@ -19,7 +19,7 @@ from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
 from calib8.data.inputs import declared_inputs
 from calib8.data.sources import Source, open_source
-from calib8.data.split import First, split
+from calib8.data.split import split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
@@ -37,12 +37,12 @@ from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import ROWS
-from calib8.progress import Progress, Quiet
+from calib8.progress import Progress
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
-from calib8.search.probe import Probe
+from calib8.search.probe import probe_of
 from calib8.search.quantise import PROBED, Case, quantise_guarded
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
@@ -181,9 +181,8 @@ class _Job:
         return found.ranges, plan, int8
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
-        pooling, _ = pooling_of(self.folder)
         samples = PROBED if self.config.budget is None else BUDGET_PROBED
-        probe = Probe(case.model, dataset_for(case.model, First(data, samples), Quiet()), pooling=pooling)
+        probe = probe_of(case.model, data, samples, self.folder)
         if self.config.budget is None:
             return quantise_guarded(case, probe, self.progress)
         return quantise_within(case, probe, self.config.budget, self.progress)

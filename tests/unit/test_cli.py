@@ -9,32 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from shell import Shell
 
-from calib8.cli.main import main
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
 from calib8.testing import tiny_encoder, tiny_mlp
 
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
-
-
-class Shell:
-    """Runs ``calib8`` in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self.monkeypatch.setattr("sys.argv", ["calib8", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = self.capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-
-@pytest.fixture
-def calib8(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import onnx_ir as ir
 import pytest
 from rich.console import Console
 from search_models import OPS, feeds, planted
+from shell import Shell
 
 from calib8 import api
-from calib8.cli.main import main
 from calib8.conversion import Convert
 from calib8.errors import AccuracyMissed, DataError
 from calib8.planning.config import Int8
@@ -19,25 +19,6 @@ from calib8.planning.quant_plan import QuantPlan
 from calib8.report.plan_table import render_sensitivity
 from calib8.search.sensitivity import OpSensitivity, Sensitivity
 from calib8.testing import tiny_encoder, token_feeds
-
-
-class Shell:
-    """Runs ``calib8`` in this process: exit code, stdout, stderr."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self.monkeypatch.setattr("sys.argv", ["calib8", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = self.capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-
-@pytest.fixture
-def calib8(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -21,3 +21,12 @@ def drop_unread(graph: ir.Graph, value: ir.Value) -> None:
     """Remove the initializer ``value`` if nothing reads it and it is no output of the model."""
     if not value.uses() and not value.is_graph_output():
         del graph.initializers[name_of(value)]
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | list[ir.Node]) -> None:
+    """Put ``nodes`` right behind what computes ``value``, or first of all if nothing does."""
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)

@@ -26,7 +26,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.site import Site, matrix_of, weight_of
-from calib8.graph.values import drop_unread, name_of
+from calib8.graph.values import drop_unread, insert_behind, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.passes.half import CONDITIONING
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
@@ -144,7 +144,7 @@ def conditioned_activation(constants: Constants, site: Site, conditioning: Condi
         append("Gather", "index", conditioning.index, axis=axis)
     if np.any(conditioning.multiplier != 1):
         append("Mul", "multiplier", conditioning.multiplier.reshape(-1, *trailing))
-    _insert_behind(constants.graph, x, nodes)
+    insert_behind(constants.graph, x, nodes)
     return quantised_activation(constants, value, conditioning.amax)
 
 
@@ -189,7 +189,7 @@ def _gathered(constants: Constants, x: ir.Value, channels: NDArray[np.int64]) ->
     shape = None if x.shape is None else ir.Shape([*x.shape[:-1], len(channels)])
     output = ir.Value(name=constants.free(f"{x.name}_outliers"), type=x.type, shape=shape)
     node = ir.node("Gather", [x, index], {"axis": -1}, outputs=[output], name=f"{index.name}_Gather")
-    _insert_behind(constants.graph, x, node)
+    insert_behind(constants.graph, x, node)
     return output
 
 
@@ -212,11 +212,3 @@ def _insert_add(constants: Constants, op: WeightedOp, extra: ir.Value, behind: i
     output.replace_all_uses_with(total, replace_graph_outputs=True)
     correction = constants.free(f"{op.name}_Correction")
     constants.graph.insert_after(behind, ir.node("Add", [output, extra], outputs=[total], name=correction))
-
-
-def _insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | list[ir.Node]) -> None:
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], nodes)
-    else:
-        graph.insert_after(producer, nodes)

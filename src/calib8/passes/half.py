@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib8.errors import ModelError
-from calib8.graph.values import drop_unread, name_of
+from calib8.graph.values import drop_unread, insert_behind, name_of
 from calib8.passes.half_rules import CONDITIONING, FP16, FP32, SHAPE_READERS, HalfRules, StandIn
 from calib8.passes.qdq_nodes import Constants
 
@@ -88,11 +88,7 @@ class _Conversion:
             name = self.constants.free(f"{value.name}_to_{dtype.name.lower()}")
             output = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
             node = ir.node("Cast", [value], {"to": int(dtype)}, outputs=[output], name=f"{name}_Cast")
-            producer = value.producer()
-            if producer is None:
-                self.graph.insert_before(self.graph[0], node)
-            else:
-                self.graph.insert_after(producer, node)
+            insert_behind(self.graph, value, node)
             self.casts[value, dtype] = output
         return self.casts[value, dtype]
 

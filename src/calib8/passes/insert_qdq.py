@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from calib8.errors import ModelError
 from calib8.graph.values import drop_unread, name_of
@@ -27,7 +28,8 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     ``amax`` maps the name of each op's activation tensor to the largest magnitude its INT8 grid has to reach.
     Raises ``ModelError`` for an op that computes in FP16 already, or whose weight holds NaN or infinity.
     """
-    _refuse_half(ops)
+    for op in ops:
+        refuse_half(op)
     constants = Constants(model.graph)
     activations: dict[str, ir.Value] = {}
     weights: dict[tuple[str, int], ir.Value] = {}
@@ -45,20 +47,25 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     return model
 
 
-def _refuse_half(ops: list[WeightedOp]) -> None:
-    for op in ops:
-        if ir.DataType.FLOAT16 in (op.activation.dtype, op.weight.dtype):
-            raise ModelError(
-                f"node {op.name!r} computes in FP16; expected an FP32 model. Export it in FP32: calib8 itself turns "
-                "into FP16 what does not become INT8."
-            )
+def refuse_half(op: WeightedOp) -> None:
+    """Raise ``ModelError`` for an op that computes in FP16."""
+    if ir.DataType.FLOAT16 in (op.activation.dtype, op.weight.dtype):
+        raise ModelError(
+            f"node {op.name!r} computes in FP16; expected an FP32 model. Export it in FP32: calib8 itself turns "
+            "into FP16 what does not become INT8."
+        )
 
 
-def quantised_constant(constants: Constants, constant: ir.Value, axis: int, before: ir.Node) -> ir.Value:
-    """``int8 initializer -> DQ`` from a float weight, by min/max per index of ``axis`` (rules 1 and 3)."""
+def finite_weight(constant: ir.Value) -> NDArray[np.float32]:
+    """The float weight. Raises ``ModelError`` if it holds NaN or infinity."""
     assert constant.const_value is not None
     weight = constant.const_value.numpy().astype(np.float32, copy=False)
     if not np.isfinite(weight).all():
         raise ModelError(f"the weight {constant.name!r} holds NaN or infinity. Train or export the model again.")
-    codes, scale = quantize_weight(weight, axis)
+    return weight
+
+
+def quantised_constant(constants: Constants, constant: ir.Value, axis: int, before: ir.Node) -> ir.Value:
+    """``int8 initializer -> DQ`` from a float weight, by min/max per index of ``axis`` (rules 1 and 3)."""
+    codes, scale = quantize_weight(finite_weight(constant), axis)
     return dequantised_codes(constants, name_of(constant), codes, scale, axis, before)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.graph.values import insert_behind
 from calib8.numerics import scale_of
 
 
@@ -40,11 +41,7 @@ def quantised_activation(constants: Constants, value: ir.Value, amax: float) -> 
     ]
     q = _node(constants, "QuantizeLinear", [value, *grid], f"{name}", ir.DataType.INT8, value.shape)
     dq = _node(constants, "DequantizeLinear", [q.outputs[0], *grid], f"{name}", ir.DataType.FLOAT, value.shape)
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], [q, dq])
-    else:
-        graph.insert_after(producer, [q, dq])
+    insert_behind(graph, value, [q, dq])
     return dq.outputs[0]
 
 

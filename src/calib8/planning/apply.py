@@ -4,18 +4,17 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 
-import numpy as np
 import onnx_ir as ir
 
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.calibration.statistics import TensorStatistics
-from calib8.errors import ConfigError, ModelError
+from calib8.errors import ConfigError
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
 from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
-from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.config import Int8
 from calib8.planning.policy import make_plan
@@ -43,7 +42,9 @@ def solve_sites(
     found: dict[str, Solution] = {}
     todo = [site for site in sites(model, names) if _sampled(statistics[site.tensor], site)]
     for done, site in enumerate(todo, start=1):
-        _refuse_unusable(site)
+        for op in site.ops:
+            refuse_half(op)
+            finite_weight(op.weight)
         found |= dict.fromkeys([op.name for op in site.ops], solve(statistics[site.tensor], site))
         progress.update("quantize", done, len(todo))
     return found
@@ -51,17 +52,6 @@ def solve_sites(
 
 def _sampled(seen: TensorStatistics, site: Site) -> bool:
     return len(seen.sample(site.view)) >= FEWEST_ROWS and seen.amax > 0
-
-
-def _refuse_unusable(site: Site) -> None:
-    for op in site.ops:
-        if op.weight.dtype == ir.DataType.FLOAT16:
-            raise ModelError(
-                f"node {op.name!r} computes in FP16; expected an FP32 model. Export it in FP32: calib8 itself turns "
-                "into FP16 what does not become INT8."
-            )
-        if not np.isfinite(op.weight_array()).all():
-            raise ModelError(f"the weight {op.weight.name!r} holds NaN or infinity. Train or export the model again.")
 
 
 def apply_plan(

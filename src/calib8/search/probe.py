@@ -1,5 +1,6 @@
 """The yardstick: how far a runtime's outputs are from FP32, on a few samples whose FP32 outputs are kept."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -7,14 +8,25 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.data.batching import Dataset
+from calib8.data.sources import Source
+from calib8.data.split import First
 from calib8.errors import DataError
+from calib8.graph.dataset import dataset_for
+from calib8.models.sentence import pooling_of
 from calib8.numerics import cosine_rows
+from calib8.progress import Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.verification.compare import not_finite, vectors_of
 
 #: What a sample with NaN or infinity counts for: no other is as bad.
 RUINED = -1.0
+
+
+def probe_of(model: ir.Model, source: Source, samples: int, folder: Path | None) -> "Probe":
+    """A probe of the first ``samples`` of ``source``, pooled as the files in the model's ``folder`` say."""
+    pooling = pooling_of(folder)[0] if folder is not None else "mean"
+    return Probe(model, dataset_for(model, First(source, samples), Quiet()), pooling=pooling)
 
 
 class Probe:

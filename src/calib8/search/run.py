@@ -5,18 +5,17 @@ from pathlib import Path
 from calib8.calibration import run as calibration
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Source
-from calib8.data.split import First, split
+from calib8.data.split import split
 from calib8.errors import ConfigError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.graph.weighted import weighted_ops
-from calib8.models.sentence import pooling_of
 from calib8.passes.prepare import prepare
 from calib8.planning.config import Int8
 from calib8.planning.policy import selected
 from calib8.planning.solve import ROWS
-from calib8.progress import Progress, Quiet
-from calib8.search.probe import Probe
+from calib8.progress import Progress
+from calib8.search.probe import probe_of
 from calib8.search.quantise import PROBED, Case
 from calib8.search.sensitivity import Measuring, Sensitivity, rank
 
@@ -40,8 +39,7 @@ def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | N
     found = calibration.calibrate(model, dataset, Calibrate(), origin, progress, sample=rows)
     case = Case(model, found.ranges, found.statistics, config)
     solutions = case.solutions(progress)
-    pooling, _ = pooling_of(path.parent)
-    probe = Probe(model, dataset_for(model, First(held_back, samples or PROBED), Quiet()), pooling=pooling)
+    probe = probe_of(model, held_back, samples or PROBED, path.parent)
     described = {
         op.name: (op.kind, str(solutions[op.name].recipe) if op.name in solutions else None)
         for op in weighted_ops(model)
