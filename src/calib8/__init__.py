@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calib8.api import (
         batches,
+        bench,
         build,
         calibrate,
         convert,
+        doctor,
         embed,
         fetch,
         inspect,
@@ -41,31 +43,38 @@ if TYPE_CHECKING:
     from calib8.data.text import Prepare
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
+    from calib8.gpu.monitor import Monitor
     from calib8.planning.config import Int8
-    from calib8.verification.config import Verify
+    from calib8.verification.config import Bench, Verify
 
 _HOME = {
+    "Bench": "calib8.verification.config",
     "Build": "calib8.engine.config",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",
     "Convert": "calib8.conversion",
     "Int8": "calib8.planning.config",
+    "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
     "Verify": "calib8.verification.config",
 }
 
 __all__ = [
+    "Bench",
     "Build",
     "Calib8Error",
     "Calibrate",
     "Convert",
     "Int8",
+    "Monitor",
     "Prepare",
     "Verify",
     "batches",
+    "bench",
     "build",
     "calibrate",
     "convert",
+    "doctor",
     "embed",
     "fetch",
     "inspect",

@@ -28,6 +28,7 @@ from calib8.engine.profiles import resolve_profiles
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, sha256_file
+from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
 from calib8.graph.limits import dimension_limits
@@ -64,6 +65,7 @@ class Convert(Config):
     budget: lowest mean cosine to FP32; a plan that keeps it is searched for, see ``search.budget``. Every eighth
         calibration sample is then held back from fitting, to measure on.
     build: None makes no engine.
+    monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
     """
 
     calibrate: Calibrate = Calibrate()
@@ -73,6 +75,7 @@ class Convert(Config):
     held_out: Path | None = None
     pairs: Path | None = None
     budget: float | None = Field(default=None, gt=0, lt=1)
+    monitor: bool = False
 
 
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
@@ -86,20 +89,21 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
     (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
-    with job.timed("quantize"):
-        reference = prepare(load(model))
-        if config.build is not None:  # sizes that are missing are told before the long work, not after it
-            resolve_profiles(declared_inputs(reference), config.build.shapes, dimension_limits(reference))
-        ranges, plan, int8 = job.quantize(reference, fitted)
-    with job.timed("build"):
-        engines, failure = job.build(int8)
-    with job.timed("verify"):
-        measured = job.verify(reference, int8, held_out)
+    with watched(config.monitor) as activity:
+        with job.timed("quantize"):
+            reference = prepare(load(model))
+            if config.build is not None:  # sizes that are missing are told before the long work, not after it
+                resolve_profiles(declared_inputs(reference), config.build.shapes, dimension_limits(reference))
+            ranges, plan, int8 = job.quantize(reference, fitted)
+        with job.timed("build"):
+            engines, failure = job.build(int8)
+        with job.timed("verify"):
+            measured = job.verify(reference, int8, held_out)
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
         failure = failure or error
-    report = job.report(plan, ranges, engines, measured, failure)
+    report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
     if failure is not None:
         raise failure

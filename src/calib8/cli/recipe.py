@@ -8,6 +8,7 @@ import typer
 import calib8
 from calib8 import api
 from calib8.cli import options as opt
+from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
 from calib8.errors import ConfigError
 from calib8.planning.config import Precision, Treatment
@@ -114,6 +115,7 @@ def build(
     workspace: Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")] = None,
     log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
     allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
+    monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Build TensorRT engines and check that the compiler planned INT8.
@@ -124,7 +126,8 @@ def build(
         config = calib8.Build(
             targets=target, shapes=shapes or (), workspace_mib=workspace, log=log, allow_float=allow_float
         )
-        engines = api.build(model, output, config, progress=progress)
+        with kept_activity(output, monitor):
+            engines = api.build(model, output, config, progress=progress)
     for engine in engines:
         plan = engine.plan
         out.print(
@@ -159,6 +162,9 @@ def convert(
     target: opt.Target = "sm75,sm86,sm89,sm120",
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
+    ] = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
@@ -182,6 +188,7 @@ def convert(
             held_out=held_out,
             pairs=pairs,
             budget=kept,
+            monitor=monitor,
         )
         report = api.convert(model, data, output, config, progress=progress)
     if kept is not None:

@@ -1,0 +1,111 @@
+"""An engine on this machine's GPU against FP32 on its CPU: what a machine without a GPU could not find out."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.data.sources import Source
+from calib8.engine.hardware import driver
+from calib8.engine.sidecar import Sidecar, describe_engine
+from calib8.errors import ConfigError, InputError
+from calib8.graph.io import source_sha256
+from calib8.progress import Progress
+from calib8.runtime.base import Runtime
+from calib8.runtime.open import is_engine, open_artefact
+from calib8.verification.bench import Cell, measure
+from calib8.verification.compare import Comparison
+from calib8.verification.config import Bench
+from calib8.verification.run import HeldOut, held_out
+
+#: Largest batch that is timed, where the engine takes it.
+BATCH = 8
+
+
+class GpuComparison(BaseModel):
+    """What ``verify_on_gpu`` found.
+
+    ``accuracy`` is the engine against FP32 on the CPU. ``against_int8`` is the engine against ``int8_model``, the same
+    quantised model, on the CPU: what FP16 and the GPU's own kernels add. It is None if that model is not beside it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gpu: str
+    target: str
+    driver: str | None
+    cuda: str | None
+    reference_runtime: str
+    engine_runtime: str
+    accuracy: Comparison
+    int8_model: str | None
+    against_int8: Comparison | None
+    speed: tuple[Cell, ...]
+
+
+def verify_on_gpu(
+    reference: Path,
+    engine: Path,
+    data: Path | str | Source,
+    *,
+    tokenizer: Path | None,
+    pairs: Path | None,
+    progress: Progress,
+) -> GpuComparison:
+    """Run ``engine`` on the GPU against ``reference`` (FP32) on the CPU: accuracy and speed.
+
+    Raises ``ConfigError`` for anything but an engine, and ``SetupError`` before the long work where it cannot run.
+    """
+    if not is_engine(engine):
+        raise ConfigError(
+            f"--gpu judges an engine, and {engine} runs on the CPU. Build one first: "
+            f"calib8 build {engine} -o {engine.with_suffix('.engine')}."
+        )
+    with open_artefact(engine) as got:  # first: a machine that cannot run it says so before the long work
+        sidecar = describe_engine(engine)
+        with held_out(reference, data, tokenizer=tokenizer, pairs=pairs, progress=progress) as judge:
+            accuracy = judge.judge(got)
+            int8 = quantised_model_of(engine, sidecar)
+            against = _against(int8, got, judge) if int8 is not None else None
+            speed = _speed(judge, got, progress)
+            reference_runtime = judge.reference.description
+        found = driver()
+        return GpuComparison(
+            gpu=next((gpu.name for gpu in found.gpus if gpu.target == sidecar.target), got.description),
+            target=sidecar.target,
+            driver=found.version,
+            cuda=found.cuda,
+            reference_runtime=reference_runtime,
+            engine_runtime=got.description,
+            accuracy=accuracy,
+            int8_model=int8.name if int8 is not None else None,
+            against_int8=against,
+            speed=speed,
+        )
+
+
+def quantised_model_of(engine: Path, sidecar: Sidecar) -> Path | None:
+    """The ONNX model that the engine was built from, if it lies beside it under whatever name."""
+    for path in sorted(engine.parent.glob("*.onnx")):
+        try:
+            if source_sha256(path) == sidecar.model_sha256:
+                return path
+        except InputError:  # a damaged file is not it
+            continue
+    return None
+
+
+def target_of(artefact: Path) -> str | None:
+    """The kind of GPU that an engine runs on, ``sm86``; None for what runs on the CPU."""
+    return describe_engine(artefact).target if is_engine(artefact) else None
+
+
+def _against(int8: Path, got: Runtime, judge: HeldOut) -> Comparison:
+    with open_artefact(int8) as on_cpu:
+        return judge.judge(got, on_cpu)
+
+
+def _speed(judge: HeldOut, got: Runtime, progress: Progress) -> tuple[Cell, ...]:
+    ends = [got.largest(name, 0) for name in got.contract.names]
+    most = min([BATCH, *(end for end in ends if end is not None)])
+    runtimes = {"FP32 on the CPU": judge.reference, "engine": got}
+    return measure(runtimes, judge.dataset, Bench(batches=tuple(sorted({1, most}))), progress)
