@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +54,12 @@ def driver() -> Driver:
 
 def by_nvml(nvml: Any) -> Driver:
     """What NVML tells. Raises ``SetupError`` if it fails half-way."""
+    cuda = None
+    with suppress(nvml.NVMLError):  # the driver's CUDA library may be missing, as in a container for graphics
+        cuda = cuda_version(nvml.nvmlSystemGetCudaDriverVersion_v2())
     try:
-        cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
-        return Driver(
-            nvml.nvmlSystemGetDriverVersion(),
-            cuda_version(cuda),
-            tuple(_gpu(nvml, handle) for handle in gpu.handles(nvml)),
-        )
+        found = tuple(_gpu(nvml, handle) for handle in gpu.handles(nvml))
+        return Driver(nvml.nvmlSystemGetDriverVersion(), cuda, found)
     except nvml.NVMLError as error:
         raise SetupError(f"the NVIDIA driver does not answer (NVML: {error}).") from None
 
@@ -71,11 +71,9 @@ def cuda_version(number: int) -> str | None:
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     total = free = None
-    try:
+    with suppress(nvml.NVMLError):  # of a divided GPU only who has the right to is told
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         total, free = memory.total, memory.free
-    except nvml.NVMLError:  # of a divided GPU only who has the right to is told
-        pass
     return Gpu(nvml.nvmlDeviceGetName(handle), gpu.target_of(nvml, handle), total, free, tuple(_mig(nvml, handle)))
 
 
@@ -85,10 +83,8 @@ def _mig(nvml: Any, handle: Any) -> Iterator[str]:
     except nvml.NVMLError:  # a GPU that cannot be divided
         return
     for place in range(places):
-        try:
+        with suppress(nvml.NVMLError):  # an empty place
             yield nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))
-        except nvml.NVMLError:  # an empty place
-            continue
 
 
 def _by_nvidia_smi(why_not_nvml: str) -> Driver:

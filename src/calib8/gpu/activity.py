@@ -60,12 +60,12 @@ class Activity(BaseModel):
     device: str
     target: str
     driver: str
-    memory_total_bytes: int | None
+    memory_total_bytes: int | None = None
     interval_seconds: float
     duration_seconds: float
     readings: int
     kept_every: int
-    lost: str | None
+    lost: str | None = None
     summary: dict[str, Extent]
     samples: tuple[Sample, ...]
 
