@@ -36,9 +36,9 @@ def facts(
         "cuda_python": {"CUDA runtime": runtime, "CUDA of the driver": cuda},
     }
     libraries = {
-        key.replace("_", "-"): Library(package=key, version=version, details=details.get(key, {}))
+        key.replace("_", "-"): Library(package=key.replace("_", "-"), version=version, details=details.get(key, {}))
         if version
-        else Library(package=key, problem=f"is not installed: no module {key}")
+        else Library(package=key.replace("_", "-"), problem=f"is not installed: no module {key}")
         for key, version in there.items()
     }
     driver = Driver("580.65.06", cuda, gpus) if gpus else Driver(problem="no NVIDIA driver answers here.")

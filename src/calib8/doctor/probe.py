@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def look() -> Facts:
         for name, (found, problem) in answers.items()
     }
     return Facts(
-        calib8=version("calib8"),
+        calib8=_own_version(),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         processor=processor(),
@@ -115,6 +115,13 @@ LIBRARIES: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
+
+
+def _own_version() -> str:
+    try:
+        return version("calib8")
+    except PackageNotFoundError:
+        return "not installed, run from its source"
 
 
 def processor() -> Processor:

@@ -121,8 +121,9 @@ def _no(what: str, remark: str) -> Verdict:
 
 
 def _lacks(facts: Facts, package: str) -> str:
+    """``tensorrt is not installed.``, or nothing; the table of facts has the details."""
     problem = facts.libraries[package].problem
-    return f"{package} {problem.rstrip('.')}." if problem else ""
+    return f"{package} {problem.partition(': ')[0]}." if problem else ""
 
 
 def _no_gpu(facts: Facts) -> str:
