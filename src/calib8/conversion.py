@@ -88,8 +88,8 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     _refuse_early(model, config)
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
-    (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
     with watched(config.monitor) as activity:
+        (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
         with job.timed("quantize"):
             reference = prepare(load(model))
             if config.build is not None:  # sizes that are missing are told before the long work, not after it

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shell import Shell
 
 from calib8.data.batching import Dataset
+from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
 from calib8.errors import ConfigError, DataError
 from calib8.graph.dataset import dataset_for
@@ -21,9 +22,11 @@ from calib8.verification.bench import Workload, measure
 from calib8.verification.config import Bench
 from calib8.verification.speed import by_turns, latency_of
 
+SPECS = input_specs(tiny_encoder())
+
 
 def encoder_data(*lengths: int) -> Dataset:
-    return dataset_for(tiny_encoder(), Batches([token_feeds(*lengths)]), Quiet())
+    return Dataset(Batches([token_feeds(*lengths)]), SPECS)
 
 
 def mlp_data(rows: int) -> Dataset:

@@ -59,7 +59,7 @@ def test_an_ada_card_with_everything() -> None:
     assert found["INT8 on the CPU"][1] == "OpenVINO 2026.4, with VNNI: fast"
 
 
-@pytest.mark.parametrize("gpu", [H100, V100, Gpu("NVIDIA B200", "sm100")])
+@pytest.mark.parametrize("gpu", [H100, V100, Gpu("NVIDIA B200", "sm100"), Gpu("NVIDIA Orin", "sm87")])
 def test_tensorrt_rtx_builds_but_does_not_run_on(gpu: Gpu) -> None:
     found = said(facts(gpu))
     assert found["build, TensorRT-RTX"][0]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -279,6 +280,9 @@ def test_monitor_of_a_command_writes_beside_the_output(calib8: Shell, install, t
     assert "power" in out
     activity = Activity.model_validate_json((tmp_path / "out.activity.json").read_text())
     assert activity.summary["power_watts"].max == 30.5
+    code, out, _ = calib8("inspect", tmp_path / "out.activity.json")
+    assert code == 0
+    assert re.search(rf"^samples +{len(activity.samples)}$", out, re.MULTILINE)
     assert "--monitor keeps its timeline" in calib8("embed", tmp_path / "mlp.onnx", "--monitor")[2]
 
 
@@ -293,5 +297,8 @@ def test_convert_keeps_the_activity_in_its_report(calib8: Shell, install, tmp_pa
     assert code == 0, err
     assert "GPU busy" in out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["activity"]["device"] == "NVIDIA L4"
+    install()
+    assert calib8(*arguments, "-o", tmp_path / "out", "--monitor")[0] == 2
+    assert (tmp_path / "out" / "report.json").is_file()  # nothing was begun, nothing is lost
     assert calib8(*arguments, "-o", tmp_path / "other")[0] == 0
     assert json.loads((tmp_path / "other" / "report.json").read_text())["activity"] is None

@@ -70,12 +70,13 @@ def embed(
     sentences = read_sentences(text) if str(text) != "-" else sentences_of(sys.stdin.buffer.read(), "standard input")
     with ConsoleProgress(quiet=quiet) as progress, kept_activity(output or Path(), monitor, artefact):
         vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)
+        if output is not None:
+            save_array(output, vectors)
     if output is None:
         for sentence, vector in zip(sentences, vectors, strict=True):
             values = [round(float(value), 7) for value in vector]
             sys.stdout.write(json.dumps({"text": sentence, "embedding": values}, ensure_ascii=False) + "\n")
         return
-    save_array(output, vectors)
     out.print(f"{output}: {list(vectors.shape)}", markup=False)
 
 

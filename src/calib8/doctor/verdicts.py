@@ -67,13 +67,14 @@ def _runs(facts: Facts) -> Iterator[Verdict]:
         yield _no("run engines", f"{_no_gpu(facts)} Run the INT8 model on the CPU.")
     for gpu in dict.fromkeys(facts.driver.gpus):
         for package, title in (("tensorrt-rtx", "TensorRT-RTX"), ("tensorrt", "TensorRT 10/11")):
-            problem = (_not_rtx(gpu) if package == "tensorrt-rtx" else "") or _cannot_run(facts, package)
+            problem = (_not_rtx(facts, gpu) if package == "tensorrt-rtx" else "") or _cannot_run(facts, package)
             remark = problem or f"engines built for {gpu.target} by this very version"
             yield Verdict(what=f"run on {gpu.target}, {title}", works=not problem, remark=remark)
 
 
-def _not_rtx(gpu: Gpu) -> str:
-    if gpu.target in NOT_RTX or int(gpu.target.removeprefix("sm")) < FIRST_RTX:
+def _not_rtx(facts: Facts, gpu: Gpu) -> str:
+    targets = facts.libraries["tensorrt-rtx"].details.get("builds for") or gpu.target  # not installed: nobody can tell
+    if gpu.target in NOT_RTX or int(gpu.target.removeprefix("sm")) < FIRST_RTX or gpu.target not in targets.split():
         return f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: pip install 'calib8[tensorrt]'."
     return ""
 

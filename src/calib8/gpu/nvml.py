@@ -6,7 +6,7 @@ Reference: NVML API Reference Guide, "Device Queries".
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def read(nvml: Any, handle: Any) -> Quantities:
     """Whatever the GPU tells right now; what it does not support is left out. Raises ``SetupError`` if it is silent."""
     found: Quantities = {}
     refused: Exception | None = None
-    for ask in (_utilisation, _memory, _power, _temperature, _clock("sm"), _clock("mem"), _process_memory, _process):
+    for ask in (_utilisation, _memory, _power, _temperature, _clocks, _process_memory, _process):
         try:
             found |= ask(nvml, handle)
         except nvml.NVMLError as error:
@@ -112,11 +112,9 @@ def _temperature(nvml: Any, handle: Any) -> Quantities:
     return {"temperature_celsius": celsius}
 
 
-def _clock(which: str) -> Callable[[Any, Any], Quantities]:
-    name = {"sm": "sm_clock_mhz", "mem": "memory_clock_mhz"}[which]
-    return lambda nvml, handle: {
-        name: nvml.nvmlDeviceGetClockInfo(handle, getattr(nvml, f"NVML_CLOCK_{which.upper()}"))
-    }
+def _clocks(nvml: Any, handle: Any) -> Quantities:
+    sm, memory = (nvml.nvmlDeviceGetClockInfo(handle, which) for which in (nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM))
+    return {"sm_clock_mhz": sm, "memory_clock_mhz": memory}
 
 
 def _process_memory(nvml: Any, handle: Any) -> Quantities:

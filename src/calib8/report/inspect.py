@@ -128,11 +128,18 @@ def _json(path: Path) -> dict[str, Any]:
     if path.name == RECORD and isinstance(content, dict):
         return {"kind": "fetched model", **content}
     if known.startswith("calib8."):
-        return {"kind": known, **content}
+        return {"kind": known, **_condensed(content)}
     raise InputError(
         f"{path} is no file that calib8 made: it has no known 'format'. Expected ranges, a plan, a report, an engine's "
         "description, or what `calib8 prepare` or `fetch` wrote."
     )
+
+
+def _condensed(content: dict[str, Any]) -> dict[str, Any]:
+    """A timeline's samples as their number: the summary beside them is for people."""
+    if isinstance(content.get("samples"), list):
+        return {**content, "samples": len(content["samples"])}
+    return {key: _condensed(value) if isinstance(value, dict) else value for key, value in content.items()}
 
 
 def _validated(kind: type[_Content], content: Any, path: Path) -> _Content:

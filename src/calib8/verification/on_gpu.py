@@ -17,7 +17,7 @@ from calib8.verification.compare import Comparison
 from calib8.verification.config import Bench
 from calib8.verification.run import HeldOut, held_out
 
-#: Largest batch that is timed, where the engine takes it.
+#: Largest batch that is timed, if the engine takes smaller ones too.
 BATCH = 8
 
 
@@ -66,7 +66,9 @@ def verify_on_gpu(
             accuracy = judge.judge(got)
             int8 = quantised_model_of(engine, sidecar)
             against = _against(int8, got, judge) if int8 is not None else None
-            speed = _speed(judge, got, progress)
+            speed = measure(
+                {"FP32 on the CPU": judge.reference, "engine": got}, judge.dataset, _shapes(sidecar), progress
+            )
             reference_runtime = judge.reference.description
         found = driver()
         return GpuComparison(
@@ -104,8 +106,8 @@ def _against(int8: Path, got: Runtime, judge: HeldOut) -> Comparison:
         return judge.judge(got, on_cpu)
 
 
-def _speed(judge: HeldOut, got: Runtime, progress: Progress) -> tuple[Cell, ...]:
-    ends = [got.largest(name, 0) for name in got.contract.names]
-    most = min([BATCH, *(end for end in ends if end is not None)])
-    runtimes = {"FP32 on the CPU": judge.reference, "engine": got}
-    return measure(runtimes, judge.dataset, Bench(batches=tuple(sorted({1, most}))), progress)
+def _shapes(sidecar: Sidecar) -> Bench:
+    """The smallest batch that the engine takes, and the largest up to ``BATCH``."""
+    smallest = min((profile.min[0] for profile in sidecar.profiles), default=1)
+    largest = max((profile.max[0] for profile in sidecar.profiles), default=BATCH)
+    return Bench(batches=tuple(sorted({smallest, max(smallest, min(BATCH, largest))})))
