@@ -121,16 +121,18 @@ class Cache:
         Raises ``CacheError`` for a name with a line break.
         """
         lines = [_updated(line, scales) for line in self.text.split("\n")]
-        if lines[-1].strip():
-            lines.append("")  # the last line was not ended
-        for name in scales.keys() - self.scales.keys():
+        ending = "\r" if lines[0].endswith("\r") else ""
+        for name, scale in scales.items():
+            if name in self.scales:
+                continue
             if "\n" in name or "\r" in name:
                 raise CacheError(
                     f"tensor name {name!r} holds a line break, which the cache format cannot express. Rename it."
                 )
-        ending = "\r" if lines[0].endswith("\r") else ""
-        new = [f"{name}: {_bits(scale)}{ending}" for name, scale in scales.items() if name not in self.scales]
-        return Cache.parse("\n".join([*lines[:-1], *new, lines[-1]]), "the cache")
+            if lines[-1]:  # the last line was not ended
+                lines.append("")
+            lines.insert(-1, f"{name}: {_bits(scale)}{ending}")
+        return Cache.parse("\n".join(lines), "the cache")
 
     def inverted(self) -> "Cache":
         """The cache with 1 / scale for every scale that has one, for files that hold the inverse."""
