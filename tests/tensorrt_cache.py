@@ -21,7 +21,7 @@ def tensorrt_cache(path: Path, feeds: dict[str, np.ndarray]) -> str:
     inputs = {v.name: feeds[v.name] for v in model.graph.inputs if v.dtype == ir.DataType.FLOAT}
     lines = [HEADER]
     for number, (name, array) in enumerate((inputs | outputs_of(model, feeds)).items()):
-        scale = np.float32(np.abs(array, dtype=np.float64).max() / 127)
+        scale = np.float32(np.abs(array, dtype=np.float64).max(initial=0) / 127)
         lines.append(f"{name}: {struct.pack('>f', scale).hex() if scale else '0'}")  # TensorRT pads no zeros
         if number % 5 == 0:
             lines.append(f"(Unnamed Layer* {number}) [Constant]_output: 3c010a14")
