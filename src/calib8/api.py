@@ -224,7 +224,6 @@ def export_cache(
     *,
     version: str | None = None,
     algorithm: Algorithm | None = None,
-    progress: Progress | None = None,
 ) -> Exported:
     """Write a calibration cache for TensorRT 8 to 10 from ``ranges.json``, a Q/DQ model (``.onnx``), or another cache.
 
@@ -237,8 +236,7 @@ def export_cache(
     from calib8.planning.export_cache import exported
 
     require_distinct(output, source)
-    progress = progress or Quiet()
-    found = exported(Path(source), progress)
+    found = exported(Path(source))
     cache = found.cache.with_header(version or DEFAULT_VERSION, algorithm)
     save_with_record(cache, Path(output), found.origin)
     return replace(found, cache=cache)

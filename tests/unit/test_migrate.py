@@ -1,6 +1,7 @@
 """From a calibration cache to Q/DQ, through the functions and through the command line."""
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -250,6 +251,10 @@ def test_the_inverse_is_put_right_on_request(calib8: Shell, files: tuple[Path, P
     cache.write_text(cache_text("x: 42fe0000", "relu_out: 40000000", "first.weight: 43000000"))  # 127, 2, 128
     assert calib8("migrate", cache, model, "-o", output)[0] == 2
     assert calib8("migrate", cache, model, "-o", output, "--inverse-scales")[0] == 0
+    code, out, _ = calib8("inspect", output)
+    assert code == 0
+    assert re.search(f"migrated from +{HEADER}\n", out)
+    assert "3d010204" not in out  # the header is enough
     assert ir.load(output).metadata_props[CACHE] == cache_text(
         "x: 3c010204", "relu_out: 3f000000", "first.weight: 3c000000"
     )

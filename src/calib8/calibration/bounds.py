@@ -40,7 +40,7 @@ def require_scales(model: ir.Model, cache: Cache, progress: Progress) -> None:
             f"the cache holds 1 / scale where TensorRT writes the scale, say {len(inverse)} of {len(known)} tensors "
             f"whose size is known: {name!r} cannot exceed {bound:.4g}, so its scale cannot exceed "
             f"{bound / LEVELS:.3g}, and the file says {scale:.4g}. Some converters write the inverse: add "
-            "--inverse-scales, or write amax / 127 into the file."
+            "--inverse-scales (take it away if it is there), or write amax / 127 into the file."
         )
     if not known and scales and median(scales.values()) > 1:
         progress.note(

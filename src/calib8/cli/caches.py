@@ -67,7 +67,6 @@ def export_cache(
     algorithm: Annotated[
         AlgorithmName | None, typer.Option(help="Calibrator that reads the cache; default: what fits the source.")
     ] = None,
-    quiet: opt.Quiet = False,
 ) -> None:
     """Write a calibration cache that TensorRT 8 to 10 reads instead of calibrating.
 
@@ -75,9 +74,8 @@ def export_cache(
     """
     from calib8.calibration.cache import CALIBRATORS
 
-    with ConsoleProgress(quiet=quiet) as progress:
-        chosen = CALIBRATORS[algorithm] if algorithm is not None else None
-        found = api.export_cache(source, output, version=tensorrt_version, algorithm=chosen, progress=progress)
+    chosen = CALIBRATORS[algorithm] if algorithm is not None else None
+    found = api.export_cache(source, output, version=tensorrt_version, algorithm=chosen)
     out.print(f"{output}: {found.cache.header}, {len(found.cache.scales)} tensors", markup=False)
     if found.left_out:
         name, reason = next(iter(found.left_out.items()))

@@ -25,7 +25,7 @@ from calib8.graph.values import name_of
 from calib8.planning.apply import CALIBRATION, PLAN
 from calib8.planning.migrate import CACHE, REARRANGING
 from calib8.planning.quant_plan import QuantPlan
-from calib8.progress import Progress
+from calib8.progress import Quiet
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Exported:
     left_out: dict[str, str]
 
 
-def exported(source: Path, progress: Progress) -> Exported:
+def exported(source: Path) -> Exported:
     """From a ranges file (``.json``), a model (``.onnx``) or a calibration cache (anything else)."""
     if source.suffix == ".json":
         return from_ranges(Ranges.load(source))
     if source.suffix == ".onnx":
         return from_model(load(source))
-    return Exported(Cache.load(source), require_fit(source, "", progress), {})
+    return Exported(Cache.load(source), require_fit(source, "", Quiet()), {})
 
 
 def from_ranges(ranges: Ranges) -> Exported:
@@ -105,9 +105,9 @@ def _names(value: ir.Value) -> Iterator[str]:
             outputs = [reader.outputs[0] for reader, _ in source.uses() if reader.op_type == "Cast"]
             yield from (name_of(output) for output in outputs if output.is_graph_output())
         node = source.producer()
-        before = node.inputs[0] if node is not None and node.op_type in ("Cast", *REARRANGING) else None
-        widened = node is not None and node.op_type == "Cast" and before is not None
-        if not (widened and before is not None and before.dtype == ir.DataType.FLOAT16):
+        kind = node.op_type if node is not None else ""
+        before = node.inputs[0] if node is not None and kind in ("Cast", *REARRANGING) else None
+        if kind != "Cast" or before is None or before.dtype != ir.DataType.FLOAT16:
             yield name_of(source)
         source = before
 

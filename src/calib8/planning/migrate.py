@@ -15,12 +15,13 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from calib8.calibration.bounds import require_scales
-from calib8.calibration.cache import Cache
+from calib8.calibration.cache import Cache, is_usable
 from calib8.calibration.ranges import Origin
 from calib8.errors import CacheError, ModelError
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.values import name_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.numerics import LEVELS
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import finish
@@ -79,21 +80,20 @@ def migrate(
             "already, give its FP32 original; otherwise change --include and --exclude."
         )
     cache = cache.inverted() if config.inverse_scales else cache
-    require_scales(model, cache, progress)
     wanted = {name_of(op.activation): op.activation for op in ops if op.name in chosen}
     entries = {tensor: entry for tensor, value in wanted.items() if (entry := _entry_for(value, cache)) is not None}
     _require_match(cache, wanted, entries, known)
-    scales = cache.usable()
-    used = {tensor: entry for tensor, entry in entries.items() if entry in scales}
+    require_scales(model, cache, progress)
+    amax = cache.amax()
+    used = {tensor: entry for tensor, entry in entries.items() if entry in amax}
     if not used or (config.strict and len(used) < len(wanted)):
         raise CacheError(_lacking(wanted, used))
-    plan = QuantPlan(ops=tuple(_op_plan(op, chosen, entries, cache) for op in ops))
-    int8 = [op for op in ops if op.name in set(plan.nodes("int8"))]
-    amax = cache.amax()
+    plan = QuantPlan(ops=tuple(_op_plan(op, op.name in chosen, entries, cache) for op in ops))
+    int8 = [op for op in ops if op.name in chosen and name_of(op.activation) in used]
     insert_qdq(model, int8, {tensor: amax[entry] for tensor, entry in used.items()})
     finish(model, plan, origin or _unrecorded(model, cache), config)
     model.metadata_props[CACHE] = cache.text
-    left = [entry for entry in cache.scales if entry not in entries.values()]
+    left = [entry for entry in cache.scales if entry not in set(used.values())]
     return model, Migration(
         header=cache.header,
         int8_ops=len(int8),
@@ -149,21 +149,26 @@ def _lacking(wanted: dict[str, ir.Value], used: dict[str, str]) -> str:
     )
 
 
-def _op_plan(op: WeightedOp, chosen: set[str], entries: dict[str, str], cache: Cache) -> OpPlan:
+def _op_plan(op: WeightedOp, chosen: bool, entries: dict[str, str], cache: Cache) -> OpPlan:
+    """Its input is called by the entry (rule 2), which is the name that the way back needs."""
     tensor = name_of(op.activation)
     entry = entries.get(tensor)
-    amax = cache.amax().get(entry) if entry is not None else None
-    reason = "its input's scale is from the calibration cache"
-    if op.name not in chosen:
+    scale = cache.scales[entry] if entry is not None else None
+    usable = scale is not None and is_usable(scale)
+    if not chosen:
         reason = "left out by name"
-    elif entry is None:
+    elif scale is None:
         reason = "the calibration cache has no scale for its input"
-    elif amax is None:
-        reason = f"the calibration cache has the scale {cache.scales[entry]} for its input"
-    treatment = "int8" if op.name in chosen and amax is not None else "float"
-    return OpPlan.model_validate(
-        {"node": op.name, "kind": op.kind, "input": entry or tensor, "treatment": treatment, "reason": reason}
-        | {"amax": amax, "sqnr_db": None}
+    else:
+        reason = f"the calibration cache has the scale {scale:.4g} for its input"
+    return OpPlan(
+        node=op.name,
+        kind=op.kind,
+        input=entry or tensor,
+        treatment="int8" if chosen and usable else "float",
+        reason=reason,
+        amax=scale * LEVELS if scale is not None and usable else None,
+        sqnr_db=None,
     )
 
 

@@ -21,6 +21,7 @@ from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
 from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
+from calib8.planning.migrate import CACHE
 from calib8.planning.quant_plan import QuantPlan
 from calib8.runtime.open import is_engine
 from calib8.search.sensitivity import Sensitivity
@@ -66,6 +67,8 @@ def _model(path: Path) -> dict[str, Any]:
         described["note"] = str(error)
     described["operators"] = dict(counts.most_common())
     made = {key: _decoded(value) for key, value in model.metadata_props.items() if key.startswith("calib8.")}
+    if cache := made.pop(CACHE, None):
+        described["migrated from"] = Cache.parse(str(cache), f"the cache in {path}").header
     if plan := made.pop("calib8.plan", None):
         described["plan"] = Counter(op.treatment for op in _validated(QuantPlan, plan, path).ops)
     return described | made
