@@ -7,7 +7,7 @@ import pytest
 from calib8.calibration.cache import cache_of
 from calib8.calibration.cache_record import record_path, require_fit, save_with_record
 from calib8.calibration.ranges import Origin
-from calib8.errors import CacheError, InputError
+from calib8.errors import CacheError
 
 ORIGIN = Origin(model_sha256="a" * 64, data_sha256="b" * 64, settings={"observer": "minmax"}, tools={"calib8": "1"})
 
@@ -65,18 +65,14 @@ def test_a_stale_record_does_not_outlive_its_cache(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "message"),
+    ("content", "message"),
     [
-        (
-            '{"format": "calib8.cache/1"}',
-            CacheError,
-            "is not calib8's record of a calibration cache: header: Field req",
-        ),
-        ("[]", CacheError, "its root: Input should be a valid dictionary"),
-        ("{", InputError, "is not a record of a calibration cache: it is no valid JSON"),
+        ('{"format": "calib8.cache/1"}', "is not calib8's record of a calibration cache: header: Field required"),
+        ("[]", "its root: Input should be a valid dictionary"),
+        ("{", "is not a record of a calibration cache: it is no valid JSON"),
     ],
 )
-def test_a_damaged_record(cache: Path, notes, content: str, error: type[Exception], message: str) -> None:
+def test_a_damaged_record(cache: Path, notes, content: str, message: str) -> None:
     record_path(cache).write_text(content)
-    with pytest.raises(error, match=message):
+    with pytest.raises(CacheError, match=message):
         require_fit(cache, "a" * 64, notes)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Origin
-from calib8.errors import CacheError
+from calib8.errors import CacheError, InputError
 from calib8.files import read_json, write_json
 from calib8.progress import Progress
 
@@ -90,6 +90,8 @@ def read_record(path: Path) -> CacheRecord | None:
             f"{beside} is not calib8's record of a calibration cache: {where}: {first['msg']}. Move it away, or "
             "calibrate again."
         ) from None
+    except InputError as error:
+        raise CacheError(str(error)) from None
 
 
 def _entries_sha256(cache: Cache) -> str:
