@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         calibrate,
         convert,
         embed,
+        export_cache,
         fetch,
         inspect,
         load,
+        migrate,
         npy_folder,
         npz_file,
         open,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from calib8.data.text import Prepare
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
-    from calib8.planning.config import Int8
+    from calib8.planning.config import Int8, Migrate
     from calib8.verification.config import Verify
 
 _HOME = {
@@ -50,6 +52,7 @@ _HOME = {
     "Calibrate": "calib8.calibration.config",
     "Convert": "calib8.conversion",
     "Int8": "calib8.planning.config",
+    "Migrate": "calib8.planning.config",
     "Prepare": "calib8.data.text",
     "Verify": "calib8.verification.config",
 }
@@ -60,6 +63,7 @@ __all__ = [
     "Calibrate",
     "Convert",
     "Int8",
+    "Migrate",
     "Prepare",
     "Verify",
     "batches",
@@ -67,9 +71,11 @@ __all__ = [
     "calibrate",
     "convert",
     "embed",
+    "export_cache",
     "fetch",
     "inspect",
     "load",
+    "migrate",
     "npy_folder",
     "npz_file",
     "open",

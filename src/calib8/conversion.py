@@ -13,7 +13,8 @@ import onnx_ir as ir
 from pydantic import Field
 
 from calib8.calibration import run as calibration
-from calib8.calibration.cache import ALGORITHMS, write_cache
+from calib8.calibration.cache import ALGORITHMS, cache_of
+from calib8.calibration.cache_record import save_with_record
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
@@ -171,7 +172,8 @@ class _Job:
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         algorithm = ALGORITHMS[self.config.calibrate.observer]
-        write_cache(self.output / "calibration.cache", found.ranges.amax(), algorithm=algorithm)
+        cache = cache_of(found.ranges.amax(), algorithm=algorithm)
+        save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
             if self.folder.resolve() != self.output.resolve():

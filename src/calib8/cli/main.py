@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calib8.cli import artefacts, recipe
+from calib8.cli import artefacts, caches, recipe
 from calib8.cli.console import err, out
 from calib8.errors import Calib8Error
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 recipe.register(app)
+caches.register(app)
 artefacts.register(app)
 
 
