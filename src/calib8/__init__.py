@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         convert,
         doctor,
         embed,
+        export_cache,
         fetch,
         inspect,
         load,
+        migrate,
         npy_folder,
         npz_file,
         open,
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
     from calib8.gpu.monitor import Monitor
-    from calib8.planning.config import Int8
+    from calib8.planning.config import Int8, Migrate
     from calib8.verification.config import Bench, Verify
 
 _HOME = {
@@ -54,6 +56,7 @@ _HOME = {
     "Calibrate": "calib8.calibration.config",
     "Convert": "calib8.conversion",
     "Int8": "calib8.planning.config",
+    "Migrate": "calib8.planning.config",
     "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
     "Verify": "calib8.verification.config",
@@ -66,6 +69,7 @@ __all__ = [
     "Calibrate",
     "Convert",
     "Int8",
+    "Migrate",
     "Monitor",
     "Prepare",
     "Verify",
@@ -76,9 +80,11 @@ __all__ = [
     "convert",
     "doctor",
     "embed",
+    "export_cache",
     "fetch",
     "inspect",
     "load",
+    "migrate",
     "npy_folder",
     "npz_file",
     "open",

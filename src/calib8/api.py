@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +12,7 @@ from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
 from calib8.files import require_distinct, save_array
-from calib8.planning.config import Int8
+from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
 from calib8.verification.config import Bench, Verify
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from calib8.calibration.cache import Algorithm
     from calib8.calibration.ranges import Ranges
     from calib8.conversion import Convert
     from calib8.doctor.diagnosis import Diagnosis
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
+    from calib8.planning.export_cache import Exported
+    from calib8.planning.migrate import Migration
     from calib8.planning.quant_plan import QuantPlan
     from calib8.report.bench import BenchReport
     from calib8.report.report import Report
@@ -89,10 +93,12 @@ def calibrate(
     """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
 
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
-    cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600").
+    cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600"), and what
+        they were made from to ``<cache>.json``.
     """
     from calib8.calibration import run
-    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, write_cache
+    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of
+    from calib8.calibration.cache_record import save_with_record
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
@@ -115,7 +121,8 @@ def calibrate(
             ranges.save(path)
     if cache is not None:
         version = cache_version or DEFAULT_VERSION
-        write_cache(Path(cache), ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
+        written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
+        save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
 
 
@@ -184,6 +191,58 @@ def _quantize(
     source = open_source(data)
     case = case_of(model, ranges, source, config, progress)
     return quantise_guarded(case, probe_of(model, source, PROBED, folder), progress)
+
+
+def migrate(
+    cache: Path | str,
+    model: Path | str,
+    output: Path | str,
+    config: Migrate | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Migration:
+    """Turn a calibration cache of TensorRT 8 to 10 and its FP32 model into an explicitly quantised (Q/DQ) model.
+
+    The scales of the cache are kept to the bit; ``export_cache`` gives it back. Raises ``CacheError`` for a cache that
+    is no cache, is of another model, or holds 1 / scale.
+    """
+    from calib8.calibration.cache import Cache
+    from calib8.calibration.cache_record import require_fit
+    from calib8.graph.io import SOURCE_SHA256
+    from calib8.graph.io import load as load_model
+    from calib8.planning.migrate import migrate as migrate_model
+
+    require_distinct(output, cache, model)
+    config, progress = config or Migrate(), progress or Quiet()
+    scales, loaded = Cache.load(Path(cache)), load_model(model)
+    origin = require_fit(Path(cache), loaded.metadata_props[SOURCE_SHA256], progress)
+    quantised, migration = migrate_model(loaded, scales, config, origin, progress)
+    save(quantised, output)
+    return migration
+
+
+def export_cache(
+    source: Path | str,
+    output: Path | str,
+    *,
+    version: str | None = None,
+    algorithm: Algorithm | None = None,
+) -> Exported:
+    """Write a calibration cache for TensorRT 8 to 10 from ``ranges.json``, a Q/DQ model (``.onnx``), or another cache.
+
+    version: of the TensorRT that reads it, "10.16.0" or "101600"; algorithm: that of its calibrator. TensorRT refuses a
+        cache in which either differs. By default 101600, and what fits the source.
+    What it was made from goes to ``<output>.json``. Raises ``CacheError`` if the source has no scale to export.
+    """
+    from calib8.calibration.cache import DEFAULT_VERSION
+    from calib8.calibration.cache_record import save_with_record
+    from calib8.planning.export_cache import exported
+
+    require_distinct(output, source)
+    found = exported(Path(source))
+    cache = found.cache.with_header(version or DEFAULT_VERSION, algorithm)
+    save_with_record(cache, Path(output), found.origin)
+    return replace(found, cache=cache)
 
 
 def sensitivity(

@@ -13,7 +13,8 @@ import onnx_ir as ir
 from pydantic import Field
 
 from calib8.calibration import run as calibration
-from calib8.calibration.cache import ALGORITHMS, write_cache
+from calib8.calibration.cache import ALGORITHMS, cache_of
+from calib8.calibration.cache_record import save_with_record
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
@@ -37,14 +38,13 @@ from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.planning.solve import ROWS
 from calib8.progress import Progress
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
 from calib8.search.probe import probe_of
-from calib8.search.quantise import PROBED, Case, quantise_guarded
+from calib8.search.quantise import PROBED, Case, quantise_guarded, rows_to_sample
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
@@ -170,12 +170,14 @@ class _Job:
             return known
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)
-        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=ROWS)
+        rows = rows_to_sample(self.config.int8)
+        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=rows)
         case = Case(reference, found.ranges, found.statistics, self.config.int8)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         algorithm = ALGORITHMS[self.config.calibrate.observer]
-        write_cache(self.output / "calibration.cache", found.ranges.amax(), algorithm=algorithm)
+        cache = cache_of(found.ranges.amax(), algorithm=algorithm)
+        save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
             if self.folder.resolve() != self.output.resolve():

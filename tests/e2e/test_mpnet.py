@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib8.calibration.cache import read_cache
+from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
 
@@ -51,7 +51,7 @@ def test_every_engine_has_its_sidecar(target: str) -> None:
 
 def test_cache_and_ranges_tell_the_same() -> None:
     ranges = Ranges.load(DEMO / "ranges.json")
-    cache = read_cache(DEMO / "calibration.cache")
+    cache = Cache.load(DEMO / "calibration.cache").amax()
     assert len(cache) == 48  # 12 layers x (input of Q, K and V; of the output; of both feed-forward GEMMs)
     for name, amax in ranges.amax().items():
         assert cache[name] == pytest.approx(amax, rel=1e-6)

@@ -96,6 +96,14 @@ def test_without_its_model_beside_it_there_is_no_such_distance(folder: Path, tmp
     assert on_gpu.quantised_model_of(tmp_path / "int8.engine", sidecar) == tmp_path / "renamed.onnx"
 
 
+def test_the_gpu_to_watch_is_one_that_runs_the_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    l4, a10 = Gpu("NVIDIA L4", "sm89"), Gpu("NVIDIA A10", "sm86")
+    for present, target in (((l4, a10), "sm86"), ((l4,), None), ((), None)):
+        monkeypatch.setattr(on_gpu, "gpus", lambda present=present: present)
+        assert on_gpu.target_of(folder / "int8.engine") == target
+    assert on_gpu.target_of(folder / "int8.onnx") is None
+
+
 def verify(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["calib8", "verify", *map(str, arguments), "--gpu"])
     with pytest.raises(SystemExit) as ended:

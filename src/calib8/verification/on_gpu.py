@@ -5,8 +5,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.sources import Source
-from calib8.engine.hardware import driver
-from calib8.engine.sidecar import Sidecar, describe_engine
+from calib8.engine.hardware import Gpu, driver, gpus
+from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
 from calib8.graph.io import source_sha256
 from calib8.progress import Progress
@@ -71,9 +71,10 @@ def verify_on_gpu(
             )
             reference_runtime = judge.reference.description
         found = driver()
+        gpu = gpu_for(sidecar, found.gpus)
         return GpuComparison(
-            gpu=next((gpu.name for gpu in found.gpus if gpu.target == sidecar.target), got.description),
-            target=sidecar.target,
+            gpu=gpu.name if gpu is not None else got.description,
+            target=gpu.target if gpu is not None else sidecar.target,
             driver=found.version,
             cuda=found.cuda,
             reference_runtime=reference_runtime,
@@ -96,9 +97,15 @@ def quantised_model_of(engine: Path, sidecar: Sidecar) -> Path | None:
     return None
 
 
+def gpu_for(sidecar: Sidecar, present: tuple[Gpu, ...]) -> Gpu | None:
+    """The first GPU that the engine runs on, if there is one."""
+    return next((gpu for gpu in present if why_not_here(sidecar, (gpu,)) is None), None)
+
+
 def target_of(artefact: Path) -> str | None:
-    """The kind of GPU that an engine runs on, ``sm86``; None for what runs on the CPU."""
-    return describe_engine(artefact).target if is_engine(artefact) else None
+    """The kind of GPU here that an engine runs on, ``sm86``; None if there is none, and for what runs on the CPU."""
+    gpu = gpu_for(describe_engine(artefact), gpus()) if is_engine(artefact) else None
+    return gpu.target if gpu is not None else None
 
 
 def _against(int8: Path, got: Runtime, judge: HeldOut) -> Comparison:
