@@ -18,15 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calib8.api import (
         batches,
-        bench,
         build,
         calibrate,
         convert,
-        doctor,
         embed,
         export_cache,
         fetch,
-        inspect,
         load,
         migrate,
         npy_folder,
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
         run,
         save,
         sensitivity,
-        verify,
     )
     from calib8.calibration.config import Calibrate
     from calib8.conversion import Convert
@@ -46,6 +42,7 @@ if TYPE_CHECKING:
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
     from calib8.gpu.monitor import Monitor
+    from calib8.judging import bench, doctor, inspect, verify
     from calib8.planning.config import Int8, Migrate
     from calib8.verification.config import Bench, Verify
 
@@ -60,6 +57,10 @@ _HOME = {
     "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
     "Verify": "calib8.verification.config",
+    "bench": "calib8.judging",
+    "doctor": "calib8.judging",
+    "inspect": "calib8.judging",
+    "verify": "calib8.judging",
 }
 
 __all__ = [

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8 import api
+from calib8 import judging
 from calib8.cli.main import main
 from calib8.engine.hardware import Driver, Gpu, gpus
 from calib8.engine.sidecar import describe_engine
@@ -71,7 +71,7 @@ def quick(init):
 
 
 def test_accuracy_speed_and_the_distance_to_int8_on_the_cpu(folder: Path, gpu: None, notes) -> None:
-    found = api.compare_on_gpu(folder / "model.onnx", folder / "int8.engine", folder / "data.npz", progress=notes)
+    found = judging.compare_on_gpu(folder / "model.onnx", folder / "int8.engine", folder / "data.npz", progress=notes)
     assert (found.gpu, found.target, found.driver, found.cuda) == ("NVIDIA A10", "sm86", "580.65.06", "13.0")
     assert found.engine_runtime == "TensorRT-RTX 1.7.1.116 on NVIDIA A10"
     assert found.reference_runtime.startswith("ONNX Runtime")
@@ -127,10 +127,10 @@ def test_the_command_judges_what_the_gpu_computed(
 
 def test_an_onnx_model_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"--gpu judges an engine, and .*int8\.onnx runs on the CPU\. Build one"):
-        api.compare_on_gpu(folder / "model.onnx", folder / "int8.onnx", folder / "data.npz")
+        judging.compare_on_gpu(folder / "model.onnx", folder / "int8.onnx", folder / "data.npz")
 
 
 @pytest.mark.skipif(any(found.target == "sm86" for found in gpus()), reason="the engine's GPU is here: it would run")
 def test_without_its_gpu_nothing_else_is_even_opened(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"int8\.engine cannot run here: the engine runs on sm86"):
-        api.compare_on_gpu(tmp_path / "no-model.onnx", folder / "int8.engine", tmp_path / "no-data")
+        judging.compare_on_gpu(tmp_path / "no-model.onnx", folder / "int8.engine", tmp_path / "no-data")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import calib8
-from calib8 import api
+from calib8 import api, judging
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
@@ -116,10 +116,12 @@ def verify(
             max_spearman_loss=max_spearman_loss,
         )
         if gpu:
-            found = api.compare_on_gpu(reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress)
+            found = judging.compare_on_gpu(
+                reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
+            )
             comparison = found.accuracy
         else:
-            comparison = api.compare(
+            comparison = judging.compare(
                 reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
             )
     if gpu:
@@ -138,7 +140,7 @@ def inspect(
 
     Example: calib8 inspect build/mpnet/model.int8.onnx
     """
-    _print(api.inspect(path))
+    _print(judging.inspect(path))
 
 
 def _print_on_gpu(found: GpuComparison) -> None:

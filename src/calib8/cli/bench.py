@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import calib8
-from calib8 import api
+from calib8 import judging
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
 from calib8.errors import ConfigError
@@ -47,7 +47,7 @@ def bench(
             seconds=seconds,
             monitor=monitor,
         )
-        report = api.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
+        report = judging.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
     if output is not None:
         report.save(output)
     if as_json:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from calib8 import api
+from calib8 import judging
 from calib8.cli.console import out
 
 
@@ -22,7 +22,7 @@ def doctor(
     """
     from calib8.doctor.table import render_diagnosis
 
-    found = api.doctor()
+    found = judging.doctor()
     if as_json:
         out.print(found.model_dump_json(indent=2), markup=False)
     else:
