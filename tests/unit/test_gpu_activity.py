@@ -266,7 +266,6 @@ def test_the_table_fits_80_columns_and_names_every_unit(install) -> None:
 
 
 def test_monitor_of_a_command_writes_beside_the_output(calib8: Shell, install, tmp_path: Path) -> None:
-
     ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
     np.savez(tmp_path / "data.npz", x=np.ones((3, 4), np.float32))
     arguments = ("run", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", tmp_path / "out", "--monitor")
@@ -287,7 +286,6 @@ def test_monitor_of_a_command_writes_beside_the_output(calib8: Shell, install, t
 
 
 def test_convert_keeps_the_activity_in_its_report(calib8: Shell, install, tmp_path: Path) -> None:
-
     ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
     samples = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=samples)
