@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.cuda.buffers import Buffers
+from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
 from calib8.engine.family import MODULES, TITLES, TensorRT, load
 from calib8.engine.profiles import Profile, Shape
@@ -24,7 +26,6 @@ from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_
 from calib8.errors import DataError, InputError, ModelError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
-from calib8.runtime.device_buffers import Buffers, Device
 
 ON_CPU = "On the CPU use the ONNX model that it was built from."
 
