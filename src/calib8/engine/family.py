@@ -4,14 +4,20 @@
 ``tensorrt``   module ``tensorrt``, 10.x and 11.x: builds on its GPU, for that GPU. 10.x is strongly typed on request
                (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always and may lack the flag.
 
-The modules are untyped: ``Any`` ends here and in ``worker``.
+The common part of their modules is typed (``trt_api``). What only one has is asked for by name, here and nowhere else.
 """
+
+from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from calib8.engine.trt_api import TensorRtModule
 from calib8.errors import SetupError
+
+if TYPE_CHECKING:
+    from tensorrt import IBuilderConfig
 
 FamilyName = Literal["rtx", "tensorrt"]
 
@@ -25,12 +31,12 @@ class TensorRT:
     """An imported TensorRT."""
 
     family: FamilyName
-    module: Any
+    module: TensorRtModule
 
     @property
     def version(self) -> str:
         """For example ``1.7.1.116``."""
-        return str(self.module.__version__)
+        return str(vars(self.module)["__version__"])
 
     @property
     def title(self) -> str:
@@ -49,11 +55,12 @@ class TensorRT:
         flag = self.module.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
         return 0 if flag is None else 1 << int(flag)
 
-    def aim(self, config: Any, target: str) -> None:
+    def aim(self, config: IBuilderConfig, target: str) -> None:
         """Make a builder config compile for ``target``. Without a choice of targets the GPU at hand is meant."""
         if self.targets() is not None:
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(self.module.ComputeCapability.__members__[target.upper()], 0)
+            rtx, chosen = cast("Any", self.module), cast("Any", config)  # the stubs know nothing of this
+            chosen.num_compute_capabilities = 1
+            chosen.set_compute_capability(rtx.ComputeCapability.__members__[target.upper()], 0)
 
 
 def load(family: Literal["auto", "rtx", "tensorrt"] = "auto") -> TensorRT:
@@ -62,7 +69,7 @@ def load(family: Literal["auto", "rtx", "tensorrt"] = "auto") -> TensorRT:
     names: tuple[FamilyName, ...] = ("rtx", "tensorrt") if family == "auto" else (family,)
     for name in names:
         try:
-            return TensorRT(name, importlib.import_module(MODULES[name]))
+            return TensorRT(name, cast("TensorRtModule", importlib.import_module(MODULES[name])))
         except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: its shared libraries are missing
             if (interruption := _interruption(error)) is not None:
                 raise interruption from error

@@ -9,6 +9,8 @@ Events, one JSON list a line: ``["log", severity, text]``, ``["progress", fracti
 ``["built", {seconds, tensors}]`` or ``["failed", [reason, …]]`` or ``["disk", errno, text]``.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -16,10 +18,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calib8.engine.family import TensorRT, load
 from calib8.engine.phases import Phases
+from calib8.engine.trt_api import TensorRtModule
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 Emit = Callable[..., None]
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
@@ -58,16 +64,16 @@ def _event_stream() -> Emit:
 
 
 def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    trt, started = tensorrt.module, time.monotonic()
-    logger = _logger(trt, emit)
+    module, started = tensorrt.module, time.monotonic()
+    logger = _logger(module, emit)
     try:
-        builder = trt.Builder(logger)
+        builder = module.Builder(logger)
     except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
         raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
     network = builder.create_network(tensorrt.network_flags())
-    _parse(trt.OnnxParser(network, logger), network, request["model"])
+    _parse(module.OnnxParser(network, logger), network, request["model"])
     config = _configure(tensorrt, builder, request)
-    config.progress_monitor = monitor = _monitor(trt, emit)  # TensorRT keeps no reference: `monitor` must live on
+    config.progress_monitor = monitor = _monitor(module, emit)  # TensorRT keeps no reference: `monitor` must live on
     engine = builder.build_serialized_network(network, config)
     del monitor
     if engine is None:
@@ -76,7 +82,7 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str,
     return {"seconds": time.monotonic() - started, "tensors": _tensors(network)}
 
 
-def _parse(parser: Any, network: Any, model: str) -> None:
+def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) -> None:
     """``parse_from_file`` finds external weights. An empty file parses without an error, so outputs are counted."""
     parsed = parser.parse_from_file(model)
     errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -86,29 +92,29 @@ def _parse(parser: Any, network: Any, model: str) -> None:
         raise RefusedError("the model has no outputs: the file is empty or no ONNX model")
 
 
-def _describe(error: Any) -> str:
+def _describe(error: trt.ParserError) -> str:
     node = f" (node {error.node_name()!r}, {error.node_operator()})" if error.node_name() else ""
     return f"{error.desc()}{node}"
 
 
-def _configure(tensorrt: TensorRT, builder: Any, request: dict[str, Any]) -> Any:
-    trt, config = tensorrt.module, builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
+def _configure(tensorrt: TensorRT, builder: trt.Builder, request: dict[str, Any]) -> trt.IBuilderConfig:
+    module, config = tensorrt.module, builder.create_builder_config()
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
     tensorrt.aim(config, request["target"])
     if request["workspace_mib"] is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
     if request["optimization_level"] is not None:
         config.builder_optimization_level = request["optimization_level"]
     if request["profiles"]:
         profile = builder.create_optimization_profile()
         for name, shapes in request["profiles"].items():
-            profile.set_shape(name, *shapes)
+            profile.set_shape(name, *(module.Dims(shape) for shape in shapes))
         if config.add_optimization_profile(profile) < 0:
             raise RefusedError("TensorRT did not accept the optimisation profile")
     return config
 
 
-def _tensors(network: Any) -> list[dict[str, Any]]:
+def _tensors(network: trt.INetworkDefinition) -> list[dict[str, Any]]:
     inputs = [(network.get_input(index), "input") for index in range(network.num_inputs)]
     outputs = [(network.get_output(index), "output") for index in range(network.num_outputs)]
     return [
@@ -116,41 +122,51 @@ def _tensors(network: Any) -> list[dict[str, Any]]:
             "name": tensor.name,
             "mode": mode,
             "dtype": DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()),
-            "shape": list(tensor.shape),
+            "shape": list(tensor.shape[:]),
         }
         for tensor, mode in inputs + outputs
     ]
 
 
-def _logger(trt: Any, emit: Emit) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is untyped
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+def _logger(module: TensorRtModule, emit: Emit) -> trt.ILogger:
+    if TYPE_CHECKING:
+        from tensorrt import ILogger  # mypy checks the methods against a base class that it knows
+    else:
+        ILogger = module.ILogger  # noqa: N806
 
-        def log(self, severity: Any, message: str) -> None:
-            emit("log", severity.name, message)
+    class Logger(ILogger):
+        def __init__(self) -> None:
+            ILogger.__init__(self)  # pybind11 wants it called like that
+
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            emit("log", severity.name, msg)
 
     return Logger()
 
 
-def _monitor(trt: Any, emit: Emit) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is untyped
+def _monitor(module: TensorRtModule, emit: Emit) -> trt.IProgressMonitor:
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor
+    else:
+        IProgressMonitor = module.IProgressMonitor  # noqa: N806
+
+    class Monitor(IProgressMonitor):
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            IProgressMonitor.__init__(self)
             self.phases = Phases()
             self.percent = 0
 
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self.phases.start(name, parent, steps)
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phases.start(phase_name, parent_phase, num_steps)
 
-        def step_complete(self, name: str, step: int) -> bool:
-            fraction = self.phases.step(name, step)
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            fraction = self.phases.step(phase_name, step)
             if int(100 * fraction) > self.percent:
                 self.percent = int(100 * fraction)
                 emit("progress", fraction)
             return True
 
-        def phase_finish(self, name: str) -> None:
-            self.phases.finish(name)
+        def phase_finish(self, phase_name: str) -> None:
+            self.phases.finish(phase_name)
 
     return Monitor()

@@ -56,7 +56,7 @@ class TensorRtRuntime(Runtime):
         with ExitStack() as undo:
             with _explained(path):
                 tensorrt = _require_runnable(sidecar)
-                self._log = _log(tensorrt.module)
+                self._log = _log(tensorrt.module)  # type: ignore[arg-type]  # a module is hashable
                 self._device = Device(sidecar.target)
                 undo.callback(self._device.close)
                 self._buffers = Buffers(self._device)
