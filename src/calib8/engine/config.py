@@ -20,6 +20,7 @@ class Build(Config):
     #: Compute capabilities, one engine each. Full TensorRT builds for the GPU at hand only.
     targets: tuple[str, ...] = DEFAULT_TARGETS
     #: Shapes to optimise for: ``"input_ids:1x1:8x64:64x384"`` strings, or ``{"input_ids": ("1x1", "8x64", "64x384")}``.
+    #: Several such mappings, or an input that is given again, make several optimisation profiles.
     shapes: tuple[Profile, ...] = ()
     #: Upper bound for scratch memory in MiB; None leaves TensorRT's own, all of the GPU's memory.
     workspace_mib: int | None = Field(default=None, ge=1)
@@ -45,12 +46,15 @@ class Build(Config):
     @classmethod
     def _shapes(cls, value: Any) -> tuple[Any, ...]:
         try:
-            if isinstance(value, Mapping):
-                value = [f"{name}:{':'.join(map(_text, shapes))}" for name, shapes in value.items()]
-            items = (value,) if isinstance(value, str) else tuple(value)
+            items = (value,) if isinstance(value, (str, Mapping)) else tuple(value)
+            texts = [text for item in items for text in (_texts(item) if isinstance(item, Mapping) else [item])]
         except TypeError:
             raise ValueError("expected 'name:min:opt:max' texts, or {name: (min, opt, max)}") from None
-        return tuple(parse_profile(item) if isinstance(item, str) else item for item in items)
+        return tuple(parse_profile(text) if isinstance(text, str) else text for text in texts)
+
+
+def _texts(shapes: Mapping[str, Iterable[str | Iterable[int]]]) -> list[str]:
+    return [f"{name}:{':'.join(map(_text, three))}" for name, three in shapes.items()]
 
 
 def _text(shape: str | Iterable[int]) -> str:
