@@ -22,7 +22,14 @@ from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
 from calib8.engine.family import MODULES, TITLES, TensorRT, load
 from calib8.engine.profiles import ProfileSet, Shape, profile_sets
-from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path, why_not_here
+from calib8.engine.sidecar import (
+    Sidecar,
+    TensorInfo,
+    describe_engine,
+    fitting_target,
+    sidecar_path,
+    why_not_here,
+)
 from calib8.errors import DataError, InputError, ModelError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
@@ -54,7 +61,7 @@ class TensorRtRuntime(Runtime):
             with _explained(path):
                 tensorrt = _require_runnable(sidecar)
                 self._log = _log(tensorrt.module)  # type: ignore[arg-type]  # a module is hashable
-                self._device = Device(sidecar.target)
+                self._device = Device(fitting_target(sidecar))
                 undo.callback(self._device.close)
                 self._buffers = Buffers(self._device)
                 undo.callback(self._buffers.close)
