@@ -17,7 +17,8 @@ from trt_double import double
 #: TensorRT 10 writes layers like this: a convolution in INT8, one in FP16, a reformat.
 LAYERS = """Layers:
 Name: conv0 + relu, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [-1,32,16,16], Format/Datatype: Int8 \
-NC/32HW32 }], Outputs: [ { Name: r }], Weights: {"Type": "Int8"}, TacticName: sm80_xmma_i8i8_i8i32_f32, Metadata: [ONNX Layer: conv0]
+NC/32HW32 }], Outputs: [ { Name: r }], Weights: {"Type": "Int8"}, TacticName: sm80_xmma_i8i8_i8i32_f32, \
+Metadata: [ONNX Layer: conv0]
 Name: conv1, LayerType: CaskConvolution, Inputs: [ { Name: r, Dimensions: [-1,32,16,16], Format/Datatype: Half }], \
 Outputs: [ { Name: y }], Weights: {"Type": "Half"}, TacticName: sm80_xmma_f16f16, Metadata: [ONNX Layer: conv1]
 Name: out, LayerType: Reformat, Inputs: [ { Name: y, Dimensions: [1], Format/Datatype: Half }], Outputs: [], Metadata: b

@@ -167,9 +167,8 @@ def _check_types(item: ast.FunctionDef, bound: inspect.BoundArguments, made: dic
         )
         if wanted is not None and not isinstance(value, wanted):
             raise TypeError(f"{argument.arg}: got {type(value).__name__}, expected {argument.annotation.id}")
-        if wanted not in PLAIN.values() and wanted is not None and not isinstance(value, (IntEnum, bytes)):
-            if not getattr(value, "initialised", True):
-                raise TypeError(f"{wanted.__name__}.__init__() must be called when overriding __init__")
+        if getattr(value, "initialised", True) is False:
+            raise TypeError(f"{type(value).__name__}.__init__() must be called when overriding __init__")
 
 
 def _simplest(annotation: ast.expr | None, made: dict[str, Any]) -> Any:

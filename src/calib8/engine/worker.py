@@ -165,8 +165,9 @@ def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) 
 
 
 def _describe(error: trt.ParserError) -> str:
-    node = f" (node {error.node_name()!r}, {error.node_operator()})" if error.node_name() else ""
-    return f"{error.desc()}{node}"
+    # "false" is all that the check for unsupported operators says
+    text = error.desc() if error.desc() != "false" else f"TensorRT does not know the operator {error.node_operator()}"
+    return f"node {error.node_name()!r} ({error.node_operator()}): {text}" if error.node_name() else text
 
 
 def _tensors(network: trt.INetworkDefinition) -> list[dict[str, Any]]:
