@@ -54,7 +54,7 @@ def test_every_profile_is_built_checked_and_told(saved, tmp_path):
     assert (built.plan.expected, built.plan.covered, built.plan.planned_kernels) == (4, 4, 2)
     assert [str(profile) for profile in describe_engine(built.path).profiles] == [SHAPES[0], "x:33x64:64x64:128x64"]
     (one,) = build_engine(tmp_path / "model.onnx", tmp_path / "y.engine", QUICK)
-    assert built.size_bytes > 1.5 * one.size_bytes  # each profile holds the weights again
+    assert built.size_bytes > one.size_bytes  # kernels of its own for each profile
 
 
 def test_a_profile_that_is_not_in_int8_is_missed(saved, tmp_path, monkeypatch):
