@@ -13,6 +13,7 @@ from trt_builds import building, install, recorded
 from trt_double import double, needs_stubs
 
 from calib8 import api
+from calib8.cli.main import main
 from calib8.engine import build
 from calib8.engine.config import Build
 from calib8.engine.family import TensorRT
@@ -337,3 +338,19 @@ def test_the_plan_of_a_calibrated_engine_reads_back():
     plan = PlanCheck(target="sm86", expected=0, covered=0, planned_kernels=0, calibrated=(1, 3))
     assert PlanCheck.model_validate(json.loads(plan.model_dump_json())) == plan
     assert plan.raise_for_failure() is None
+
+
+def test_the_command_line_calibrates(tensorrt, saved, tmp_path, monkeypatch, capsys):
+    calls = tensorrt("10.13.0.35")
+    model, cache, data = saved(float_conv()), tmp_path / "calibration.cache", tmp_path / "calib_data"
+    data.mkdir()
+    np.save(data / "x.npy", images(4)["x"])
+    options = f"--calibrator entropy2 --data {data} --cache {cache} --batch 2 --timing-cache {tmp_path / 'timings'} -q"
+    monkeypatch.setattr("sys.argv", ["calib8", "build", str(model), "-o", str(tmp_path / "x.engine"), *options.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    assert capsys.readouterr().out.split(": ")[1] == "0 MB, 1 of 3 kernels in INT8, as the builder chose\n"
+    assert [call[2] for call in only(calls, "batch")] == [[1, 2], [3, 4]]
+    assert cache.read_text().startswith("TRT-101300-EntropyCalibration2\nx: ")
+    assert (tmp_path / "timings").read_bytes() == b"+timed"
