@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calib8 import Build, api
-from calib8.calibration.cache import read_cache
+from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
 
@@ -70,7 +70,7 @@ def test_two_profiles_share_the_weights(tmp_path: Path) -> None:
 
 def test_cache_and_ranges_tell_the_same() -> None:
     ranges = Ranges.load(DEMO / "ranges.json")
-    cache = read_cache(DEMO / "calibration.cache")
+    cache = Cache.load(DEMO / "calibration.cache").amax()
     assert len(cache) == 48  # 12 layers x (input of Q, K and V; of the output; of both feed-forward GEMMs)
     for name, amax in ranges.amax().items():
         assert cache[name] == pytest.approx(amax, rel=1e-6)
@@ -80,7 +80,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     block = re.search(r"Step by step, .*:\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert block is not None
     commands = [shlex.split(line) for line in block[1].splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     (tmp_path / "examples" / "mpnet").mkdir(parents=True)
     for name in ("calibration.txt", "held_out.txt"):  # every fourth text, to be done sooner
         lines = (ROOT / "examples" / "mpnet" / name).read_text(encoding="utf-8").splitlines()

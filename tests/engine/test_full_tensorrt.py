@@ -220,7 +220,8 @@ def test_a_fitting_cache_is_used_instead_of_data(tensorrt, saved, tmp_path, note
     config = Build(calibrator="minmax", calibration_cache=cache)
     api.build(model, tmp_path / "x.engine", config, progress=notes)
     assert only(calls, "calibrated from cache", "batch") == [["calibrated from cache", f"{HEADER}\nx: 3c010204\n"]]
-    assert [said for said in notes.messages if "does not look whether it is of this model" in said]
+    assert [said for said in notes.messages if "nothing says which model and data" in said]
+    assert [said for said in notes.messages if said.startswith(f"the scales come from {cache}")]
     before = (tmp_path / "x.engine.json").read_text()
     api.build(model, tmp_path / "x.engine", config, progress=notes)
     assert (tmp_path / "x.engine.json").read_text() == before  # nothing changed
@@ -237,16 +238,36 @@ def test_a_cache_of_another_version_or_algorithm_is_made_anew(header, tensorrt, 
     with pytest.raises(ConfigError, match=f"or a calibration cache .* that begins with '{HEADER}'"):
         api.build(saved(float_conv()), tmp_path / "x.engine", config)
     api.build(tmp_path / "model.onnx", tmp_path / "x.engine", config, data=images(3), progress=notes)
-    assert any(f"begins with {header}, this build needs {HEADER}: calibrating again" in s for s in notes.messages)
+    assert f"{cache} does not begin with {HEADER}: calibrating again" in notes.messages
     assert len(only(calls, "batch")) == 1  # one batch of 8: that of the usual shape, filled up
     assert cache.read_text().startswith(HEADER)
+
+
+def test_a_cache_remembers_its_model_and_data(tensorrt, saved, tmp_path, notes):
+    calls, cache = tensorrt("10.13.0.35"), tmp_path / "calibration.cache"
+    config, model = Build(calibrator="minmax", calibration_cache=cache), saved(float_conv())
+    api.build(model, tmp_path / "x.engine", config, data=images(3))
+    (tmp_path / "x.engine").unlink()
+    written = cache.read_text()
+    api.build(model, tmp_path / "x.engine", config, data=images(3))
+    assert only(calls, "calibrated from cache") == [["calibrated from cache", written]]
+    with pytest.raises(CacheError, match="was made from another data"):
+        api.build(model, tmp_path / "y.engine", config, data=images(4))
+    with pytest.raises(CacheError, match="was made from another model"):
+        api.build(saved(float_conv(batch="other")), tmp_path / "y.engine", config, data=images(3))
+    cache.unlink()
+    api.build(model, tmp_path / "x.engine", config, data=images(4), progress=notes)
+    assert not [said for said in notes.messages if "up to date" in said]
+    assert cache.read_text() != written
 
 
 def test_what_is_no_cache_is_not_overwritten(tensorrt, saved, tmp_path):
     tensorrt("10.13.0.35")
     (tmp_path / "notes.txt").write_text("milk, bread")
     config = Build(calibrator="minmax", calibration_cache=tmp_path / "notes.txt")
-    with pytest.raises(CacheError, match=r"notes\.txt is no calibration cache: its first line is 'milk, bread'"):
+    with pytest.raises(
+        CacheError, match=r"notes\.txt is not a TensorRT calibration cache: its first line is 'milk, bread'"
+    ):
         api.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(2))
     assert (tmp_path / "notes.txt").read_text() == "milk, bread"
 

@@ -65,7 +65,7 @@ def build_engine(
     this model, engines that earlier builds into ``output`` made of another model are removed, with a note.
 
     Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads, nothing quantised), ``ProfileError`` (shapes,
-    targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` and ``CacheError`` (calibration),
+    targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` (calibration),
     ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
     ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
     """
