@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calib8.cuda.buffers import Buffers
+from calib8.cuda.device import Device
 from calib8.engine.hardware import gpus
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
 from calib8.errors import DataError, SetupError
-from calib8.runtime.device_buffers import Buffers, Device
 from calib8.runtime.tensorrt import TensorRtRuntime
 
 cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")

@@ -1,7 +1,6 @@
 """TensorRtRuntime with a recording TensorRT and a recording GPU, and against the real TensorRT-RTX without a GPU."""
 
 import hashlib
-import importlib
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calib8.cuda.buffers import Buffers
+from calib8.cuda.device import Device
 from calib8.engine import sidecar as sidecar_module
 from calib8.engine.hardware import Gpu
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
 from calib8.errors import DataError, InputError, ModelError, SetupError
-from calib8.runtime import device_buffers
 from calib8.runtime import tensorrt as runtime_module
-from calib8.runtime.device_buffers import Buffers, Device
 from calib8.runtime.tensorrt import TensorRtRuntime, profile_for, profile_sets
 
 CONTENT = b"an engine"
@@ -687,4 +686,3 @@ def test_importing_the_runtime_imports_neither_cuda_nor_tensorrt():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
-    assert importlib.import_module("calib8.runtime.device_buffers") is device_buffers

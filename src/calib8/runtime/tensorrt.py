@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.cuda.buffers import Buffers
+from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
 from calib8.engine.family import MODULES, TITLES, TensorRT, load
-from calib8.engine.profiles import Profile, Shape
-from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path, why_not_here
+from calib8.engine.profiles import ProfileSet, Shape, profile_sets
+from calib8.engine.sidecar import (
+    Sidecar,
+    TensorInfo,
+    describe_engine,
+    fitting_target,
+    sidecar_path,
+    why_not_here,
+)
 from calib8.errors import DataError, InputError, ModelError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
-from calib8.runtime.device_buffers import Buffers, Device
 
 ON_CPU = "On the CPU use the ONNX model that it was built from."
-
-#: One optimisation profile: the shapes of each input that has dynamic dimensions.
-ProfileSet = Mapping[str, Profile]
 
 
 class TensorRtRuntime(Runtime):
@@ -55,8 +60,8 @@ class TensorRtRuntime(Runtime):
         with ExitStack() as undo:
             with _explained(path):
                 tensorrt = _require_runnable(sidecar)
-                self._log = _log(tensorrt.module)
-                self._device = Device(sidecar.target)
+                self._log = _log(tensorrt.module)  # type: ignore[arg-type]  # a module is hashable
+                self._device = Device(fitting_target(sidecar))
                 undo.callback(self._device.close)
                 self._buffers = Buffers(self._device)
                 undo.callback(self._buffers.close)
@@ -174,19 +179,6 @@ class TensorRtRuntime(Runtime):
     def _refusal(self, what: str, reason: str = "") -> str:
         reasons = self._log.take() or reason or "no reason given; too little free GPU memory is a common one"
         return f"TensorRT could not {what}: {reasons.rstrip('.')}."
-
-
-def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
-    """The optimisation profiles of an engine, in TensorRT's order; at least one, as every engine has.
-
-    A sidecar lists a ``Profile`` for each input; a name that comes again belongs to the next optimisation profile.
-    """
-    sets: list[dict[str, Profile]] = [{}]
-    for profile in profiles:
-        if all(profile.name in known for known in sets):
-            sets.append({})
-        next(known for known in sets if profile.name not in known)[profile.name] = profile
-    return tuple(sets)
 
 
 def profile_for(given: Arrays, sets: Sequence[ProfileSet]) -> int:
