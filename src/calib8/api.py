@@ -208,17 +208,28 @@ def sensitivity(
 
 
 def build(
-    model: Path | str, output: Path | str, config: Build | None = None, *, progress: Progress | None = None
+    model: Path | str,
+    output: Path | str,
+    config: Build | None = None,
+    *,
+    data: Data | None = None,
+    progress: Progress | None = None,
 ) -> list[BuiltEngine]:
-    """Build one TensorRT engine per target from an ONNX file, and check its plan. Raises ``PlanMismatch``."""
+    """Build one TensorRT engine per target from an ONNX file, and check its plan. Raises ``PlanMismatch``.
+
+    data: for a config with a calibrator (TensorRT 10 only), which finds the INT8 scales of an FP32 model.
+    """
     from calib8.engine.build import build_engine
     from calib8.engine.config import Build
     from calib8.graph.io import load as load_model
     from calib8.graph.limits import dimension_limits
 
-    require_distinct(output, model)
+    config, source = config or Build(), open_source(data) if data is not None else None
+    for written in (output, config.timing_cache, config.calibration_cache):
+        if written is not None:
+            require_distinct(written, model)
     limits = dimension_limits(load_model(model))
-    return build_engine(Path(model), Path(output), config or Build(), limits=limits, progress=progress or Quiet())
+    return build_engine(Path(model), Path(output), config, data=source, limits=limits, progress=progress or Quiet())
 
 
 def open(

@@ -9,6 +9,7 @@ from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import Gpu
+from calib8.engine.options import Options
 from calib8.errors import ProfileError, SetupError
 
 TYPED = IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1})
@@ -28,7 +29,7 @@ def test_rtx_is_found_first_and_knows_its_targets():
     assert (found.family, found.version) == ("rtx", trt.__version__)
     assert set(found.targets()) >= {"sm75", "sm80", "sm86", "sm89", "sm120"}
     assert not {"none", "current"} & set(found.targets())
-    assert found.network_flags() == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert found.network_flags(Options()) == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def test_without_any_tensorrt_the_error_tells_what_to_install(monkeypatch):
@@ -59,12 +60,12 @@ def test_the_other_family_is_taken_where_rtx_is_missing(monkeypatch):
 
 
 def test_strong_typing_is_asked_for_where_it_is_an_option():
-    assert full().network_flags() == 2
-    assert full("11.4.0", TYPED_11).network_flags() == 0
+    assert full().network_flags(Options()) == 2
+    assert full("11.4.0", TYPED_11).network_flags(Options()) == 0
 
 
 def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "load", lambda family: full())
+    monkeypatch.setattr(build, "load", lambda *_, **__: full())
     monkeypatch.setattr(build, "gpus", lambda: ())
     with pytest.raises(SetupError, match=r"TensorRT 10\.13\.0 builds on a GPU, and nvidia-smi finds none"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine")

@@ -10,10 +10,11 @@ from fake_tensorrt import SCRATCH, World, ids, ids_profile
 
 from calib8.engine import sidecar as sidecar_module
 from calib8.engine.hardware import Gpu
+from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import TensorInfo, sidecar_path
 from calib8.errors import DataError, InputError, ModelError, SetupError
 from calib8.runtime.tensorrt import require
-from calib8.runtime.tensorrt.profiles import profile_for, profile_sets
+from calib8.runtime.tensorrt.profiles import profile_for
 from calib8.runtime.tensorrt.runtime import TensorRtRuntime
 
 ON_CPU = r"On the CPU use the ONNX model that it was built from\.$"

@@ -19,6 +19,7 @@ class TensorRtModule(Protocol):
     BuilderFlag: type[trt.BuilderFlag]
     Dims: type[trt.Dims]
     ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
+    HardwareCompatibilityLevel: type[trt.HardwareCompatibilityLevel]
     IBuilderConfig: type[trt.IBuilderConfig]
     ILogger: type[trt.ILogger]
     IProgressMonitor: type[trt.IProgressMonitor]

@@ -3,10 +3,12 @@
 A process of its own, because TensorRT's logger is global to a process, its libraries print to the terminal, a build
 cannot be interrupted between two progress callbacks, and a crash inside it must not take the caller along.
 
-Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``profiles`` {name: [min, opt, max]},
-``workspace_mib``, ``optimization_level``.
-Events, one JSON list a line: ``["log", severity, text]``, ``["progress", fraction]``, and at last either
-``["built", {seconds, tensors}]`` or ``["failed", [reason, …]]`` or ``["disk", errno, text]``.
+Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``stage`` (name of the work in progress
+reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timing_cache`` (path or null),
+``calibration`` (``CalibrationData.request``, or null).
+Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
+at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
+``["disk", errno, text]``.
 """
 
 from __future__ import annotations
@@ -16,13 +18,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib8.engine.calibrator import CacheFile, Calibration, make_calibrator
 from calib8.engine.family import TensorRT, load
+from calib8.engine.options import Options
 from calib8.engine.phases import Phases
 from calib8.engine.trt_api import TensorRtModule
+from calib8.errors import SetupError
+from calib8.files import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -43,6 +50,8 @@ def main() -> None:
         emit("built", _build(load(request["family"]), request, emit))
     except RefusedError as refused:
         emit("failed", list(refused.args))
+    except SetupError as error:
+        emit("setup", str(error))
     except OSError as error:
         emit("disk", error.errno, error.strerror)
 
@@ -64,22 +73,85 @@ def _event_stream() -> Emit:
 
 
 def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    module, started = tensorrt.module, time.monotonic()
+    module, started, options = tensorrt.module, time.monotonic(), Options(**request["options"])
     logger = _logger(module, emit)
     try:
         builder = module.Builder(logger)
     except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
         raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
-    network = builder.create_network(tensorrt.network_flags())
+    network = builder.create_network(tensorrt.network_flags(options))
     _parse(module.OnnxParser(network, logger), network, request["model"])
-    config = _configure(tensorrt, builder, request)
-    config.progress_monitor = monitor = _monitor(module, emit)  # TensorRT keeps no reference: `monitor` must live on
-    engine = builder.build_serialized_network(network, config)
+    config = builder.create_builder_config()
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
+    tensorrt.aim(config, request["target"])
+    tensorrt.apply(config, options)
+    for shapes in request["profiles"]:
+        if config.add_optimization_profile(_profile(module, builder, shapes)) < 0:
+            raise RefusedError("TensorRT did not accept the optimisation profile")
+    config.progress_monitor = monitor = _monitor(module, request["stage"], emit)  # TensorRT keeps no reference to it
+    with _timing_cache(config, request["timing_cache"], emit), _calibrator(tensorrt, builder, config, request, emit):
+        engine = builder.build_serialized_network(network, config)
     del monitor
     if engine is None:
         raise RefusedError()
     Path(request["engine"]).write_bytes(engine)
     return {"seconds": time.monotonic() - started, "tensors": _tensors(network)}
+
+
+def _profile(
+    module: TensorRtModule, builder: trt.Builder, shapes: dict[str, list[list[int]]]
+) -> trt.IOptimizationProfile:
+    profile = builder.create_optimization_profile()
+    for name, (low, usual, high) in shapes.items():
+        profile.set_shape(name, module.Dims(low), module.Dims(usual), module.Dims(high))
+    return profile
+
+
+@contextmanager
+def _timing_cache(config: trt.IBuilderConfig, path: str | None, emit: Emit) -> Iterator[None]:
+    """Lend a build the timings in this file, and write it anew if the build ran."""
+    if path is None:
+        yield
+        return
+    known = Path(path).read_bytes() if Path(path).is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        emit("note", f"{path} is of another GPU or another TensorRT: began a new timing cache")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    yield
+    write_bytes(Path(path), bytes(config.get_timing_cache().serialize()))
+
+
+@contextmanager
+def _calibrator(
+    tensorrt: TensorRT, builder: trt.Builder, config: trt.IBuilderConfig, request: dict[str, Any], emit: Emit
+) -> Iterator[None]:
+    """Lend a build a calibrator, if it is to have one; raise what went wrong inside it."""
+    asked = request["calibration"]
+    if asked is None:
+        yield
+        return
+    cache = CacheFile(Path(asked["cache"]) if asked["cache"] else None, asked["header"])
+    with closing(
+        Calibration(
+            asked["files"],
+            asked["batch"],
+            cache,
+            request["target"],
+            lambda done, total: emit("progress", "calibrate", done, total),
+        )
+    ) as calibration:
+        calibrator = make_calibrator(
+            tensorrt.module, asked["algorithm"], calibration
+        )  # TensorRT keeps no reference to it
+        config.int8_calibrator = calibrator
+        if asked["profile"]:
+            shapes = {name: [shape] * 3 for name, shape in asked["profile"].items()}
+            if not config.set_calibration_profile(_profile(tensorrt.module, builder, shapes)):
+                raise RefusedError("TensorRT did not accept the shapes of the calibration data")
+        yield
+        calibration.raise_for_failure()
+        del calibrator
 
 
 def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) -> None:
@@ -95,23 +167,6 @@ def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) 
 def _describe(error: trt.ParserError) -> str:
     node = f" (node {error.node_name()!r}, {error.node_operator()})" if error.node_name() else ""
     return f"{error.desc()}{node}"
-
-
-def _configure(tensorrt: TensorRT, builder: trt.Builder, request: dict[str, Any]) -> trt.IBuilderConfig:
-    module, config = tensorrt.module, builder.create_builder_config()
-    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
-    tensorrt.aim(config, request["target"])
-    if request["workspace_mib"] is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
-    if request["optimization_level"] is not None:
-        config.builder_optimization_level = request["optimization_level"]
-    if request["profiles"]:
-        profile = builder.create_optimization_profile()
-        for name, shapes in request["profiles"].items():
-            profile.set_shape(name, *(module.Dims(shape) for shape in shapes))
-        if config.add_optimization_profile(profile) < 0:
-            raise RefusedError("TensorRT did not accept the optimisation profile")
-    return config
 
 
 def _tensors(network: trt.INetworkDefinition) -> list[dict[str, Any]]:
@@ -144,7 +199,7 @@ def _logger(module: TensorRtModule, emit: Emit) -> trt.ILogger:
     return Logger()
 
 
-def _monitor(module: TensorRtModule, emit: Emit) -> trt.IProgressMonitor:
+def _monitor(module: TensorRtModule, stage: str, emit: Emit) -> trt.IProgressMonitor:
     if TYPE_CHECKING:
         from tensorrt import IProgressMonitor
     else:
@@ -163,7 +218,7 @@ def _monitor(module: TensorRtModule, emit: Emit) -> trt.IProgressMonitor:
             fraction = self.phases.step(phase_name, step)
             if int(100 * fraction) > self.percent:
                 self.percent = int(100 * fraction)
-                emit("progress", fraction)
+                emit("progress", stage, self.percent, 100)
             return True
 
         def phase_finish(self, phase_name: str) -> None:

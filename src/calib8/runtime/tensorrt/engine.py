@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from calib8.engine.family import TensorRT
+from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, sidecar_path
 from calib8.errors import InputError, ModelError, SetupError
 from calib8.runtime.tensorrt.log import log_of
-from calib8.runtime.tensorrt.profiles import profile_sets
 
 if TYPE_CHECKING:
     import tensorrt as trt

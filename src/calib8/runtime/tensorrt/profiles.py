@@ -3,26 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from calib8.engine.profiles import Profile, Shape
+from calib8.engine.profiles import ProfileSet, Shape
 from calib8.errors import DataError
 
-#: One optimisation profile: the shapes of each input that has dynamic dimensions.
-ProfileSet = Mapping[str, Profile]
 #: The shape of every input, by name.
 Shapes = Mapping[str, Shape]
-
-
-def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
-    """The optimisation profiles of an engine, in TensorRT's order; at least one, as every engine has.
-
-    A sidecar lists a ``Profile`` for each input; a name that comes again belongs to the next optimisation profile.
-    """
-    sets: list[dict[str, Profile]] = [{}]
-    for profile in profiles:
-        if all(profile.name in known for known in sets):
-            sets.append({})
-        next(known for known in sets if profile.name not in known)[profile.name] = profile
-    return tuple(sets)
 
 
 def profile_for(shapes: Shapes, sets: Sequence[ProfileSet]) -> int:

@@ -16,7 +16,8 @@ import numpy as np
 from calib8.cuda.array import GpuArray, lies_on_gpu, view_of
 from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
-from calib8.engine.sidecar import describe_engine
+from calib8.engine.profiles import profile_sets
+from calib8.engine.sidecar import describe_engine, fitting_target
 from calib8.errors import DataError
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
@@ -25,7 +26,7 @@ from calib8.runtime.tensorrt.contexts import contexts_of
 from calib8.runtime.tensorrt.engine import Engine
 from calib8.runtime.tensorrt.lane import Given, Lane
 from calib8.runtime.tensorrt.pool import Pool, Started
-from calib8.runtime.tensorrt.profiles import profile_for, profile_sets
+from calib8.runtime.tensorrt.profiles import profile_for
 from calib8.runtime.tensorrt.require import explained, require_runnable
 
 
@@ -56,7 +57,7 @@ class TensorRtRuntime(Runtime):
         self._single = [tensor for tensor in sidecar.tensors if tensor.mode == "input" and not tensor.shape]
         with ExitStack() as undo, explained(path):
             tensorrt = require_runnable(sidecar)
-            self._device = Device(sidecar.target)
+            self._device = Device(fitting_target(sidecar))
             undo.callback(self._device.close)
             engine = Engine(tensorrt, path, sidecar)
             undo.callback(engine.close)
