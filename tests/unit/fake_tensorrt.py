@@ -66,7 +66,8 @@ class FakeTensorRT:
         self.log = logger
         if not self.answer("runtime"):
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        return SimpleNamespace(deserialize_cuda_engine=self.deserialise)
+        self.loader = SimpleNamespace(deserialize_cuda_engine=self.deserialise)
+        return self.loader
 
     def deserialise(self, serialized_engine: bytes) -> Any:
         assert serialized_engine == CONTENT

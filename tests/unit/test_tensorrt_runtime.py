@@ -318,6 +318,18 @@ def test_another_version_is_told(world, family, built, here, message):
     assert message in refusal(world)
 
 
+@pytest.mark.parametrize(("here", "runs"), [("10.14.1.2", True), ("10.9.0.34", False), ("11.0.0.1", False)])
+def test_a_version_compatible_engine_runs_on_later_versions(world, here, runs):
+    world.trt.module.__version__ = here
+    world.write(version_compatible=True)
+    if runs:
+        with world.open() as runtime:
+            np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
+        assert world.trt.loader.engine_host_code_allowed
+    else:
+        assert f"runs only on that and later ones of its major version, but TensorRT {here} is" in refusal(world)
+
+
 def test_a_missing_cuda_python_is_told(world):
     world.monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     message = refusal(world)

@@ -33,6 +33,8 @@ class Engine:
         self.inputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "input")
         self.outputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "output")
         self._runtime: trt.Runtime | None = self.made("start", lambda: tensorrt.module.Runtime(self._log))
+        if sidecar.version_compatible:
+            self._runtime.engine_host_code_allowed = True  # the engine brings the runtime that it was built for
         loaded = self.made("load the engine", lambda: self._deserialised(path))
         self._check(loaded, path, len(profile_sets(sidecar.profiles)))
         self._loaded: trt.ICudaEngine | None = loaded

@@ -1,5 +1,6 @@
 """Whether an engine can run here, said before it is deserialised."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,20 @@ def require_runnable(sidecar: Sidecar) -> TensorRT:
     except SetupError as error:
         raise SetupError(f"the engine needs {sidecar.builder}, and there is {error} {install}") from error
     # TensorRT makes engines for later versions only on request, TensorRT-RTX never (their "Engine Compatibility").
-    if tensorrt.version != sidecar.tensorrt_version:
+    later = sidecar.version_compatible and _is_later(tensorrt.version, sidecar.tensorrt_version)
+    if tensorrt.version != sidecar.tensorrt_version and not later:
+        only = "that and later ones of its major version" if sidecar.version_compatible else "that"
         raise SetupError(
-            f"the engine was built with {sidecar.builder} and runs only on that, but {TITLES[sidecar.family]} "
+            f"the engine was built with {sidecar.builder} and runs only on {only}, but {TITLES[sidecar.family]} "
             f"{tensorrt.version} is installed. {install} Or build the engine again."
         )
     return tensorrt
+
+
+def _is_later(here: str, built: str) -> bool:
+    """Of the same major version, and not older."""
+    numbers = [[int(part) for part in re.findall(r"\d+", version)] for version in (here, built)]
+    return numbers[0][:1] == numbers[1][:1] and numbers[0] >= numbers[1]
 
 
 @contextmanager
