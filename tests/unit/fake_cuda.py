@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-OUT_OF_MEMORY, NOT_READY, INVALID, BROKEN_CAPTURE = 2, 600, 1, 901
+OUT_OF_MEMORY, NOT_READY, INVALID, NOT_IN_CAPTURE, BROKEN_CAPTURE = 2, 600, 1, 900, 901
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Stream:
     waiting: list[Callable[[], None]] = field(default_factory=list)
     finished: int = 0
     captured: list[Callable[[], None]] | None = None
+    spoilt: bool = False
 
     def put(self, work: Callable[[], None]) -> None:
         (self.waiting if self.captured is None else self.captured).append(work)
@@ -193,6 +194,9 @@ class FakeCuda(ModuleType):
         with self.lock:
             if answer := self._answer("cudaStreamSynchronize", stream):
                 return answer
+            if self.streams[stream].captured is not None:
+                self.streams[stream].spoilt = True
+                return (NOT_IN_CAPTURE,)
             self.streams[stream].run_up_to(self.streams[stream].end)
             return (0,)
 
@@ -237,6 +241,9 @@ class FakeCuda(ModuleType):
         work, self.streams[stream].captured = self.streams[stream].captured, None
         if answer := self._answer("cudaStreamEndCapture", stream, values=1):
             return answer
+        if self.streams[stream].spoilt:
+            self.streams[stream].spoilt = False
+            return BROKEN_CAPTURE, None
         handle = next(self.handles)
         assert work is not None
         self.graphs[handle] = work

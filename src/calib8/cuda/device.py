@@ -43,15 +43,19 @@ class Device:
         self.call("cudaSetDevice", self.index)
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """``use`` for a while: afterwards the thread is back on the GPU that its owner had chosen."""
-        (before,) = self.call("cudaGetDevice")
-        self.use()
+    def active(self, *, closing: bool = False) -> Iterator[None]:
+        """``use`` for a while: afterwards the thread is back on the GPU that its owner had chosen.
+
+        ``closing`` is for giving things back, which is silent after a failure was told.
+        """
+        choose = self.call.release if closing else self.call
+        _, (before,) = self.call.status("cudaGetDevice")
+        choose("cudaSetDevice", self.index)
         try:
             yield
         finally:
             if before != self.index:
-                self.call("cudaSetDevice", before)
+                choose("cudaSetDevice", before)
 
     def malloc(self, size: int) -> int:
         """The address of ``size`` bytes, at least 1. Raises ``SetupError`` if they are not free."""

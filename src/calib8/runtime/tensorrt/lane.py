@@ -83,8 +83,7 @@ class Lane:
 
     def close(self) -> None:
         """Free all of it. Calling it twice is fine."""
-        with self._device.active():
-            self._cleanup.close()
+        self._cleanup.close()
 
     def _room(self, given: Given, outputs: Mapping[str, Shape], *, on_gpu: bool) -> dict[str, int]:
         """The address of every tensor, in the order of their names."""

@@ -127,4 +127,5 @@ class TensorRtRuntime(Runtime):
 
     def _free(self) -> None:
         """Runs under way are finished first; then the lanes, the engine, its memory and the stream go."""
-        self._cleanup.close()
+        with self._device.active(closing=True):
+            self._cleanup.close()
