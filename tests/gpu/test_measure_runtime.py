@@ -11,6 +11,7 @@ from standin import INNER, expected
 
 import calib8
 from calib8.cuda.buffers import Buffers
+from calib8.runtime.base import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 MIB = 1 << 20
@@ -51,7 +52,7 @@ def test_bandwidth_of_pinned_and_pageable_memory(device, measured, direction):
     memory.close()
 
 
-@pytest.mark.parametrize("layers", [1, 41, 201])
+@pytest.mark.parametrize("layers", [1, 41, 121])
 def test_latency_of_a_run_with_and_without_a_graph(workshop, measured, layers):
     """8 x 64 floats through so many small kernels, in and out of host memory."""
     workshop.write(layers=layers)
@@ -60,8 +61,7 @@ def test_latency_of_a_run_with_and_without_a_graph(workshop, measured, layers):
     for graphs in (8, 0):
         with calib8.open(workshop.path, cuda_graphs=graphs) as runtime:
             times[graphs] = 1e6 * seconds(partial(runtime, x=given), 500)
-            with np.errstate(over="ignore"):
-                assert np.array_equal(runtime(x=given)["y"], expected("chain", given, layers))
+            assert np.array_equal(runtime(x=given)["y"], expected("chain", given, layers))
     text = (
         f"{name} {np.median(times[graphs]):.0f} us (p99 {np.percentile(times[graphs], 99):.0f})"
         for graphs, name in ((8, "with a graph"), (0, "without"))
@@ -71,6 +71,8 @@ def test_latency_of_a_run_with_and_without_a_graph(workshop, measured, layers):
 
 def test_latency_of_inputs_and_outputs_on_the_gpu(workshop, measured):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
     given = np.zeros((1024, 4096), np.float32)  # 16 MiB
     with calib8.open(workshop.path) as runtime:
         there = torch.from_numpy(given).cuda()
@@ -88,7 +90,7 @@ def test_throughput_of_threads(workshop, measured, contexts):
         for count in (1, 2, 4, 8):
             each = 800 // count
 
-            def work(_: int, runtime: calib8.Runtime = runtime, each: int = each) -> None:
+            def work(_: int, runtime: Runtime = runtime, each: int = each) -> None:
                 for _ in range(each):
                     runtime(x=given)
 

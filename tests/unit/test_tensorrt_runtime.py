@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fake_tensorrt import SCRATCH, World, ids, ids_profile
 
+import calib8
 from calib8.engine import sidecar as sidecar_module
 from calib8.engine.hardware import Gpu
 from calib8.engine.profiles import profile_sets
@@ -252,6 +253,14 @@ def test_a_single_number_is_checked_too(world):
                 DataError, match=r"scale has shape \[1?\] and dtype float.., expected a single number: np.float32"
             ):
                 runtime(ids=ids(2, 3), scale=wrong)
+
+
+def test_the_options_of_open_arrive(world):
+    with calib8.open(world.path, contexts=3, cuda_graphs=0) as runtime:
+        for _ in range(3):
+            np.testing.assert_array_equal(runtime.run({"ids": ids(2, 3)})["out"], 2 * ids(2, 3))
+        assert world.cuda.used == 3 * SCRATCH + 48 + 24
+    assert world.cuda.named("cudaStreamBeginCapture") == []
 
 
 # Closing
