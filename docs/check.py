@@ -67,7 +67,8 @@ def unknown_commands() -> Iterator[str]:
                 continue
             words = shlex.split(found[1], comments=True)
             verb = known_verbs.get(words[0])
-            known = {option for parameter in verb.params for option in parameter.opts} if verb else set()
+            parameters = verb.params if verb else ()
+            known = {option for own in parameters for option in (*own.opts, *own.secondary_opts)}
             unknown = [word for word in words[1:] if word.startswith("-") and len(word) > 1 and word not in known]
             if verb is None or (unknown and unknown != ["--help"]):
                 yield f"{page.relative_to(ROOT)}:{number}: no such command: calib8 {found[1]}"

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         calibrate,
         convert,
         embed,
+        export_cache,
         fetch,
-        inspect,
         load,
+        migrate,
         npy_folder,
         npz_file,
         open,
@@ -34,42 +35,57 @@ if TYPE_CHECKING:
         run,
         save,
         sensitivity,
-        verify,
     )
     from calib8.calibration.config import Calibrate
     from calib8.conversion import Convert
     from calib8.data.text import Prepare
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
-    from calib8.planning.config import Int8
-    from calib8.verification.config import Verify
+    from calib8.gpu.monitor import Monitor
+    from calib8.judging import bench, doctor, inspect, verify
+    from calib8.planning.config import Int8, Migrate
+    from calib8.verification.config import Bench, Verify
 
 _HOME = {
+    "Bench": "calib8.verification.config",
     "Build": "calib8.engine.config",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",
     "Convert": "calib8.conversion",
     "Int8": "calib8.planning.config",
+    "Migrate": "calib8.planning.config",
+    "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
     "Verify": "calib8.verification.config",
+    "bench": "calib8.judging",
+    "doctor": "calib8.judging",
+    "inspect": "calib8.judging",
+    "verify": "calib8.judging",
 }
 
 __all__ = [
+    "Bench",
     "Build",
     "Calib8Error",
     "Calibrate",
     "Convert",
     "Int8",
+    "Migrate",
+    "Monitor",
     "Prepare",
     "Verify",
     "batches",
+    "bench",
     "build",
     "calibrate",
     "convert",
+    "doctor",
     "embed",
+    "export_cache",
     "fetch",
     "inspect",
     "load",
+    "migrate",
     "npy_folder",
     "npz_file",
     "open",

@@ -1,35 +1,41 @@
-"""What calib8 can do, one function per command. Composition only: every step lives in a module of its own."""
+"""What calib8 can make and run, one function per command; ``judging`` has the rest.
+
+Composition only: every step lives in a module of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
 from calib8.files import require_distinct, save_array
-from calib8.planning.config import Int8
+from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
-from calib8.verification.config import Verify
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from calib8.calibration.cache import Algorithm
     from calib8.calibration.ranges import Ranges
     from calib8.conversion import Convert
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
+    from calib8.planning.export_cache import Exported
+    from calib8.planning.migrate import Migration
     from calib8.planning.quant_plan import QuantPlan
     from calib8.report.report import Report
     from calib8.runtime.base import Runtime
     from calib8.search.sensitivity import Sensitivity
-    from calib8.verification.compare import Comparison
 
 Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
 
@@ -86,10 +92,12 @@ def calibrate(
     """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
 
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
-    cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600").
+    cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600"), and what
+        they were made from to ``<cache>.json``.
     """
     from calib8.calibration import run
-    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, write_cache
+    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of
+    from calib8.calibration.cache_record import save_with_record
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
@@ -112,7 +120,8 @@ def calibrate(
             ranges.save(path)
     if cache is not None:
         version = cache_version or DEFAULT_VERSION
-        write_cache(Path(cache), ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
+        written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
+        save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
 
 
@@ -183,6 +192,58 @@ def _quantize(
     return quantise_guarded(case, probe_of(model, source, PROBED, folder), progress)
 
 
+def migrate(
+    cache: Path | str,
+    model: Path | str,
+    output: Path | str,
+    config: Migrate | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Migration:
+    """Turn a calibration cache of TensorRT 8 to 10 and its FP32 model into an explicitly quantised (Q/DQ) model.
+
+    The scales of the cache are kept to the bit; ``export_cache`` gives it back. Raises ``CacheError`` for a cache that
+    is no cache, is of another model, or holds 1 / scale.
+    """
+    from calib8.calibration.cache import Cache
+    from calib8.calibration.cache_record import require_fit
+    from calib8.graph.io import SOURCE_SHA256
+    from calib8.graph.io import load as load_model
+    from calib8.planning.migrate import migrate as migrate_model
+
+    require_distinct(output, cache, model)
+    config, progress = config or Migrate(), progress or Quiet()
+    scales, loaded = Cache.load(Path(cache)), load_model(model)
+    origin = require_fit(Path(cache), loaded.metadata_props[SOURCE_SHA256], progress)
+    quantised, migration = migrate_model(loaded, scales, config, origin, progress)
+    save(quantised, output)
+    return migration
+
+
+def export_cache(
+    source: Path | str,
+    output: Path | str,
+    *,
+    version: str | None = None,
+    algorithm: Algorithm | None = None,
+) -> Exported:
+    """Write a calibration cache for TensorRT 8 to 10 from ``ranges.json``, a Q/DQ model (``.onnx``), or another cache.
+
+    version: of the TensorRT that reads it, "10.16.0" or "101600"; algorithm: that of its calibrator. TensorRT refuses a
+        cache in which either differs. By default 101600, and what fits the source.
+    What it was made from goes to ``<output>.json``. Raises ``CacheError`` if the source has no scale to export.
+    """
+    from calib8.calibration.cache import DEFAULT_VERSION
+    from calib8.calibration.cache_record import save_with_record
+    from calib8.planning.export_cache import exported
+
+    require_distinct(output, source)
+    found = exported(Path(source))
+    cache = found.cache.with_header(version or DEFAULT_VERSION, algorithm)
+    save_with_record(cache, Path(output), found.origin)
+    return replace(found, cache=cache)
+
+
 def sensitivity(
     model: Path | str,
     data: Data,
@@ -217,19 +278,29 @@ def build(
 ) -> list[BuiltEngine]:
     """Build one TensorRT engine per target from an ONNX file, and check its plan. Raises ``PlanMismatch``.
 
-    data: for a config with a calibrator (TensorRT 10 only), which finds the INT8 scales of an FP32 model.
+    data: for a config with a calibrator (TensorRT 10 only), which finds the INT8 scales of an FP32 model. Raises
+    ``CacheError`` if the config's calibration cache was made from another model or other data, as far as is known.
     """
+    from calib8.calibration.cache_record import lent_to_calibrator
+    from calib8.calibration.run import calibrator_origin
     from calib8.engine.build import build_engine
     from calib8.engine.config import Build
     from calib8.graph.io import load as load_model
+    from calib8.graph.io import source_sha256
     from calib8.graph.limits import dimension_limits
 
-    config, source = config or Build(), open_source(data) if data is not None else None
-    for written in (output, config.timing_cache, config.calibration_cache):
+    config, progress, source = config or Build(), progress or Quiet(), open_source(data) if data is not None else None
+    cache = config.calibration_cache
+    for written in (output, config.timing_cache, cache):
         if written is not None:
             require_distinct(written, model)
     limits = dimension_limits(load_model(model))
-    return build_engine(Path(model), Path(output), config, data=source, limits=limits, progress=progress or Quiet())
+    with ExitStack() as lent:
+        if cache is not None:
+            known = source.fingerprint() if source is not None else ""
+            origin = calibrator_origin(source_sha256(Path(model)), known, str(config.calibrator))
+            lent.enter_context(lent_to_calibrator(cache, origin, progress))
+        return build_engine(Path(model), Path(output), config, data=source, limits=limits, progress=progress)
 
 
 def open(
@@ -301,49 +372,6 @@ def embed(
     with open(artefact, runtime=runtime) as opened:
         folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
         return SentenceEncoder(folder, opened).embed(sentences, progress)
-
-
-def compare(
-    reference: Path | str,
-    candidate: Path | str,
-    data: Data,
-    *,
-    tokenizer: Path | str | None = None,
-    pairs: Path | str | None = None,
-    runtime: CpuRuntime = "auto",
-    progress: Progress | None = None,
-) -> Comparison:
-    """Compare a candidate with its FP32 reference over held-out data: arrays, or text where there is a tokenizer.
-
-    pairs: CSV file of scored sentence pairs, to compare rank correlations too.
-    """
-    from calib8.verification.run import verify_artefacts
-
-    return verify_artefacts(
-        Path(reference),
-        Path(candidate),
-        data if isinstance(data, (str, Path)) else open_source(data),
-        tokenizer=Path(tokenizer) if tokenizer is not None else None,
-        pairs=Path(pairs) if pairs is not None else None,
-        runtime=runtime,
-        progress=progress or Quiet(),
-    )
-
-
-def verify(
-    reference: Path | str, candidate: Path | str, data: Data, config: Verify | None = None, **options: Any
-) -> Comparison:
-    """``compare``, then raise ``AccuracyMissed`` if a limit of ``config`` is missed. ``options`` go to ``compare``."""
-    comparison = compare(reference, candidate, data, **options)
-    comparison.raise_for_failure(config or Verify())
-    return comparison
-
-
-def inspect(path: Path | str) -> dict[str, Any]:
-    """What a model, engine, calibration cache, ranges or plan file contains."""
-    from calib8.report.inspect import describe
-
-    return describe(Path(path))
 
 
 def convert(

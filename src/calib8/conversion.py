@@ -13,7 +13,8 @@ import onnx_ir as ir
 from pydantic import Field
 
 from calib8.calibration import run as calibration
-from calib8.calibration.cache import ALGORITHMS, write_cache
+from calib8.calibration.cache import ALGORITHMS, cache_of
+from calib8.calibration.cache_record import save_with_record
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
@@ -28,6 +29,7 @@ from calib8.engine.profiles import resolve_profiles
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, sha256_file
+from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
 from calib8.graph.limits import dimension_limits
@@ -36,14 +38,13 @@ from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.planning.solve import ROWS
 from calib8.progress import Progress
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
 from calib8.search.probe import probe_of
-from calib8.search.quantise import PROBED, Case, quantise_guarded
+from calib8.search.quantise import PROBED, Case, quantise_guarded, rows_to_sample
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
@@ -64,6 +65,7 @@ class Convert(Config):
     budget: lowest mean cosine to FP32; a plan that keeps it is searched for, see ``search.budget``. Every eighth
         calibration sample is then held back from fitting, to measure on.
     build: None makes no engine.
+    monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
     """
 
     calibrate: Calibrate = Calibrate()
@@ -73,6 +75,7 @@ class Convert(Config):
     held_out: Path | None = None
     pairs: Path | None = None
     budget: float | None = Field(default=None, gt=0, lt=1)
+    monitor: bool = False
 
 
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
@@ -85,21 +88,22 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     _refuse_early(model, config)
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
-    (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
-    with job.timed("quantize"):
-        reference = prepare(load(model))
-        if config.build is not None:  # sizes that are missing are told before the long work, not after it
-            resolve_profiles(declared_inputs(reference), config.build.shapes, dimension_limits(reference))
-        ranges, plan, int8 = job.quantize(reference, fitted)
-    with job.timed("build"):
-        engines, failure = job.build(int8)
-    with job.timed("verify"):
-        measured = job.verify(reference, int8, held_out)
+    with watched(config.monitor) as activity:
+        (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
+        with job.timed("quantize"):
+            reference = prepare(load(model))
+            if config.build is not None:  # sizes that are missing are told before the long work, not after it
+                resolve_profiles(declared_inputs(reference), config.build.shapes, dimension_limits(reference))
+            ranges, plan, int8 = job.quantize(reference, fitted)
+        with job.timed("build"):
+            engines, failure = job.build(int8)
+        with job.timed("verify"):
+            measured = job.verify(reference, int8, held_out)
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
         failure = failure or error
-    report = job.report(plan, ranges, engines, measured, failure)
+    report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
     if failure is not None:
         raise failure
@@ -166,12 +170,14 @@ class _Job:
             return known
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)
-        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=ROWS)
+        rows = rows_to_sample(self.config.int8)
+        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=rows)
         case = Case(reference, found.ranges, found.statistics, self.config.int8)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         algorithm = ALGORITHMS[self.config.calibrate.observer]
-        write_cache(self.output / "calibration.cache", found.ranges.amax(), algorithm=algorithm)
+        cache = cache_of(found.ranges.amax(), algorithm=algorithm)
+        save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
             if self.folder.resolve() != self.output.resolve():

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib8.calibration.cache import read_cache
+from calib8 import Build, api
+from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
 
@@ -49,9 +50,27 @@ def test_every_engine_has_its_sidecar(target: str) -> None:
     assert [tensor.name for tensor in sidecar.tensors] == ["input_ids", "attention_mask", "last_hidden_state"]
 
 
+def test_one_engine_for_every_architecture_plans_what_single_ones_do(tmp_path: Path) -> None:
+    (joint,) = api.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="+".join(TARGETS)))
+    assert (joint.plan.expected, joint.plan.covered, joint.plan.planned_kernels) == (72, 72, 48)
+    sidecar, single = describe_engine(joint.path), describe_engine(DEMO / "mpnet-int8.sm75.engine")
+    assert sidecar.target == "sm75+sm86+sm89+sm120"
+    assert all(sidecar.fits(target) for target in TARGETS)
+    assert joint.size_bytes == pytest.approx(single.engine_bytes, rel=0.01)  # compiled to the end where it runs
+
+
+def test_two_profiles_share_the_weights(tmp_path: Path) -> None:
+    shapes = ("input_ids:1x1:1x16:1x64", "input_ids:1x1:8x64:64x384")
+    (both,) = api.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="sm86", shapes=shapes))
+    assert (both.plan.expected, both.plan.covered, both.plan.planned_kernels) == (72, 72, 48)
+    one = describe_engine(DEMO / "mpnet-int8.sm86.engine")
+    assert one.engine_bytes < both.size_bytes < 1.15 * one.engine_bytes
+    assert [profile.max for profile in describe_engine(both.path).profiles] == [(1, 64), (1, 64), (64, 384), (64, 384)]
+
+
 def test_cache_and_ranges_tell_the_same() -> None:
     ranges = Ranges.load(DEMO / "ranges.json")
-    cache = read_cache(DEMO / "calibration.cache")
+    cache = Cache.load(DEMO / "calibration.cache").amax()
     assert len(cache) == 48  # 12 layers x (input of Q, K and V; of the output; of both feed-forward GEMMs)
     for name, amax in ranges.amax().items():
         assert cache[name] == pytest.approx(amax, rel=1e-6)
@@ -61,7 +80,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     block = re.search(r"Step by step, .*:\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert block is not None
     commands = [shlex.split(line) for line in block[1].splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     (tmp_path / "examples" / "mpnet").mkdir(parents=True)
     for name in ("calibration.txt", "held_out.txt"):  # every fourth text, to be done sooner
         lines = (ROOT / "examples" / "mpnet" / name).read_text(encoding="utf-8").splitlines()

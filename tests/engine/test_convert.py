@@ -48,6 +48,8 @@ def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, 
     assert report.accuracy.samples == 8
     assert (output / "tiny-int8.sm86.engine").stat().st_size == report.engines[1].file.bytes
     assert json.loads((output / "report.json").read_text())["engines"][0]["plan"]["missing"] == []
+    beside = json.loads((output / "calibration.cache.json").read_text())
+    assert beside["origin"] == json.loads((output / "ranges.json").read_text())["origin"]
 
 
 def test_a_second_run_repeats_nothing_and_gets_the_same(model: Path, data: Path, tmp_path: Path, notes) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration.cache import write_cache
+from calib8.calibration.cache import cache_of
 from calib8.data.text import TextTokenizer, prepare
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import Sidecar
@@ -59,7 +59,7 @@ def test_what_prepare_wrote(tokenizer_folder: Path, tmp_path: Path, notes) -> No
 
 
 def test_a_cache_with_a_byte_order_mark(tmp_path: Path) -> None:
-    write_cache(tmp_path / "a.cache", {"x": 1.0})
+    cache_of({"x": 1.0}).save(tmp_path / "a.cache")
     (tmp_path / "a.cache").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.cache").read_bytes())
     assert describe(tmp_path / "a.cache")["header"] == "TRT-101600-MinMaxCalibration"
 

@@ -1,18 +1,26 @@
 """What can be done with a model or engine: run, embed, verify, inspect."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import calib8
-from calib8 import api
+from calib8 import api, judging
 from calib8.cli import options as opt
+from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
 from calib8.data.text import read_sentences, sentences_of
+from calib8.errors import ConfigError
 from calib8.files import save_array
+
+if TYPE_CHECKING:
+    from calib8.verification.compare import Comparison
+    from calib8.verification.on_gpu import GpuComparison
 
 
 def register(app: typer.Typer) -> None:
@@ -29,15 +37,17 @@ def run(
     data: opt.Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for one <output name>.npy each.")],
     runtime: opt.Runtime = "auto",
+    monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Run a model or an engine over arrays.
 
     Example: calib8 run model.int8.onnx --data calib_data -o outputs
     """
-    with ConsoleProgress(quiet=quiet) as progress:
-        for path, shape in api.run_to_folder(artefact, data, output, runtime=runtime, progress=progress).items():
-            out.print(f"{path}: {list(shape)}", markup=False)
+    with ConsoleProgress(quiet=quiet) as progress, kept_activity(output, monitor, artefact):
+        written = api.run_to_folder(artefact, data, output, runtime=runtime, progress=progress)
+    for path, shape in written.items():
+        out.print(f"{path}: {list(shape)}", markup=False)
 
 
 def embed(
@@ -48,21 +58,25 @@ def embed(
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".npy file; default: JSON lines.")] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
+    monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Turn sentences into vectors, one per line, in order.
 
     Example: echo "Hello world" | calib8 embed build/mpnet/model.int8.onnx
     """
+    if monitor and output is None:
+        raise ConfigError("--monitor keeps its timeline beside the output: name a file with -o.")
     sentences = read_sentences(text) if str(text) != "-" else sentences_of(sys.stdin.buffer.read(), "standard input")
-    with ConsoleProgress(quiet=quiet) as progress:
+    with ConsoleProgress(quiet=quiet) as progress, kept_activity(output or Path(), monitor, artefact):
         vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)
+        if output is not None:
+            save_array(output, vectors)
     if output is None:
         for sentence, vector in zip(sentences, vectors, strict=True):
             values = [round(float(value), 7) for value in vector]
             sys.stdout.write(json.dumps({"text": sentence, "embedding": values}, ensure_ascii=False) + "\n")
         return
-    save_array(output, vectors)
     out.print(f"{output}: {list(vectors.shape)}", markup=False)
 
 
@@ -78,6 +92,9 @@ def verify(
         float | None, typer.Option(help="Lowest signal to quantisation noise ratio in dB; sees wrong scales too.")
     ] = None,
     max_spearman_loss: Annotated[float | None, typer.Option(help="Largest loss of 100 x Spearman.")] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Insist on an engine and this machine's GPU; measure speed, too.")
+    ] = False,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
     quiet: opt.Quiet = False,
@@ -87,6 +104,8 @@ def verify(
     Limits hold for every output of the model: the worst decides.
 
     Example: calib8 verify model.onnx model.int8.onnx --data held_out.txt
+
+    Where there is a GPU: calib8 verify model.onnx model-int8.engine --data held_out.txt --gpu
     """
     with ConsoleProgress(quiet=quiet) as progress:
         limits = calib8.Verify(
@@ -96,11 +115,19 @@ def verify(
             min_sqnr_db=min_sqnr_db,
             max_spearman_loss=max_spearman_loss,
         )
-        comparison = api.compare(
-            reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
-        )
-    once = {"outputs"} if len(comparison.outputs) == 1 else set()  # its numbers are the comparison's
-    _print(comparison.model_dump(mode="json", exclude_none=True, exclude=once))
+        if gpu:
+            found = judging.compare_on_gpu(
+                reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
+            )
+            comparison = found.accuracy
+        else:
+            comparison = judging.compare(
+                reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
+            )
+    if gpu:
+        _print_on_gpu(found)
+    else:
+        _print(_facts(comparison))
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
@@ -113,7 +140,23 @@ def inspect(
 
     Example: calib8 inspect build/mpnet/model.int8.onnx
     """
-    _print(api.inspect(path))
+    _print(judging.inspect(path))
+
+
+def _print_on_gpu(found: GpuComparison) -> None:
+    from calib8.report.bench import render_cells
+
+    facts = found.model_dump(mode="json", exclude_none=True, exclude={"accuracy", "against_int8", "speed"})
+    facts["engine against FP32 on the CPU"] = _facts(found.accuracy)
+    if found.against_int8 is not None:
+        facts[f"engine against {found.int8_model} on the CPU"] = _facts(found.against_int8)
+    _print(facts)
+    out.print(render_cells(found.speed))
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
+    once = {"outputs"} if len(comparison.outputs) == 1 else set()  # its numbers are the comparison's
+    return comparison.model_dump(mode="json", exclude_none=True, exclude=once)
 
 
 def _print(content: dict[str, Any], indent: int = 0) -> None:

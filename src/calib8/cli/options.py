@@ -73,4 +73,7 @@ CalibrationBatch = Annotated[int | None, typer.Option(min=1, help="For --calibra
 Runtime = Annotated[CpuRuntime, typer.Option(help="CPU runtime for ONNX models.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="Folder with tokenizer.json; default: beside the model.")]
 Pairs = Annotated[Path | None, typer.Option(help="CSV of sentence1, sentence2, score, for Spearman's correlation.")]
+Monitor = Annotated[
+    bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline beside the output.")
+]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]

@@ -8,6 +8,7 @@ import typer
 import calib8
 from calib8 import api
 from calib8.cli import options as opt
+from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
 from calib8.errors import ConfigError
 from calib8.planning.config import Precision, Treatment
@@ -125,6 +126,7 @@ def build(
     batch: opt.CalibrationBatch = None,
     log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
     allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
+    monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Build TensorRT engines and check that the compiler planned INT8.
@@ -149,7 +151,8 @@ def build(
             log=log,
             allow_float=allow_float,
         )
-        engines = api.build(model, output, config, data=data, progress=progress)
+        with kept_activity(output, monitor):
+            engines = api.build(model, output, config, data=data, progress=progress)
     for engine in engines:
         out.print(f"{engine.path}: {engine.size_bytes / 1e6:.0f} MB, {engine.plan.describe()}", markup=False)
 
@@ -179,6 +182,9 @@ def convert(
     target: opt.Target = "sm75,sm86,sm89,sm120",
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
+    ] = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
@@ -202,6 +208,7 @@ def convert(
             held_out=held_out,
             pairs=pairs,
             budget=kept,
+            monitor=monitor,
         )
         report = api.convert(model, data, output, config, progress=progress)
     if kept is not None:

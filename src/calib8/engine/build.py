@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +25,7 @@ from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, qua
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
-from calib8.files import atomic, sha256_file, write_text
+from calib8.files import atomic, locked, sha256_file, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -64,7 +65,7 @@ def build_engine(
     this model, engines that earlier builds into ``output`` made of another model are removed, with a note.
 
     Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads, nothing quantised), ``ProfileError`` (shapes,
-    targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` and ``CacheError`` (calibration),
+    targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` (calibration),
     ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
     ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
     """
@@ -86,18 +87,21 @@ def build_engine(
             progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
             missed.append(error)
         else:
-            _remove_stale(output, source.sha256, progress)
+            _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
     if missed:
         message = " ".join(dict.fromkeys(map(str, missed)))
         raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
     return built
 
 
-def _remove_stale(output: Path, model_sha256: str, progress: Progress) -> None:
-    for engine in engines_of_another_model(output, model_sha256):
-        engine.unlink()
-        sidecar_path(engine).unlink()
-        progress.note(f"removed {engine}: it was built from another model")
+def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress: Progress) -> None:
+    """Whatever is at ``own`` now is this build's, or that of one which goes on beside it."""
+    with locked(output.parent):
+        for engine in engines_of_another_model(output, model_sha256):
+            if engine not in own:
+                engine.unlink()
+                sidecar_path(engine).unlink()
+                progress.note(f"removed {engine}: it was built from another model")
 
 
 def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
@@ -194,7 +198,7 @@ class _Job:
             return _built(engine, existing)
         stage = f"build for {target}"
         self.progress.update(stage, 0, 100)
-        with atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
+        with ExitStack() as pair, atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
             with TemporaryDirectory(prefix="calib8-") as folder:
                 calibration = self.calibration.request(Path(folder)) if self.calibration else None
                 request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
@@ -206,6 +210,7 @@ class _Job:
             plan = self._check(outcome, target)
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            pair.enter_context(locked(engine.parent))  # until both are in place, lest two builds mix theirs
         self.progress.update(stage, 100, 100)
         return _built(engine, sidecar)
 

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict
 from calib8.data.batching import Dataset
 from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
-from calib8.engine.calibrator import ALGORITHMS, CacheFile, cache_header
+from calib8.engine.calibrator import CacheFile, cache_header
 from calib8.engine.config import Build
 from calib8.engine.options import CalibratorName
 from calib8.engine.profiles import Profile, Shape, resolve_profiles
-from calib8.errors import CacheError, ConfigError, DataError, SetupError
+from calib8.errors import ConfigError, DataError, SetupError
 from calib8.files import sha256_file
 from calib8.progress import Progress
 
@@ -107,13 +107,13 @@ def calibration_data(
 ) -> CalibrationData:
     """Prepare a calibrating build. ``version`` is TensorRT's.
 
-    Raises ``DataError`` (data that does not fit the model), ``ConfigError`` (neither data nor a cache; a batch that
-    the model cannot take), ``CacheError`` (the file to keep the cache in is something else), ``ProfileError``.
+    Whether a cache is of this model and data is for the caller to know. Raises ``DataError`` (data that does not fit
+    the model), ``ConfigError`` (neither data nor a cache; a batch that the model cannot take), ``ProfileError``.
     """
     assert config.calibrator is not None
     cache = CacheFile(config.calibration_cache, cache_header(version, config.calibrator))
     batch = _batch(inputs, profiles, config.calibration_batch)
-    usable = _look_at(cache, progress)
+    usable = _usable(cache, progress)
     if data is None and not usable:
         raise ConfigError(
             "a calibrator needs calibration data (--data), or a calibration cache (--cache) that begins with "
@@ -131,25 +131,17 @@ def calibration_data(
     return CalibrationData(config.calibrator, dataset, shapes, batch, cache, _as_profiles(inputs, shapes, limits))
 
 
-def _look_at(cache: CacheFile, progress: Progress) -> bool:
-    """Will TensorRT read this cache? Says so, and refuses to overwrite what is no cache."""
+def _usable(cache: CacheFile, progress: Progress) -> bool:
+    """Will TensorRT read this cache instead of the data? Says so."""
     if cache.path is None or not cache.path.is_file():
         return False
-    with cache.path.open("rb") as stream:
-        first = stream.readline(200).strip().decode("utf-8", "replace")
-    if not first.startswith("TRT-"):
-        raise CacheError(
-            f"{cache.path} is no calibration cache: its first line is {first[:60]!r}, expected 'TRT-<version>-"
-            f"<algorithm>' such as 'TRT-101600-{ALGORITHMS['minmax']}'. Choose another file for the cache."
-        )
-    if cache.read() is None:
-        progress.note(f"{cache.path} begins with {first}, this build needs {cache.header}: calibrating again")
-        return False
+    usable = cache.read() is not None
     progress.note(
-        f"the scales come from {cache.path}: TensorRT calibrates only without a cache, and does not look whether it is "
-        "of this model and data. Remove it to calibrate again"
+        f"the scales come from {cache.path}: TensorRT calibrates only without a cache. Remove it to calibrate again"
+        if usable
+        else f"{cache.path} does not begin with {cache.header}: calibrating again"
     )
-    return True
+    return usable
 
 
 def _batch(inputs: Sequence[InputSpec], profiles: Sequence[Profile], asked: int | None) -> int:

@@ -1,37 +1,116 @@
-"""The NVIDIA GPUs of this machine, asked from ``nvidia-smi`` so that no CUDA context is made."""
+"""The NVIDIA driver and GPUs of this machine, asked through NVML or ``nvidia-smi`` so that no CUDA context is made."""
 
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
-QUERY = ["--query-gpu=name,compute_cap", "--format=csv,noheader"]
+from calib8.errors import SetupError
+from calib8.gpu import nvml as gpu
+
+QUERY = ["--query-gpu=driver_version,compute_cap,memory.total,memory.free,name", "--format=csv,noheader,nounits"]
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its name and its compute capability as a build target, ``sm86``."""
+    """One GPU: its name and its compute capability as a build target, ``sm86``; memory as it was when asked.
+
+    ``mig`` names the instances that it is divided into (Multi-Instance GPU); nvidia-smi is not asked for them.
+    """
 
     name: str
     target: str
+    memory_total_bytes: int | None = field(default=None, compare=False)
+    memory_free_bytes: int | None = field(default=None, compare=False)
+    mig: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What answered: version of the driver, the newest CUDA it can run, its GPUs; or the ``problem`` if nothing did."""
+
+    version: str | None = None
+    cuda: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    problem: str | None = None
 
 
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that the driver reports; empty without a driver or a GPU."""
+    return driver().gpus
+
+
+def driver() -> Driver:
+    """The driver and its GPUs: by NVML where nvidia-ml-py is installed and works, else by ``nvidia-smi``."""
+    try:
+        with gpu.opened() as nvml:
+            return by_nvml(nvml)
+    except SetupError as error:
+        return _by_nvidia_smi(str(error))
+
+
+def by_nvml(nvml: Any) -> Driver:
+    """What NVML tells. Raises ``SetupError`` if it fails half-way."""
+    cuda = None
+    with suppress(nvml.NVMLError):  # the driver's CUDA library may be missing, as in a container for graphics
+        cuda = cuda_version(nvml.nvmlSystemGetCudaDriverVersion_v2())
+    try:
+        found = tuple(_gpu(nvml, handle) for handle in gpu.handles(nvml))
+        return Driver(nvml.nvmlSystemGetDriverVersion(), cuda, found)
+    except nvml.NVMLError as error:
+        raise SetupError(f"the NVIDIA driver does not answer (NVML: {error}).") from None
+
+
+def cuda_version(number: int) -> str | None:
+    """``13000`` -> ``13.0``; 0 is CUDA's word for none."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None
+
+
+def _gpu(nvml: Any, handle: Any) -> Gpu:
+    total = free = None
+    with suppress(nvml.NVMLError):  # of a divided GPU only who has the right to is told
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = memory.total, memory.free
+    return Gpu(nvml.nvmlDeviceGetName(handle), gpu.target_of(nvml, handle), total, free, tuple(_mig(nvml, handle)))
+
+
+def _mig(nvml: Any, handle: Any) -> Iterator[str]:
+    try:
+        places = nvml.nvmlDeviceGetMaxMigDeviceCount(handle) if nvml.nvmlDeviceGetMigMode(handle)[0] else 0
+    except nvml.NVMLError:  # a GPU that cannot be divided
+        return
+    for place in range(places):
+        with suppress(nvml.NVMLError):  # an empty place
+            yield nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))
+
+
+def _by_nvidia_smi(why_not_nvml: str) -> Driver:
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
+        return Driver(problem=why_not_nvml)
     try:
-        answer = subprocess.run([program, *QUERY], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()  # installed, but there is no driver that it could ask
+        answer = subprocess.run([program, *QUERY], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Driver(problem=f"nvidia-smi cannot be run: {error}")
+    if answer.returncode:  # installed, but there is no driver that it could ask
+        said = " ".join((answer.stdout + answer.stderr).split())
+        return Driver(problem=f"nvidia-smi fails (code {answer.returncode}): {said}")
     return parse(answer.stdout)
 
 
-def parse(answer: str) -> tuple[Gpu, ...]:
-    """``NVIDIA L4, 8.9`` a line -> ``Gpu("NVIDIA L4", "sm89")``; anything else is skipped."""
-    rows = [line.rpartition(",") for line in answer.splitlines()]
-    return tuple(
-        Gpu(name.strip(), "sm" + capability.strip().replace(".", ""))
-        for name, _, capability in rows
-        if name and capability.strip().replace(".", "").isdigit()
+def parse(answer: str) -> Driver:
+    """Lines ``580.65.06, 8.9, 23034, 22563, NVIDIA L4``, memory in MiB; anything else is skipped."""
+    rows = [[part.strip() for part in line.split(",", 4)] for line in answer.splitlines()]
+    rows = [row for row in rows if len(row) == 5 and row[1].replace(".", "").isdigit()]
+    found = tuple(
+        Gpu(name, "sm" + capability.replace(".", ""), _bytes(total), _bytes(free))
+        for _, capability, total, free, name in rows
     )
+    return Driver(rows[0][0], None, found) if found else Driver(problem=f"nvidia-smi names no GPU: {answer.strip()!r}")
+
+
+def _bytes(mib: str) -> int | None:
+    return int(mib) * MIB if mib.isdigit() else None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from calib8.config import first_problem
 from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
 from calib8.engine.hardware import Gpu, gpus
@@ -103,9 +104,7 @@ def read_sidecar(path: Path) -> Sidecar:
     try:
         return Sidecar.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its root"
-        raise InputError(f"{path} is no engine description of this calib8: {where}: {first['msg']}.") from error
+        raise InputError(f"{path} is no engine description of this calib8: {first_problem(error)}.") from error
 
 
 def engines_of_another_model(output: Path, model_sha256: str) -> list[Path]:

@@ -132,19 +132,13 @@ def _calibrator(
         yield
         return
     cache = CacheFile(Path(asked["cache"]) if asked["cache"] else None, asked["header"])
-    with closing(
-        Calibration(
-            asked["files"],
-            asked["batch"],
-            cache,
-            request["target"],
-            lambda done, total: emit("progress", "calibrate", done, total),
-        )
-    ) as calibration:
-        calibrator = make_calibrator(
-            tensorrt.module, asked["algorithm"], calibration
-        )  # TensorRT keeps no reference to it
-        config.int8_calibrator = calibrator
+
+    def told(done: int, total: int) -> None:
+        emit("progress", "calibrate", done, total)
+
+    with closing(Calibration(asked["files"], asked["batch"], cache, request["target"], told)) as calibration:
+        calibrator = make_calibrator(tensorrt.module, asked["algorithm"], calibration)
+        config.int8_calibrator = calibrator  # TensorRT keeps no reference to it
         if asked["profile"]:
             shapes = {name: [shape] * 3 for name, shape in asked["profile"].items()}
             if not config.set_calibration_profile(_profile(tensorrt.module, builder, shapes)):
@@ -165,8 +159,9 @@ def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) 
 
 
 def _describe(error: trt.ParserError) -> str:
-    node = f" (node {error.node_name()!r}, {error.node_operator()})" if error.node_name() else ""
-    return f"{error.desc()}{node}"
+    # "false" is all that the check for unsupported operators says
+    text = error.desc() if error.desc() != "false" else f"TensorRT does not know the operator {error.node_operator()}"
+    return f"node {error.node_name()!r} ({error.node_operator()}): {text}" if error.node_name() else text
 
 
 def _tensors(network: trt.INetworkDefinition) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
-from calib8.planning.config import Int8
+from calib8.planning.config import Form, Int8
 from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import FEWEST_ROWS, Solution, solve
@@ -71,13 +71,18 @@ def apply_plan(
             f"--include/--exclude. The first op's reason: {plan.ops[0].reason}."
         )
     quantize_ops(quantised, chosen, ranges, solutions)
+    return finish(quantised, plan, ranges.origin, config)
+
+
+def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form) -> ir.Model:
+    """Bring what is not INT8 into its form, in place, record how the model was made, and return it."""
     if config.embedding:
         quantize_embeddings(quantised)
     fold_conditioning(quantised)
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()
-    quantised.metadata_props[CALIBRATION] = ranges.origin.model_dump_json()
+    quantised.metadata_props[CALIBRATION] = origin.model_dump_json()
     quantised.metadata_props[MADE_BY] = _recipe(config)
     return quantised
 
@@ -96,5 +101,5 @@ def repeats(quantised: ir.Model, origin: Origin, config: Int8) -> bool:
     return props.get(CALIBRATION) == origin.model_dump_json() and props.get(MADE_BY) == _recipe(config)
 
 
-def _recipe(config: Int8) -> str:
-    return json.dumps({"calib8": version("calib8"), "int8": config.model_dump(mode="json")})
+def _recipe(config: Form) -> str:
+    return json.dumps({"calib8": version("calib8"), type(config).__name__.lower(): config.model_dump(mode="json")})

@@ -11,7 +11,7 @@ from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import WeightedOp, weighted_ops
-from calib8.planning.config import Int8
+from calib8.planning.config import Form, Int8
 from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.planning.solve import Solution
 
@@ -59,7 +59,7 @@ def make_plan(
     return QuantPlan(ops=tuple(ops))
 
 
-def selected(model: ir.Model, config: Int8) -> set[str]:
+def selected(model: ir.Model, config: Form) -> set[str]:
     """Names of the weighted ops that ``include`` (all if empty) and not ``exclude`` globs match.
 
     Raises ``ConfigError`` for a glob that matches nothing: a typo that would otherwise go unnoticed.

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from calib8.calibration.cache import read_cache
+from calib8.calibration.cache import Cache
+from calib8.calibration.cache_record import read_record
 from calib8.calibration.ranges import Ranges
+from calib8.config import first_problem
 from calib8.data.inputs import input_specs
 from calib8.data.sources import NpzFile
 from calib8.engine.sidecar import Sidecar, describe_engine, read_sidecar, why_not_here
@@ -20,6 +22,7 @@ from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
 from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
+from calib8.planning.migrate import CACHE
 from calib8.planning.quant_plan import QuantPlan
 from calib8.runtime.open import is_engine
 from calib8.search.sensitivity import Sensitivity
@@ -35,6 +38,9 @@ def describe(path: Path) -> dict[str, Any]:
     require_file(path, "file")
     if is_engine(path):
         return _engine(describe_engine(path))
+    with path.open("rb") as stream:
+        if stream.read(4) == b"TRT-":  # TensorRT's users give the file any name
+            return _cache(path)
     readers = {".onnx": _model, ".cache": _cache, ".json": _json, ".npy": _arrays, ".npz": _arrays}
     if path.suffix in readers:
         return readers[path.suffix](path)
@@ -62,6 +68,8 @@ def _model(path: Path) -> dict[str, Any]:
         described["note"] = str(error)
     described["operators"] = dict(counts.most_common())
     made = {key: _decoded(value) for key, value in model.metadata_props.items() if key.startswith("calib8.")}
+    if cache := made.pop(CACHE, None):
+        described["migrated from"] = Cache.parse(str(cache), f"the cache in {path}").header
     if plan := made.pop("calib8.plan", None):
         described["plan"] = Counter(op.treatment for op in _validated(QuantPlan, plan, path).ops)
     return described | made
@@ -78,13 +86,15 @@ def _engine(sidecar: Sidecar) -> dict[str, Any]:
 
 
 def _cache(path: Path) -> dict[str, Any]:
-    entries = read_cache(path)
-    header = path.read_text(encoding="utf-8-sig").splitlines()[0]
+    cache, record = Cache.load(path), read_record(path)
+    amax = cache.amax()
     return {
         "kind": "TensorRT calibration cache",
-        "header": header,
-        "tensors": len(entries),
-        "widest amax": _widest(entries),
+        "header": cache.header,
+        "tensors": len(cache.scales),
+        "without a usable scale": len(cache.scales) - len(amax),
+        "made from": record.origin.model_dump() if record is not None else "unknown: nothing beside it tells",
+        "widest amax": _widest(amax),
     }
 
 
@@ -128,20 +138,25 @@ def _json(path: Path) -> dict[str, Any]:
     if path.name == RECORD and isinstance(content, dict):
         return {"kind": "fetched model", **content}
     if known.startswith("calib8."):
-        return {"kind": known, **content}
+        return {"kind": known, **_condensed(content)}
     raise InputError(
         f"{path} is no file that calib8 made: it has no known 'format'. Expected ranges, a plan, a report, an engine's "
         "description, or what `calib8 prepare` or `fetch` wrote."
     )
 
 
+def _condensed(content: dict[str, Any]) -> dict[str, Any]:
+    """A timeline's samples as their number: the summary beside them is for people."""
+    if isinstance(content.get("samples"), list):
+        return {**content, "samples": len(content["samples"])}
+    return {key: _condensed(value) if isinstance(value, dict) else value for key, value in content.items()}
+
+
 def _validated(kind: type[_Content], content: Any, path: Path) -> _Content:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its root"
-        raise InputError(f"{path} is damaged or of another calib8: {where}: {first['msg']}. Make it again.") from error
+        raise InputError(f"{path} is damaged or of another calib8: {first_problem(error)}. Make it again.") from error
 
 
 def _widest(amax: dict[str, float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.plan_check import PlanCheck
 from calib8.files import write_json
+from calib8.gpu.activity import Activity
 from calib8.verification.compare import Comparison
 from calib8.verification.speed import Speed
 
@@ -57,7 +58,7 @@ class Machine(BaseModel):
 
 
 class Report(BaseModel):
-    """All facts of one conversion. ``seconds`` holds the duration of each step."""
+    """All facts of one conversion. ``seconds`` holds the duration of each step, ``activity`` what a watched GPU did."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,6 +79,7 @@ class Report(BaseModel):
     speed: Speed | None
     engines: tuple[EngineFacts, ...]
     seconds: dict[str, float]
+    activity: Activity | None = None
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

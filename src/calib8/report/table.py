@@ -4,12 +4,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from calib8.report.activity import render_activity
 from calib8.report.report import Report
 
 
 def render(report: Report) -> RenderableType:
     """The proof: size, accuracy, plan of every engine, speed, and what was not executed."""
-    return Group(_numbers(report), _engines(report), _verdict(report))
+    activity = [render_activity(report.activity)] if report.activity is not None else []
+    return Group(_numbers(report), _engines(report), *activity, _verdict(report))
 
 
 def _numbers(report: Report) -> Table:

@@ -59,10 +59,14 @@ class Case:
         return apply_plan(self.model, self.ranges, plan, self.config, solutions)
 
 
+def rows_to_sample(config: Int8) -> int:
+    """How many rows of every tensor ``Case.solutions`` needs."""
+    return ROWS if config.treatment == "auto" else 0
+
+
 def case_of(model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress) -> Case:
     """The case of ``model`` after one more pass over its calibration data."""
-    rows = ROWS if config.treatment == "auto" else 0
-    statistics = collect(model, dataset_for(model, data, progress), progress, sample=rows)
+    statistics = collect(model, dataset_for(model, data, progress), progress, sample=rows_to_sample(config))
     return Case(model, ranges, statistics, config)
 
 

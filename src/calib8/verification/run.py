@@ -1,7 +1,11 @@
 """Verification from end to end: two artefacts and held-out data in, a comparison out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from calib8.data.batching import Dataset
 from calib8.data.sources import Batches, Source, open_source
 from calib8.data.text import TextTokenizer, read_sentences
 from calib8.errors import ConfigError
@@ -9,14 +13,51 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.models.sentence import SentenceEncoder, pooling_of, token_arrays
 from calib8.progress import Progress
+from calib8.runtime.base import Runtime
 from calib8.runtime.contract import Contract, contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.verification.compare import Comparison, compare
-from calib8.verification.pairs import rank_correlation, read_pairs
+from calib8.verification.pairs import Pair, rank_correlation, read_pairs
 
 TEXT_SUFFIXES = (".txt", ".text")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What candidates are judged by: the data, and the reference, an FP32 ONNX model in ONNX Runtime."""
+
+    reference: Runtime
+    dataset: Dataset
+    #: Where tokenizer and pooling config of the reference lie, if it is a sentence encoder.
+    folder: Path
+    pairs: list[Pair] | None
+    progress: Progress
+
+    def judge(self, candidate: Runtime, reference: Runtime | None = None) -> Comparison:
+        """Compare ``candidate`` with the reference, or with another."""
+        pooling, _ = pooling_of(self.folder)
+        expected = reference or self.reference
+        comparison = compare(expected, candidate, self.dataset, pooling=pooling, progress=self.progress)
+        if self.pairs is None:
+            return comparison
+        encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, candidate)
+        correlation = rank_correlation(*encoders, self.pairs, self.progress)
+        return comparison.model_copy(update={"spearman": correlation})
+
+
+@contextmanager
+def held_out(
+    reference: Path, data: Path | str | Source, *, tokenizer: Path | None, pairs: Path | None, progress: Progress
+) -> Iterator[HeldOut]:
+    """Open the reference and its data; see ``verify_artefacts``."""
+    scored = read_pairs(pairs) if pairs is not None else None
+    folder = tokenizer or reference.parent
+    model = load(reference)
+    dataset = dataset_for(model, held_out_source(data, folder, contract_of(model), progress), progress)
+    with open_cpu(model, "onnxruntime") as expected:
+        yield HeldOut(expected, dataset, folder, scored, progress)
 
 
 def verify_artefacts(
@@ -33,19 +74,11 @@ def verify_artefacts(
 
     ``data`` is anything ``open_source`` takes, or a text file. The tokenizer folder is the reference's own if None.
     """
-    folder = tokenizer or reference.parent
-    model = load(reference)
-    dataset = dataset_for(model, held_out_source(data, folder, contract_of(model), progress), progress)
-    pooling, _ = pooling_of(folder)
-    with open_cpu(model, "onnxruntime") as expected, open_artefact(candidate, runtime) as got:
-        comparison = compare(expected, got, dataset, pooling=pooling, progress=progress)
-        if pairs is None:
-            return comparison
-        scored = read_pairs(pairs)
-        correlation = rank_correlation(
-            SentenceEncoder(folder, expected), SentenceEncoder(folder, got), scored, progress
-        )
-        return comparison.model_copy(update={"spearman": correlation})
+    with (
+        open_artefact(candidate, runtime) as got,
+        held_out(reference, data, tokenizer=tokenizer, pairs=pairs, progress=progress) as judge,
+    ):
+        return judge.judge(got)
 
 
 def held_out_source(

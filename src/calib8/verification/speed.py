@@ -1,9 +1,10 @@
-"""Sentences per second of two encoders, measured by turns in one process."""
+"""How fast models are, measured by turns in one process: all timing of calib8 is here."""
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from calib8.models.sentence import SentenceEncoder
@@ -31,6 +32,57 @@ class Speed(BaseModel):
         return self.candidate / self.reference
 
 
+class Latency(BaseModel):
+    """How long one batch took, one after the other: from arrays in host memory to arrays in host memory.
+
+    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runs: int
+    median_ms: float
+    p95_ms: float
+    p99_ms: float
+    samples_per_second: float
+
+
+def latency_of(seconds: Sequence[float], samples: int) -> Latency:
+    """The latency of a batch of ``samples`` from the ``seconds`` of each run (at least one)."""
+    median, p95, p99 = (float(number) for number in np.percentile(seconds, [50, 95, 99]))
+    return Latency(
+        runs=len(seconds),
+        median_ms=1e3 * median,
+        p95_ms=1e3 * p95,
+        p99_ms=1e3 * p99,
+        samples_per_second=samples / median,
+    )
+
+
+def by_turns(
+    works: Mapping[str, Callable[[], object]],
+    *,
+    least: int,
+    seconds: float = 0.0,
+    told: Callable[[int], None] = lambda rounds: None,
+) -> dict[str, list[float]]:
+    """Seconds that each work took, round by round, so that what else the machine does strikes all alike.
+
+    There are ``least`` rounds, and more until they took ``seconds`` in all; ``told`` hears of every round.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    rounds, spent = 0, 0.0
+    while rounds < least or spent < seconds:
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            taken[name].append(time.perf_counter() - start)
+            spent += taken[name][-1]
+        rounds += 1
+        told(rounds)
+    return taken
+
+
 def race(
     reference: SentenceEncoder,
     candidate: SentenceEncoder,
@@ -40,21 +92,18 @@ def race(
 ) -> Speed:
     """Embed up to ``MOST`` of ``sentences`` with both by turns, after a warm-up; the median of ``rounds`` counts."""
     sentences = sentences[:: -(-len(sentences) // MOST)]
-    rates: dict[str, list[float]] = {"reference": [], "candidate": []}
-    encoders = {"reference": reference, "candidate": candidate}
-    for encoder in encoders.values():
+    for encoder in (reference, candidate):
         encoder.embed(sentences[:16])
-    for done in range(rounds):
-        for role, encoder in encoders.items():
-            start = time.perf_counter()
-            encoder.embed(sentences)
-            rates[role].append(len(sentences) / (time.perf_counter() - start))
-        progress.update("measure speed", done + 1, rounds)
+    taken = by_turns(
+        {"reference": lambda: reference.embed(sentences), "candidate": lambda: candidate.embed(sentences)},
+        least=rounds,
+        told=lambda done: progress.update("measure speed", done, rounds),
+    )
     return Speed(
         sentences=len(sentences),
         rounds=rounds,
-        reference=statistics.median(rates["reference"]),
-        candidate=statistics.median(rates["candidate"]),
+        reference=len(sentences) / statistics.median(taken["reference"]),
+        candidate=len(sentences) / statistics.median(taken["candidate"]),
         reference_runtime=reference.runtime.description,
         candidate_runtime=candidate.runtime.description,
     )

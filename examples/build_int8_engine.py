@@ -1,0 +1,36 @@
+"""The script that everybody knows: an ONNX model and a folder of calibration arrays become an INT8 engine.
+
+    python build_int8_engine.py model.onnx calib_data model-int8.engine
+
+Runs with TensorRT 10, 11 and RTX. `calib_data` holds one `<input name>.npy` for each input of the model. Beside the
+engine come the calibration cache, the quantised model that the engine was built from, and a description of the engine.
+"""
+
+import argparse
+from pathlib import Path
+
+import calib8
+
+
+def main() -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("onnx", type=Path)
+    parser.add_argument("calib_data", type=Path)
+    parser.add_argument("engine", type=Path)
+    parser.add_argument("--target", help="GPU to build for, such as sm86 (TensorRT-RTX); default: its usual ones")
+    args = parser.parse_args()
+    chosen = {"targets": args.target} if args.target else {}
+    try:
+        model = calib8.load(args.onnx)
+        ranges = calib8.calibrate(model, args.calib_data, cache=args.engine.with_name("calibration.cache"))
+        int8 = calib8.quantize(model, ranges, data=args.calib_data)
+        engines = calib8.build(calib8.save(int8, args.engine.with_suffix(".onnx")), args.engine, calib8.Build(**chosen))
+    except calib8.Calib8Error as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
+    for engine in engines:
+        print(f"{engine.path}: {engine.plan.covered} of {engine.plan.expected} quantised ops planned in INT8")
+
+
+if __name__ == "__main__":
+    main()

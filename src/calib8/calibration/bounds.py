@@ -1,0 +1,87 @@
+"""How large a tensor can become at most, by the arithmetic that makes it: what a calibration cache can be held against.
+
+A public converter writes 1 / scale into caches. Neither TensorRT nor a user would notice before the accuracy is gone.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from statistics import median
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.calibration.cache import Cache
+from calib8.errors import CacheError
+from calib8.graph.values import name_of
+from calib8.numerics import LEVELS
+from calib8.progress import Progress
+
+#: Operators whose outputs lie between -1 and 1.
+UNIT = ("Cos", "Erf", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh")
+#: Histogram calibrators overshoot a little; an inverse scale overshoots by orders of magnitude.
+SLACK = 2.0
+
+
+def require_scales(model: ir.Model, cache: Cache, progress: Progress) -> None:
+    """Raise ``CacheError`` if ``cache`` holds 1 / scale, as far as tensors of the prepared ``model`` have known bounds.
+
+    Where none has, but most scales would be more usual inverted, a note says so.
+    """
+    scales = cache.usable()
+    known = [(name, bound, scales[name]) for name, bound in bounds(model, scales)]
+    inverse = [
+        (name, bound, scale) for name, bound, scale in known if not _fits(scale, bound) and _fits(1 / scale, bound)
+    ]
+    sound = sum(_fits(scale, bound) for _, bound, scale in known)
+    if len(inverse) > sound:
+        name, bound, scale = inverse[0]
+        raise CacheError(
+            f"the cache holds 1 / scale where TensorRT writes the scale, say {len(inverse)} of {len(known)} tensors "
+            f"whose size is known: {name!r} cannot exceed {bound:.4g}, so its scale cannot exceed "
+            f"{bound / LEVELS:.3g}, and the file says {scale:.4g}. Some converters write the inverse: add "
+            "--inverse-scales (take it away if it is there), or write amax / 127 into the file."
+        )
+    if not known and scales and median(scales.values()) > 1:
+        progress.note(
+            f"half of the cache's scales are above 1, which means activations above {LEVELS}: unusual. If another tool "
+            "than TensorRT wrote the file, it may hold 1 / scale: compare with --inverse-scales by `calib8 verify`"
+        )
+
+
+def bounds(model: ir.Model, names: Mapping[str, object]) -> Iterator[tuple[str, float]]:
+    """Name and largest possible magnitude of every tensor among ``names`` for which the graph tells it."""
+    values = [*model.graph.initializers.values(), *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        if name_of(value) in names and (bound := _bound(value)) is not None and 0 < bound < math.inf:
+            yield name_of(value), bound
+
+
+def _fits(scale: float, bound: float) -> bool:
+    return scale * LEVELS <= bound * SLACK
+
+
+def _bound(value: ir.Value) -> float | None:
+    if value.const_value is not None:
+        constant = _floats(value)
+        return None if constant is None else float(np.abs(constant).max(initial=0))
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type in UNIT:
+        return 1.0
+    operands = [_floats(operand) for operand in node.inputs[1:3]]
+    if node.op_type == "Clip" and len(operands) == 2:
+        low, high = operands
+        return None if low is None or high is None else float(max(abs(low.min()), abs(high.max())))
+    if node.op_type == "LayerNormalization" and operands and (gamma := operands[0]) is not None:
+        beta = operands[1] if len(operands) > 1 else np.zeros(1, np.float32)
+        # One of n numbers of mean 0 and variance 1 is at most sqrt(n - 1) from 0.
+        return None if beta is None else float((np.abs(gamma) * math.sqrt(gamma.size) + np.abs(beta)).max())
+    return None
+
+
+def _floats(value: ir.Value | None) -> NDArray[np.float32] | None:
+    if value is None or value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
+        return None
+    return value.const_value.numpy()

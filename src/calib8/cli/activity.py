@@ -1,0 +1,28 @@
+"""``--monitor``: what the GPU did while a command worked, beside the output and on the terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calib8.cli.console import out
+
+
+@contextmanager
+def kept_activity(output: Path, wanted: bool, artefact: Path | None = None) -> Iterator[None]:
+    """Watch the GPU that ``artefact`` runs on if that is ``wanted``; write ``<output>.activity.json`` and show it.
+
+    Raises ``SetupError`` before the work begins where no GPU can be watched. Nothing is kept of work that failed.
+    """
+    if not wanted:
+        yield
+        return
+    from calib8.gpu.monitor import Monitor
+    from calib8.report.activity import render_activity
+    from calib8.verification.on_gpu import target_of
+
+    with Monitor(target_of(artefact) if artefact is not None else None) as monitor:
+        yield
+    path = output.with_name(f"{output.name}.activity.json")
+    monitor.activity.save(path)
+    out.print(render_activity(monitor.activity))
+    out.print(f"{path}: {len(monitor.activity.samples)} samples", markup=False)

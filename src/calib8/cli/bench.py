@@ -1,0 +1,64 @@
+"""How fast models and engines are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import calib8
+from calib8 import judging
+from calib8.cli import options as opt
+from calib8.cli.console import ConsoleProgress, out
+from calib8.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to ``app``."""
+    app.command()(bench)
+
+
+def bench(
+    artefacts: Annotated[list[Path], typer.Argument(help="ONNX models and engines; ratios are to the first.")],
+    data: Annotated[Path, typer.Option("--data", "--text", help="Arrays, or a .txt file of sentences.")],
+    batches: Annotated[str, typer.Option(help="Batch sizes.", metavar="1,8,32")] = "1,8",
+    lengths: Annotated[
+        str, typer.Option(help="Sequence lengths; default: that of the median sample.", metavar="16,128")
+    ] = "",
+    seconds: Annotated[float, typer.Option(help="Time for each artefact and shape.")] = 3.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    tokenizer: opt.Tokenizer = None,
+    runtime: opt.Runtime = "auto",
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
+    ] = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure latency and throughput by turns, from arrays in host memory to arrays in host memory.
+
+    Example: calib8 bench model.onnx model.int8.onnx --data held_out.txt --batches 1,8
+    """
+    from calib8.report.bench import render_bench
+
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = calib8.Bench(
+            batches=_numbers("--batches", batches),
+            lengths=_numbers("--lengths", lengths),
+            seconds=seconds,
+            monitor=monitor,
+        )
+        report = judging.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
+    if output is not None:
+        report.save(output)
+    if as_json:
+        out.print(report.model_dump_json(indent=2), markup=False)
+    else:
+        out.print(render_bench(report))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """``"1,8"`` -> ``(1, 8)``."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: expected whole numbers such as 1,8,32.") from None

@@ -1,0 +1,86 @@
+"""TensorRT's calibration caches, both ways: migrate, export-cache."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import calib8
+from calib8 import api
+from calib8.cli import options as opt
+from calib8.cli.console import ConsoleProgress, out
+
+AlgorithmName = Literal["minmax", "entropy2", "entropy", "legacy"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    app.command()(migrate)
+    app.command()(export_cache)
+
+
+def migrate(
+    cache: Annotated[Path, typer.Argument(help="Calibration cache that TensorRT 8 to 10 wrote.")],
+    model: Annotated[Path, typer.Argument(help="FP32 ONNX model that was calibrated.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="INT8 (Q/DQ) model to write.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a cache that lacks a scale of any op.")] = False,
+    inverse_scales: Annotated[
+        bool, typer.Option("--inverse-scales", help="The file holds 1 / scale, as some converters write it.")
+    ] = False,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    remainder: opt.Remainder = "fp16",
+    int8_embedding: opt.Embedding = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all names, as JSON.")] = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Turn a calibration cache into a Q/DQ model for TensorRT 11 and TensorRT-RTX.
+
+    Example: calib8 migrate calibration.cache model.onnx -o model.int8.onnx
+    """
+    from calib8.report.migration import render_migration
+
+    with ConsoleProgress(quiet=quiet) as progress:
+        config = calib8.Migrate(
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            remainder=remainder,
+            embedding=int8_embedding,
+            strict=strict,
+            inverse_scales=inverse_scales,
+        )
+        migration = api.migrate(cache, model, output, config, progress=progress)
+    if as_json:
+        out.print(json.dumps(migration.model_dump(), indent=2, ensure_ascii=False), markup=False)
+        return
+    out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
+    out.print(render_migration(migration), markup=False)
+
+
+def export_cache(
+    source: Annotated[Path, typer.Argument(help="ranges.json, a Q/DQ model (.onnx), or another calibration cache.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration cache to write.")],
+    tensorrt_version: Annotated[
+        str | None, typer.Option(help="TensorRT that reads the cache, its first line; default: 101600 (10.16.0).")
+    ] = None,
+    algorithm: Annotated[
+        AlgorithmName | None, typer.Option(help="Calibrator that reads the cache; default: what fits the source.")
+    ] = None,
+) -> None:
+    """Write a calibration cache that TensorRT 8 to 10 reads instead of calibrating.
+
+    Example: calib8 export-cache ranges.json -o calibration.cache --tensorrt-version 10.16.0
+    """
+    from calib8.calibration.cache import CALIBRATORS
+
+    chosen = CALIBRATORS[algorithm] if algorithm is not None else None
+    found = api.export_cache(source, output, version=tensorrt_version, algorithm=chosen)
+    out.print(f"{output}: {found.cache.header}, {len(found.cache.scales)} tensors", markup=False)
+    if found.left_out:
+        name, reason = next(iter(found.left_out.items()))
+        out.print(
+            f"{len(found.left_out)} tensors are not in it: {name} {reason}, e.g. Export from the ranges.json that the "
+            "model was made with to have them all",
+            markup=False,
+        )

@@ -1,0 +1,25 @@
+"""Facts and verdicts together: what ``calib8 doctor`` says."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.doctor.facts import Facts
+from calib8.doctor.probe import look
+from calib8.doctor.verdicts import Verdict, verdicts
+
+
+class Diagnosis(BaseModel):
+    """What a machine has, and what works on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["calib8.doctor/1"] = "calib8.doctor/1"
+    facts: Facts
+    verdicts: tuple[Verdict, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine; takes seconds and raises nothing."""
+    facts = look()
+    return Diagnosis(facts=facts, verdicts=verdicts(facts))

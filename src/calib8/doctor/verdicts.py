@@ -1,0 +1,131 @@
+"""What of calib8 works on a machine, and what to do where it does not. Pure: facts in, verdicts out."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.doctor.facts import Facts
+from calib8.engine.hardware import Gpu
+from calib8.engine.sidecar import NOT_RTX
+
+#: The first compute capability that TensorRT-RTX runs on, Turing.
+FIRST_RTX = 75
+
+
+class Verdict(BaseModel):
+    """Whether one thing works here, and why, or what to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: str
+    works: bool
+    remark: str
+
+
+def verdicts(facts: Facts) -> tuple[Verdict, ...]:
+    """One for everything that depends on the machine, in the order in which people come to need it."""
+    return (
+        _build_rtx(facts),
+        _build_tensorrt(facts),
+        _calibrator(facts),
+        *_runs(facts),
+        _int8_on_cpu(facts),
+        _monitor(facts),
+    )
+
+
+def _build_rtx(facts: Facts) -> Verdict:
+    what, library = "build, TensorRT-RTX", facts.libraries["tensorrt-rtx"]
+    if library.usable:
+        return _yes(what, f"{library.details['builds for']}; needs no GPU")
+    return _no(what, f"{_lacks(facts, 'tensorrt-rtx')} pip install 'calib8[rtx]'.")
+
+
+def _build_tensorrt(facts: Facts) -> Verdict:
+    what = "build, TensorRT 10/11"
+    if problem := _lacks(facts, "tensorrt"):
+        return _no(what, f"{problem} pip install 'calib8[tensorrt]', where there is a GPU.")
+    if not facts.driver.gpus:
+        return _no(what, f"It builds only on a GPU: {_no_gpu(facts)} Use TensorRT-RTX.")
+    return _yes(what, f"for {facts.driver.gpus[0].target} only, the GPU of this machine")
+
+
+def _calibrator(facts: Facts) -> Verdict:
+    what, found = "calibrator, TensorRT 10", facts.version("tensorrt")
+    if found is not None and found.startswith("10."):
+        if facts.driver.gpus:
+            return _yes(what, "deprecated since 10.1; without effect on transformers")
+        return _no(what, f"It calibrates on a GPU: {_no_gpu(facts)}")
+    why = f"TensorRT {found} has none." if found else _lacks(facts, "tensorrt")
+    remark = f"{why} Not needed: calib8 calibrates by itself. For that path: pip install 'tensorrt<11'."
+    return _no(what, remark)
+
+
+def _runs(facts: Facts) -> Iterator[Verdict]:
+    """For each GPU whether engines of each family run on it."""
+    if not facts.driver.gpus:
+        yield _no("run engines", f"{_no_gpu(facts)} Run the INT8 model on the CPU.")
+    for gpu in dict.fromkeys(facts.driver.gpus):
+        for package, title in (("tensorrt-rtx", "TensorRT-RTX"), ("tensorrt", "TensorRT 10/11")):
+            problem = (_not_rtx(facts, gpu) if package == "tensorrt-rtx" else "") or _cannot_run(facts, package)
+            remark = problem or f"engines built for {gpu.target} by this very version"
+            yield Verdict(what=f"run on {gpu.target}, {title}", works=not problem, remark=remark)
+
+
+def _not_rtx(facts: Facts, gpu: Gpu) -> str:
+    targets = facts.libraries["tensorrt-rtx"].details.get("builds for") or gpu.target  # not installed: nobody can tell
+    if gpu.target in NOT_RTX or int(gpu.target.removeprefix("sm")) < FIRST_RTX or gpu.target not in targets.split():
+        return f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: pip install 'calib8[tensorrt]'."
+    return ""
+
+
+def _cannot_run(facts: Facts, package: str) -> str:
+    """What keeps an engine of ``package`` from running on a GPU that suits it."""
+    extra = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}[package]
+    for needed in (package, "cuda-python"):
+        if problem := _lacks(facts, needed):
+            return f"{problem} pip install 'calib8[{extra}]'."
+    details = facts.libraries["cuda-python"].details
+    runtime, newest = details["CUDA runtime"], facts.driver.cuda or details["CUDA of the driver"]
+    if runtime and newest and int(runtime.partition(".")[0]) > int(newest.partition(".")[0]):
+        return f"cuda-python is for CUDA {runtime}, the driver ends at {newest}. Update the driver."
+    return ""
+
+
+def _int8_on_cpu(facts: Facts) -> Verdict:
+    what, processor = "INT8 on the CPU", facts.processor
+    runtimes = {"OpenVINO": facts.version("openvino"), "ONNX Runtime": facts.version("onnxruntime")}
+    found = [f"{name} {version}" for name, version in runtimes.items() if version]
+    if not found:
+        return _no(what, f"{_lacks(facts, 'onnxruntime')} pip install calib8.")
+    speed = {True: "with VNNI: fast", False: "without VNNI: works, slowly", None: "VNNI unknown"}[processor.vnni]
+    hint = "" if runtimes["OpenVINO"] else ". Faster: pip install 'calib8[openvino]'"
+    return _yes(what, f"{found[0]}, {speed}{hint}")
+
+
+def _monitor(facts: Facts) -> Verdict:
+    what = "watch the GPU, --monitor"
+    if problem := _lacks(facts, "nvidia-ml-py"):
+        return _no(what, f"{problem} pip install 'calib8[monitor]'.")
+    if not facts.driver.gpus:
+        return _no(what, _no_gpu(facts))
+    divided = any(gpu.mig for gpu in facts.driver.gpus)
+    return _yes(what, "without utilisation: NVML has none for MIG" if divided else "NVML")
+
+
+def _yes(what: str, remark: str) -> Verdict:
+    return Verdict(what=what, works=True, remark=remark)
+
+
+def _no(what: str, remark: str) -> Verdict:
+    return Verdict(what=what, works=False, remark=remark)
+
+
+def _lacks(facts: Facts, package: str) -> str:
+    """``tensorrt is not installed.``, or nothing; the table of facts has the details."""
+    problem = facts.libraries[package].problem
+    return f"{package} {problem.partition(': ')[0]}." if problem else ""
+
+
+def _no_gpu(facts: Facts) -> str:
+    return "no NVIDIA GPU or no driver answers." if facts.driver.problem else "the driver finds no GPU."

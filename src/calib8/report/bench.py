@@ -1,0 +1,59 @@
+"""The report of a benchmark: as JSON, and as a table that fits 80 columns."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from calib8.files import write_json
+from calib8.gpu.activity import Activity
+from calib8.report.activity import render_activity
+from calib8.report.report import Machine
+from calib8.verification.bench import Cell
+
+
+class BenchReport(BaseModel):
+    """What was measured where. ``runtimes`` says for each artefact what ran it; the first is what ratios refer to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["calib8.bench/1"] = "calib8.bench/1"
+    created: str
+    calib8: str
+    machine: Machine
+    runtimes: dict[str, str]
+    cells: tuple[Cell, ...]
+    activity: Activity | None = None
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def render_bench(report: BenchReport) -> RenderableType:
+    """The cells, what ran each artefact, and what the GPU did."""
+    runs = (Text(f"{name}: {runtime}") for name, runtime in report.runtimes.items())
+    activity = [render_activity(report.activity)] if report.activity is not None else []
+    return Group(render_cells(report.cells), *runs, *activity)
+
+
+def render_cells(cells: tuple[Cell, ...]) -> Table:
+    """One line for each shape and artefact."""
+    table = Table(
+        title="Latency of one batch", title_justify="left", title_style="bold", collapse_padding=True, pad_edge=False
+    )
+    for name in ("batch", "length"):
+        table.add_column(name, justify="right")
+    table.add_column("artefact", overflow="fold")
+    for name in ("median\nms", "p95\nms", "p99\nms", "samples\n/s", "ratio"):
+        table.add_column(name, justify="right")
+    for cell in cells:
+        for name, latency in cell.latencies.items():
+            times = (f"{value:.2f}" for value in (latency.median_ms, latency.p95_ms, latency.p99_ms))
+            rate, ratio = f"{latency.samples_per_second:,.0f}", f"{cell.ratio(name):.2f}x"
+            table.add_row(str(cell.batch), str(cell.length or ""), Text(name), *times, rate, ratio)
+        table.add_section()
+    return table

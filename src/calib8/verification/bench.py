@@ -1,0 +1,94 @@
+"""Latency and throughput of several forms of one model: batches x lengths, by turns, against the first."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from calib8.data.batching import Dataset
+from calib8.data.inputs import Arrays
+from calib8.errors import ConfigError
+from calib8.progress import Progress
+from calib8.runtime.base import Runtime
+from calib8.verification.config import Bench
+from calib8.verification.speed import Latency, by_turns, latency_of
+
+
+class Cell(BaseModel):
+    """One shape of batch: ``length`` is None where the model has no sequence; a latency for each artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: int
+    length: int | None
+    latencies: dict[str, Latency]
+
+    def ratio(self, name: str) -> float:
+        """How many times faster ``name`` is than the first."""
+        first = next(iter(self.latencies.values()))
+        return self.latencies[name].samples_per_second / first.samples_per_second
+
+
+def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, progress: Progress) -> tuple[Cell, ...]:
+    """Run all shapes on all runtimes once, so that one that does not fit is told at once; then measure them."""
+    workload = Workload(dataset)
+    shapes = [(batch, length) for batch in config.batches for length in workload.lengths(config.lengths)]
+    feeds = {shape: workload.batch(*shape) for shape in shapes}
+    for arrays in feeds.values():
+        for runtime in runtimes.values():
+            for _ in range(config.warm_up):
+                runtime.run(arrays)
+    cells = []
+    for shape, arrays in feeds.items():
+        works = {name: functools.partial(runtime.run, arrays) for name, runtime in runtimes.items()}
+        taken = by_turns(works, least=config.least, seconds=config.seconds * len(works))
+        latencies = {name: latency_of(seconds, shape[0]) for name, seconds in taken.items()}
+        cells.append(Cell(batch=shape[0], length=shape[1], latencies=latencies))
+        progress.update("measure speed", len(cells), len(feeds))
+    return tuple(cells)
+
+
+class Workload:
+    """Batches of any size and length made of the samples of ``dataset``, without padding."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.specs, self.mask_name = dataset.specs, dataset.mask
+        self.chunk = dataset.chunks[0]
+        mask = next((spec for spec in dataset.specs if spec.name == dataset.mask), None)
+        self.sequence = mask.shape[1] if mask is not None and isinstance(mask.shape[1], str) else None
+
+    def lengths(self, asked: Sequence[int]) -> tuple[int | None, ...]:
+        """The lengths to measure. Raises ``ConfigError`` if some were asked for and the model has no sequence."""
+        if self.sequence is None:
+            if asked:
+                raise ConfigError(
+                    f"lengths {', '.join(map(str, asked))} were asked for, but the model has no attention_mask with a "
+                    "dynamic length: its samples have the length they have. Leave --lengths away."
+                )
+            return (None,)
+        return tuple(asked) or (int(np.median((self._mask() != 0).sum(axis=1))),)
+
+    def batch(self, size: int, length: int | None) -> Arrays:
+        """``size`` samples, repeated if there are fewer; each one's own positions repeated up to ``length``."""
+        rows = np.resize(np.arange(len(next(iter(self.chunk.values())))), size)
+        if length is None:
+            return {spec.name: np.asarray(self.chunk[spec.name])[rows] for spec in self.specs}
+        positions = [np.resize(np.flatnonzero(self._mask()[row]), length) for row in rows]
+        arrays: Arrays = {}
+        for spec in self.specs:
+            axes = tuple(axis - 1 for axis, dim in enumerate(spec.shape) if axis and dim == self.sequence)
+            chosen = zip(rows, positions, strict=True)
+            samples = [_along(np.asarray(self.chunk[spec.name][row]), axes, taken) for row, taken in chosen]
+            arrays[spec.name] = np.ascontiguousarray(np.stack(samples))
+        return arrays
+
+    def _mask(self) -> NDArray[np.generic]:
+        return np.asarray(self.chunk[self.mask_name or ""])
+
+
+def _along(sample: NDArray[np.generic], axes: Sequence[int], positions: NDArray[np.int64]) -> NDArray[np.generic]:
+    for axis in axes:
+        sample = sample.take(positions, axis=axis)
+    return sample

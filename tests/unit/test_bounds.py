@@ -1,0 +1,75 @@
+"""What the graph knows of the size of its tensors, and caches that contradict it."""
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.calibration.bounds import bounds, require_scales
+from calib8.calibration.cache import Cache, cache_of
+from calib8.errors import CacheError
+from calib8.passes.prepare import prepare
+from calib8.testing import GraphBuilder, tiny_mlp
+
+
+def bounded() -> ir.Model:
+    """Every kind of tensor whose size the graph knows, and ``free_out`` and ``half_open_out``, which it does not."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4)
+    gamma, beta = g.constant("gamma", [1, -3, 2, 0]), g.constant("beta", [5, 1, 0, 0])
+    low, high = g.constant("low", -8.0), g.constant("high", 6.0)
+    g.op("Sigmoid", x, name="sigmoid")
+    g.op("Softmax", x, name="softmax", axis=-1)
+    g.op("Clip", x, low, high, name="clip")
+    g.op("Clip", x, low, name="half_open")
+    g.op("LayerNormalization", x, gamma, beta, name="norm", axis=-1)
+    g.op("LayerNormalization", x, gamma, name="bare_norm", axis=-1)
+    return g.model(y=g.op("Relu", g.op("MatMul", x, g.constant("w", np.full((4, 2), -9)), name="free")))
+
+
+def test_bounds_worked_out_by_hand() -> None:
+    model = bounded()
+    names = {value.name: 0 for node in model.graph for value in node.outputs} | {"w": 0, "absent": 0}
+    assert dict(bounds(model, names)) == {
+        "w": 9.0,
+        "sigmoid_out": 1.0,
+        "softmax_out": 1.0,
+        "clip_out": 8.0,
+        "norm_out": 7.0,  # of 4 numbers: 1 x 2 + 5, 3 x 2 + 1
+        "bare_norm_out": 6.0,
+    }
+    x = np.eye(4, dtype=np.float32)[1] * 1e6  # the farthest that one of 4 can be: sqrt(3)
+    normed = (x - x.mean()) / x.std()
+    assert np.abs(normed).max() == pytest.approx(math.sqrt(3))
+
+
+def inverted(cache: Cache) -> Cache:
+    return cache.with_scales({name: 1 / scale for name, scale in cache.scales.items()})
+
+
+def test_inverse_scales_are_recognised(notes) -> None:
+    cache = cache_of({"sigmoid_out": 1.0002, "norm_out": 6.9, "free_out": 30.0})
+    require_scales(bounded(), cache, notes)
+    message = (
+        r"holds 1 / scale where TensorRT writes the scale, say 2 of 2 tensors whose size is known: 'sigmoid_out' "
+        r"cannot exceed 1, so its scale cannot exceed 0\.00787, and the file says 127\..*--inverse-scales"
+    )
+    with pytest.raises(CacheError, match=message):
+        require_scales(bounded(), inverted(cache), notes)
+    assert notes.messages == []
+
+
+def test_one_odd_scale_is_not_an_inverse(notes) -> None:
+    """Neither 0.5 nor 1 / 0.5 is a scale of what lies between -1 and 1."""
+    require_scales(bounded(), cache_of({"sigmoid_out": 127 * 0.5, "softmax_out": 1.0}), notes)
+    require_scales(bounded(), cache_of({"sigmoid_out": 127 * 127, "softmax_out": 1.0, "clip_out": 6.0}), notes)
+
+
+def test_without_bounds_unusual_scales_are_noted(notes) -> None:
+    model, cache = prepare(tiny_mlp()), cache_of({"x": 2.5, "relu_out": 3.0, "first_out": 4.0})
+    require_scales(model, cache, notes)
+    assert notes.messages == []
+    require_scales(model, inverted(cache), notes)
+    (message,) = notes.messages
+    assert "half of the cache's scales are above 1, which means activations above 127: unusual" in message
