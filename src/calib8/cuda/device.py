@@ -54,7 +54,7 @@ class Device:
         try:
             yield
         finally:
-            if before != self.index:
+            if before not in (None, self.index):
                 choose("cudaSetDevice", before)
 
     def malloc(self, size: int) -> int:

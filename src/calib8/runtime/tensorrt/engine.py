@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +29,9 @@ class Engine:
     def __init__(self, tensorrt: TensorRT, path: Path, sidecar: Sidecar) -> None:
         self._log, self._reasons = log_of(tensorrt.module)  # type: ignore[arg-type]  # a module is hashable
         self._reasons.take()
+        self._making = (
+            threading.Lock()
+        )  # threads run contexts of their own; that they may make them is nowhere promised
         self.module = tensorrt.module
         #: Input and output tensors, as the sidecar tells.
         self.inputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "input")
@@ -53,7 +57,8 @@ class Engine:
     def made(self, what: str, make: Callable[[], Made | None]) -> Made:
         """What ``make`` makes; TensorRT answers None and logs the reason if it cannot. Raises ``SetupError``."""
         try:
-            made = make()
+            with self._making:
+                made = make()
         except (RuntimeError, TypeError) as error:  # pybind11's for a constructor that gave null
             raise SetupError(self.refusal(what, str(error))) from error
         if made is None:
