@@ -303,11 +303,23 @@ def build(
         return build_engine(Path(model), Path(output), config, data=source, limits=limits, progress=progress)
 
 
-def open(artefact: Path | str, *, runtime: CpuRuntime = "auto", threads: int | None = None) -> Runtime:
-    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block."""
+def open(
+    artefact: Path | str,
+    *,
+    runtime: CpuRuntime = "auto",
+    threads: int | None = None,
+    contexts: int | None = None,
+    cuda_graphs: int | None = None,
+) -> Runtime:
+    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block.
+
+    threads: of the CPU, for a model. contexts: runs that an engine can have under way (1), for several threads or for
+    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. Raises ``ConfigError`` for one that does not
+    apply.
+    """
     from calib8.runtime.open import open_artefact
 
-    return open_artefact(Path(artefact), runtime, threads=threads)
+    return open_artefact(Path(artefact), runtime, threads=threads, contexts=contexts, cuda_graphs=cuda_graphs)
 
 
 def run(

@@ -20,13 +20,14 @@ class Calls:
 
     def __init__(self) -> None:
         self.api = _cuda_runtime()
+        self.success = self.api.cudaError_t.cudaSuccess
         self.place = "this machine"
         self._failed = False
 
     def __call__(self, function: str, *arguments: Any) -> list[Any]:
         """The values that ``function`` answers. Raises ``SetupError`` unless it succeeded."""
         status, values = self.status(function, *arguments)
-        if status != self.api.cudaError_t.cudaSuccess:
+        if status != self.success:
             raise self.error(f"{function} failed", status)
         return values
 
@@ -39,15 +40,19 @@ class Calls:
     def release(self, function: str, argument: Any) -> None:
         """A call that gives something back: silent after a failure was told, as a broken context fails every call."""
         status, _ = self.status(function, argument)
-        if status != self.api.cudaError_t.cudaSuccess and not self._failed:
+        if status != self.success and not self._failed:
             raise self.error(f"{function} failed", status)
 
     def error(self, what: str, status: Any, advice: str = LOOK) -> SetupError:
-        """What to raise for ``status``; CUDA forgets it, or the next library that asks would take it for its own."""
+        """What to raise for ``status``."""
         self._failed = True
-        self.api.cudaGetLastError()
+        self.forget()
         _, text = self.api.cudaGetErrorString(status)
         return SetupError(f"CUDA: {what} on {self.place}: {text.decode('utf-8', 'replace')}. {advice}")
+
+    def forget(self) -> None:
+        """CUDA remembers its last error, and the next library that asks would take it for its own."""
+        self.api.cudaGetLastError()
 
 
 def _cuda_runtime() -> Any:

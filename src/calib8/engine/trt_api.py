@@ -18,6 +18,7 @@ class TensorRtModule(Protocol):
     Builder: type[trt.Builder]
     BuilderFlag: type[trt.BuilderFlag]
     Dims: type[trt.Dims]
+    ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
     HardwareCompatibilityLevel: type[trt.HardwareCompatibilityLevel]
     IBuilderConfig: type[trt.IBuilderConfig]
     ILogger: type[trt.ILogger]
