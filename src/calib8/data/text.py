@@ -82,12 +82,21 @@ class TextTokenizer:
 
     def tokens(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[int]]:
         """Token ids of each sentence, with the special tokens, cut to ``max_length``, with a note of how many were."""
+        tokens, cut = self.encoded(sentences)
+        if progress is not None:
+            self.note_cut(cut, len(sentences), progress)
+        return tokens
+
+    def encoded(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
+        """``tokens``, and how many sentences were cut. Other threads run meanwhile."""
         texts = [sentence.lower() for sentence in sentences] if self._lower else list(sentences)
         encodings = self._tokenizer.encode_batch(texts)
-        cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        if cut and progress is not None:
-            progress.note(f"{cut} of {len(texts)} sentences are longer than {self.max_length} tokens and were cut")
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)
+
+    def note_cut(self, cut: int, count: int, progress: Progress) -> None:
+        """Say that ``cut`` of ``count`` sentences were cut, if any were."""
+        if cut:
+            progress.note(f"{cut} of {count} sentences are longer than {self.max_length} tokens and were cut")
 
     def padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, NDArray[np.generic]]:
         """``input_ids`` and ``attention_mask``, int64 [len(tokens), longest]."""

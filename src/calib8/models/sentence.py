@@ -4,23 +4,31 @@ The part of sentence-transformers that most of its models use: a Transformer, me
 normalisation, without a prompt. A folder whose files ask for anything else is refused.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.batching import by_token_budget
+from calib8.data.batching import Rows, by_token_budget
 from calib8.data.inputs import Arrays
 from calib8.data.text import TextTokenizer, read_settings
 from calib8.errors import InputError, ModelError
 from calib8.files import read_json
 from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
+from calib8.runtime.pending import Pending
 
 #: Positions per batch that an embedding is fastest with: measured on two cores, see bench/results.
-EMBED_POSITIONS = 2048
+EMBED_POSITIONS = 1024
+#: Sentences that are sorted by length and kept in memory together.
+WINDOW = 8192
+#: Batches that a runtime is given before the first must be back: enough to keep all its streams busy.
+UNDER_WAY = 8
 Pooling: TypeAlias = Literal["mean", "cls"]
 #: What sentence-transformers writes for them, as a flag each and as the value of ``pooling_mode``.
 POOLINGS: dict[str, Pooling] = {
@@ -47,29 +55,69 @@ class SentenceEncoder:
     def embed(self, sentences: Sequence[str], progress: Progress | None = None) -> Embeddings:
         """One vector per sentence, float32 [len(sentences), width], in the order given."""
         progress = progress or Quiet()
-        tokens = self.tokenizer.tokens(sentences, progress)
+        windows = list(self.stream(sentences, progress, len(sentences)))
+        return np.concatenate(windows) if windows else np.zeros((0, 0), np.float32)
+
+    def stream(
+        self, sentences: Iterable[str], progress: Progress | None = None, total: int | None = None
+    ) -> Iterator[Embeddings]:
+        """Vectors of ``WINDOW`` sentences at a time, in the order given; ``total`` is their number, where it is known.
+
+        Memory is that of two windows: while one is computed the next is read and tokenised by another thread. Within a
+        window sentences are sorted by length, so that there is little padding.
+        """
+        progress = progress or Quiet()
+        texts = iter(sentences)
+        done = cut = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="calib8-tokens") as reader:
+            following = reader.submit(self._next_window, texts)
+            while (window := following.result()) is not None:
+                following = reader.submit(self._next_window, texts)
+                tokens, cut_here = window
+                yield self._vectors(tokens, lambda count: progress.update("embed", done + count, total))
+                done, cut = done + len(tokens), cut + cut_here
+        self.tokenizer.note_cut(cut, done, progress)
+
+    def _next_window(self, texts: Iterator[str]) -> tuple[list[list[int]], int] | None:
+        sentences = list(islice(texts, WINDOW))
+        return self.tokenizer.encoded(sentences) if sentences else None
+
+    def _vectors(self, tokens: Sequence[Sequence[int]], finished: Callable[[int], None]) -> Embeddings:
+        """A vector for each list of tokens; ``finished`` is told how many are."""
         lengths = np.array([len(sentence) for sentence in tokens], np.int64)
         vectors: Embeddings | None = None
         done = 0
-        for rows in by_token_budget(lengths, EMBED_POSITIONS):
-            batch = token_arrays(self.tokenizer, [tokens[row] for row in rows], self.runtime.contract.names)
-            pooled = pool(self._hidden(batch), batch["attention_mask"], self.pooling)
+        for rows, pooled in self._pooled(tokens, by_token_budget(lengths, EMBED_POSITIONS)):
             if vectors is None:
                 vectors = np.zeros((len(tokens), pooled.shape[1]), np.float32)
             vectors[rows] = unit_rows(pooled) if self.normalise else pooled
             done += len(rows)
-            progress.update("embed", done, len(tokens))
-        return vectors if vectors is not None else np.zeros((0, 0), np.float32)
+            finished(done)
+        assert vectors is not None
+        return vectors
 
-    def _hidden(self, batch: Arrays) -> NDArray[np.float32]:
-        outputs = self.runtime.run(batch)
-        for array in outputs.values():
-            if array.ndim == 3:
-                return np.asarray(array, np.float32)
-        shapes = {name: array.ndim for name, array in outputs.items()}
-        raise ModelError(
-            f"the model is no token encoder: expected an output [batch, sequence, width], got ranks {shapes}."
-        )
+    def _pooled(self, tokens: Sequence[Sequence[int]], batches: Iterable[Rows]) -> Iterator[tuple[Rows, Embeddings]]:
+        """Each batch and its vectors; up to ``UNDER_WAY`` batches are with the runtime."""
+        under_way: deque[tuple[Rows, Arrays, Pending]] = deque()
+        for rows in batches:
+            if len(under_way) == UNDER_WAY:
+                yield self._finished(*under_way.popleft())
+            batch = token_arrays(self.tokenizer, [tokens[row] for row in rows], self.runtime.contract.names)
+            under_way.append((rows, batch, self.runtime.submit(batch)))
+        while under_way:
+            yield self._finished(*under_way.popleft())
+
+    def _finished(self, rows: Rows, batch: Arrays, run: Pending) -> tuple[Rows, Embeddings]:
+        return rows, pool(_hidden(run.result()), batch["attention_mask"], self.pooling)
+
+
+def _hidden(outputs: Arrays) -> NDArray[np.float32]:
+    """The output [batch, sequence, width]. Raises ``ModelError`` if there is none."""
+    for array in outputs.values():
+        if array.ndim == 3:
+            return np.asarray(array, np.float32)
+    shapes = {name: array.ndim for name, array in outputs.items()}
+    raise ModelError(f"the model is no token encoder: expected an output [batch, sequence, width], got ranks {shapes}.")
 
 
 def token_arrays(tokenizer: TextTokenizer, tokens: Sequence[Sequence[int]], inputs: Sequence[str]) -> Arrays:

@@ -6,12 +6,14 @@ Rules:
 2. Activations become uint8 with zero point 128 where asked (``unsigned``): the same grid shifted by 128, so every
    dequantised value is unchanged, and the form that VNNI's u8 x s8 instruction takes. Only where nothing but
    DequantizeLinear sees the codes.
+3. Channels that were split are repeated where that costs a CPU least (see ``early_gather``).
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from calib8.graph.values import drop_unread, name_of
+from calib8.passes.early_gather import early_gather
 from calib8.passes.qdq_nodes import Constants
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -22,11 +24,12 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 def to_cpu_form(model: ir.Model, *, unsigned: bool) -> ir.Model:
     """Rewrite ``model`` in place and return it; ``unsigned`` selects uint8 activations (rule 2)."""
-    if next(iter(model.graph.subgraphs()), None) is None:
+    branches = next(iter(model.graph.subgraphs()), None) is not None
+    if not branches:
         _to_single(model.graph)
     if unsigned:
         _shift_activations(model.graph)
-    return model
+    return model if branches else early_gather(model)
 
 
 def _to_single(graph: ir.Graph) -> None:

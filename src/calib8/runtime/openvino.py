@@ -1,5 +1,8 @@
 """OpenVINO on the CPU."""
 
+from queue import SimpleQueue
+from typing import Any
+
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
@@ -10,19 +13,20 @@ from calib8.runtime.contract import contract_of
 
 
 class OpenVinoRuntime(Runtime):
-    """Runs an ``onnx_ir.Model`` in OpenVINO's CPU plugin, with the non-INT8 rest in FP32.
+    """Runs an ``onnx_ir.Model`` in OpenVINO's CPU plugin, with the non-INT8 rest in FP32, or in bf16 if ``bf16``.
 
     FP32 is asked for explicitly: on CPUs with bf16 units OpenVINO's own default rounds the rest to bf16.
+    ``streams`` threads may ``run`` at once; ``threads`` is what all of them have together.
     Raises ``SetupError`` where OpenVINO is not installed, ``ModelError`` if it refuses the model.
     """
 
-    def __init__(self, model: ir.Model, *, threads: int | None = None) -> None:
+    def __init__(self, model: ir.Model, *, threads: int | None = None, streams: int = 1, bf16: bool = False) -> None:
         try:
             import openvino as ov
         except ImportError as error:
             raise SetupError("OpenVINO is not installed. Install it: pip install 'calib8[openvino]'.") from error
         super().__init__(contract_of(model))
-        options: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        options: dict[str, object] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "NUM_STREAMS": streams}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -32,17 +36,29 @@ class OpenVinoRuntime(Runtime):
             raise ModelError(f"OpenVINO does not accept the model: {str(error).strip()[:300]}.") from error
         # A tensor that passes through an eliminated node has several names; the order of the outputs is the model's.
         self._outputs = [value.name or "" for value in model.graph.outputs]
-        self._request = self._compiled.create_infer_request()
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._idle.put(self._compiled.create_infer_request())
         self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 
     def _run(self, arrays: Arrays) -> Arrays:
+        request = self._idle.get()
         try:
-            results = self._request.infer(arrays)
+            results = request.infer(arrays)
+            ports = self._compiled.outputs
+            return {name: results[port].copy() for name, port in zip(self._outputs, ports, strict=True)}
         except RuntimeError as error:
             shapes = {name: list(array.shape) for name, array in arrays.items()}
             raise DataError(f"the model failed on inputs of shapes {shapes}: {str(error).strip()[-300:]}.") from error
-        ports = self._compiled.outputs
-        return {name: results[port].copy() for name, port in zip(self._outputs, ports, strict=True)}
+        finally:
+            self._idle.put(request)
+
+    def executed(self) -> list[tuple[str, str]]:
+        """Kind and precision of every kernel that runs, as OpenVINO reports it, such as ("FullyConnected", "u8")."""
+        kernels = (op.get_rt_info() for op in self._compiled.get_runtime_model().get_ordered_ops())
+        return [
+            (str(kernel["layerType"].astype(str)), str(kernel["runtimePrecision"].astype(str))) for kernel in kernels
+        ]
 
     def _free(self) -> None:
-        self._request = self._compiled = None
+        self._idle, self._compiled = SimpleQueue(), None
