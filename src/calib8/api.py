@@ -368,8 +368,9 @@ def embed(
 ) -> NDArray[np.float32]:
     """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None."""
     from calib8.models.sentence import SentenceEncoder
+    from calib8.runtime.open import open_artefact
 
-    with open(artefact, runtime=runtime) as opened:
+    with open_artefact(Path(artefact), runtime, throughput=True) as opened:
         folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
         return SentenceEncoder(folder, opened).embed(sentences, progress)
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, JSON."""
+"""Files that are whole or absent: atomic writes, hashes, JSON, and the folder for what can be made again."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def default_cache() -> Path:
+    """``$CALIB8_CACHE``, or ``calib8`` in the folder that this platform uses for caches."""
+    if chosen := os.environ.get("CALIB8_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "calib8"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

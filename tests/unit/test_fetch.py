@@ -21,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calib8.errors import FetchError, InputError, SetupError
+from calib8.files import default_cache
 from calib8.models import catalogue, contract, export, fetch, hub_source, pip_source
 from calib8.models.catalogue import (
     HubRepository,
@@ -517,9 +518,9 @@ def test_an_unwritable_cache_is_told(tmp_path: Path, reference: Reference) -> No
 
 def test_the_cache_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "mine"))
-    assert fetch.default_cache() == tmp_path / "mine"
+    assert default_cache() == tmp_path / "mine"
     monkeypatch.delenv("CALIB8_CACHE")
-    assert fetch.default_cache().name == "calib8"
+    assert default_cache().name == "calib8"
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import cpu
-from calib8.runtime.cpu import has_vnni, open_cpu
+from calib8.runtime import choice
+from calib8.runtime.choice import has_vnni
+from calib8.runtime.cpu import open_cpu
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.open import open_artefact
 from calib8.runtime.openvino import OpenVinoRuntime
@@ -181,7 +181,7 @@ def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     ids=["fp32", "int8 with openvino", "int8 without"],
 )
 def test_auto_choice(make, installed: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(choice, "find_spec", lambda _: object() if installed else None)
     with open_cpu(make()) as opened:
         assert opened.description.startswith(name)
 
@@ -191,7 +191,7 @@ def test_auto_choice(make, installed: bool, name: str, monkeypatch: pytest.Monke
 def test_int8_fp16_model_runs_everywhere_and_stays_as_it_is(
     runtime: str, vnni: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(choice, "has_vnni", lambda: vnni)
     model = to_half(quantised(tiny_encoder))
     before = serialized(model)
     feeds = token_feeds(5, 3)
@@ -215,8 +215,8 @@ def test_int8_fp16_model_runs_everywhere_and_stays_as_it_is(
 )
 def test_has_vnni(machine: str, cpuinfo: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
-    monkeypatch.setattr(cpu, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(choice.platform, "machine", lambda: machine)
+    monkeypatch.setattr(choice, "Path", lambda _: tmp_path / "cpuinfo")
     assert has_vnni() == expected
 
 

@@ -19,7 +19,7 @@ from calib8.doctor.facts import Facts, Library, Processor
 from calib8.engine.family import MODULES, FamilyName, TensorRT
 from calib8.engine.hardware import Driver, cuda_version, driver
 from calib8.report.report import this_machine
-from calib8.runtime.cpu import has_vnni
+from calib8.runtime.choice import has_vnni
 
 #: The child imports from where this process does; -I keeps the working folder and the environment out of that.
 CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.doctor.probe import main; main()"

@@ -16,15 +16,13 @@ The cache (``$CALIB8_CACHE``, or the user's cache folder) has one folder per mod
 """
 
 import contextlib
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from calib8.errors import FetchError, InputError, SetupError
-from calib8.files import atomic, read_json, sha256_file, write_json, write_text
+from calib8.files import atomic, default_cache, read_json, sha256_file, write_json, write_text
 from calib8.models import catalogue, hub_source, pip_source
 from calib8.models.catalogue import Pinned, Ready, Reference, Weights
 from calib8.models.place import place, sweep
@@ -79,19 +77,6 @@ def find_damage(folder: Path, reference: Reference) -> str | None:
         if sha256_file(folder / path) != hashes.get(path):
             return f"{path} is damaged"
     return None
-
-
-def default_cache() -> Path:
-    """``$CALIB8_CACHE``, or ``calib8`` in the folder that this platform uses for caches."""
-    if chosen := os.environ.get("CALIB8_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "calib8"
 
 
 def _identity(reference: Reference) -> dict[str, Any]:

@@ -24,11 +24,9 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.pending import Pending
 
 #: Positions per batch that an embedding is fastest with: measured on two cores, see bench/results.
-EMBED_POSITIONS = 1024
+EMBED_POSITIONS = 512
 #: Sentences that are sorted by length and kept in memory together.
 WINDOW = 8192
-#: Batches that a runtime is given before the first must be back: enough to keep all its streams busy.
-UNDER_WAY = 8
 Pooling: TypeAlias = Literal["mean", "cls"]
 #: What sentence-transformers writes for them, as a flag each and as the value of ``pooling_mode``.
 POOLINGS: dict[str, Pooling] = {
@@ -87,7 +85,10 @@ class SentenceEncoder:
         lengths = np.array([len(sentence) for sentence in tokens], np.int64)
         vectors: Embeddings | None = None
         done = 0
-        for rows, pooled in self._pooled(tokens, by_token_budget(lengths, EMBED_POSITIONS)):
+        budget = EMBED_POSITIONS
+        if self.runtime.streams > 1:  # of few sentences every stream gets some
+            budget = min(budget, -(-int(lengths.sum()) // self.runtime.streams))
+        for rows, pooled in self._pooled(tokens, by_token_budget(lengths, budget)):
             if vectors is None:
                 vectors = np.zeros((len(tokens), pooled.shape[1]), np.float32)
             vectors[rows] = unit_rows(pooled) if self.normalise else pooled
@@ -97,10 +98,11 @@ class SentenceEncoder:
         return vectors
 
     def _pooled(self, tokens: Sequence[Sequence[int]], batches: Iterable[Rows]) -> Iterator[tuple[Rows, Embeddings]]:
-        """Each batch and its vectors; up to ``UNDER_WAY`` batches are with the runtime."""
+        """Each batch and its vectors. All streams are busy, and each has a batch waiting."""
+        most = 2 * self.runtime.streams + 1
         under_way: deque[tuple[Rows, Arrays, Pending]] = deque()
         for rows in batches:
-            if len(under_way) == UNDER_WAY:
+            if len(under_way) == most:
                 yield self._finished(*under_way.popleft())
             batch = token_arrays(self.tokenizer, [tokens[row] for row in rows], self.runtime.contract.names)
             under_way.append((rows, batch, self.runtime.submit(batch)))

@@ -24,6 +24,8 @@ class Runtime(ABC):
     description: str
     #: Whether a model with an FP16 remainder computes in FP16; on the CPU it computes in FP32.
     computes_fp16: ClassVar[bool] = False
+    #: How many runs of those submitted go on at once.
+    streams: int = 1
 
     def __init__(self, contract: Contract) -> None:
         #: What the model may be fed.

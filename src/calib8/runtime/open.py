@@ -24,11 +24,13 @@ def open_artefact(
     threads: int | None = None,
     contexts: int | None = None,
     cuda_graphs: int | None = None,
+    throughput: bool = False,
 ) -> Runtime:
     """Open an ONNX model or an engine. Raises ``ModelError``, or ``SetupError`` with the reason it cannot run here.
 
     ``threads`` is for the CPU, ``contexts`` and ``cuda_graphs`` are for engines (see ``TensorRtRuntime``); None leaves
-    the choice to the runtime. Raises ``ConfigError`` for an option that is not for this artefact.
+    the choice to the runtime. ``throughput``: on the CPU, several runs of those submitted
+    go on at once. Raises ``ConfigError`` for an option that is not for this artefact.
     """
     on_gpu = {"contexts": contexts, "cuda_graphs": cuda_graphs}
     given = {name: number for name, number in on_gpu.items() if number is not None}
@@ -42,7 +44,7 @@ def open_artefact(
         return TensorRtRuntime(path, **given)
     require_file(path, "model or engine")
     _require_fit(path, on_gpu, f"engines ({', '.join(ENGINE_SUFFIXES)}); on the CPU there are threads")
-    return open_cpu(load(path), runtime, threads=threads)
+    return open_cpu(load(path), runtime, threads=threads, throughput=throughput)
 
 
 def _require_fit(path: Path, options: dict[str, int | None], what: str) -> None:

@@ -21,7 +21,7 @@ class Streams(Runtime):
 
     def __init__(self, runtime: Runtime, count: int) -> None:
         super().__init__(runtime.contract)
-        self._runtime = runtime
+        self._runtime, self.streams = runtime, count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="calib8-stream")
         self.description = f"{runtime.description}, {count} streams"
 

@@ -18,8 +18,8 @@ from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.apply import quantize_ops
 from calib8.planning.solve import Solution
+from calib8.runtime.choice import has_vnni
 from calib8.runtime.contract import contract_of
-from calib8.runtime.cpu import has_vnni
 from calib8.runtime.ort import OrtRuntime
 
 GATES = "calib8.gates"

@@ -1,0 +1,179 @@
+"""The rows of bench/throughput.py: one way each to turn texts into vectors, in a process of its own.
+
+    PYTHON bench/encoders.py NAME settings.json
+
+PYTHON is one that has the row's tool; nothing else is needed there. ``settings.json`` names the models, the texts and a
+folder to work in. The process makes its model there, unless it is there already, loads it, writes the vectors of all
+texts, answers with one line of JSON, and then embeds a set of texts for every line that names one, answering with the
+seconds that took: text in, vectors out.
+
+sentence-transformers is called as its documentation says, batches of 32. What has no encoder of its own (ONNX Runtime,
+OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Encode = Callable[[list[str]], Vectors]
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A row: its title, the package whose Python it needs, and what opens it."""
+
+    title: str
+    package: str
+    open: Callable[[Settings], Encode]
+
+
+def calib8_int8(settings: Settings) -> Encode:
+    """``calib8 embed`` on the INT8 model, with what was measured to be fastest here if ``calib8 tune`` was run."""
+    return _own(settings, Path(settings["int8"]), "auto", throughput=True)
+
+
+def onnxruntime_fp32(settings: Settings) -> Encode:
+    """The FP32 model in ONNX Runtime."""
+    return _own(settings, Path(settings["fp32"]) / "model.onnx", "onnxruntime")
+
+
+def onnxruntime_dynamic(settings: Settings) -> Encode:
+    """``quantize_dynamic`` with its defaults."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    output = Path(settings["work"]) / "onnxruntime-dynamic.onnx"
+    if not output.is_file():
+        quantize_dynamic(str(Path(settings["fp32"]) / "model.onnx"), str(output))
+    return _own(settings, output, "onnxruntime")
+
+
+def openvino_fp32(settings: Settings) -> Encode:
+    """The FP32 model in OpenVINO, computed in FP32."""
+    return _own(settings, Path(settings["fp32"]) / "model.onnx", "openvino")
+
+
+def _own(settings: Settings, model: Path, runtime: Any, *, throughput: bool = False) -> Encode:
+    from calib8.models.sentence import SentenceEncoder
+    from calib8.runtime.open import open_artefact
+
+    opened = open_artefact(model, runtime, throughput=throughput)
+    settings["description"] = opened.description
+    return SentenceEncoder(Path(settings["fp32"]), opened).embed
+
+
+def sentence_transformers(settings: Settings, *, backend: str = "torch", file: str | None = None) -> Encode:
+    """``SentenceTransformer.encode`` with its defaults."""
+    from sentence_transformers import SentenceTransformer
+
+    options: Settings = {"model_kwargs": {"file_name": file}} if file else {}
+    folder = _copy(settings, backend)
+    model = SentenceTransformer(str(folder), backend=backend, device="cpu", **options)
+    if backend != "torch" and not (folder / backend).is_dir():
+        model.save_pretrained(str(folder))
+    return partial(model.encode, show_progress_bar=False)
+
+
+def sentence_transformers_openvino_int8(settings: Settings) -> Encode:
+    """Its own static INT8 through OpenVINO's NNCF, calibrated with the sentences that calib8's model was."""
+    file = Path("openvino") / "openvino_model_qint8_quantized.xml"
+    if not (_copy(settings, "openvino") / file).is_file():
+        from sentence_transformers import SentenceTransformer, export_static_quantized_openvino_model
+
+        sentences = Path(settings["work"]) / "sentences"
+        sentences.mkdir(exist_ok=True)
+        lines = [json.dumps({"sentence": text}) for text in settings["calibration"]]
+        (sentences / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        folder = str(_copy(settings, "openvino"))
+        model = SentenceTransformer(folder, backend="openvino", device="cpu")
+        export_static_quantized_openvino_model(
+            model,
+            None,
+            folder,
+            dataset_name=str(sentences),
+            dataset_config_name="default",
+            dataset_split="train",
+            column_name="sentence",
+        )
+    return sentence_transformers(settings, backend="openvino", file=str(file))
+
+
+def sentence_transformers_onnx_int8(settings: Settings) -> Encode:
+    """Its own dynamic INT8 through ONNX Runtime, for CPUs with VNNI."""
+    file = Path("onnx") / "model_qint8_avx512_vnni.onnx"
+    if not (_copy(settings, "onnx") / file).is_file():
+        from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
+
+        folder = str(_copy(settings, "onnx"))
+        model = SentenceTransformer(folder, backend="onnx", device="cpu")
+        export_dynamic_quantized_onnx_model(model, "avx512_vnni", folder)
+    return sentence_transformers(settings, backend="onnx", file=str(file))
+
+
+def _copy(settings: Settings, name: str) -> Path:
+    """The folder of the PyTorch model, copied: some tools write into it."""
+    folder = Path(settings["work"]) / f"model-{name}"
+    if not folder.is_dir():
+        shutil.copytree(settings["pytorch"], folder)
+    return folder
+
+
+ENCODERS = {
+    "calib8": Encoder("calib8 INT8", "calib8", calib8_int8),
+    "ort-fp32": Encoder("ONNX Runtime FP32", "calib8", onnxruntime_fp32),
+    "ort-dynamic": Encoder("ONNX Runtime dynamic INT8", "calib8", onnxruntime_dynamic),
+    "openvino-fp32": Encoder("OpenVINO FP32", "calib8", openvino_fp32),
+    "st-torch": Encoder("sentence-transformers FP32 (PyTorch)", "sentence-transformers", sentence_transformers),
+    "st-openvino": Encoder(
+        "sentence-transformers OpenVINO", "optimum-intel", partial(sentence_transformers, backend="openvino")
+    ),
+    "st-openvino-int8": Encoder(
+        "sentence-transformers OpenVINO INT8", "optimum-intel", sentence_transformers_openvino_int8
+    ),
+    "st-onnx-int8": Encoder("sentence-transformers ONNX INT8", "optimum-onnx", sentence_transformers_onnx_int8),
+}
+
+
+def main() -> None:
+    """Serve until standard input ends; what tools print goes to standard error."""
+    encoder, settings = ENCODERS[sys.argv[1]], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    with redirect_stdout(sys.stderr):
+        encode = encoder.open(settings)
+        for name, texts in settings["texts"].items():
+            np.save(Path(settings["work"]) / f"{sys.argv[1]}-{name}.npy", np.asarray(encode(texts), np.float32))
+        ready = {"runtime": settings.get("description", ""), "versions": _versions()}
+        answers.write(json.dumps(ready) + "\n")
+        for line in sys.stdin:
+            texts = settings["texts"][line.strip()]
+            start = time.perf_counter()
+            encode(texts)
+            answers.write(json.dumps({"seconds": time.perf_counter() - start}) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("sentence-transformers", "torch", "optimum-intel", "optimum-onnx", "nncf", "openvino", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Which runtime and which form of a model to use on this CPU: by rule, or as it was measured here before.
+
+What was measured is kept in the user's cache, in a file named after everything that it depends on: the model, the
+processor and how many of its cores are ours, and the versions. A cache that cannot be read or written is no error: then
+the rule holds.
+"""
+
+import hashlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from calib8.errors import Calib8Error
+from calib8.files import default_cache, write_json
+from calib8.graph.io import SOURCE_SHA256
+from calib8.runtime.names import CpuRuntime
+
+
+class CpuChoice(BaseModel):
+    """A runtime, whether activations become uint8 (see ``cpu_form``), and how many runs go on at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtime: Literal["openvino", "onnxruntime"]
+    unsigned: bool
+    streams: PositiveInt
+
+    def __str__(self) -> str:
+        name = "OpenVINO" if self.runtime == "openvino" else "ONNX Runtime"
+        many = f"{self.streams} streams" if self.streams > 1 else "1 stream"
+        return f"{name}, {'u8' if self.unsigned else 's8'}, {many}"
+
+
+class Measured(BaseModel):
+    """What ``calib8 tune`` found: the fastest choice, and the samples per second of all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["calib8.cpu-choice/1"] = "calib8.cpu-choice/1"
+    choice: CpuChoice
+    samples_per_second: dict[str, float]
+
+
+def is_quantised(model: ir.Model) -> bool:
+    """Whether activations go through Q."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)
+
+
+def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
+    """What was fastest where calib8 was measured (bench/results), for a runtime that may be named.
+
+    OpenVINO for INT8, where it is installed, with int8 activations; uint8 is for ONNX Runtime on a CPU with VNNI.
+    """
+    quantised = is_quantised(model)
+    if runtime == "auto":
+        runtime = "openvino" if quantised and find_spec("openvino") else "onnxruntime"
+    return CpuChoice(runtime=runtime, unsigned=quantised and runtime == "onnxruntime" and has_vnni(), streams=streams)
+
+
+def candidates(model: ir.Model) -> list[CpuChoice]:
+    """Everything worth measuring for ``model`` here, what the rule says first."""
+    first = by_rule(model, "auto", cores())
+    runtimes: list[Literal["openvino", "onnxruntime"]] = ["onnxruntime"]
+    if find_spec("openvino"):
+        runtimes.append("openvino")
+    forms = (False, True) if is_quantised(model) and has_vnni() else (False,)
+    every = (
+        CpuChoice(runtime=runtime, unsigned=unsigned, streams=streams)
+        for runtime in runtimes
+        for unsigned in forms
+        for streams in dict.fromkeys((cores(), 1))
+    )
+    return list(dict.fromkeys((first, *every)))
+
+
+def remember(model: ir.Model, measured: Measured) -> Path | None:
+    """Keep what was measured. Returns the file, or None where the cache cannot be written."""
+    path = _file(model)
+    try:
+        write_json(path, measured.model_dump(mode="json"))
+    except Calib8Error:
+        return None
+    return path
+
+
+def remembered(model: ir.Model) -> CpuChoice | None:
+    """What was measured for ``model`` on this machine; None if nothing was, or nothing that can be read."""
+    if SOURCE_SHA256 not in model.metadata_props:
+        return None
+    try:
+        choice = Measured.model_validate_json(_file(model).read_bytes()).choice
+    except (OSError, ValidationError):
+        return None
+    return choice
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_vnni() -> bool:
+    """Whether the CPU multiplies u8 by s8 without saturating (AVX512-VNNI or AVX-VNNI).
+
+    Older x86 cores add two products in 16 bits, which saturates for uint8 activations; they get the int8 form.
+    """
+    return platform.machine() in ("x86_64", "AMD64") and "vnni" in _cpuinfo()
+
+
+def _file(model: ir.Model) -> Path:
+    facts = [
+        model.metadata_props.get(SOURCE_SHA256, ""),
+        str(is_quantised(model)),  # a model keeps the hash of what it was made of
+        next((line for line in _cpuinfo().splitlines() if line.startswith("model name")), platform.processor()),
+        str(cores()),
+        *(_version(package) for package in ("calib8", "onnxruntime", "openvino")),
+    ]
+    return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:32]}.json"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
