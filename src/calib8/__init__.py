@@ -60,6 +60,7 @@ _HOME = {
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
     "inspect": "calib8.judging",
+    "tune": "calib8.judging",
     "verify": "calib8.judging",
 }
 
@@ -95,6 +96,7 @@ __all__ = [
     "run",
     "save",
     "sensitivity",
+    "tune",
     "verify",
 ]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calib8.api import Data
     from calib8.doctor.diagnosis import Diagnosis
     from calib8.report.bench import BenchReport
+    from calib8.runtime.choice import Measured
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
@@ -98,6 +99,24 @@ def bench(
         config or Bench(),
         tokenizer=Path(tokenizer) if tokenizer is not None else None,
         runtime=runtime,
+        progress=progress or Quiet(),
+    )
+
+
+def tune(
+    model: Path | str, data: Data, *, tokenizer: Path | str | None = None, progress: Progress | None = None
+) -> Measured:
+    """Measure which CPU runtime and form of an ONNX model is fastest here, over arrays or text; ``auto`` takes it then.
+
+    Without it ``auto`` goes by a rule. What was measured is kept in the user's cache for this model, processor, number
+    of cores and versions.
+    """
+    from calib8.tuning import run_tune
+
+    return run_tune(
+        Path(model),
+        data if isinstance(data, (str, Path)) else open_source(data),
+        tokenizer=Path(tokenizer) if tokenizer is not None else None,
         progress=progress or Quiet(),
     )
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from calib8.cli import artefacts, bench, caches, doctor, recipe
+from calib8.cli import artefacts, bench, caches, doctor, recipe, tune
 from calib8.cli.console import err, out
 from calib8.errors import Calib8Error
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (recipe, caches, artefacts, bench, doctor):
+for module in (recipe, caches, artefacts, bench, tune, doctor):
     module.register(app)
 
 

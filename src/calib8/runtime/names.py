@@ -2,5 +2,5 @@
 
 from typing import Literal, TypeAlias
 
-#: ``auto`` takes what was measured to be fastest, see ``runtime.cpu``.
+#: ``auto`` takes what was measured to be fastest, see ``runtime.choice``.
 CpuRuntime: TypeAlias = Literal["auto", "openvino", "onnxruntime"]

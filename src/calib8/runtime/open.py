@@ -29,8 +29,8 @@ def open_artefact(
     """Open an ONNX model or an engine. Raises ``ModelError``, or ``SetupError`` with the reason it cannot run here.
 
     ``threads`` is for the CPU, ``contexts`` and ``cuda_graphs`` are for engines (see ``TensorRtRuntime``); None leaves
-    the choice to the runtime. ``throughput``: on the CPU, several runs of those submitted
-    go on at once. Raises ``ConfigError`` for an option that is not for this artefact.
+    the choice to the runtime. ``throughput``: on the CPU, several runs of those submitted go on at once. Raises
+    ``ConfigError`` for an option that is not for this artefact.
     """
     on_gpu = {"contexts": contexts, "cuda_graphs": cuda_graphs}
     given = {name: number for name, number in on_gpu.items() if number is not None}

@@ -1,0 +1,34 @@
+"""Which CPU runtime is fastest here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calib8 import judging
+from calib8.cli import options as opt
+from calib8.cli.console import ConsoleProgress, out
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to ``app``."""
+    app.command()(tune)
+
+
+def tune(
+    model: Annotated[Path, typer.Argument(help="ONNX model.")],
+    data: Annotated[Path, typer.Option("--data", "--text", help="Arrays, or a .txt file of sentences.")],
+    tokenizer: opt.Tokenizer = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure CPU runtimes and forms of a model, and remember the fastest for --runtime auto.
+
+    It is kept in the user's cache ($CALIB8_CACHE) for this model, processor and versions; run it again to redo it.
+
+    Example: calib8 tune model.int8.onnx --text held_out.txt
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        measured = judging.tune(model, data, tokenizer=tokenizer, progress=progress)
+    for name, rate in sorted(measured.samples_per_second.items(), key=lambda item: -item[1]):
+        chosen = "  <- remembered" if name == str(measured.choice) else ""
+        out.print(f"{name:32}{rate:10.1f} samples/s{chosen}", markup=False)

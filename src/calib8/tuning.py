@@ -1,0 +1,67 @@
+"""Measure which CPU runtime and which form of a model are fastest on this machine, and remember it."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from calib8.data.batching import Dataset
+from calib8.data.inputs import Arrays, sample_count
+from calib8.data.sources import Source
+from calib8.errors import ConfigError, ModelError
+from calib8.graph.dataset import dataset_for
+from calib8.graph.io import load
+from calib8.progress import Progress
+from calib8.runtime.base import Runtime
+from calib8.runtime.choice import CpuChoice, Measured, candidates, remember
+from calib8.runtime.contract import contract_of
+from calib8.runtime.cpu import open_choice
+from calib8.runtime.open import is_engine
+from calib8.verification.run import held_out_source
+from calib8.verification.speed import by_turns
+
+#: Batches of the data that are measured, and how often.
+BATCHES, ROUNDS = 12, 5
+
+
+def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | None, progress: Progress) -> Measured:
+    """Run every candidate over the first batches of ``data`` by turns, and remember the fastest for ``auto``.
+
+    By the shortest of its rounds: whatever else the machine does only ever makes one longer. Raises ``ConfigError`` for
+    an engine.
+    """
+    if is_engine(artefact):
+        raise ConfigError(f"{artefact} is an engine: on the GPU there is nothing to choose. Name an ONNX model.")
+    model = load(artefact)
+    source = held_out_source(data, tokenizer or artefact.parent, contract_of(model), progress)
+    batches = first_batches(dataset_for(model, source, progress))
+    with ExitStack() as stack:
+        opened: dict[CpuChoice, Runtime] = {}
+        for choice in candidates(model):
+            try:
+                opened[choice] = stack.enter_context(open_choice(model, choice))
+            except ModelError as error:
+                progress.note(f"{choice}: {error}")
+        works = {str(choice): _work(runtime, batches) for choice, runtime in opened.items()}
+        for work in works.values():
+            work()
+        taken = by_turns(works, least=ROUNDS, told=lambda rounds: progress.update("tune", rounds, ROUNDS))
+    samples = sum(map(sample_count, batches))
+    rates = {name: round(samples / min(seconds), 2) for name, seconds in taken.items()}
+    measured = Measured(choice=max(opened, key=lambda choice: rates[str(choice)]), samples_per_second=rates)
+    if remember(model, measured) is None:
+        progress.note("the cache cannot be written: what was measured is not remembered. Set CALIB8_CACHE.")
+    return measured
+
+
+def first_batches(dataset: Dataset) -> list[Arrays]:
+    """A few batches, as ``embed`` makes them."""
+    return [arrays for _, arrays in islice(dataset.batches(), BATCHES)]
+
+
+def _work(runtime: Runtime, batches: list[Arrays]) -> Callable[[], None]:
+    def work() -> None:
+        for run in [runtime.submit(arrays) for arrays in batches]:
+            run.wait()
+
+    return work

@@ -1,0 +1,109 @@
+"""Several runs at once, and sentences that stream through them."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib8.errors import DataError, SetupError
+from calib8.models import sentence
+from calib8.models.sentence import SentenceEncoder
+from calib8.runtime.contract import contract_of
+from calib8.runtime.null import NullRuntime
+from calib8.runtime.openvino import OpenVinoRuntime
+from calib8.runtime.ort import OrtRuntime
+from calib8.runtime.streams import Streams
+from calib8.testing import outputs_of, tiny_encoder, tiny_mlp, token_feeds
+
+
+def openvino(model, streams: int) -> Streams:
+    return Streams(OpenVinoRuntime(model, streams=streams), streams)
+
+
+def onnxruntime(model, streams: int) -> Streams:
+    return Streams(OrtRuntime(model, threads=1), streams)
+
+
+@pytest.mark.parametrize("make", [openvino, onnxruntime])
+def test_results_belong_to_their_inputs(make) -> None:
+    feeds = [token_feeds(length, 16 - length, seed=length) for length in range(1, 16)] * 4
+    with make(tiny_encoder(), 3) as runtime:
+        runs = [runtime.submit(arrays) for arrays in feeds]
+        for arrays, run in zip(feeds, runs, strict=True):
+            real = arrays["attention_mask"] == 1
+            expected = outputs_of(tiny_encoder(), arrays)["last_hidden_state"][real]
+            np.testing.assert_allclose(run.result()["last_hidden_state"][real], expected, atol=1e-5)
+            assert run.done
+
+
+def test_as_many_runs_go_on_at_once_as_there_are_streams() -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def answer(arrays):
+        together.wait()  # breaks unless three runs are in here at once
+        return arrays
+
+    with Streams(NullRuntime(answer), 3) as runtime:
+        assert runtime.streams == 3
+        assert runtime.description == "null runtime, 3 streams"
+        runs = [runtime.submit({"x": np.array([number])}) for number in range(3)]
+        assert [int(run.result()["x"][0]) for run in runs] == [0, 1, 2]
+
+
+def test_wait_does_not_raise_and_result_does() -> None:
+    def answer(arrays):
+        raise DataError("no")
+
+    with Streams(NullRuntime(answer), 1) as runtime:
+        run = runtime.submit({"x": np.ones(1)})
+        run.wait()
+        assert run.done
+        with pytest.raises(DataError, match="^no$"):
+            run.result()
+
+
+def test_what_does_not_fit_is_refused_at_once() -> None:
+    with Streams(NullRuntime(lambda arrays: arrays, contract_of(tiny_mlp())), 2) as runtime:
+        with pytest.raises(DataError, match="got arrays for z, expected x"):
+            runtime.submit({"z": np.ones((1, 4))})
+        inner = runtime._runtime
+    assert inner.closed
+    with pytest.raises(SetupError, match="was closed"):
+        runtime.submit({"x": np.ones((1, 4), np.float32)})
+
+
+def test_sentences_stream_in_windows(tokenizer_folder: Path, notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentence, "WINDOW", 4)
+    read = []
+
+    def texts():
+        for number in range(11):
+            read.append(number)
+            yield "a " * (number % 5) + "b"
+
+    with openvino(tiny_encoder(), 2) as runtime:
+        encoder = SentenceEncoder(tokenizer_folder, runtime)
+        whole = encoder.embed(["a " * (number % 5) + "b" for number in range(11)])
+        windows = encoder.stream(texts(), notes)
+        first = next(windows)
+        assert len(read) <= 8  # one window computed, one read ahead
+        found = [first, *windows]
+    assert [len(window) for window in found] == [4, 4, 3]
+    np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-6)
+    assert notes.steps[-1] == ("embed", 11, None)
+
+
+def test_few_sentences_are_shared_among_the_streams(tokenizer_folder: Path) -> None:
+    null = NullRuntime(lambda arrays: {"y": np.ones((*arrays["input_ids"].shape, 2), np.float32)})
+    with Streams(null, 4) as runtime:
+        SentenceEncoder(tokenizer_folder, runtime).embed(["a b"] * 8)
+    assert [len(arrays["input_ids"]) for arrays in null.asked] == [2, 2, 2, 2]
+
+
+def test_an_error_of_the_model_ends_the_stream(tokenizer_folder: Path) -> None:
+    def answer(arrays):
+        raise DataError("no")
+
+    with Streams(NullRuntime(answer), 2) as runtime, pytest.raises(DataError, match="^no$"):
+        SentenceEncoder(tokenizer_folder, runtime).embed(["a"] * 50)

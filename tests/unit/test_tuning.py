@@ -1,0 +1,146 @@
+"""Which CPU runtime and form: by rule, and as measured and remembered."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import calib8
+from calib8 import tuning
+from calib8.errors import ConfigError
+from calib8.graph.io import load, save
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
+from calib8.runtime import choice
+from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
+from calib8.runtime.cpu import open_choice, open_cpu
+from calib8.runtime.openvino import OpenVinoRuntime
+from calib8.testing import tiny_encoder, token_feeds
+
+SLOW = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
+MEASURED = Measured(choice=SLOW, samples_per_second={str(SLOW): 1.0})
+
+
+def int8() -> ir.Model:
+    model = prepare(tiny_encoder(vocabulary=32))
+    ops = weighted_ops(model)
+    return insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
+    return save(int8(), tmp_path / "model.onnx")
+
+
+def description(model: Path, **options) -> str:
+    with open_cpu(load(model), **options) as opened:
+        return opened.description
+
+
+@pytest.mark.parametrize(
+    ("quantised", "openvino", "vnni", "expected"),
+    [
+        (True, True, True, "OpenVINO, s8, 1 stream"),
+        (True, True, False, "OpenVINO, s8, 1 stream"),
+        (True, False, True, "ONNX Runtime, u8, 1 stream"),
+        (True, False, False, "ONNX Runtime, s8, 1 stream"),
+        (False, True, True, "ONNX Runtime, s8, 1 stream"),
+    ],
+)
+def test_the_rule(quantised: bool, openvino: bool, vnni: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda _: object() if openvino else None)
+    monkeypatch.setattr(choice, "has_vnni", lambda: vnni)
+    assert str(by_rule(int8() if quantised else tiny_encoder(), "auto", 1)) == expected
+
+
+def test_candidates_begin_with_the_rule_and_saturate_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "cores", lambda: 4)
+    for vnni in (True, False):
+        monkeypatch.setattr(choice, "has_vnni", lambda vnni=vnni: vnni)
+        found = candidates(int8())
+        assert found[0] == by_rule(int8(), "auto", 4)
+        assert len(set(found)) == len(found) == (8 if vnni else 4)
+        assert any(one.unsigned for one in found) == vnni
+
+
+def test_what_was_measured_is_taken_for_this_model_only(model: Path, tmp_path: Path) -> None:
+    assert description(model).startswith("OpenVINO")
+    path = remember(load(model), MEASURED)
+    assert path is not None
+    assert path.parent == tmp_path / "cache" / "cpu"
+    assert remembered(load(model)) == SLOW
+    assert description(model).startswith("ONNX Runtime")
+    assert description(model, runtime="openvino").startswith("OpenVINO")
+    other = int8()
+    other.graph.name = "another"
+    assert remembered(load(save(other, tmp_path / "other.onnx"))) is None
+    assert remembered(int8()) is None  # was never a file
+
+
+@pytest.mark.parametrize("fact", ["cores", "_version", "_cpuinfo"])
+def test_another_machine_or_version_measures_anew(fact: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(load(model), MEASURED)
+    changed = {"cores": lambda: 97, "_version": lambda _: "97.0", "_cpuinfo": lambda: "model name : vnni 97"}
+    monkeypatch.setattr(choice, fact, changed[fact])
+    assert remembered(load(model)) is None
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"choice": 3}', "\xff"])
+def test_a_damaged_note_is_no_error(damage: str, model: Path) -> None:
+    path = remember(load(model), MEASURED)
+    assert path is not None
+    path.write_text(damage, encoding="latin-1")
+    assert description(model).startswith("OpenVINO")
+
+
+def test_a_note_of_a_runtime_that_went_away_is_not_followed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(load(model), MEASURED.model_copy(update={"choice": by_rule(load(model), "openvino", 1)}))
+    assert remembered(load(model)) is not None
+    monkeypatch.setattr(choice, "_version", lambda package: "" if package == "openvino" else "1")
+    assert remembered(load(model)) is None
+
+
+def test_tune_measures_remembers_and_says(model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    data = tmp_path / "data.npz"
+    np.savez(data, **token_feeds(3, 5, 9))
+    measured = calib8.tune(model, data, progress=notes)
+    rates = measured.samples_per_second
+    assert set(rates) == {str(one) for one in candidates(load(model))}
+    assert rates[str(measured.choice)] == max(rates.values())
+    assert remembered(load(model)) == measured.choice
+    assert notes.steps[-1] == ("tune", tuning.ROUNDS, tuning.ROUNDS)
+    assert notes.messages == []
+
+
+def test_an_unwritable_cache_is_told_and_no_error(model: Path, tmp_path: Path, notes, monkeypatch) -> None:
+    (tmp_path / "cache").write_text("a file")
+    np.savez(tmp_path / "data.npz", **token_feeds(3))
+    calib8.tune(model, tmp_path / "data.npz", progress=notes)
+    (message,) = notes.messages
+    assert message.startswith("the cache cannot be written")
+    assert description(model).startswith("OpenVINO")
+
+
+def test_engines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.engine is an engine: .* Name an ONNX model"):
+        calib8.tune(tmp_path / "x.engine", tmp_path)
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_every_gemm_of_an_int8_model_runs_on_integers(unsigned: bool) -> None:
+    form = CpuChoice(runtime="openvino", unsigned=unsigned, streams=1)
+    with open_choice(int8(), form) as opened:
+        assert isinstance(opened, OpenVinoRuntime)
+        gemms = [precision for kind, precision in opened.executed() if kind == "FullyConnected"]
+    assert gemms == ["u8" if unsigned else "i8"] * len(weighted_ops(prepare(tiny_encoder()))) != []
+
+
+def test_the_note_says_what_was_measured(model: Path) -> None:
+    path = remember(load(model), MEASURED)
+    assert path is not None
+    assert json.loads(path.read_text(encoding="utf-8"))["samples_per_second"] == {"ONNX Runtime, s8, 1 stream": 1.0}
