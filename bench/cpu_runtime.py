@@ -1,9 +1,9 @@
-"""Which CPU runtime and which form of the INT8 model is fastest here? Sentences per second, as ratios to FP32.
+"""What each CPU runtime, form and number of streams makes of the INT8 model: sentences per second, ratios to FP32.
 
     python bench/cpu_runtime.py build/mpnet models/all-mpnet-base-v2/model.onnx sentences.txt [result.json]
 
-Every candidate embeds the same sentences by turns in one process; medians of three rounds. The reference is the FP32
-model in ONNX Runtime.
+All that `calib8 tune` would try, and OpenVINO with a bf16 remainder, embed the same sentences by turns in one process;
+medians of three rounds. The reference is the FP32 model in ONNX Runtime.
 """
 
 import json
@@ -21,8 +21,12 @@ from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.report.report import this_machine
+from calib8.runtime.base import Runtime
+from calib8.runtime.choice import candidates, cores
+from calib8.runtime.cpu import open_choice
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
+from calib8.runtime.streams import Streams
 
 ROUNDS = 3
 
@@ -32,16 +36,15 @@ def main() -> None:
     folder, fp32, text = (Path(argument) for argument in sys.argv[1:4])
     sentences = read_sentences(text)
     int8 = load(folder / "model.int8.onnx")
-    signed, unsigned = (to_cpu_form(int8.clone(), unsigned=form) for form in (False, True))
     reference = load(fp32)
-    runtimes = {
+    runtimes: dict[str, Runtime] = {
         "FP32, ONNX Runtime": OrtRuntime(reference),
         "FP32, OpenVINO": OpenVinoRuntime(reference),
-        "INT8 (s8), ONNX Runtime": OrtRuntime(signed),
-        "INT8 (u8), ONNX Runtime": OrtRuntime(unsigned),
-        "INT8 (s8), OpenVINO": OpenVinoRuntime(signed),
-        "INT8 (u8), OpenVINO": OpenVinoRuntime(unsigned),
     }
+    runtimes |= {f"INT8, {choice}": open_choice(int8, choice) for choice in candidates(int8)}
+    streams = cores()
+    bf16 = OpenVinoRuntime(to_cpu_form(int8, unsigned=False), streams=streams, bf16=True)
+    runtimes[f"INT8, bf16 remainder, OpenVINO, s8, {streams} streams"] = Streams(bf16, streams)
     encoders = {name: SentenceEncoder(folder, runtime) for name, runtime in runtimes.items()}
     vectors = {name: encoder.embed(sentences[:64]) for name, encoder in encoders.items()}
     rates: dict[str, list[float]] = {name: [] for name in encoders}

@@ -14,6 +14,10 @@ from calib8 import Build, api
 from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
+from calib8.graph.io import load
+from calib8.runtime.choice import CpuChoice
+from calib8.runtime.cpu import open_choice
+from calib8.runtime.openvino import OpenVinoRuntime
 
 ROOT = Path(__file__).parents[2]
 MODEL, DEMO = ROOT / "models" / "all-mpnet-base-v2", ROOT / "build" / "mpnet"
@@ -41,6 +45,15 @@ def test_every_target_plans_every_int8_gemm(report: dict) -> None:
         assert plan["planned_kernels"] == 48  # Q, K and V are one GEMM: four per layer
         assert plan["missing"] == []
         assert engine["executed"] is False
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_every_gemm_runs_on_integers_on_the_cpu(unsigned: bool) -> None:
+    choice = CpuChoice(runtime="openvino", unsigned=unsigned, streams=1)
+    with open_choice(load(DEMO / "model.int8.onnx"), choice) as opened:
+        assert isinstance(opened, OpenVinoRuntime)
+        kernels = opened.executed()
+    assert [precision for kind, precision in kernels if kind == "FullyConnected"] == ["u8" if unsigned else "i8"] * 72
 
 
 @pytest.mark.parametrize("target", TARGETS)
