@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
@@ -13,19 +14,21 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import CpuChoice, Measured, candidates, remember
+from calib8.runtime.choice import CpuChoice, Measured, candidates, cores, remember
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.open import is_engine
 from calib8.verification.run import held_out_source
 from calib8.verification.speed import by_turns
 
-#: Batches of the data that are measured, and how often.
-BATCHES, ROUNDS = 12, 5
+#: Batches of the data that are measured, at least, and how often.
+BATCHES, ROUNDS = 6, 3
+#: How many times as long as the fastest a candidate may take in a first round, and still take part in those that count.
+HOPELESS = 1.7
 
 
 def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | None, progress: Progress) -> Measured:
-    """Run every candidate over the first batches of ``data`` by turns, and remember the fastest for ``auto``.
+    """Run every candidate over some batches of ``data`` by turns, and remember the fastest for ``auto``.
 
     By the shortest of its rounds: whatever else the machine does only ever makes one longer. Raises ``ConfigError`` for
     an engine.
@@ -34,7 +37,7 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
         raise ConfigError(f"{artefact} is an engine: on the GPU there is nothing to choose. Name an ONNX model.")
     model = load(artefact)
     source = held_out_source(data, tokenizer or artefact.parent, contract_of(model), progress)
-    batches = first_batches(dataset_for(model, source, progress))
+    batches = some_batches(dataset_for(model, source, progress))
     with ExitStack() as stack:
         opened: dict[CpuChoice, Runtime] = {}
         for choice in candidates(model):
@@ -43,9 +46,10 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
             except ModelError as error:
                 progress.note(f"{choice}: {error}")
         works = {str(choice): _work(runtime, batches) for choice, runtime in opened.items()}
-        for work in works.values():
-            work()
-        taken = by_turns(works, least=ROUNDS, told=lambda rounds: progress.update("tune", rounds, ROUNDS))
+        first = by_turns(works, least=1)
+        bound = HOPELESS * min(min(seconds) for seconds in first.values())
+        close = {name: work for name, work in works.items() if first[name][0] <= bound}
+        taken = first | by_turns(close, least=ROUNDS, told=lambda rounds: progress.update("tune", rounds, ROUNDS))
     samples = sum(map(sample_count, batches))
     rates = {name: round(samples / min(seconds), 2) for name, seconds in taken.items()}
     measured = Measured(choice=max(opened, key=lambda choice: rates[str(choice)]), samples_per_second=rates)
@@ -54,9 +58,11 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
     return measured
 
 
-def first_batches(dataset: Dataset) -> list[Arrays]:
-    """A few batches, as ``embed`` makes them."""
-    return [arrays for _, arrays in islice(dataset.batches(), BATCHES)]
+def some_batches(dataset: Dataset) -> list[Arrays]:
+    """``BATCHES``, or two for each core, spread over all lengths: batches are sorted by that."""
+    every = [arrays for _, arrays in dataset.batches()]
+    count = min(len(every), max(BATCHES, 2 * cores()))
+    return [every[round(number)] for number in np.linspace(0, len(every) - 1, count)]
 
 
 def _work(runtime: Runtime, batches: list[Arrays]) -> Callable[[], None]:
