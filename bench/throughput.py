@@ -132,7 +132,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--with", dest="pythons", action="append", default=[], metavar="PACKAGE=PYTHON")
     parser.add_argument("--only", action="append", choices=list(ENCODERS), help="rows to measure; default: all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--limit", type=int, help="measure on that many sentences")
+    parser.add_argument("--limit", type=int, help="measure on about that many sentences, spread over the file")
     parser.add_argument("--work", type=Path, default=Path("build/throughput"), help="where tools keep their models")
     parser.add_argument("--results", type=Path)
     return parser.parse_args()
@@ -142,7 +142,8 @@ def _texts(path: Path, limit: int | None) -> dict[str, list[str]]:
     """The sentences, each once, and long texts made of them."""
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
-    sentences = list(dict.fromkeys(text for column in (0, 1) for text in (row[column] for row in rows)))[:limit]
+    sentences = list(dict.fromkeys(text for column in (0, 1) for text in (row[column] for row in rows)))
+    sentences = sentences[:: max(1, len(sentences) // (limit or len(sentences)))]  # the file goes from genre to genre
     long = [" ".join(sentences[start : start + IN_LONG]) for start in range(0, len(sentences), IN_LONG)]
     return {"short": sentences, "long": long}
 
