@@ -10,11 +10,14 @@ from google.protobuf.message import DecodeError
 
 from calib8.errors import ModelError
 from calib8.files import atomic, require_file, sha256_file
+from calib8.graph.mapped import load_mapped
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
 #: Protobuf refuses messages of 2 GiB; beyond this the weights go to one file beside the model.
 SINGLE_FILE_LIMIT = 1_900_000_000
+#: Bytes from which on a weight is shared with a runtime. What is smaller may be a shape that it folds into the graph.
+SHARED = 4096
 
 
 def load(path: Path | str) -> ir.Model:
@@ -29,7 +32,7 @@ def load(path: Path | str) -> ir.Model:
     except Exception as error:
         raise ModelError(str(error)) from None
     try:
-        model = ir.load(path, format="protobuf")
+        model = load_mapped(path)
         data = _data_files(model)
         if weight_bytes(model) <= SINGLE_FILE_LIMIT:
             ir.external_data.load_to_model(model)
@@ -87,6 +90,23 @@ def save(model: ir.Model, path: Path | str) -> Path:
 def serialized(model: ir.Model) -> bytes:
     """The ONNX file of ``model`` as bytes (under 2 GiB), as runtimes take it."""
     return bytes(ir.to_proto(model).SerializeToString())
+
+
+def parted(model: ir.Model) -> tuple[bytes, dict[str, ir.TensorProtocol]]:
+    """The ONNX file of ``model`` without its large weights, and those: what a runtime can share instead of copying.
+
+    In the file they are external data of a file that is not there.
+    """
+    clone = model.clone()
+    weights = {}
+    for name, value in clone.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes >= SHARED and tensor.dtype != ir.DataType.STRING:
+            weights[name] = tensor
+            value.const_value = ir.ExternalTensor(
+                "shared", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            )
+    return serialized(clone), weights
 
 
 def weight_bytes(model: ir.Model) -> int:
