@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/all-mpnet-base-v2
 DEMO := build/mpnet
+STUBS := 10.13.0.35.1
 
 .PHONY: demo test check e2e format help-pages clean
 
@@ -12,10 +13,10 @@ demo: .venv/installed
 	$(BIN)/calib8 convert $(MODEL)/model.onnx --data $(DEMO)/calib_data \
 		--held-out examples/mpnet/held_out.txt -o $(DEMO)
 
-test: .venv/installed
+test: .venv/installed .venv/stubs/checked
 	$(BIN)/python -m pytest
 
-check: .venv/installed
+check: .venv/installed .venv/stubs/checked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -41,4 +42,13 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[dev,export,openvino,rtx]'
+	touch $@
+
+# Not in site-packages, where folders with nothing but .pyi files would make `import tensorrt` succeed. Without what the
+# wheel asks for, TensorRT itself. Generated as it is, it has parameters named `in` and one without a default too late.
+.venv/stubs/checked: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/stubs \
+		tensorrt-stubs==$(STUBS)
+	sed -i -e 's/\bin: list\[/in_: list[/' -e 's/channel_axis: int) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/' \
+		.venv/stubs/tensorrt_bindings/tensorrt.pyi
 	touch $@

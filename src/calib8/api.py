@@ -6,6 +6,7 @@ Composition only: every step lives in a module of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -268,24 +269,57 @@ def sensitivity(
 
 
 def build(
-    model: Path | str, output: Path | str, config: Build | None = None, *, progress: Progress | None = None
+    model: Path | str,
+    output: Path | str,
+    config: Build | None = None,
+    *,
+    data: Data | None = None,
+    progress: Progress | None = None,
 ) -> list[BuiltEngine]:
-    """Build one TensorRT engine per target from an ONNX file, and check its plan. Raises ``PlanMismatch``."""
+    """Build one TensorRT engine per target from an ONNX file, and check its plan. Raises ``PlanMismatch``.
+
+    data: for a config with a calibrator (TensorRT 10 only), which finds the INT8 scales of an FP32 model. Raises
+    ``CacheError`` if the config's calibration cache was made from another model or other data, as far as is known.
+    """
+    from calib8.calibration.cache_record import lent_to_calibrator
+    from calib8.calibration.run import calibrator_origin
     from calib8.engine.build import build_engine
     from calib8.engine.config import Build
     from calib8.graph.io import load as load_model
+    from calib8.graph.io import source_sha256
     from calib8.graph.limits import dimension_limits
 
-    require_distinct(output, model)
+    config, progress, source = config or Build(), progress or Quiet(), open_source(data) if data is not None else None
+    cache = config.calibration_cache
+    for written in (output, config.timing_cache, cache):
+        if written is not None:
+            require_distinct(written, model)
     limits = dimension_limits(load_model(model))
-    return build_engine(Path(model), Path(output), config or Build(), limits=limits, progress=progress or Quiet())
+    with ExitStack() as lent:
+        if cache is not None:
+            known = source.fingerprint() if source is not None else ""
+            origin = calibrator_origin(source_sha256(Path(model)), known, str(config.calibrator))
+            lent.enter_context(lent_to_calibrator(cache, origin, progress))
+        return build_engine(Path(model), Path(output), config, data=source, limits=limits, progress=progress)
 
 
-def open(artefact: Path | str, *, runtime: CpuRuntime = "auto", threads: int | None = None) -> Runtime:
-    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block."""
+def open(
+    artefact: Path | str,
+    *,
+    runtime: CpuRuntime = "auto",
+    threads: int | None = None,
+    contexts: int | None = None,
+    cuda_graphs: int | None = None,
+) -> Runtime:
+    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block.
+
+    threads: of the CPU, for a model. contexts: runs that an engine can have under way (1), for several threads or for
+    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. Raises ``ConfigError`` for one that does not
+    apply.
+    """
     from calib8.runtime.open import open_artefact
 
-    return open_artefact(Path(artefact), runtime, threads=threads)
+    return open_artefact(Path(artefact), runtime, threads=threads, contexts=contexts, cuda_graphs=cuda_graphs)
 
 
 def run(

@@ -19,6 +19,12 @@ class Config(BaseModel):
             raise ConfigError(_explain(type(self), error)) from None
 
 
+def first_problem(error: ValidationError) -> str:
+    """``engine_bytes: Input should be a valid integer``: the first thing that a file read as JSON has wrong."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'its root'}: {first['msg']}"
+
+
 def _explain(config: type[BaseModel], error: ValidationError) -> str:
     problems = "; ".join(
         f"{'.'.join(str(part) for part in item['loc']) or 'options'}: {item['msg']}" for item in error.errors()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calib8 import Build, api
 from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
@@ -47,6 +48,24 @@ def test_every_engine_has_its_sidecar(target: str) -> None:
     sidecar = describe_engine(DEMO / f"mpnet-int8.{target}.engine")
     assert sidecar.target == target
     assert [tensor.name for tensor in sidecar.tensors] == ["input_ids", "attention_mask", "last_hidden_state"]
+
+
+def test_one_engine_for_every_architecture_plans_what_single_ones_do(tmp_path: Path) -> None:
+    (joint,) = api.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="+".join(TARGETS)))
+    assert (joint.plan.expected, joint.plan.covered, joint.plan.planned_kernels) == (72, 72, 48)
+    sidecar, single = describe_engine(joint.path), describe_engine(DEMO / "mpnet-int8.sm75.engine")
+    assert sidecar.target == "sm75+sm86+sm89+sm120"
+    assert all(sidecar.fits(target) for target in TARGETS)
+    assert joint.size_bytes == pytest.approx(single.engine_bytes, rel=0.01)  # compiled to the end where it runs
+
+
+def test_two_profiles_share_the_weights(tmp_path: Path) -> None:
+    shapes = ("input_ids:1x1:1x16:1x64", "input_ids:1x1:8x64:64x384")
+    (both,) = api.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="sm86", shapes=shapes))
+    assert (both.plan.expected, both.plan.covered, both.plan.planned_kernels) == (72, 72, 48)
+    one = describe_engine(DEMO / "mpnet-int8.sm86.engine")
+    assert one.engine_bytes < both.size_bytes < 1.15 * one.engine_bytes
+    assert [profile.max for profile in describe_engine(both.path).profiles] == [(1, 64), (1, 64), (64, 384), (64, 384)]
 
 
 def test_cache_and_ranges_tell_the_same() -> None:

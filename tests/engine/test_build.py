@@ -20,6 +20,7 @@ from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import BuildError, ConfigError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.progress import Quiet
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -32,9 +33,11 @@ TURING = Build(targets="sm75", shapes=SHAPES, allow_float=True)
 REQUEST = {
     "family": "rtx",
     "target": "sm86",
-    "profiles": {"x": ((1, 64), (8, 64), (32, 64))},
-    "workspace_mib": None,
-    "optimization_level": None,
+    "stage": "build",
+    "profiles": [{"x": ((1, 64), (8, 64), (32, 64))}],
+    "options": {},
+    "timing_cache": None,
+    "calibration": None,
 }
 
 
@@ -87,7 +90,7 @@ def test_a_node_without_a_name_is_found_in_the_plan(saved, tmp_path):
 def test_sidecar_tells_what_the_engine_is(saved, tmp_path):
     model = tiny.one_gemm()
     onnx.helper.set_model_props(model, {"calib8.recipe": "smooth", "other": "x"})
-    config = QUICK.model_copy(update={"workspace_mib": 64, "optimization_level": 2})
+    config = QUICK.model_copy(update={"workspace_mib": 64, "tf32": False})
     (engine,) = build_engine(saved(model), tmp_path / "deep" / "x.engine", config)
     sidecar = describe_engine(engine.path)
     assert sidecar.engine_bytes == engine.size_bytes
@@ -97,7 +100,7 @@ def test_sidecar_tells_what_the_engine_is(saved, tmp_path):
     assert [str(profile) for profile in sidecar.profiles] == list(SHAPES)
     described = [(tensor.name, tensor.mode, tensor.dtype, tensor.shape) for tensor in sidecar.tensors]
     assert described == [("x", "input", "float16", (-1, 64)), ("y", "output", "float16", (-1, 128))]
-    assert (sidecar.workspace_mib, sidecar.optimization_level) == (64, 2)
+    assert (sidecar.workspace_mib, sidecar.tf32, sidecar.optimization_level) == (64, False, None)
     assert sidecar.plan == engine.plan
 
 
@@ -211,7 +214,7 @@ def test_a_truncated_model_is_refused(saved, tmp_path):
 def test_tensorrt_parses_an_empty_file_and_the_worker_notices(tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
     request = {**REQUEST, "model": str(tmp_path / "empty.onnx"), "engine": str(tmp_path / "x.engine")}
-    outcome = process.run_worker(request, lambda _: None)
+    outcome = process.run_worker(request, Quiet())
     assert outcome.refused == ["the model has no outputs: the file is empty or no ONNX model"]
     assert not (tmp_path / "x.engine").exists()
 
@@ -247,7 +250,7 @@ def test_unknown_targets_and_options_are_refused(saved, tmp_path):
         build_engine(saved(tiny.mlp()), tmp_path / "x.engine", Build(targets="current"))
     with pytest.raises(ConfigError, match="workspace_mib"):
         Build(workspace_mib=0)
-    with pytest.raises(ConfigError, match=r"target: .*Known options: targets"):
+    with pytest.raises(ConfigError, match=r"target: .*Known options: .*targets"):
         Build(target="sm86")
 
 
@@ -261,7 +264,7 @@ def test_ctrl_c_stops_the_build_at_once_and_leaves_nothing(saved, tmp_path):
 
 
 def test_a_worker_that_says_nothing_is_killed_too(saved, tmp_path, monkeypatch):
-    endless = "import json, time; print(json.dumps(['progress', 0.5]), flush=True); time.sleep(60)"
+    endless = "import json, time; print(json.dumps(['progress', 'x', 1, 2]), flush=True); time.sleep(60)"
     monkeypatch.setattr(process, "WORKER", endless)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -281,7 +284,7 @@ def test_a_worker_ends_when_its_caller_is_gone(saved, tmp_path):
 
 def test_a_worker_that_dies_before_it_listens_is_reported(monkeypatch):
     monkeypatch.setattr(process, "WORKER", "raise SystemExit(3)")
-    outcome = process.run_worker({"more than a pipe holds": "x" * 1_000_000}, lambda _: None)
+    outcome = process.run_worker({"more than a pipe holds": "x" * 1_000_000}, Quiet())
     assert (outcome.exit_code, outcome.built, outcome.refused) == (3, None, None)
 
 

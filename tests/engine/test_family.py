@@ -1,25 +1,20 @@
 import sys
-from enum import IntEnum
-from types import SimpleNamespace
 
 import pytest
+from trt_double import double, needs_stubs
 
 from calib8.engine import build
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import Gpu
+from calib8.engine.options import Options
 from calib8.errors import ProfileError, SetupError
 
-TYPED = IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1})
-TYPED_11 = IntEnum("Flag", {"PREFER_AOT_PYTHON_PLUGINS": 3})
 
-
-def full(version="10.13.0", flags=TYPED):
-    """The part of a full TensorRT that tells the families apart; the real one needs a GPU."""
-    return TensorRT(
-        "tensorrt", SimpleNamespace(__version__=version, NetworkDefinitionCreationFlag=flags, IBuilderConfig=object)
-    )
+def full(version="10.13.0.35"):
+    """A full TensorRT: the real one needs a GPU."""
+    return TensorRT("tensorrt", double(version))
 
 
 def test_rtx_is_found_first_and_knows_its_targets():
@@ -28,7 +23,7 @@ def test_rtx_is_found_first_and_knows_its_targets():
     assert (found.family, found.version) == ("rtx", trt.__version__)
     assert set(found.targets()) >= {"sm75", "sm80", "sm86", "sm89", "sm120"}
     assert not {"none", "current"} & set(found.targets())
-    assert found.network_flags() == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert found.network_flags(Options()) == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def test_without_any_tensorrt_the_error_tells_what_to_install(monkeypatch):
@@ -50,27 +45,38 @@ def test_ctrl_c_while_tensorrt_starts_is_no_missing_tensorrt(chained, monkeypatc
         load()
 
 
+@needs_stubs
 def test_the_other_family_is_taken_where_rtx_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setitem(sys.modules, "tensorrt", full().module)
-    assert load().title == "TensorRT 10.13.0"
+    assert load().title == "TensorRT 10.13.0.35"
     with pytest.raises(SetupError, match="tensorrt_rtx: import of tensorrt_rtx halted"):
         load("rtx")
 
 
+@needs_stubs
 def test_strong_typing_is_asked_for_where_it_is_an_option():
-    assert full().network_flags() == 2
-    assert full("11.4.0", TYPED_11).network_flags() == 0
+    assert full().network_flags(Options()) == 2
+    assert full("11.4.0").network_flags(Options()) == 0
 
 
+@needs_stubs
 def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "load", lambda family: full())
+    monkeypatch.setattr(build, "load", lambda *_, **__: full())
     monkeypatch.setattr(build, "gpus", lambda: ())
-    with pytest.raises(SetupError, match=r"TensorRT 10\.13\.0 builds on a GPU, and nvidia-smi finds none"):
+    with pytest.raises(SetupError, match=r"TensorRT 10\.13\.0\.35 builds on a GPU, and nvidia-smi finds none"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine")
     monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA L4", "sm89"),))
     with pytest.raises(ProfileError, match=r"only for this machine's NVIDIA L4, got the targets sm86\. Ask for sm89"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine", Build(targets="sm86"))
     assert build._targets(full(), Build()) == ("sm89",)
     assert build._targets(full(), Build(targets="sm89")) == ("sm89",)
-    assert full().aim(object(), "sm89") is None
+
+
+@needs_stubs
+def test_a_calibrator_prefers_the_tensorrt_that_may_have_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", full().module)
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+    assert (load().family, load(prefer="tensorrt").family) == ("rtx", "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert load(prefer="tensorrt").family == "rtx"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from calib8.data.inputs import InputSpec, declared_inputs
 from calib8.engine.config import Build
-from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
+from calib8.engine.profiles import Profile, parse_profile, profile_sets, resolve_profiles
 from calib8.errors import ConfigError, ModelError, ProfileError
 from calib8.graph.limits import dimension_limits
 from calib8.testing import tiny_encoder
@@ -88,11 +88,22 @@ def test_one_profile_serves_every_input_with_the_same_symbols():
         resolve([IDS, SOUND], "input_ids:1x8:2x16:4x32")
 
 
+def test_an_input_given_again_begins_a_further_profile():
+    short, long = "input_ids:1x1:1x16:1x64", "input_ids:2x1:8x64:64x384"
+    masks = [text.replace("input_ids", "attention_mask") for text in (short, long)]
+    resolved = resolve([IDS, MASK], short, long)
+    assert resolved == [short, masks[0], long, masks[1]]
+    first, second = profile_sets([parse_profile(text) for text in resolved])
+    assert (str(first["attention_mask"]), str(second["input_ids"])) == (masks[0], long)
+    with pytest.raises(ProfileError, match="goes up to 384, but the model's tables hold only 128"):
+        resolve([IDS, MASK], short, long, sequence=128)
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
         (["ids:1x1:1x1:1x1"], "given for 'ids', but the model's inputs are input_ids, attention_mask, image"),
-        (["input_ids:1x1:1x1:1x1", "input_ids:1x1:1x1:1x1"], "given twice for 'input_ids'"),
+        (["input_ids:1x1:1x1:1x1", "input_ids:1x1:1x1:1x1"], "the same shapes are given twice, input_ids:1x1:1x1:1x1"),
         (["input_ids:1:1:1"], "its min shape has 1 dimensions, the model's .* has 2"),
         (["input_ids:1x1:1x1:1"], "its max shape has 1 dimensions"),
         (["input_ids:4x8:2x16:8x32"], "dimension 0 needs 1 <= min <= opt <= max, got 4, 2, 8"),

@@ -1,58 +1,21 @@
-"""Device, Buffers and the whole of TensorRtRuntime but TensorRT on a real GPU."""
+"""Device, Buffers and Graph on a real GPU."""
 
-import hashlib
-import sys
 import threading
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda.bindings import runtime as cuda
+from kernels import launch
 
+from calib8.cuda.buffers import Buffers
+from calib8.cuda.device import Device
+from calib8.cuda.graph import Graph
 from calib8.engine.hardware import gpus
-from calib8.engine.plan_check import PlanCheck
-from calib8.engine.profiles import Profile
-from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
-from calib8.errors import DataError, SetupError
-from calib8.runtime.device_buffers import Buffers, Device
-from calib8.runtime.tensorrt import TensorRtRuntime
-
-cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-pytestmark = pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU: nvidia-smi finds none")
+from calib8.errors import SetupError
 
 MIB = 1 << 20
 IMPOSSIBLE = 1 << 44  # 16 TiB
-
-
-@pytest.fixture
-def device():
-    opened = Device()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def warm():
-    """A device of the whole module, so that what CUDA itself keeps (context, streams, staging) is taken before."""
-    opened, other = Device(), Device()
-    address = opened.malloc(64 * MIB)
-    there_and_back(opened, address, np.zeros(32 * MIB, np.uint8))
-    kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-    cuda.cudaMemcpyAsync(address, address + 32 * MIB, 32 * MIB, kind, opened.stream)
-    opened.synchronise()
-    opened.free(address)
-    other.close()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def nothing_leaks(warm):
-    """The GPU has as much free memory after the test as before."""
-    before = warm.free_bytes()
-    yield
-    assert warm.free_bytes() == before
 
 
 def there_and_back(device: Device, address: int, array: Any) -> Any:
@@ -75,39 +38,65 @@ def test_the_gpu_is_the_one_that_nvidia_smi_names(device):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "int32", "int8", "bool"])
-def test_a_copy_comes_back_as_it_went(nothing_leaks, device, dtype):
+def test_a_copy_comes_back_as_it_went(device, dtype):
     array = np.random.default_rng(0).integers(-100, 100, (64, 384)).astype(dtype)
     address = device.malloc(array.nbytes)
     assert there_and_back(device, address, array).tobytes() == array.tobytes()
     device.free(address)
 
 
-def test_a_large_copy_comes_back_as_it_went(nothing_leaks, device):
+def test_a_large_copy_comes_back_as_it_went(device, leaks_nothing):
     array = np.random.default_rng(0).integers(0, 255, 256 * MIB, dtype=np.uint8)
-    address = device.malloc(array.nbytes)
-    assert np.array_equal(there_and_back(device, address, array), array)
-    device.free(address)
 
-
-def test_buffers_grow_are_reused_and_free_everything(nothing_leaks, device):
-    before = device.free_bytes()
-    buffers = Buffers(device)
-    seen = []
-    for size in (4 * MIB, 2 * MIB, 4 * MIB, 64 * MIB, MIB):
-        address = buffers.room("x", size)
-        array = np.full(size, size % 251, np.uint8)
+    def work() -> None:
+        address = device.malloc(array.nbytes)
         assert np.array_equal(there_and_back(device, address, array), array)
-        seen.append((address, before - device.free_bytes()))
-    addresses, taken = zip(*seen, strict=True)
-    assert addresses[0] == addresses[1] == addresses[2]
-    assert addresses[3] == addresses[4]
-    assert taken[0] == taken[1] == taken[2] < 64 * MIB <= taken[3] == taken[4]
-    assert buffers.room("empty", 0) != 0
-    buffers.close()
-    assert device.free_bytes() == before
+        device.free(address)
+
+    leaks_nothing(work)
 
 
-def test_an_impossible_allocation_is_told_and_does_no_harm(nothing_leaks, device):
+def test_pinned_arrays_come_back_as_they_went(device, leaks_nothing):
+    content = np.random.default_rng(0).standard_normal((4096, 1024), dtype=np.float32)
+
+    def work() -> None:
+        pinned, memory = Buffers(device, pinned=True), Buffers(device)
+        there = pinned.array("there", content.shape, content.dtype)
+        back = pinned.array("back", content.shape, content.dtype)
+        there[...], back[...] = content, 0
+        address = memory.room("x", content.nbytes)
+        device.copy_in(address, there)
+        device.copy_out(back, address)
+        device.synchronise()
+        assert np.array_equal(back, content)
+        del there, back
+        pinned.close()
+        memory.close()
+
+    leaks_nothing(work)
+
+
+def test_buffers_grow_are_reused_and_free_everything(device, leaks_nothing):
+    def work() -> None:
+        before = device.free_bytes()
+        buffers = Buffers(device)
+        seen = []
+        for size in (4 * MIB, 2 * MIB, 4 * MIB, 64 * MIB, MIB):
+            address = buffers.room("x", size)
+            array = np.full(size, size % 251, np.uint8)
+            assert np.array_equal(there_and_back(device, address, array), array)
+            seen.append((address, before - device.free_bytes()))
+        addresses, taken = zip(*seen, strict=True)
+        assert addresses[0] == addresses[1] == addresses[2]
+        assert addresses[3] == addresses[4]
+        assert taken[0] == taken[1] == taken[2] < 64 * MIB <= taken[3] == taken[4]
+        assert buffers.room("empty", 0) != 0
+        buffers.close()
+
+    leaks_nothing(work)
+
+
+def test_an_impossible_allocation_is_told_and_does_no_harm(device):
     buffers = Buffers(device)
     kept = buffers.room("kept", MIB)
     with pytest.raises(
@@ -122,19 +111,38 @@ def test_an_impossible_allocation_is_told_and_does_no_harm(nothing_leaks, device
     buffers.close()
 
 
+def test_an_impossible_amount_of_pinned_memory_is_told_and_does_no_harm(device):
+    with pytest.raises(SetupError, match=r"CUDA: pinning 17,592,186,044,416 bytes of host memory failed on .*ulimit"):
+        device.malloc_host(IMPOSSIBLE)
+    assert cuda.cudaPeekAtLastError()[0] == cuda.cudaError_t.cudaSuccess
+    device.free_host(device.malloc_host(MIB))
+
+
 def test_a_wrong_address_is_told_with_the_text_of_cuda(device):
     with pytest.raises(SetupError, match=r"CUDA: cudaFree failed on .*: invalid argument\. Check the GPU"):
         device.free(12345)
 
 
-def test_another_thread_gets_the_same_gpu(nothing_leaks, device):
+def test_which_addresses_lie_on_the_gpu(device):
+    address, host = device.malloc(MIB), np.zeros(10)
+    assert device.holds(address)
+    assert device.holds(address + MIB - 1)
+    assert not device.holds(host.ctypes.data)
+    pinned = device.malloc_host(100)
+    assert not device.holds(pinned)
+    device.free_host(pinned)
+    device.free(address)
+    assert cuda.cudaPeekAtLastError()[0] == cuda.cudaError_t.cudaSuccess
+
+
+def test_another_thread_gets_the_same_gpu(device):
     array, answers = np.arange(1000), []
 
     def work() -> None:
-        device.use()
-        address = device.malloc(array.nbytes)
-        answers.append(there_and_back(device, address, array))
-        device.free(address)
+        with device.active():
+            address = device.malloc(array.nbytes)
+            answers.append(there_and_back(device, address, array))
+            device.free(address)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -142,97 +150,74 @@ def test_another_thread_gets_the_same_gpu(nothing_leaks, device):
     assert np.array_equal(answers[0], array)
 
 
-class CopyingContext:
-    """Stands in for TensorRT's context: ``y = x``, copied on the GPU and on the stream that it is given."""
-
-    def __init__(self) -> None:
-        self.shape: tuple[int, ...] = ()
-        self.addresses: dict[str, int] = {}
-
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        return index == 0 and stream != 0
-
-    def set_input_shape(self, name: str, shape: Any) -> bool:
-        self.shape = tuple(shape)
-        return name == "x"
-
-    def infer_shapes(self) -> list[str]:
-        return []
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        size = 4 * int(np.prod(self.shape))
-        kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        (status,) = cuda.cudaMemcpyAsync(self.addresses["y"], self.addresses["x"], size, kind, stream)
-        return bool(status == cuda.cudaError_t.cudaSuccess)
+def test_a_stream_waits_for_another(device):
+    """The first stream has much to do before it writes what the second reads."""
+    other, count = device.beside(), 64 * MIB
+    x, y = device.malloc(4 * count), device.malloc(4 * count)
+    ones, back = np.ones(count, np.float32), np.zeros(count, np.float32)
+    device.copy_in(x, ones)
+    for _ in range(20):
+        assert launch("affine", device.stream, count, x, y, count)
+        device.copy_across(x, y, 4 * count)
+    other.wait_for(device.stream)
+    assert not device.idle()
+    other.copy_out(back, y)
+    other.synchronise()
+    assert np.array_equal(back, np.full(count, 2.0**21 - 1, np.float32))
+    assert device.idle()
+    for address in (x, y):
+        device.free(address)
+    other.close()
 
 
-@pytest.fixture
-def copying_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An engine file for this GPU, and a ``tensorrt`` module that makes a ``CopyingContext`` of it."""
-    engine = SimpleNamespace(
-        num_io_tensors=2,
-        num_optimization_profiles=1,
-        get_tensor_name=lambda index: "xy"[index],
-        get_tensor_location=lambda name: "DEVICE",
-        create_execution_context=CopyingContext,
-    )
-    module = ModuleType("tensorrt")
-    module.__dict__.update(
-        __version__="0.0.0",
-        ILogger=type("ILogger", (), {"__init__": lambda self: None}),
-        TensorLocation=SimpleNamespace(DEVICE="DEVICE"),
-        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda content: engine),
-    )
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    path, target = tmp_path / "x.engine", gpus()[0].target
-    path.write_bytes(b"an engine")
-    description = Sidecar(
-        engine_sha256=hashlib.sha256(b"an engine").hexdigest(),
-        engine_bytes=9,
-        family="tensorrt",
-        tensorrt_version="0.0.0",
-        target=target,
-        model_sha256="0" * 64,
-        model_metadata={},
-        profiles=(Profile(name="x", min=(1, 1), opt=(8, 64), max=(4096, 4096)),),
-        tensors=(
-            TensorInfo(name="x", mode="input", dtype="float32", shape=(-1, -1)),
-            TensorInfo(name="y", mode="output", dtype="float32", shape=(-1, -1)),
-        ),
-        plan=PlanCheck(target=target, expected=0, covered=0, planned_kernels=0),
-        workspace_mib=None,
-        optimization_level=None,
-        build_seconds=1.0,
-        built_at="2026-01-01T00:00:00+00:00",
-        calib8_version="0.1.0",
-    )
-    sidecar_path(path).write_text(description.model_dump_json())
-    return path
+def test_a_graph_does_again_what_was_recorded(device, leaks_nothing):
+    def work() -> None:
+        address, back = device.malloc(4 * 1000), np.zeros(1000, np.float32)
+        device.copy_in(address, back)
+        assert launch("affine", device.stream, 1000, address, address, 1000)  # the kernel is loaded before a capture
+        device.synchronise()
+        graph = Graph(device, lambda: [launch("affine", device.stream, 1000, address, address, 1000) for _ in range(3)])
+        device.copy_out(back, address)
+        device.synchronise()
+        assert set(back) == {1}  # recorded, not run
+        for _ in range(2):
+            graph.launch()
+        device.copy_out(back, address)
+        device.synchronise()
+        assert set(back) == {2.0**7 - 1}
+        graph.close()
+        device.free(address)
+
+    leaks_nothing(work)
 
 
-def test_the_runtime_brings_data_through_the_gpu_in_order(nothing_leaks, copying_engine):
-    random = np.random.default_rng(0)
-    with TensorRtRuntime(copying_engine) as runtime:
-        assert runtime.description == f"TensorRT 0.0.0 on {gpus()[0].name}"
-        for shape in ((1, 1), (8, 64), (4096, 4096), (3, 5), (64, 384)):
-            given = random.standard_normal(shape, dtype=np.float32)
-            assert np.array_equal(runtime(x=given)["y"], given)
-            assert np.array_equal(runtime(x=given[::-1, ::-1])["y"], given[::-1, ::-1])
-        with pytest.raises(DataError, match="the engine was not built for x 5000x1"):
-            runtime(x=np.zeros((5000, 1), np.float32))
-    runtime.close()
+def test_what_cannot_be_recorded_is_told_and_the_stream_goes_on(device):
+    address = device.malloc(4)
+    with pytest.raises(SetupError, match=r"CUDA: cudaStreamSynchronize failed on .*captur"):
+        Graph(device, device.synchronise)
+    assert cuda.cudaPeekAtLastError()[0] == cuda.cudaError_t.cudaSuccess
+    assert there_and_back(device, address, np.float32([3])).tolist() == [3]
+    graph = Graph(device, lambda: device.copy_across(address, address, 0))
+    graph.close()
+    device.free(address)
 
 
-def test_the_runtime_frees_its_memory_after_an_error(nothing_leaks, copying_engine, monkeypatch):
-    with TensorRtRuntime(copying_engine) as runtime:
-        runtime(x=np.ones((1024, 1024), np.float32))
-        monkeypatch.setattr(CopyingContext, "execute_async_v3", lambda self, stream: False)
-        with pytest.raises(SetupError, match="TensorRT could not run on x 2x2"):
-            runtime(x=np.ones((2, 2), np.float32))
+def test_other_threads_may_allocate_while_one_records(device):
+    def elsewhere() -> None:
+        with device.active():
+            device.free(device.malloc(MIB))
+
+    def enqueue() -> None:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert launch("affine", device.stream, 1, address, address, 1)
+
+    address = device.malloc(4)
+    assert launch("affine", device.stream, 1, address, address, 1)
+    device.synchronise()
+    graph = Graph(device, enqueue)
+    graph.launch()
+    device.synchronise()
+    graph.close()
+    device.free(address)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.errors import DataError, ModelError, SetupError
+from calib8.errors import ConfigError, DataError, ModelError, SetupError
 from calib8.graph.io import save, serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
@@ -223,6 +223,32 @@ def test_has_vnni(machine: str, cpuinfo: str, expected: bool, tmp_path: Path, mo
 def test_open_artefact(tmp_path: Path) -> None:
     with open_artefact(save(tiny_mlp(), tmp_path / "a.onnx")) as opened:
         assert opened.run(X)["y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("options", [{"contexts": 2}, {"cuda_graphs": 0}, {"contexts": 1, "cuda_graphs": 8}])
+def test_options_of_engines_are_refused_on_the_cpu(options, tmp_path: Path) -> None:
+    path = save(tiny_mlp(), tmp_path / "a.onnx")
+    given = ", ".join(f"{name}={number}" for name, number in options.items())
+    with pytest.raises(
+        ConfigError, match=rf"a\.onnx cannot be opened with {given}: that is for engines \(\.engine, \.p"
+    ):
+        open_artefact(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"threads": 4},
+            r"x\.engine cannot be opened with threads=4: that is for ONNX models on the CPU; an engine has c",
+        ),
+        ({"contexts": 0}, r"^got contexts=0, expected 1 or more\.$"),
+        ({"cuda_graphs": -1}, r"^got cuda_graphs=-1, expected 0 or more\.$"),
+    ],
+)
+def test_options_that_an_engine_cannot_have_are_refused_before_it_is_read(options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_artefact(Path("x.engine"), **options)
 
 
 def test_null_runtime_remembers() -> None:

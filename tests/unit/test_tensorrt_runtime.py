@@ -1,221 +1,24 @@
-"""TensorRtRuntime with a recording TensorRT and a recording GPU, and against the real TensorRT-RTX without a GPU."""
+"""TensorRtRuntime on a fake TensorRT and a fake CUDA, and against the real TensorRT-RTX without a GPU."""
 
-import hashlib
-import importlib
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from fake_tensorrt import SCRATCH, World, ids, ids_profile
 
+import calib8
 from calib8.engine import sidecar as sidecar_module
 from calib8.engine.hardware import Gpu
-from calib8.engine.plan_check import PlanCheck
-from calib8.engine.profiles import Profile
-from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
+from calib8.engine.profiles import profile_sets
+from calib8.engine.sidecar import TensorInfo, sidecar_path
 from calib8.errors import DataError, InputError, ModelError, SetupError
-from calib8.runtime import device_buffers
-from calib8.runtime import tensorrt as runtime_module
-from calib8.runtime.device_buffers import Buffers, Device
-from calib8.runtime.tensorrt import TensorRtRuntime, profile_for, profile_sets
+from calib8.runtime.tensorrt import require
+from calib8.runtime.tensorrt.profiles import profile_for
+from calib8.runtime.tensorrt.runtime import TensorRtRuntime
 
-CONTENT = b"an engine"
-A10 = Gpu("NVIDIA A10", "sm86")
 ON_CPU = r"On the CPU use the ONNX model that it was built from\.$"
-
-
-def ids_profile(low: str, high: str, name: str = "ids") -> Profile:
-    small, large = (tuple(int(size) for size in text.split("x")) for text in (low, high))
-    return Profile(name=name, min=small, opt=small, max=large)
-
-
-class FakeGpu:
-    """Stands in for ``Device``: real bytes at made-up addresses, every call in ``events``."""
-
-    def __init__(self, events: list[Any], budget: int = 1 << 20) -> None:
-        self.events = events
-        self.budget = budget
-        self.memory: dict[int, bytearray] = {}
-        self.next_address = 256
-        self.name, self.stream = "NVIDIA A10", 7
-        self.closed = 0
-        self.failing = ""
-
-    def _record(self, name: str, *values: Any) -> None:
-        self.events.append((name, *values))
-        if name == self.failing:
-            raise SetupError(f"CUDA: {name} failed on NVIDIA A10: out of luck.")
-
-    def use(self) -> None:
-        self._record("use")
-
-    def malloc(self, size: int) -> int:
-        self._record("malloc", size)
-        if size > self.budget:
-            raise SetupError("CUDA: allocating failed")
-        address, self.next_address = self.next_address, self.next_address + size + 256
-        self.memory[address] = bytearray(size)
-        return address
-
-    def free(self, address: int) -> None:
-        self._record("free", len(self.memory.pop(address)))
-
-    def copy_in(self, address: int, array: Any) -> None:
-        assert array.flags.c_contiguous
-        self._record("copy_in", array.nbytes)
-        self.memory[address][: array.nbytes] = array.tobytes()
-
-    def copy_out(self, array: Any, address: int) -> None:
-        self._record("copy_out", array.nbytes)
-        array[...] = np.frombuffer(bytes(self.memory[address][: array.nbytes]), array.dtype).reshape(array.shape)
-
-    def synchronise(self) -> None:
-        self._record("synchronise")
-
-    def close(self) -> None:
-        self.closed += 1
-        self.events.append(("close",))
-
-
-class FakeTensorRT:
-    """A ``tensorrt`` module whose engines compute ``out = 2 * ids`` and, where ``refusing`` says so, refuse."""
-
-    def __init__(self, gpu: FakeGpu, events: list[Any]) -> None:
-        self.gpu, self.events = gpu, events
-        self.refusing = ""
-        self.reason = ""
-        self.profiles = 1
-        self.names = ("ids", "out")
-        self.location = "DEVICE"
-        self.out_shape: Any = None
-        self.module = ModuleType("tensorrt_rtx")
-        self.module.__dict__.update(
-            __version__="1.7.1.116",
-            ILogger=type("ILogger", (), {"__init__": lambda self: None}),
-            TensorLocation=SimpleNamespace(DEVICE="DEVICE", HOST="HOST"),
-            Runtime=self.runtime,
-        )
-
-    def answer(self, name: str, *values: Any) -> bool:
-        """Record the call; log the reason and say no if it is the one to refuse."""
-        self.events.append((name, *values))
-        if name != self.refusing:
-            return True
-        if self.reason:
-            self.log.log(SimpleNamespace(name="ERROR"), self.reason)
-            self.log.log(SimpleNamespace(name="INFO"), "chatter")
-        return False
-
-    def runtime(self, log: Any) -> Any:
-        self.log = log
-        if not self.answer("runtime"):
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-        return SimpleNamespace(deserialize_cuda_engine=self.deserialise)
-
-    def deserialise(self, content: bytes) -> Any:
-        assert content == CONTENT
-        engine = SimpleNamespace(
-            num_io_tensors=len(self.names),
-            num_optimization_profiles=self.profiles,
-            get_tensor_name=lambda index: self.names[index],
-            get_tensor_location=lambda name: self.location,
-            create_execution_context=lambda: FakeContext(self) if self.answer("context") else None,
-        )
-        return engine if self.answer("deserialise") else None
-
-
-class FakeContext:
-    def __init__(self, trt: FakeTensorRT) -> None:
-        self.trt = trt
-        self.shapes: dict[str, Any] = {}
-        self.addresses: dict[str, int] = {}
-
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        return self.trt.answer("profile", index, stream)
-
-    def set_input_shape(self, name: str, shape: Any) -> bool:
-        self.shapes[name] = tuple(shape)
-        return self.trt.answer("shape", name, tuple(shape))
-
-    def infer_shapes(self) -> list[str]:
-        if not self.trt.answer("infer"):
-            raise RuntimeError("shape inference failed")
-        return []
-
-    def get_tensor_shape(self, name: str) -> Any:
-        assert name == "out"
-        return self.trt.out_shape or self.shapes["ids"]
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert address in self.trt.gpu.memory
-        self.addresses[name] = address
-        return self.trt.answer("address", name)
-
-    def execute_async_v3(self, stream: int) -> bool:
-        if not self.trt.answer("execute", stream):
-            return False
-        size = int(np.prod(self.shapes["ids"])) * 8
-        given = np.frombuffer(bytes(self.trt.gpu.memory[self.addresses["ids"]][:size]), np.int64)
-        self.trt.gpu.memory[self.addresses["out"]][: size // 2] = (2 * given).astype(np.float32).tobytes()
-        return True
-
-
-class World:
-    """An engine file with its sidecar, and everything around it."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.path = folder / "x.engine"
-        self.events: list[Any] = []
-        self.gpu = FakeGpu(self.events)
-        self.trt = FakeTensorRT(self.gpu, self.events)
-        self.monkeypatch = monkeypatch
-        self.targets: list[str | None] = []
-        monkeypatch.setattr(sidecar_module, "gpus", lambda: (A10,))
-        monkeypatch.setitem(sys.modules, "tensorrt_rtx", self.trt.module)
-        monkeypatch.setattr(runtime_module, "Device", self._device)
-        self.write()
-
-    def _device(self, target: str | None) -> FakeGpu:
-        self.targets.append(target)
-        return self.gpu
-
-    def write(self, **changes: Any) -> None:
-        values: dict[str, Any] = {
-            "engine_sha256": hashlib.sha256(CONTENT).hexdigest(),
-            "engine_bytes": len(CONTENT),
-            "family": "rtx",
-            "tensorrt_version": "1.7.1.116",
-            "target": "sm86",
-            "model_sha256": "0" * 64,
-            "model_metadata": {},
-            "profiles": (ids_profile("1x1", "8x16"),),
-            "tensors": (
-                TensorInfo(name="ids", mode="input", dtype="int64", shape=(-1, -1)),
-                TensorInfo(name="out", mode="output", dtype="float32", shape=(-1, -1)),
-            ),
-            "plan": PlanCheck(target="sm86", expected=1, covered=1, planned_kernels=1),
-            "workspace_mib": None,
-            "optimization_level": None,
-            "build_seconds": 1.0,
-            "built_at": "2026-01-01T00:00:00+00:00",
-            "calib8_version": "0.1.0",
-        }
-        self.path.write_bytes(CONTENT)
-        sidecar_path(self.path).write_text(Sidecar(**{**values, **changes}).model_dump_json())
-
-    def open(self) -> TensorRtRuntime:
-        return TensorRtRuntime(self.path)
-
-    def names(self) -> list[str]:
-        return [event[0] for event in self.events]
-
-    def refusal(self) -> str:
-        with pytest.raises(SetupError) as caught:
-            self.open()
-        assert "deserialise" not in self.names()
-        return str(caught.value)
 
 
 @pytest.fixture
@@ -223,8 +26,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
 
 
-def ids(rows: int, columns: int) -> Any:
-    return np.arange(rows * columns, dtype=np.int64).reshape(rows, columns)
+def refusal(world: World) -> str:
+    """What opening says that never reaches TensorRT."""
+    with pytest.raises(SetupError) as caught:
+        world.open()
+    assert world.trt.named("deserialise") == []
+    return str(caught.value)
 
 
 # Running
@@ -232,44 +39,71 @@ def ids(rows: int, columns: int) -> Any:
 
 def test_it_runs_in_the_right_order(world):
     with world.open() as runtime:
-        assert runtime.description == "TensorRT-RTX 1.7.1.116 on NVIDIA A10"
+        assert runtime.description == "TensorRT 10.13.3.9 on NVIDIA A10"
+        opened = len(world.cuda.calls)
         out = runtime(ids=ids(2, 3))["out"]
+        during = world.cuda.calls[opened:]
+        stream = world.trt.named("execute")[0][1]
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, 2 * ids(2, 3))
-    assert world.targets == ["sm86"]
-    assert world.events == [
+    assert world.trt.events == [
         ("runtime",),
         ("deserialise",),
-        ("context",),
-        ("use",),
-        ("profile", 0, 7),
+        ("context", "ours"),
+        ("profile", 0, stream),
         ("shape", "ids", (2, 3)),
         ("infer",),
-        ("malloc", 48),
-        ("malloc", 24),
         ("address", "ids"),
         ("address", "out"),
-        ("copy_in", 48),
-        ("execute", 7),
-        ("copy_out", 24),
-        ("synchronise",),
-        ("free", 24),
-        ("free", 48),
-        ("close",),
+        ("execute", stream),
     ]
+    copies = {"cudaMemcpyAsync": lambda call: (call[0], *call[3:])}
+    calls = [copies.get(call[0], lambda call: call[:2])(call) for call in during]
+    assert calls == [
+        ("cudaSetDevice", 1),
+        ("cudaMalloc", 48),
+        ("cudaHostAlloc", 24),
+        ("cudaMalloc", 24),
+        ("cudaHostAlloc", 48),
+        ("cudaMemcpyAsync", 48, "in", stream),
+        ("cudaMemcpyAsync", 24, "out", stream),
+        ("cudaSetDevice", 1),
+        ("cudaStreamSynchronize", stream),
+    ]
+    assert world.cuda.left_behind == {}
 
 
 def test_buffers_grow_and_never_shrink(world):
-    with world.open() as runtime:
+    with world.open(cuda_graphs=0) as runtime:
+        world.cuda.calls.clear()
         for rows in (2, 1, 2, 4):
             np.testing.assert_array_equal(runtime(ids=ids(rows, 4))["out"], 2 * ids(rows, 4))
-    sizes = [event for event in world.events if event[0] in ("malloc", "free")]
-    assert sizes == [
-        *[("malloc", 64), ("malloc", 32)],
-        *[("free", 64), ("malloc", 128), ("free", 32), ("malloc", 64)],
-        *[("free", 64), ("free", 128)],
-    ]
-    assert world.names().count("profile") == 1
+        assert [call[1] for call in world.cuda.named("cudaMalloc")] == [64, 32, 128, 64]
+        assert [call[1] for call in world.cuda.named("cudaHostAlloc")] == [32, 64, 64, 128]
+        assert world.cuda.used == SCRATCH + 128 + 64
+    assert len(world.trt.named("profile")) == 1
+
+
+def test_what_the_context_is_set_to_is_not_set_again(world):
+    with world.open(cuda_graphs=0) as runtime:
+        for _ in range(3):
+            runtime(ids=ids(2, 3))
+    assert len(world.trt.named("shape", "infer")) == 2
+    assert len(world.trt.named("execute")) == 3
+
+
+def test_results_of_earlier_runs_stay(world):
+    with world.open() as runtime:
+        first = runtime(ids=ids(2, 3))["out"]
+        runtime(ids=ids(2, 3) + 5)
+    np.testing.assert_array_equal(first, 2 * ids(2, 3))
+
+
+def test_the_thread_stays_on_the_gpu_that_it_had_chosen(world):
+    with world.open() as runtime:
+        world.cuda.cudaSetDevice(0)
+        runtime(ids=ids(2, 3))
+        assert world.cuda.cudaGetDevice() == (0, 0)
 
 
 def test_a_strided_input_is_run_as_it_looks(world):
@@ -284,7 +118,7 @@ def test_the_tightest_profile_is_used(world):
     with world.open() as runtime:
         for shape in ((1, 4), (1, 5), (2, 4), (64, 1), (8, 16)):
             runtime(ids=ids(*shape))
-    assert [event[1] for event in world.events if event[0] == "profile"] == [1, 0, 2, 0]
+    assert [event[1] for event in world.trt.named("profile")] == [1, 0, 2, 0]
 
 
 def test_the_profiles_of_a_sidecar_belong_to_optimisation_profiles_in_order():
@@ -294,7 +128,7 @@ def test_the_profiles_of_a_sidecar_belong_to_optimisation_profiles_in_order():
 
 
 def test_fixed_inputs_need_no_profile():
-    assert profile_for({"x": np.ones((2, 3), np.float32)}, profile_sets([])) == 0
+    assert profile_for({"x": (2, 3)}, profile_sets([])) == 0
 
 
 # Data that does not fit: nothing reaches the GPU
@@ -324,10 +158,11 @@ def test_data_that_does_not_fit_never_reaches_the_gpu(world, arrays, message):
     world.write(tensors=tensors, profiles=(ids_profile("1x1", "8x16"), ids_profile("64x1", "99x16")))
     world.trt.profiles = 2
     with world.open() as runtime:
-        world.events.clear()
+        world.trt.events.clear()
+        world.cuda.calls.clear()
         with pytest.raises(DataError, match=message):
             runtime.run(arrays)
-        assert world.events == []
+        assert world.trt.events == world.cuda.calls == []
         np.testing.assert_array_equal(runtime(ids=ids(8, 16))["out"], 2 * ids(8, 16))
 
 
@@ -353,13 +188,9 @@ def test_what_tensorrt_refuses_is_told_and_nothing_leaks(world, refusing, kind, 
         world.trt.refusing, world.trt.reason = refusing, "dimensions differ."
         with pytest.raises(kind, match=message):
             runtime(ids=ids(2, 3))
-        if refusing == "execute":
-            assert world.names()[-1] == "synchronise"
-        else:
-            assert "copy_in" not in world.names()
         world.trt.refusing = ""
         np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
-    assert world.gpu.memory == {}
+    assert world.cuda.left_behind == {}
 
 
 def test_an_error_without_a_reason_says_so_and_old_reasons_are_forgotten(world):
@@ -378,25 +209,58 @@ def test_an_output_that_depends_on_values_is_refused(world):
         runtime(ids=ids(2, 3))
 
 
-@pytest.mark.parametrize("failing", ["use", "copy_in", "copy_out", "synchronise", "malloc"])
-def test_a_cuda_error_in_a_run_leaks_nothing(world, failing):
+@pytest.mark.parametrize(
+    "failing", ["cudaSetDevice", "cudaMemcpyAsync", "cudaStreamSynchronize", "cudaMalloc", "cudaHostAlloc"]
+)
+def test_a_cuda_error_in_a_run_leaks_nothing_and_is_over_with_it(world, failing):
     with world.open() as runtime:
-        world.gpu.failing = failing
-        with pytest.raises(SetupError, match=f"CUDA: {failing} failed on NVIDIA A10"):
+        world.cuda.status = {failing: 700}
+        with pytest.raises(SetupError, match=r"CUDA: .* failed on NVIDIA A10: error 700\."):
             runtime(ids=ids(2, 3))
-        world.gpu.failing = ""
-    assert world.gpu.memory == {}
-    assert world.gpu.closed == 1
+        world.cuda.status = {}
+        np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
+    assert world.cuda.left_behind == {}
 
 
-def test_too_little_memory_frees_the_rest_and_smaller_batches_still_run(world):
+def test_too_little_memory_is_told_and_smaller_batches_still_run(world):
     with world.open() as runtime:
         runtime(ids=ids(2, 3))
-        world.gpu.budget = 100
-        with pytest.raises(SetupError, match="allocating failed"):
+        used = world.cuda.used
+        world.cuda.total = 1000
+        with pytest.raises(
+            SetupError,
+            match=r"allocating 1,024 bytes failed on NVIDIA A10: error 2\. [\d,]+ bytes are free\. Use smaller",
+        ):
             runtime(ids=ids(8, 16))
-        np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
-    assert world.gpu.memory == {}
+        assert world.cuda.used < used
+        for _ in range(3):
+            np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
+    assert world.cuda.left_behind == {}
+
+
+def test_a_single_number_is_checked_too(world):
+    tensors = (
+        TensorInfo(name="ids", mode="input", dtype="int64", shape=(-1, -1)),
+        TensorInfo(name="scale", mode="input", dtype="float32", shape=()),
+        TensorInfo(name="out", mode="output", dtype="float32", shape=(-1, -1)),
+    )
+    world.write(tensors=tensors)
+    world.trt.names = ("ids", "scale", "out")
+    with world.open() as runtime:
+        runtime(ids=ids(2, 3), scale=np.float32(2))
+        for wrong in (2.0, np.float32([2])):
+            with pytest.raises(
+                DataError, match=r"scale has shape \[1?\] and dtype float.., expected a single number: np.float32"
+            ):
+                runtime(ids=ids(2, 3), scale=wrong)
+
+
+def test_the_options_of_open_arrive(world):
+    with calib8.open(world.path, contexts=3, cuda_graphs=0) as runtime:
+        for _ in range(3):
+            np.testing.assert_array_equal(runtime.run({"ids": ids(2, 3)})["out"], 2 * ids(2, 3))
+        assert world.cuda.used == 3 * SCRATCH + 48 + 24
+    assert world.cuda.named("cudaStreamBeginCapture") == []
 
 
 # Closing
@@ -407,8 +271,7 @@ def test_closing_twice_is_fine_and_a_closed_engine_says_so(world):
     runtime(ids=ids(2, 3))
     runtime.close()
     runtime.close()
-    assert world.gpu.memory == {}
-    assert world.gpu.closed == 1
+    assert world.cuda.left_behind == {}
     with pytest.raises(SetupError, match=r"the model was closed\. Open it again with calib8\.open\(\)"):
         runtime(ids=ids(2, 3))
 
@@ -416,32 +279,32 @@ def test_closing_twice_is_fine_and_a_closed_engine_says_so(world):
 def test_one_failing_free_does_not_keep_the_rest(world):
     runtime = world.open()
     runtime(ids=ids(2, 3))
-    world.gpu.failing = "free"
-    with pytest.raises(SetupError, match="free failed"):
+    world.cuda.status = {"cudaFree": 700}
+    with pytest.raises(SetupError, match="cudaFree failed"):
         runtime.close()
-    assert world.gpu.memory == {}
-    assert world.gpu.closed == 1
+    assert world.cuda.left_behind == {}
 
 
 # Refusals when opening
 
 
 def test_without_such_a_gpu_nothing_is_imported_and_the_reason_is_told(world):
-    world.monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    world.monkeypatch.setitem(sys.modules, "tensorrt", None)
     world.monkeypatch.setattr(sidecar_module, "gpus", tuple)
-    world.monkeypatch.setattr(runtime_module, "load", lambda family: pytest.fail("imported"))
-    message = world.refusal()
+    world.monkeypatch.setattr(require, "load", lambda family: pytest.fail("imported"))
+    message = refusal(world)
     assert message.startswith(f"{world.path} cannot run here: the engine runs on sm86 (Ampere: A10, A40, RTX 30); ")
     assert "this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none). On the CPU use" in message
     world.monkeypatch.setattr(sidecar_module, "gpus", lambda: (Gpu("NVIDIA H100 80GB HBM3", "sm90"),))
-    assert "TensorRT-RTX does not run on NVIDIA H100 80GB HBM3 (sm90)" in world.refusal()
+    world.write(family="rtx")
+    assert "TensorRT-RTX does not run on NVIDIA H100 80GB HBM3 (sm90)" in refusal(world)
 
 
 def test_a_missing_tensorrt_is_told(world):
-    world.monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    message = world.refusal()
-    assert "cannot run here: the engine needs TensorRT-RTX 1.7.1.116, and there is no usable TensorRT" in message
-    assert "Install that version: pip install tensorrt-rtx==1.7.1.116. On the CPU use" in message
+    world.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    message = refusal(world)
+    assert "cannot run here: the engine needs TensorRT 10.13.3.9, and there is no usable TensorRT" in message
+    assert "Install that version: pip install tensorrt==10.13.3.9. On the CPU use" in message
 
 
 @pytest.mark.parametrize(
@@ -459,15 +322,26 @@ def test_a_missing_tensorrt_is_told(world):
 )
 def test_another_version_is_told(world, family, built, here, message):
     world.trt.module.__version__ = here
-    world.monkeypatch.setitem(sys.modules, "tensorrt", world.trt.module)
+    world.monkeypatch.setitem(sys.modules, "tensorrt_rtx", world.trt.module)
     world.write(family=family, tensorrt_version=built)
-    assert message in world.refusal()
+    assert message in refusal(world)
+
+
+@pytest.mark.parametrize(("here", "runs"), [("10.14.1.2", True), ("10.9.0.34", False), ("11.0.0.1", False)])
+def test_a_version_compatible_engine_runs_on_later_versions(world, here, runs):
+    world.trt.module.__version__ = here
+    world.write(version_compatible=True)
+    if runs:
+        with world.open() as runtime:
+            np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
+        assert world.trt.loader.engine_host_code_allowed
+    else:
+        assert f"runs only on that and later ones of its major version, but TensorRT {here} is" in refusal(world)
 
 
 def test_a_missing_cuda_python_is_told(world):
-    world.monkeypatch.setattr(runtime_module, "Device", Device)
     world.monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    message = world.refusal()
+    message = refusal(world)
     assert "cannot run here: cuda-python is not usable on this machine (" in message
     assert "Install it: pip install cuda-python. On the CPU use" in message
 
@@ -480,14 +354,20 @@ def test_a_failing_start_is_told_and_frees_what_was_taken(world, refusing, what)
     world.trt.refusing, world.trt.reason = refusing, "out of memory"
     with pytest.raises(SetupError, match=rf"cannot run here: TensorRT could not {what}: out of memory\. {ON_CPU}"):
         world.open()
-    assert world.gpu.closed == 1
-    assert world.gpu.memory == {}
+    assert world.cuda.left_behind == {}
 
 
 def test_a_null_from_tensorrt_without_a_reason_shows_what_python_said(world):
     world.trt.refusing = "runtime"
     with pytest.raises(SetupError, match=r"could not start: pybind11::init\(\): factory function returned nullptr\."):
         world.open()
+
+
+def test_too_little_memory_for_all_contexts_frees_those_that_were_made(world):
+    world.cuda.total = 3 * SCRATCH
+    with pytest.raises(SetupError, match=r"cannot run here: CUDA: allocating 512 bytes failed .* 0 bytes are free"):
+        world.open(contexts=4)
+    assert world.cuda.left_behind == {}
 
 
 @pytest.mark.parametrize(
@@ -506,7 +386,7 @@ def test_an_engine_that_is_not_what_its_sidecar_tells_is_refused(world, change, 
     vars(world.trt).update(change)
     with pytest.raises(kind, match=message):
         world.open()
-    assert world.gpu.closed == 1
+    assert world.cuda.left_behind == {}
 
 
 def test_a_missing_sidecar_is_told(world):
@@ -515,115 +395,14 @@ def test_a_missing_sidecar_is_told(world):
         world.open()
 
 
-# Device, with a CUDA that answers as told
-
-
-class FakeCuda(ModuleType):
-    """``cuda.bindings.runtime``: every function succeeds unless ``status`` has another answer for it."""
-
-    def __init__(self, cards: list[tuple[str, int, int]]) -> None:
-        super().__init__("cuda.bindings.runtime")
-        self.__dict__.update(
-            cudaStreamNonBlocking=1,
-            cudaError_t=SimpleNamespace(cudaSuccess=0),
-            cudaMemcpyKind=SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out"),
-        )
-        self.cards = cards
-        self.status: dict[str, int] = {}
-        self.calls: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        values = {"cudaStreamCreateWithFlags": (77,), "cudaMalloc": (4096,), "cudaMemGetInfo": (1234567, 9)}
-
-        def call(*arguments: Any) -> Any:
-            self.calls.append((name, *arguments))
-            if status := self.status.get(name, 0):
-                return (status, *[None] * len(values.get(name, ())))
-            return (0, *values.get(name, ()))
-
-        return call
-
-    def cudaGetDeviceCount(self) -> Any:  # noqa: N802
-        return self.status.get("cudaGetDeviceCount", 0), len(self.cards)
-
-    def cudaGetDeviceProperties(self, index: int) -> Any:  # noqa: N802
-        name, major, minor = self.cards[index]
-        return 0, SimpleNamespace(name=name.encode(), major=major, minor=minor)
-
-    def cudaGetErrorString(self, status: int) -> Any:  # noqa: N802
-        return 0, f"error {status}".encode()
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    fake = FakeCuda([("NVIDIA L4", 8, 9), ("NVIDIA A10", 8, 6)])
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
-    return fake
-
-
-def test_the_gpu_is_chosen_by_capability(cuda):
-    assert Device().name == "NVIDIA L4"
-    device = Device("sm86")
-    assert (device.name, device.stream) == ("NVIDIA A10", 77)
-    assert ("cudaSetDevice", 1) in cuda.calls
+@pytest.mark.parametrize("content", [b"an engin", b"an enginE"], ids=["truncated", "damaged"])
+def test_a_file_that_is_not_what_was_built_is_told(world, content):
+    world.path.write_bytes(content)
     with pytest.raises(
-        SetupError, match=r"no GPU that CUDA shows is sm90; it shows NVIDIA L4 \(sm89\), NVIDIA A10 \(s"
+        InputError, match=r"x\.engine\.json describes another engine than .*: the SHA-256 differs\. Build"
     ):
-        Device("sm90")
-    cuda.cards = []
-    with pytest.raises(SetupError, match=r"no GPU that CUDA shows is there; it shows none\. Check CUDA_VISIBLE"):
-        Device()
-
-
-def test_every_status_is_looked_at(cuda):
-    array = np.zeros(2, np.float32)
-    device = Device("sm86")
-    for function, call in (
-        ("cudaSetDevice", device.use),
-        ("cudaMemcpyAsync", lambda: device.copy_in(1, array)),
-        ("cudaMemcpyAsync", lambda: device.copy_out(array, 1)),
-        ("cudaStreamSynchronize", device.synchronise),
-        ("cudaMemGetInfo", device.free_bytes),
-    ):
-        cuda.status = {function: 700}
-        cuda.calls.clear()
-        with pytest.raises(SetupError, match=f"CUDA: {function} failed on NVIDIA A10: error 700. Check the GPU"):
-            call()
-        assert cuda.calls[-1] == ("cudaGetLastError",)
-    cuda.status = {"cudaGetDeviceCount": 35}
-    with pytest.raises(SetupError, match=r"CUDA: cudaGetDeviceCount failed on this machine: error 35\."):
-        Device()
-
-
-def test_too_little_memory_says_how_much_there_is(cuda):
-    device = Device("sm86")
-    cuda.status = {"cudaMalloc": 2}
-    with pytest.raises(
-        SetupError,
-        match=r"allocating 5,000,000 bytes failed on NVIDIA A10: error 2\. 1,234,567 bytes are free\. Use smaller b",
-    ):
-        device.malloc(5_000_000)
-
-
-def test_releasing_complains_only_if_nothing_else_did(cuda):
-    device = Device("sm86")
-    cuda.status = {"cudaFree": 700, "cudaStreamDestroy": 700}
-    with pytest.raises(SetupError, match="cudaFree failed"):
-        device.free(1)
-    device.free(1)
-    device.close()
-    device.close()
-    assert [call for call in cuda.calls if call[0] == "cudaStreamDestroy"] == [("cudaStreamDestroy", 77)]
-
-
-def test_an_empty_tensor_has_an_address():
-    gpu = FakeGpu([])
-    buffers = Buffers(gpu)  # type: ignore[arg-type]
-    assert buffers.room("empty", 0) == buffers.room("empty", 1) > 0
-    assert gpu.events == [("malloc", 1)]
-    buffers.close()
-    buffers.close()
-    assert gpu.memory == {}
+        world.open()
+    assert world.trt.events == world.cuda.calls == []
 
 
 # The real thing, as far as it goes without a GPU
@@ -658,33 +437,18 @@ def test_a_real_engine_says_why_it_cannot_run_without_its_gpu(real_engine):
         TensorRtRuntime(real_engine)
 
 
-def test_the_real_tensorrt_refuses_a_real_engine_without_a_gpu(real_engine, monkeypatch):
+def test_the_real_tensorrt_refuses_a_real_engine_without_a_gpu(real_engine, world):
     """Past our own checks: TensorRT itself answers None and its log has the reason."""
-    if sidecar_module.gpus():
-        pytest.skip("this machine has a GPU")
-    gpu = FakeGpu([])
-    monkeypatch.setattr(sidecar_module, "gpus", lambda: (A10,))
-    monkeypatch.setattr(runtime_module, "Device", lambda target: gpu)
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     with pytest.raises(SetupError, match=r"TensorRT could not load the engine: .*CUDA driver version is insufficient"):
         TensorRtRuntime(real_engine)
-    assert gpu.closed == 1
-
-
-def test_the_real_cuda_without_a_driver_is_told():
-    pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    if sidecar_module.gpus():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(SetupError, match=r"CUDA: cudaGetDeviceCount failed on this machine: (CUDA driver|no CUDA)"):
-        Device()
+    assert world.cuda.left_behind == {}
 
 
 def test_importing_the_runtime_imports_neither_cuda_nor_tensorrt():
-    import subprocess
-
     code = (
-        "import sys, calib8.runtime.tensorrt;"
+        "import sys, calib8.runtime.tensorrt.runtime;"
         "print([m for m in sys.modules if m.split('.')[0] in ('cuda', 'tensorrt', 'tensorrt_rtx', 'onnxruntime')])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
-    assert importlib.import_module("calib8.runtime.device_buffers") is device_buffers

@@ -5,6 +5,8 @@ another TensorRT by hand, and rightly so.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import Origin
+from calib8.config import first_problem
 from calib8.errors import CacheError, InputError
 from calib8.files import read_json, write_json
 from calib8.progress import Progress
@@ -40,6 +43,24 @@ def save_with_record(cache: Cache, path: Path, origin: Origin | None) -> None:
     if origin is None:
         record_path(path).unlink(missing_ok=True)
         return
+    _save_record(cache, path, origin)
+
+
+@contextmanager
+def lent_to_calibrator(path: Path, origin: Origin, progress: Progress) -> Iterator[None]:
+    """While TensorRT calibrates with the cache file ``path``: what it may not read is refused, what it wrote recorded.
+
+    Raises ``CacheError`` as ``require_fit`` does; ``origin`` is what a cache written now is made from.
+    """
+    before = path.read_bytes() if path.is_file() else None
+    if before is not None:
+        require_fit(path, origin.model_sha256, progress, data_sha256=origin.data_sha256)
+    yield
+    if path.is_file() and path.read_bytes() != before:
+        _save_record(Cache.load(path), path, origin)
+
+
+def _save_record(cache: Cache, path: Path, origin: Origin) -> None:
     record = CacheRecord(
         header=cache.header, tensors=len(cache.scales), entries_sha256=_entries_sha256(cache), origin=origin
     )
@@ -84,10 +105,8 @@ def read_record(path: Path) -> CacheRecord | None:
     try:
         return CacheRecord.model_validate(read_json(beside, "record of a calibration cache"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its root"
         raise CacheError(
-            f"{beside} is not calib8's record of a calibration cache: {where}: {first['msg']}. Move it away, or "
+            f"{beside} is not calib8's record of a calibration cache: {first_problem(error)}. Move it away, or "
             "calibrate again."
         ) from None
     except InputError as error:

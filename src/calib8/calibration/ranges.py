@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
 from calib8.numerics import LEVELS
@@ -87,10 +88,6 @@ class Ranges(BaseModel):
         try:
             return Ranges.model_validate(read_json(path, "ranges file"))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise RangesError(
-                f"{path} is not a calib8 ranges file: {where}: {first['msg']}. Calibrate again."
-            ) from None
+            raise RangesError(f"{path} is not a calib8 ranges file: {first_problem(error)}. Calibrate again.") from None
         except InputError as error:
             raise RangesError(str(error)) from None

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from calib8.calibration.config import ObserverName
+from calib8.engine.family import FamilyChoice
+from calib8.engine.options import CalibratorName, HardwareCompatibility
 from calib8.planning.config import Precision, Treatment
 from calib8.runtime.names import CpuRuntime
 
@@ -25,12 +27,49 @@ Conditioning = Annotated[
     Treatment, typer.Option(help="Condition activations with outliers and round with GPTQ, or use ranges alone.")
 ]
 Target = Annotated[
-    str, typer.Option("--target", help="GPU architectures, one engine each.", metavar="sm75,sm86,sm89,sm120")
+    str,
+    typer.Option(
+        "--target",
+        help="GPU architectures, one engine each; sm75+sm86 is one engine for both.",
+        metavar="sm75,sm86,sm89,sm120",
+    ),
 ]
 Shapes = Annotated[
     list[str] | None,
-    typer.Option(help="Input, then its smallest, usual and largest shape.", metavar="input_ids:1x1:8x64:64x384"),
+    typer.Option(
+        help="Input, then its smallest, usual and largest shape. The same input again: a further profile.",
+        metavar="input_ids:1x1:8x64:64x384",
+    ),
 ]
+Family = Annotated[FamilyChoice, typer.Option(help="Which TensorRT builds, if both are installed.")]
+Workspace = Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")]
+Level = Annotated[
+    int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 runs fast. TensorRT 10 and 11.", metavar="0…5")
+]
+Tf32 = Annotated[bool, typer.Option(help="Let FP32 matrix products round to TF32.")]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option(
+        "--version-compatible", help="Let later versions of the same major version run it. TensorRT 10 and 11."
+    ),
+]
+Compatibility = Annotated[
+    HardwareCompatibility, typer.Option(help="Other GPUs that run the engine. TensorRT 10 and 11.")
+]
+WeightStreaming = Annotated[
+    bool, typer.Option("--weight-streaming", help="Let the runtime keep weights in host memory.")
+]
+TimingCache = Annotated[Path | None, typer.Option(help="Kernel timings to reuse and to extend. TensorRT 10 and 11.")]
+Calibrator = Annotated[
+    CalibratorName | None, typer.Option(help="Find INT8 scales of an FP32 model on the GPU. TensorRT 10 only.")
+]
+CalibrationData = Annotated[
+    Path | None, typer.Option(help="For --calibrator: folder with one <input name>.npy per input, or an .npz file.")
+]
+CalibrationCache = Annotated[
+    Path | None, typer.Option(help="For --calibrator: its cache, read if it fits, else written.")
+]
+CalibrationBatch = Annotated[int | None, typer.Option(min=1, help="For --calibrator: samples in a batch.")]
 Runtime = Annotated[CpuRuntime, typer.Option(help="CPU runtime for ONNX models.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="Folder with tokenizer.json; default: beside the model.")]
 Pairs = Annotated[Path | None, typer.Option(help="CSV of sentence1, sentence2, score, for Spearman's correlation.")]

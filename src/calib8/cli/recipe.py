@@ -112,7 +112,18 @@ def build(
     ],
     target: opt.Target = "sm75,sm86,sm89,sm120",
     shapes: opt.Shapes = None,
-    workspace: Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")] = None,
+    family: opt.Family = "auto",
+    workspace: opt.Workspace = None,
+    optimization_level: opt.Level = None,
+    tf32: opt.Tf32 = True,
+    version_compatible: opt.VersionCompatible = False,
+    hardware_compatibility: opt.Compatibility = "none",
+    weight_streaming: opt.WeightStreaming = False,
+    timing_cache: opt.TimingCache = None,
+    calibrator: opt.Calibrator = None,
+    data: opt.CalibrationData = None,
+    cache: opt.CalibrationCache = None,
+    batch: opt.CalibrationBatch = None,
     log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
     allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
     monitor: opt.Monitor = False,
@@ -124,17 +135,26 @@ def build(
     """
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
-            targets=target, shapes=shapes or (), workspace_mib=workspace, log=log, allow_float=allow_float
+            targets=target,
+            shapes=shapes or (),
+            family=family,
+            workspace_mib=workspace,
+            optimization_level=optimization_level,
+            tf32=tf32,
+            version_compatible=version_compatible,
+            hardware_compatibility=hardware_compatibility,
+            weight_streaming=weight_streaming,
+            timing_cache=timing_cache,
+            calibrator=calibrator,
+            calibration_cache=cache,
+            calibration_batch=batch,
+            log=log,
+            allow_float=allow_float,
         )
         with kept_activity(output, monitor):
-            engines = api.build(model, output, config, progress=progress)
+            engines = api.build(model, output, config, data=data, progress=progress)
     for engine in engines:
-        plan = engine.plan
-        out.print(
-            f"{engine.path}: {engine.size_bytes / 1e6:.0f} MB, INT8 GEMMs planned {plan.covered} of {plan.expected} "
-            f"in {plan.planned_kernels} kernels",
-            markup=False,
-        )
+        out.print(f"{engine.path}: {engine.size_bytes / 1e6:.0f} MB, {engine.plan.describe()}", markup=False)
 
 
 def convert(

@@ -2,26 +2,30 @@
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.inputs import declared_inputs
-from calib8.engine.config import Build
+from calib8.data.inputs import InputSpec, declared_inputs
+from calib8.data.sources import Source
+from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, calibration_data
+from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import gpus
-from calib8.engine.plan_check import PlanCheck, check_plan, parse_layers
+from calib8.engine.plan_check import PlanCheck, check_plan, count_calibrated, parse_layers
 from calib8.engine.process import Outcome, run_worker
-from calib8.engine.profiles import Profile, resolve_profiles
+from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
-from calib8.errors import BuildError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
-from calib8.files import atomic, sha256_file, write_text
+from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.files import atomic, locked, sha256_file, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -46,29 +50,34 @@ def build_engine(
     output: Path,
     config: Build | None = None,
     *,
+    data: Source | None = None,
     limits: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> list[BuiltEngine]:
     """Build one engine for each target of ``config``.
 
     For one target ``output`` is the engine; for several, ``x.engine`` becomes ``x.sm86.engine`` and so on. ``limits``
-    maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``).
+    maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``). ``data`` is for a
+    calibrator.
 
     An engine and its sidecar are written only after the plan was found to run every quantised op in INT8, one right
     after the other; ``describe_engine`` refuses an engine beside the sidecar of another. Once there is an engine of
     this model, engines that earlier builds into ``output`` made of another model are removed, with a note.
 
     Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads, nothing quantised), ``ProfileError`` (shapes,
-    targets), ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
+    targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` (calibration),
+    ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
     ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
-    tensorrt = load(config.family)
+    tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
+    tensorrt.require(config.asked())
     targets = _targets(tensorrt, config)
     source = _read(Path(model), config, limits or {})
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
-    job = _Job(source, config, tensorrt, progress)
+    calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
+    job = _Job(source, config, tensorrt, calibration, progress)
     built: list[BuiltEngine] = []
     missed: list[PlanMismatch] = []
     for target in targets:
@@ -78,18 +87,21 @@ def build_engine(
             progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
             missed.append(error)
         else:
-            _remove_stale(output, source.sha256, progress)
+            _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
     if missed:
         message = " ".join(dict.fromkeys(map(str, missed)))
         raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
     return built
 
 
-def _remove_stale(output: Path, model_sha256: str, progress: Progress) -> None:
-    for engine in engines_of_another_model(output, model_sha256):
-        engine.unlink()
-        sidecar_path(engine).unlink()
-        progress.note(f"removed {engine}: it was built from another model")
+def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress: Progress) -> None:
+    """Whatever is at ``own`` now is this build's, or that of one which goes on beside it."""
+    with locked(output.parent):
+        for engine in engines_of_another_model(output, model_sha256):
+            if engine not in own:
+                engine.unlink()
+                sidecar_path(engine).unlink()
+                progress.note(f"removed {engine}: it was built from another model")
 
 
 def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
@@ -104,7 +116,7 @@ def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
             f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
         )
     here = (present[0].target,)
-    if "targets" in config.model_fields_set and config.targets != here:
+    if config.targets not in (DEFAULT_TARGETS, here):
         raise ProfileError(
             f"{tensorrt.title} builds only for this machine's {present[0].name}, got the targets "
             f"{', '.join(config.targets)}. Ask for {here[0]}, or use family rtx."
@@ -121,9 +133,8 @@ class _Source:
     metadata: dict[str, str]
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
+    inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
-    #: Rows of the table that an input indexes, by input.
-    rows: Mapping[str, int | None]
 
     @property
     def sha256(self) -> str:
@@ -134,7 +145,12 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     model = load_model(path)
     require_exact(model)
     ops = quantized_ops(model)
-    if not ops and not config.allow_float:
+    if ops and config.calibrator:
+        raise ModelError(
+            f"{path} has Q/DQ nodes already, and TensorRT would ignore the calibrator. Build it without one, or "
+            "calibrate the FP32 model."
+        )
+    if not ops and not config.allow_float and not config.calibrator:
         raise ModelError(
             f"{path} has no quantised op: the engine would compute in float. Expected the model that `calib8 quantize` "
             "wrote; to build it all the same, allow float (--allow-float)."
@@ -142,8 +158,27 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    rows = {spec.name: spec.limit for spec in inputs}
-    return _Source(path, metadata, ops, conditioning_chains(model), profiles, rows)
+    return _Source(path, metadata, ops, conditioning_chains(model), inputs, profiles)
+
+
+def _calibration(
+    source: _Source,
+    data: Source | None,
+    config: Build,
+    limits: Mapping[str, int],
+    tensorrt: TensorRT,
+    progress: Progress,
+) -> CalibrationData | None:
+    if config.calibrator is None:
+        if data is not None:
+            raise ConfigError(
+                "got calibration data without a calibrator. Choose one (--calibrator minmax or entropy2, TensorRT 10 "
+                "only), or quantise first: `calib8 convert`."
+            )
+        return None
+    return calibration_data(
+        source.inputs, source.profiles, limits, data, config, version=tensorrt.version, progress=progress
+    )
 
 
 @dataclass(frozen=True)
@@ -153,6 +188,7 @@ class _Job:
     source: _Source
     config: Build
     tensorrt: TensorRT
+    calibration: CalibrationData | None
     progress: Progress
 
     def build(self, target: str, engine: Path, targets: tuple[str, ...]) -> BuiltEngine:
@@ -162,10 +198,11 @@ class _Job:
             return _built(engine, existing)
         stage = f"build for {target}"
         self.progress.update(stage, 0, 100)
-        with atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
-            outcome = run_worker(
-                self._request(target, temporary), lambda fraction: self.progress.update(stage, 100 * fraction, 100)
-            )
+        with ExitStack() as pair, atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
+            with TemporaryDirectory(prefix="calib8-") as folder:
+                calibration = self.calibration.request(Path(folder)) if self.calibration else None
+                request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
+                outcome = run_worker(request, self.progress)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
@@ -173,6 +210,7 @@ class _Job:
             plan = self._check(outcome, target)
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            pair.enter_context(locked(engine.parent))  # until both are in place, lest two builds mix theirs
         self.progress.update(stage, 100, 100)
         return _built(engine, sidecar)
 
@@ -186,33 +224,45 @@ class _Job:
             found.model_sha256 == self.source.sha256
             and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
             and (found.target, found.profiles) == (target, self.source.profiles)
-            and found.workspace_mib == self.config.workspace_mib
-            and found.optimization_level == self.config.optimization_level
+            and found.options() == self.config.options()
+            and found.calibration == self._origin()
             and found.calib8_version == _version()
             and found.plan.conditioning == sum(len(chain.nodes) for chain in self.source.chains)
         )
         return found if repeats and not found.plan.missing and self.config.log is None else None
 
+    def _origin(self) -> CalibrationOrigin | None:
+        return self.calibration.origin() if self.calibration else None
+
     def _request(self, target: str, engine: Path) -> dict[str, Any]:
+        sets = profile_sets(self.source.profiles) if self.source.profiles else ()
         return {
             "model": str(self.source.path),
             "engine": str(engine),
             "family": self.tensorrt.family,
             "target": target,
-            "profiles": {profile.name: (profile.min, profile.opt, profile.max) for profile in self.source.profiles},
-            "workspace_mib": self.config.workspace_mib,
-            "optimization_level": self.config.optimization_level,
+            "profiles": [{name: (known.min, known.opt, known.max) for name, known in each.items()} for each in sets],
+            "options": self.config.options(),
+            "timing_cache": str(self.config.timing_cache.resolve()) if self.config.timing_cache else None,
         }
 
     def _check(self, outcome: Outcome, target: str) -> PlanCheck:
         layers = parse_layers(outcome.log.messages())
+        if self.config.calibrator:
+            return count_calibrated(layers, target)
         if self.config.check_plan and self.source.ops and not layers:
             raise BuildError(
                 f"{self.tensorrt.title} printed no layer list for {describe(target)}, so nothing shows what would run "
                 "in INT8. Use a TensorRT that calib8 supports, or turn the plan check off."
             )
-        rtx = self.tensorrt.family == "rtx"
-        plan = check_plan(self.source.ops, layers, target, rtx=rtx, chains=self.source.chains)
+        plan = check_plan(
+            self.source.ops,
+            layers,
+            target,
+            rtx=self.tensorrt.family == "rtx",
+            chains=self.source.chains,
+            profiles=len(profile_sets(self.source.profiles)),
+        )
         if self.config.check_plan:
             try:
                 plan.raise_for_failure()
@@ -225,6 +275,7 @@ class _Job:
         return plan
 
     def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:
+        rows = {spec.name: spec.limit for spec in self.source.inputs}
         return Sidecar(
             engine_sha256=sha256_file(engine),
             engine_bytes=engine.stat().st_size,
@@ -234,12 +285,10 @@ class _Job:
             model_sha256=self.source.sha256,
             model_metadata=self.source.metadata,
             profiles=self.source.profiles,
-            tensors=tuple(
-                TensorInfo(**tensor, rows=self.source.rows.get(tensor["name"])) for tensor in built["tensors"]
-            ),
+            tensors=tuple(TensorInfo(**tensor, rows=rows.get(tensor["name"])) for tensor in built["tensors"]),
             plan=plan,
-            workspace_mib=self.config.workspace_mib,
-            optimization_level=self.config.optimization_level,
+            calibration=self._origin(),
+            **self.config.options(),
             build_seconds=built["seconds"],
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             calib8_version=_version(),

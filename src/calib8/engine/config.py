@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from calib8.config import Config
+from calib8.engine.family import FamilyChoice
+from calib8.engine.options import Options
 from calib8.engine.profiles import Profile, parse_profile
 from calib8.engine.targets import parse_targets
 
@@ -14,24 +16,45 @@ from calib8.engine.targets import parse_targets
 DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
 
 
-class Build(Config):
-    """How to build engines."""
+class Build(Config, Options):
+    """How to build engines. Raises ``ConfigError`` for an impossible value; which TensorRT has what, ``build`` says."""
 
-    #: Compute capabilities, one engine each. Full TensorRT builds for the GPU at hand only.
+    #: Compute capabilities, one engine each; ``sm75+sm86`` is one engine for both. Full TensorRT builds for the GPU at
+    #: hand only.
     targets: tuple[str, ...] = DEFAULT_TARGETS
     #: Shapes to optimise for: ``"input_ids:1x1:8x64:64x384"`` strings, or ``{"input_ids": ("1x1", "8x64", "64x384")}``.
+    #: Several such mappings, or an input that is given again, make several optimisation profiles.
     shapes: tuple[Profile, ...] = ()
-    #: Upper bound for scratch memory in MiB; None leaves TensorRT's own, all of the GPU's memory.
-    workspace_mib: int | None = Field(default=None, ge=1)
-    #: 0 builds fast, 5 runs fast; None leaves TensorRT's own.
-    optimization_level: int | None = Field(default=None, ge=0, le=5)
-    family: Literal["auto", "rtx", "tensorrt"] = "auto"
+    #: ``auto`` takes TensorRT-RTX where both are installed, or TensorRT if there is to be a calibrator.
+    family: FamilyChoice = "auto"
     #: Where to keep TensorRT's verbose log; with several targets ``x.log`` becomes ``x.sm86.log``.
     log: Path | None = None
+    #: Timings of kernels, read if the file is there, and written with what this build adds.
+    timing_cache: Path | None = None
+    #: With a calibrator: its cache, read if it is there and fits the TensorRT and the algorithm, written otherwise.
+    calibration_cache: Path | None = None
+    #: With a calibrator: samples in a batch; None takes that of the shapes to optimise for.
+    calibration_batch: int | None = Field(default=None, ge=1)
     #: Refuse an engine whose plan does not run every quantised op in INT8.
     check_plan: bool = True
     #: Build a model although none of its ops is quantised; such an engine computes in float.
     allow_float: bool = False
+
+    @model_validator(mode="after")
+    def _combination(self) -> "Build":
+        if self.calibrator is None and (self.calibration_cache or self.calibration_batch):
+            raise ValueError("calibration_cache and calibration_batch say how a calibrator works: choose a calibrator")
+        if self.calibrator and self.weight_streaming:
+            raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """What was chosen other than by default, by name."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.get_default()
+        }
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -45,12 +68,15 @@ class Build(Config):
     @classmethod
     def _shapes(cls, value: Any) -> tuple[Any, ...]:
         try:
-            if isinstance(value, Mapping):
-                value = [f"{name}:{':'.join(map(_text, shapes))}" for name, shapes in value.items()]
-            items = (value,) if isinstance(value, str) else tuple(value)
+            items = (value,) if isinstance(value, (str, Mapping)) else tuple(value)
+            texts = [text for item in items for text in (_texts(item) if isinstance(item, Mapping) else [item])]
         except TypeError:
             raise ValueError("expected 'name:min:opt:max' texts, or {name: (min, opt, max)}") from None
-        return tuple(parse_profile(item) if isinstance(item, str) else item for item in items)
+        return tuple(parse_profile(text) if isinstance(text, str) else text for text in texts)
+
+
+def _texts(shapes: Mapping[str, Iterable[str | Iterable[int]]]) -> list[str]:
+    return [f"{name}:{':'.join(map(_text, three))}" for name, three in shapes.items()]
 
 
 def _text(shape: str | Iterable[int]) -> str:

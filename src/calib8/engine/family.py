@@ -2,22 +2,52 @@
 
 ``rtx``        module ``tensorrt_rtx``: builds without a GPU, for several compute capabilities; strongly typed always.
 ``tensorrt``   module ``tensorrt``, 10.x and 11.x: builds on its GPU, for that GPU. 10.x is strongly typed on request
-               (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always and may lack the flag.
+               (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always and may lack the flag. Calibrators exist
+               in 10.x only.
 
-The modules are untyped: ``Any`` ends here and in ``worker``.
+The common part of their modules is typed (``trt_api``). What only one has is asked for by name, here and nowhere else.
 """
 
-import importlib
-from dataclasses import dataclass
-from typing import Any, Literal
+from __future__ import annotations
 
-from calib8.errors import SetupError
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from calib8.engine.options import Options
+from calib8.engine.targets import members
+from calib8.engine.trt_api import TensorRtModule
+from calib8.errors import ConfigError, SetupError
+
+if TYPE_CHECKING:
+    from tensorrt import IBuilderConfig
 
 FamilyName = Literal["rtx", "tensorrt"]
+FamilyChoice = Literal["auto", "rtx", "tensorrt"]
 
 MODULES: dict[FamilyName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 TITLES: dict[FamilyName, str] = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 INSTALL = "Install one: pip install 'calib8[rtx]' (builds anywhere) or 'calib8[tensorrt]' (builds on its GPU)."
+
+#: The builder flags that an option sets.
+FLAGS = {
+    "version_compatible": ("VERSION_COMPATIBLE",),
+    "weight_streaming": ("WEIGHT_STREAMING",),
+    "calibrator": ("INT8", "FP16"),
+}
+LEVELS = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
+#: What TensorRT-RTX takes without doing it, or fails at late, and what to do instead.
+RTX_LACKS = {
+    "optimization_level": "it builds the same engine at every level, and optimises where the engine is first run",
+    "version_compatible": "its engines run on the version that built them only. TensorRT 10 and 11 have this option",
+    "hardware_compatibility": "one engine for several targets is asked for as sm80+sm86. TensorRT 10 and 11 have it",
+    "timing_cache": "it times nothing while it builds. TensorRT 10 and 11 have this option",
+}
+NO_CALIBRATOR = (
+    "calibrators exist in TensorRT 10 only: 11 removed them, RTX never had them. Quantise explicitly instead: "
+    "`calib8 convert model.onnx --data calib_data`, or `calib8 migrate calibration.cache model.onnx` with an old cache"
+)
 
 
 @dataclass(frozen=True)
@@ -25,12 +55,12 @@ class TensorRT:
     """An imported TensorRT."""
 
     family: FamilyName
-    module: Any
+    module: TensorRtModule
 
     @property
     def version(self) -> str:
         """For example ``1.7.1.116``."""
-        return str(self.module.__version__)
+        return str(vars(self.module)["__version__"])
 
     @property
     def title(self) -> str:
@@ -44,25 +74,54 @@ class TensorRT:
             return None
         return tuple(name.lower() for name in capabilities.__members__ if name.startswith("SM"))
 
-    def network_flags(self) -> int:
-        """``create_network`` flags: strongly typed, so that precision is what the graph says."""
+    def network_flags(self, options: Options) -> int:
+        """``create_network`` flags: strongly typed, so that precision is what the graph says; not for a calibrator."""
         flag = self.module.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
-        return 0 if flag is None else 1 << int(flag)
+        return 0 if flag is None or options.calibrator else 1 << int(flag)
 
-    def aim(self, config: Any, target: str) -> None:
+    def require(self, asked: Mapping[str, object]) -> None:
+        """Raise ``ConfigError`` for the first of the options asked for that it lacks, saying what to do instead."""
+        flags = self.module.BuilderFlag.__members__
+        for name in asked:
+            if name == "calibrator" and not all(flag in flags for flag in FLAGS[name]):
+                raise ConfigError(f"{self.title} has no calibrator: {NO_CALIBRATOR}.")
+            if self.family == "rtx" and name in RTX_LACKS:
+                raise ConfigError(f"{self.title} has no {name}: {RTX_LACKS[name]}.")
+            if any(flag not in flags for flag in FLAGS.get(name, ())):
+                raise ConfigError(f"{self.title} has no {name}. Build without it.")
+
+    def aim(self, config: IBuilderConfig, target: str) -> None:
         """Make a builder config compile for ``target``. Without a choice of targets the GPU at hand is meant."""
         if self.targets() is not None:
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(self.module.ComputeCapability.__members__[target.upper()], 0)
+            rtx, chosen = cast("Any", self.module), cast("Any", config)  # the stubs know nothing of this
+            names = members(target)
+            chosen.num_compute_capabilities = len(names)
+            for index, name in enumerate(names):
+                chosen.set_compute_capability(rtx.ComputeCapability.__members__[name.upper()], index)
+
+    def apply(self, config: IBuilderConfig, options: Options) -> None:
+        """Tell a builder config the options; ``require`` has seen to it that they exist."""
+        flags = self.module.BuilderFlag.__members__
+        for name, wanted in FLAGS.items():
+            for flag in wanted if getattr(options, name) else ():
+                config.set_flag(flags[flag])
+        if not options.tf32:
+            config.clear_flag(flags["TF32"])
+        if options.hardware_compatibility != "none":
+            levels = self.module.HardwareCompatibilityLevel.__members__
+            config.hardware_compatibility_level = levels[LEVELS[options.hardware_compatibility]]
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(self.module.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
 
 
-def load(family: Literal["auto", "rtx", "tensorrt"] = "auto") -> TensorRT:
-    """Import a TensorRT; ``auto`` takes TensorRT-RTX if it is there. Raises ``SetupError`` if it cannot be imported."""
+def load(family: FamilyChoice = "auto", *, prefer: FamilyName = "rtx") -> TensorRT:
+    """Import a TensorRT; of both, ``auto`` takes the preferred one. Raises ``SetupError`` if none can be imported."""
     tried: list[str] = []
-    names: tuple[FamilyName, ...] = ("rtx", "tensorrt") if family == "auto" else (family,)
-    for name in names:
+    for name in sorted(MODULES, key=lambda name: name != prefer) if family == "auto" else [family]:
         try:
-            return TensorRT(name, importlib.import_module(MODULES[name]))
+            return TensorRT(name, cast("TensorRtModule", importlib.import_module(MODULES[name])))
         except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: its shared libraries are missing
             if (interruption := _interruption(error)) is not None:
                 raise interruption from error

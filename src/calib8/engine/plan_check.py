@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.quantized import Chain, QuantizedOp
-from calib8.engine.targets import describe
+from calib8.engine.targets import describe, members
 from calib8.errors import PlanMismatch
 
 HEADER = "Layers:"
 _TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\][^{}]*?atatype: ([^,}]+?) *[,}]")
+_PROFILE = re.compile(r"\[profile (\d+)\]")
 _INT8 = re.compile(r"\bInt8\b")
 UNEXPLAINED = "the graph shows no reason; keep the builder's log and look for the node's name"
 
@@ -57,6 +58,12 @@ class Layer:
     details: str
     #: The ONNX nodes it computes, as TensorRT writes them: ``[ONNX Layer: a][ONNX Layer: b]``.
     metadata: str
+
+    @property
+    def profile(self) -> int:
+        """The optimisation profile that it belongs to; only kernels that compute a named op tell theirs for sure."""
+        found = _PROFILE.search(self.name)
+        return int(found[1]) if found else 0
 
     @property
     def runs_int8(self) -> bool:
@@ -93,7 +100,8 @@ class PlanCheck(BaseModel):
     #: Quantised ops in the model, and how many of them an INT8 kernel of the plan computes.
     expected: int
     covered: int
-    #: INT8 kernels that compute them: fewer than ``covered`` where the builder merges ops that read one tensor.
+    #: INT8 kernels that compute them, in one optimisation profile: fewer than ``covered`` where the builder merges ops
+    #: that read one tensor.
     planned_kernels: int
     #: Names of the quantised ops that no INT8 kernel computes, and for each the likely reason.
     missing: tuple[str, ...] = ()
@@ -103,6 +111,14 @@ class PlanCheck(BaseModel):
     unfused: tuple[str, ...] = ()
     #: Normalisations in front of such nodes that take more than one kernel.
     divided: tuple[str, ...] = ()
+    #: With a calibrator, where the builder decides and nothing is expected: kernels that multiply in INT8, of all.
+    calibrated: tuple[int, int] | None = None
+
+    def describe(self) -> str:
+        """For people: what runs in INT8."""
+        if self.calibrated is not None:
+            return f"{self.calibrated[0]} of {self.calibrated[1]} kernels in INT8, as the builder chose"
+        return f"INT8 GEMMs planned {self.covered} of {self.expected} in {self.planned_kernels} kernels"
 
     def describe_conditioning(self) -> str:
         """For people: what the conditioning costs. No failure, whatever it is: the results are the same."""
@@ -136,24 +152,39 @@ def check_plan(
     *,
     rtx: bool = True,
     chains: Sequence[Chain] = (),
+    profiles: int = 1,
 ) -> PlanCheck:
-    """Match the quantised ops of the model with the INT8 kernels of the plan, and conditioning with all its kernels."""
+    """Match the quantised ops of the model with the INT8 kernels of the plan, and conditioning with all its kernels.
+
+    The plan lists the kernels of every optimisation profile; an op is covered if each of them computes it in INT8.
+    """
     kernels = [layer for layer in layers if layer.runs_int8]
-    groups = [[op for op in ops if kernel.computes(op.name)] for kernel in kernels]
-    full = [group for kernel, group in zip(kernels, groups, strict=True) if group and _holds(kernel, group)]
-    covered = {op.name for group in full for op in group}
+    found = [_full(ops, [kernel for kernel in kernels if kernel.profile == index]) for index in range(profiles)]
+    covered = set.intersection(*({op.name for group in full for op in group} for full in found))
     missing = [op for op in ops if op.name not in covered]
     return PlanCheck(
         target=target,
         expected=len(ops),
         covered=len(covered),
-        planned_kernels=len(full),
+        planned_kernels=max(map(len, found)),
         missing=tuple(op.name for op in missing),
         reasons={op.name: _reason(op, target, rtx) for op in missing},
         conditioning=sum(len(chain.nodes) for chain in chains),
         unfused=tuple(name for chain in chains for name in _unfused(chain, layers)),
-        divided=tuple(chain.source for chain in chains if _divided(chain, layers)),
+        divided=tuple(chain.source for chain in chains if _divided(chain, layers, profiles)),
     )
+
+
+def count_calibrated(layers: Sequence[Layer], target: str) -> PlanCheck:
+    """What a calibrator led to. The builder chooses where INT8 pays, so that nothing is missing whatever it is."""
+    kernels = sum(layer.runs_int8 for layer in layers)
+    return PlanCheck(target=target, expected=0, covered=0, planned_kernels=0, calibrated=(kernels, len(layers)))
+
+
+def _full(ops: Sequence[QuantizedOp], kernels: Sequence[Layer]) -> list[list[QuantizedOp]]:
+    """The ops that each kernel computes, of those that have room for them."""
+    groups = [[op for op in ops if kernel.computes(op.name)] for kernel in kernels]
+    return [group for kernel, group in zip(kernels, groups, strict=True) if group and _holds(kernel, group)]
 
 
 def _layer(line: str) -> Layer:
@@ -196,13 +227,13 @@ def _unfused(chain: Chain, layers: Sequence[Layer]) -> list[str]:
     return unfused
 
 
-def _divided(chain: Chain, layers: Sequence[Layer]) -> bool:
-    return chain.normalised and sum(layer.computes(chain.source) for layer in layers) > 1
+def _divided(chain: Chain, layers: Sequence[Layer], profiles: int) -> bool:
+    return chain.normalised and sum(layer.computes(chain.source) for layer in layers) > profiles
 
 
 def _reason(op: QuantizedOp, target: str, rtx: bool) -> str:
     if op.hint:
         return op.hint
-    if op.kind == "Conv" and target == "sm75" and rtx:
+    if op.kind == "Conv" and "sm75" in members(target) and rtx:
         return "TensorRT-RTX has no INT8 convolution for Turing; drop the target sm75 or leave it in float"
     return UNEXPLAINED

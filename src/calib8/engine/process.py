@@ -5,9 +5,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from calib8.errors import SetupError
+from calib8.progress import Progress
 
 #: The worker imports from where this process does; -I keeps the working folder and the environment out of that.
 WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.engine.worker import main; main()"
@@ -49,11 +52,11 @@ def without_cuda_noise(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if "catchCudaError" not in line)
 
 
-def run_worker(request: Mapping[str, Any], on_progress: Callable[[float], None]) -> Outcome:
+def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
     """Build in a child process; see ``worker`` for the request.
 
-    Whatever interrupts this call, such as Ctrl-C or an exception of ``on_progress``, kills the child and goes on.
-    Raises ``OSError`` if the child could not write the engine.
+    Whatever interrupts this call, such as Ctrl-C or an exception of ``progress``, kills the child and goes on.
+    Raises ``OSError`` if the child could not write the engine, ``SetupError`` if this machine lacks something else.
     """
     log = BuildLog()
     outcome = Outcome(log, 0)
@@ -66,7 +69,7 @@ def run_worker(request: Mapping[str, Any], on_progress: Callable[[float], None])
                     process.stdin.write(json.dumps(request))
                     process.stdin.close()
                 for line in process.stdout:
-                    _receive(json.loads(line), outcome, on_progress)
+                    _receive(json.loads(line), outcome, progress)
                 outcome.exit_code = process.wait()
             except BaseException:
                 process.kill()
@@ -86,15 +89,19 @@ def _start(stderr: int) -> "subprocess.Popen[str]":
     )
 
 
-def _receive(event: list[Any], outcome: Outcome, on_progress: Callable[[float], None]) -> None:
+def _receive(event: list[Any], outcome: Outcome, progress: Progress) -> None:
     kind, *content = event
     if kind == "log":
         outcome.log.lines.append((content[0], content[1]))
     elif kind == "progress":
-        on_progress(content[0])
+        progress.update(*content)
+    elif kind == "note":
+        progress.note(content[0])
     elif kind == "built":
         outcome.built = content[0]
     elif kind == "failed":
         outcome.refused = content[0]
+    elif kind == "setup":
+        raise SetupError(content[0])
     else:
         raise OSError(content[0], content[1])

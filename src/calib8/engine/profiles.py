@@ -39,6 +39,23 @@ class Profile(BaseModel):
         return list(zip(self.min, self.opt, self.max, strict=True))
 
 
+#: One optimisation profile: the shapes of each input that has dynamic dimensions.
+ProfileSet = Mapping[str, Profile]
+
+
+def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
+    """The optimisation profiles of an engine, in TensorRT's order; at least one, as every engine has.
+
+    Of profiles in a row, a name that comes again belongs to the next optimisation profile.
+    """
+    sets: list[dict[str, Profile]] = [{}]
+    for profile in profiles:
+        if all(profile.name in known for known in sets):
+            sets.append({})
+        next(known for known in sets if profile.name not in known)[profile.name] = profile
+    return tuple(sets)
+
+
 def parse_profile(text: str) -> Profile:
     """``input_ids:1x1:8x64:64x384`` -> ``Profile``. Names may contain colons. Raises ``ProfileError``."""
     name, *shapes = text.rsplit(":", 3)
@@ -53,33 +70,40 @@ def resolve_profiles(
 ) -> tuple[Profile, ...]:
     """A profile for every dynamic input; given ones are checked, missing ones follow from shared dimensions.
 
+    An input that is given again belongs to a further optimisation profile (``profile_sets``); each of them is resolved
+    by itself, and the answer holds them one after the other.
+
     An input without a profile takes the ranges that another input's profile gives to the same symbols. Without any
     profile, the first dimension is taken for the batch (1, 8, 64) and the second of a rank-2 integer input for the
     sequence (1, 64, 384, or the limit if that is smaller). ``limits`` maps a symbol to the most the model can take.
 
     Raises ``ProfileError``.
     """
-    _require_known_names(inputs, given)
-    by_name = {profile.name: profile for profile in given}
+    names = [entry.name for entry in inputs]
+    if unknown := [profile.name for profile in given if profile.name not in names]:
+        raise ProfileError(f"shapes given for {unknown[0]!r}, but the model's inputs are {', '.join(names)}.")
+    resolved = [_resolve(inputs, known, limits) for known in profile_sets(given)]
+    for index, profiles in enumerate(resolved):
+        if profiles and profiles in resolved[:index]:
+            raise ProfileError(
+                f"the same shapes are given twice, {', '.join(map(str, profiles))}: an input that is given again makes "
+                "a further optimisation profile. Keep one, or change its shapes."
+            )
+    return tuple(profile for profiles in resolved for profile in profiles)
+
+
+def _resolve(inputs: Sequence[InputSpec], given: ProfileSet, limits: Mapping[str, int]) -> tuple[Profile, ...]:
+    """The profiles of one set."""
     ranges: dict[str, Range] = {}
     for entry in inputs:
-        if entry.name in by_name:
-            _require_fit(by_name[entry.name], entry)
-            _record(ranges, entry, by_name[entry.name].ranges())
+        if entry.name in given:
+            _require_fit(given[entry.name], entry)
+            _record(ranges, entry, given[entry.name].ranges())
     if not given:
         for entry in inputs:
             _record(ranges, entry, [_default(entry, axis, limits) for axis in range(len(entry.shape))])
     _require_within(ranges, limits)
     return tuple(_complete(entry, ranges) for entry in inputs if entry.dynamic)
-
-
-def _require_known_names(inputs: Sequence[InputSpec], given: Sequence[Profile]) -> None:
-    names = [entry.name for entry in inputs]
-    for index, profile in enumerate(given):
-        if profile.name not in names:
-            raise ProfileError(f"shapes given for {profile.name!r}, but the model's inputs are {', '.join(names)}.")
-        if profile.name in (other.name for other in given[:index]):
-            raise ProfileError(f"shapes given twice for {profile.name!r}. Keep one.")
 
 
 def _require_fit(profile: Profile, entry: InputSpec) -> None:

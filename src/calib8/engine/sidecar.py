@@ -9,16 +9,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from calib8.config import first_problem
+from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
 from calib8.engine.hardware import Gpu, gpus
+from calib8.engine.options import Options
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
-from calib8.engine.targets import describe, path_among
+from calib8.engine.targets import describe, members, path_among
 from calib8.errors import InputError
 from calib8.files import read_json, require_file, sha256_file
 
 #: Compute capabilities on which TensorRT-RTX runs no engine at all.
 NOT_RTX = ("sm90", "sm100", "sm103")
+AMPERE = 80
 
 
 class TensorInfo(BaseModel):
@@ -36,16 +40,15 @@ class TensorInfo(BaseModel):
     rows: int | None = None
 
 
-class Sidecar(BaseModel):
-    """Everything that is known about one engine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Sidecar(Options):
+    """Everything that is known about one engine. Options that an older sidecar lacks had their defaults."""
 
     format: Literal[1] = 1
     engine_sha256: str
     engine_bytes: int
     family: FamilyName
     tensorrt_version: str
+    #: ``sm86``, or ``sm75+sm86`` of an engine for both.
     target: str
     model_sha256: str
     #: What calib8 wrote into the ONNX model: source model, data, recipe, versions.
@@ -53,8 +56,8 @@ class Sidecar(BaseModel):
     profiles: tuple[Profile, ...]
     tensors: tuple[TensorInfo, ...]
     plan: PlanCheck
-    workspace_mib: int | None
-    optimization_level: int | None
+    #: What a calibrator found the INT8 scales from.
+    calibration: CalibrationOrigin | None = None
     build_seconds: float
     #: UTC, ISO 8601.
     built_at: str
@@ -64,6 +67,12 @@ class Sidecar(BaseModel):
     def builder(self) -> str:
         """For people: ``TensorRT-RTX 1.7.1.116``."""
         return f"{TITLES[self.family]} {self.tensorrt_version}"
+
+    def fits(self, target: str) -> bool:
+        """Does the engine run on GPUs of this compute capability?"""
+        if self.hardware_compatibility == "ampere+" and int(target.removeprefix("sm")) >= AMPERE:
+            return True
+        return target in members(self.target)
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -95,9 +104,7 @@ def read_sidecar(path: Path) -> Sidecar:
     try:
         return Sidecar.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its root"
-        raise InputError(f"{path} is no engine description of this calib8: {where}: {first['msg']}.") from error
+        raise InputError(f"{path} is no engine description of this calib8: {first_problem(error)}.") from error
 
 
 def engines_of_another_model(output: Path, model_sha256: str) -> list[Path]:
@@ -116,13 +123,21 @@ def engines_of_another_model(output: Path, model_sha256: str) -> list[Path]:
     return found
 
 
+def fitting_target(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> str | None:
+    """The compute capability of the first GPU that the engine runs on. ``present`` as for ``why_not_here``."""
+    present = gpus() if present is None else present
+    return next((gpu.target for gpu in present if sidecar.fits(gpu.target)), None)
+
+
 def why_not_here(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> str | None:
     """Why the engine cannot run on this machine, or None if it can. ``present`` are the GPUs, asked if not given."""
     present = gpus() if present is None else present
     wanted = describe(sidecar.target)
+    if sidecar.hardware_compatibility == "ampere+":
+        wanted += " and everything from Ampere on"
     if not present:
         return f"the engine runs on {wanted}; this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"
-    if sidecar.target in (gpu.target for gpu in present):
+    if fitting_target(sidecar, present) is not None:
         return None
     found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in present)
     if sidecar.family == "rtx" and all(gpu.target in NOT_RTX for gpu in present):

@@ -1,4 +1,7 @@
-"""Build targets: the compute capabilities (``sm86``) that an engine is compiled for, and how their files are named."""
+"""Build targets: the compute capabilities that an engine is compiled for, and how their files are named.
+
+``sm86`` is one engine for one capability, ``sm75+sm86`` one engine for both.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,17 +23,26 @@ ARCHITECTURES = {
 
 
 def parse_targets(targets: str | Iterable[str]) -> tuple[str, ...]:
-    """``"sm75,SM86"`` or an iterable of names -> ``("sm75", "sm86")``, order kept. Raises ``ProfileError`` if empty."""
+    """``"sm75,SM86"`` or an iterable of names -> ``("sm75", "sm86")``, order kept. Raises ``ProfileError`` if empty.
+
+    ``SM86+sm75`` becomes ``sm75+sm86``: the builder makes the same engine of both.
+    """
     names = targets.split(",") if isinstance(targets, str) else targets
-    parsed = tuple(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+    parsed = tuple(dict.fromkeys("+".join(members(name)) for name in names if name.strip()))
     if not parsed:
         raise ProfileError("no build target given. Expected names such as sm86 or sm75,sm86,sm89,sm120.")
     return parsed
 
 
+def members(target: str) -> tuple[str, ...]:
+    """The compute capabilities of a target, smallest first: ``sm75+sm86`` -> ``("sm75", "sm86")``."""
+    names = {name.strip().lower() for name in target.split("+")}
+    return tuple(sorted(names, key=lambda name: (len(name), name)))
+
+
 def require_known(targets: Sequence[str], choices: Sequence[str], builder: str) -> None:
     """Raise ``ProfileError`` if a target is not among ``choices``, which are what ``builder`` can compile for."""
-    unknown = [target for target in targets if target not in choices]
+    unknown = [name for target in targets for name in members(target) if name not in choices]
     if unknown:
         valid = "; ".join(describe(choice) for choice in choices)
         raise ProfileError(f"unknown build target {', '.join(map(repr, unknown))}. {builder} builds for: {valid}.")
@@ -38,7 +50,8 @@ def require_known(targets: Sequence[str], choices: Sequence[str], builder: str) 
 
 def describe(target: str) -> str:
     """``sm86 (Ampere: A10, A40, RTX 30)``."""
-    return f"{target} ({ARCHITECTURES[target]})" if target in ARCHITECTURES else target
+    known = [ARCHITECTURES[name] for name in members(target) if name in ARCHITECTURES]
+    return f"{target} ({'; '.join(known)})" if known else target
 
 
 def path_for(path: Path, target: str, targets: Sequence[str]) -> Path:

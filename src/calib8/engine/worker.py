@@ -3,23 +3,36 @@
 A process of its own, because TensorRT's logger is global to a process, its libraries print to the terminal, a build
 cannot be interrupted between two progress callbacks, and a crash inside it must not take the caller along.
 
-Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``profiles`` {name: [min, opt, max]},
-``workspace_mib``, ``optimization_level``.
-Events, one JSON list a line: ``["log", severity, text]``, ``["progress", fraction]``, and at last either
-``["built", {seconds, tensors}]`` or ``["failed", [reason, …]]`` or ``["disk", errno, text]``.
+Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``stage`` (name of the work in progress
+reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timing_cache`` (path or null),
+``calibration`` (``CalibrationData.request``, or null).
+Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
+at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
+``["disk", errno, text]``.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from calib8.engine.calibrator import CacheFile, Calibration, make_calibrator
 from calib8.engine.family import TensorRT, load
+from calib8.engine.options import Options
 from calib8.engine.phases import Phases
+from calib8.engine.trt_api import TensorRtModule
+from calib8.errors import SetupError
+from calib8.files import write_bytes
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 Emit = Callable[..., None]
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
@@ -37,6 +50,8 @@ def main() -> None:
         emit("built", _build(load(request["family"]), request, emit))
     except RefusedError as refused:
         emit("failed", list(refused.args))
+    except SetupError as error:
+        emit("setup", str(error))
     except OSError as error:
         emit("disk", error.errno, error.strerror)
 
@@ -58,17 +73,24 @@ def _event_stream() -> Emit:
 
 
 def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    trt, started = tensorrt.module, time.monotonic()
-    logger = _logger(trt, emit)
+    module, started, options = tensorrt.module, time.monotonic(), Options(**request["options"])
+    logger = _logger(module, emit)
     try:
-        builder = trt.Builder(logger)
+        builder = module.Builder(logger)
     except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
         raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
-    network = builder.create_network(tensorrt.network_flags())
-    _parse(trt.OnnxParser(network, logger), network, request["model"])
-    config = _configure(tensorrt, builder, request)
-    config.progress_monitor = monitor = _monitor(trt, emit)  # TensorRT keeps no reference: `monitor` must live on
-    engine = builder.build_serialized_network(network, config)
+    network = builder.create_network(tensorrt.network_flags(options))
+    _parse(module.OnnxParser(network, logger), network, request["model"])
+    config = builder.create_builder_config()
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
+    tensorrt.aim(config, request["target"])
+    tensorrt.apply(config, options)
+    for shapes in request["profiles"]:
+        if config.add_optimization_profile(_profile(module, builder, shapes)) < 0:
+            raise RefusedError("TensorRT did not accept the optimisation profile")
+    config.progress_monitor = monitor = _monitor(module, request["stage"], emit)  # TensorRT keeps no reference to it
+    with _timing_cache(config, request["timing_cache"], emit), _calibrator(tensorrt, builder, config, request, emit):
+        engine = builder.build_serialized_network(network, config)
     del monitor
     if engine is None:
         raise RefusedError()
@@ -76,7 +98,57 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str,
     return {"seconds": time.monotonic() - started, "tensors": _tensors(network)}
 
 
-def _parse(parser: Any, network: Any, model: str) -> None:
+def _profile(
+    module: TensorRtModule, builder: trt.Builder, shapes: dict[str, list[list[int]]]
+) -> trt.IOptimizationProfile:
+    profile = builder.create_optimization_profile()
+    for name, (low, usual, high) in shapes.items():
+        profile.set_shape(name, module.Dims(low), module.Dims(usual), module.Dims(high))
+    return profile
+
+
+@contextmanager
+def _timing_cache(config: trt.IBuilderConfig, path: str | None, emit: Emit) -> Iterator[None]:
+    """Lend a build the timings in this file, and write it anew if the build ran."""
+    if path is None:
+        yield
+        return
+    known = Path(path).read_bytes() if Path(path).is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        emit("note", f"{path} is of another GPU or another TensorRT: began a new timing cache")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    yield
+    write_bytes(Path(path), bytes(config.get_timing_cache().serialize()))
+
+
+@contextmanager
+def _calibrator(
+    tensorrt: TensorRT, builder: trt.Builder, config: trt.IBuilderConfig, request: dict[str, Any], emit: Emit
+) -> Iterator[None]:
+    """Lend a build a calibrator, if it is to have one; raise what went wrong inside it."""
+    asked = request["calibration"]
+    if asked is None:
+        yield
+        return
+    cache = CacheFile(Path(asked["cache"]) if asked["cache"] else None, asked["header"])
+
+    def told(done: int, total: int) -> None:
+        emit("progress", "calibrate", done, total)
+
+    with closing(Calibration(asked["files"], asked["batch"], cache, request["target"], told)) as calibration:
+        calibrator = make_calibrator(tensorrt.module, asked["algorithm"], calibration)
+        config.int8_calibrator = calibrator  # TensorRT keeps no reference to it
+        if asked["profile"]:
+            shapes = {name: [shape] * 3 for name, shape in asked["profile"].items()}
+            if not config.set_calibration_profile(_profile(tensorrt.module, builder, shapes)):
+                raise RefusedError("TensorRT did not accept the shapes of the calibration data")
+        yield
+        calibration.raise_for_failure()
+        del calibrator
+
+
+def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) -> None:
     """``parse_from_file`` finds external weights. An empty file parses without an error, so outputs are counted."""
     parsed = parser.parse_from_file(model)
     errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -86,29 +158,13 @@ def _parse(parser: Any, network: Any, model: str) -> None:
         raise RefusedError("the model has no outputs: the file is empty or no ONNX model")
 
 
-def _describe(error: Any) -> str:
-    node = f" (node {error.node_name()!r}, {error.node_operator()})" if error.node_name() else ""
-    return f"{error.desc()}{node}"
+def _describe(error: trt.ParserError) -> str:
+    # "false" is all that the check for unsupported operators says
+    text = error.desc() if error.desc() != "false" else f"TensorRT does not know the operator {error.node_operator()}"
+    return f"node {error.node_name()!r} ({error.node_operator()}): {text}" if error.node_name() else text
 
 
-def _configure(tensorrt: TensorRT, builder: Any, request: dict[str, Any]) -> Any:
-    trt, config = tensorrt.module, builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
-    tensorrt.aim(config, request["target"])
-    if request["workspace_mib"] is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
-    if request["optimization_level"] is not None:
-        config.builder_optimization_level = request["optimization_level"]
-    if request["profiles"]:
-        profile = builder.create_optimization_profile()
-        for name, shapes in request["profiles"].items():
-            profile.set_shape(name, *shapes)
-        if config.add_optimization_profile(profile) < 0:
-            raise RefusedError("TensorRT did not accept the optimisation profile")
-    return config
-
-
-def _tensors(network: Any) -> list[dict[str, Any]]:
+def _tensors(network: trt.INetworkDefinition) -> list[dict[str, Any]]:
     inputs = [(network.get_input(index), "input") for index in range(network.num_inputs)]
     outputs = [(network.get_output(index), "output") for index in range(network.num_outputs)]
     return [
@@ -116,41 +172,51 @@ def _tensors(network: Any) -> list[dict[str, Any]]:
             "name": tensor.name,
             "mode": mode,
             "dtype": DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()),
-            "shape": list(tensor.shape),
+            "shape": list(tensor.shape[:]),
         }
         for tensor, mode in inputs + outputs
     ]
 
 
-def _logger(trt: Any, emit: Emit) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is untyped
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+def _logger(module: TensorRtModule, emit: Emit) -> trt.ILogger:
+    if TYPE_CHECKING:
+        from tensorrt import ILogger  # mypy checks the methods against a base class that it knows
+    else:
+        ILogger = module.ILogger  # noqa: N806
 
-        def log(self, severity: Any, message: str) -> None:
-            emit("log", severity.name, message)
+    class Logger(ILogger):
+        def __init__(self) -> None:
+            ILogger.__init__(self)  # pybind11 wants it called like that
+
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            emit("log", severity.name, msg)
 
     return Logger()
 
 
-def _monitor(trt: Any, emit: Emit) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is untyped
+def _monitor(module: TensorRtModule, stage: str, emit: Emit) -> trt.IProgressMonitor:
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor
+    else:
+        IProgressMonitor = module.IProgressMonitor  # noqa: N806
+
+    class Monitor(IProgressMonitor):
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            IProgressMonitor.__init__(self)
             self.phases = Phases()
             self.percent = 0
 
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self.phases.start(name, parent, steps)
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phases.start(phase_name, parent_phase, num_steps)
 
-        def step_complete(self, name: str, step: int) -> bool:
-            fraction = self.phases.step(name, step)
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            fraction = self.phases.step(phase_name, step)
             if int(100 * fraction) > self.percent:
                 self.percent = int(100 * fraction)
-                emit("progress", fraction)
+                emit("progress", stage, self.percent, 100)
             return True
 
-        def phase_finish(self, name: str) -> None:
-            self.phases.finish(name)
+        def phase_finish(self, phase_name: str) -> None:
+            self.phases.finish(phase_name)
 
     return Monitor()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from calib8.calibration.cache import Cache
 from calib8.calibration.cache_record import read_record
 from calib8.calibration.ranges import Ranges
+from calib8.config import first_problem
 from calib8.data.inputs import input_specs
 from calib8.data.sources import NpzFile
 from calib8.engine.sidecar import Sidecar, describe_engine, read_sidecar, why_not_here
@@ -155,9 +156,7 @@ def _validated(kind: type[_Content], content: Any, path: Path) -> _Content:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its root"
-        raise InputError(f"{path} is damaged or of another calib8: {where}: {first['msg']}. Make it again.") from error
+        raise InputError(f"{path} is damaged or of another calib8: {first_problem(error)}. Make it again.") from error
 
 
 def _widest(amax: dict[str, float]) -> dict[str, float]:

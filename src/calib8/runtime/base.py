@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import ArrayLike
 
 from calib8.data.inputs import Arrays
 from calib8.errors import SetupError
 from calib8.runtime.contract import Contract
+from calib8.runtime.pending import Finished, Pending
 
 Own = TypeVar("Own", bound="Runtime")
 
@@ -35,9 +36,14 @@ class Runtime(ABC):
         Raises ``DataError`` if the arrays are not what the model takes (see ``Contract``), ``SetupError`` if the
         runtime was closed.
         """
-        if self._closed:
-            raise SetupError(f"{self.description}: the model was closed. Open it again with calib8.open().")
-        return self._run(self.contract.fitted(arrays))
+        return self._run(self._fitted(arrays))
+
+    def submit(self, arrays: Mapping[str, ArrayLike]) -> Pending:
+        """Start a run and wait for it later. On the CPU, which is busy with it anyway, it is over at once.
+
+        Raises as ``run`` does.
+        """
+        return Finished(self.run(arrays))
 
     def __call__(self, **arrays: ArrayLike) -> Arrays:
         """``run`` with keyword arguments."""
@@ -53,9 +59,18 @@ class Runtime(ABC):
             self._closed = True
             self._free()
 
+    def _fitted(self, arrays: Mapping[str, Any]) -> Any:
+        """What ``_run`` takes. Raises ``DataError`` for what the model does not, ``SetupError`` after ``close``."""
+        self._require_open()
+        return self.contract.fitted(arrays)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise SetupError(f"{self.description}: the model was closed. Open it again with calib8.open().")
+
     @abstractmethod
-    def _run(self, arrays: Arrays) -> Arrays:
-        """Compute; ``arrays`` were checked."""
+    def _run(self, arrays: Any) -> Arrays:
+        """Compute with what ``_fitted`` answered."""
 
     @abstractmethod
     def _free(self) -> None:

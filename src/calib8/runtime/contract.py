@@ -4,12 +4,12 @@ Left alone they do not: OpenVINO computes with the previous call's array where o
 reads beyond a table; ONNX Runtime refuses most of that with a text about a node; TensorRT reads whatever lies there.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from calib8.data.inputs import Arrays, InputSpec, checked, declared_inputs, named_dimensions
 from calib8.engine.sidecar import Sidecar
@@ -29,11 +29,12 @@ class Contract:
     specs: tuple[InputSpec, ...]
     limits: Mapping[str, int]
 
-    def fitted(self, arrays: Mapping[str, ArrayLike]) -> Arrays:
+    def fitted(self, arrays: Mapping[str, ArrayLike], *, unseen: Collection[str] = ()) -> Arrays:
         """``arrays`` in the model's dtypes, in the order of its inputs. Raises ``DataError`` for whatever is not fit.
 
         Checked: names, and for each input all that ``data.inputs.checked`` knows; dimensions of one name are of one
-        size, and within the position table.
+        size, and within the position table. Of ``unseen`` inputs only dtype and shape are looked at, and the dtype must
+        be the model's.
         """
         if set(arrays) != set(self.names):
             got = ", ".join(sorted(arrays)) or "nothing"
@@ -41,7 +42,10 @@ class Contract:
         given = {name: np.asarray(arrays[name]) for name in self.names}
         sizes: dict[str, tuple[str, int]] = {}
         for spec in self.specs:
-            given |= checked({spec.name: given[spec.name]}, (spec,), Quiet())
+            if spec.name in unseen:
+                _check_shape(given[spec.name], spec)
+            else:
+                given |= checked({spec.name: given[spec.name]}, (spec,), Quiet())
             for dimension, size in zip(spec.shape, given[spec.name].shape, strict=True):
                 if isinstance(dimension, str):
                     self._check_size(spec.name, dimension, size, sizes)
@@ -64,6 +68,14 @@ class Contract:
             raise DataError(
                 f"{name} has size {size} along {dimension!r}, {other} has {expected}: the model takes one size there."
             )
+
+
+def _check_shape(array: NDArray[np.generic], spec: InputSpec) -> None:
+    """``checked`` without the values: as if it were bytes, of which all are fine and none has to be looked at."""
+    if array.dtype != spec.dtype:
+        raise DataError(f"{spec.name} on the GPU has dtype {array.dtype}, expected {spec.dtype}. Convert it there.")
+    byte = np.uint8(0)
+    checked({spec.name: np.broadcast_to(byte, array.shape)}, (replace(spec, dtype=byte.dtype, limit=None),), Quiet())
 
 
 def contract_of(model: ir.Model) -> Contract:

@@ -1,6 +1,6 @@
 """A runtime for tests: answers what it was told to, and remembers what it was asked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +35,6 @@ class NullRuntime(Runtime):
 class Anything(Contract):
     """Takes all arrays as they are."""
 
-    def fitted(self, arrays: Mapping[str, ArrayLike]) -> Arrays:
+    def fitted(self, arrays: Mapping[str, ArrayLike], *, unseen: Collection[str] = ()) -> Arrays:
         """``arrays``, unchecked."""
         return {name: np.asarray(array) for name, array in arrays.items()}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from calib8.errors import ConfigError
 from calib8.files import require_file
 from calib8.graph.io import load
 from calib8.runtime.base import Runtime
@@ -16,11 +17,35 @@ def is_engine(path: Path) -> bool:
     return path.suffix in ENGINE_SUFFIXES
 
 
-def open_artefact(path: Path, runtime: CpuRuntime = "auto", *, threads: int | None = None) -> Runtime:
-    """Open an ONNX model or an engine. Raises ``ModelError``, or ``SetupError`` with the reason it cannot run here."""
-    if is_engine(path):
-        from calib8.runtime.tensorrt import TensorRtRuntime
+def open_artefact(
+    path: Path,
+    runtime: CpuRuntime = "auto",
+    *,
+    threads: int | None = None,
+    contexts: int | None = None,
+    cuda_graphs: int | None = None,
+) -> Runtime:
+    """Open an ONNX model or an engine. Raises ``ModelError``, or ``SetupError`` with the reason it cannot run here.
 
-        return TensorRtRuntime(path)
+    ``threads`` is for the CPU, ``contexts`` and ``cuda_graphs`` are for engines (see ``TensorRtRuntime``); None leaves
+    the choice to the runtime. Raises ``ConfigError`` for an option that is not for this artefact.
+    """
+    on_gpu = {"contexts": contexts, "cuda_graphs": cuda_graphs}
+    given = {name: number for name, number in on_gpu.items() if number is not None}
+    if is_engine(path):
+        from calib8.runtime.tensorrt.runtime import TensorRtRuntime
+
+        _require_fit(path, {"threads": threads}, "ONNX models on the CPU; an engine has contexts")
+        for name, number in given.items():
+            if number < (least := 0 if name == "cuda_graphs" else 1):
+                raise ConfigError(f"got {name}={number}, expected {least} or more.")
+        return TensorRtRuntime(path, **given)
     require_file(path, "model or engine")
+    _require_fit(path, on_gpu, f"engines ({', '.join(ENGINE_SUFFIXES)}); on the CPU there are threads")
     return open_cpu(load(path), runtime, threads=threads)
+
+
+def _require_fit(path: Path, options: dict[str, int | None], what: str) -> None:
+    given = [f"{name}={number}" for name, number in options.items() if number is not None]
+    if given:
+        raise ConfigError(f"{path} cannot be opened with {', '.join(given)}: that is for {what}.")

@@ -1,0 +1,36 @@
+"""What calib8 uses of a module ``tensorrt`` or ``tensorrt_rtx``, typed by the stubs of TensorRT 10.13.
+
+Everything here has the same name and signature in TensorRT 10, TensorRT 11 and TensorRT-RTX. What only some of them
+have is asked for by name in ``family``. Nothing of this is imported at run time: the stubs are no dependency.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+
+class TensorRtModule(Protocol):
+    """The common part of the three modules. Names are TensorRT's."""
+
+    Builder: type[trt.Builder]
+    BuilderFlag: type[trt.BuilderFlag]
+    Dims: type[trt.Dims]
+    ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
+    HardwareCompatibilityLevel: type[trt.HardwareCompatibilityLevel]
+    IBuilderConfig: type[trt.IBuilderConfig]
+    ILogger: type[trt.ILogger]
+    IProgressMonitor: type[trt.IProgressMonitor]
+    MemoryPoolType: type[trt.MemoryPoolType]
+    NetworkDefinitionCreationFlag: type[trt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[trt.OnnxParser]
+    ProfilingVerbosity: type[trt.ProfilingVerbosity]
+    Runtime: type[trt.Runtime]
+    TensorLocation: type[trt.TensorLocation]
+
+
+if TYPE_CHECKING:
+    #: mypy compares the module of the stubs with the protocol here.
+    _stubs: TensorRtModule = trt

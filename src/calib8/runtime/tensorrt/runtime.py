@@ -1,0 +1,131 @@
+"""Running an engine: checked inputs in, outputs out, from any number of threads.
+
+An engine is opened only where its sidecar says that it runs, and data reaches the GPU only after it was checked against
+the optimisation profiles that the engine has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib8.cuda.array import GpuArray, lies_on_gpu, view_of
+from calib8.cuda.device import Device
+from calib8.data.inputs import Arrays
+from calib8.engine.profiles import profile_sets
+from calib8.engine.sidecar import describe_engine, fitting_target
+from calib8.errors import DataError
+from calib8.runtime.base import Runtime
+from calib8.runtime.contract import contract_of_engine
+from calib8.runtime.pending import Pending
+from calib8.runtime.tensorrt.contexts import contexts_of
+from calib8.runtime.tensorrt.engine import Engine
+from calib8.runtime.tensorrt.lane import Given, Lane
+from calib8.runtime.tensorrt.pool import Pool, Started
+from calib8.runtime.tensorrt.profiles import profile_for
+from calib8.runtime.tensorrt.require import explained, require_runnable
+
+
+class TensorRtRuntime(Runtime):
+    """Runs the engine at ``path``, which needs its sidecar beside it. Any thread may use it.
+
+    contexts: how many runs may be under way at a time; each has a stream, scratch memory and buffers of its own.
+    cuda_graphs: how many CUDA graphs each context keeps, for runs that come again; 0 for none. TensorRT-RTX keeps its
+        own number.
+
+    Inputs may also be arrays on the same GPU, of any library that has ``__dlpack__`` or ``__cuda_array_interface__``:
+    they are read where they lie. Their dtypes and shapes are checked, but not their values, which only a copy to the
+    host could show: ids beyond the model's table then make TensorRT read whatever lies behind it. They must not be
+    written to before the run is over.
+
+    Raises ``InputError`` if engine or sidecar is missing, damaged or of something else, ``SetupError`` with the reason
+    and what to do if it cannot run on this machine (no such GPU, no cuda-python, not the TensorRT that built it, too
+    little GPU memory), ``ModelError`` if TensorRT wants to read or write one of its tensors on the CPU.
+    """
+
+    computes_fp16 = True
+
+    def __init__(self, path: Path, *, contexts: int = 1, cuda_graphs: int = 8) -> None:
+        path = Path(path)
+        sidecar = describe_engine(path)
+        super().__init__(contract_of_engine(sidecar))
+        self._profiles = profile_sets(sidecar.profiles)
+        self._single = [tensor for tensor in sidecar.tensors if tensor.mode == "input" and not tensor.shape]
+        with ExitStack() as undo, explained(path):
+            tensorrt = require_runnable(sidecar)
+            self._device = Device(fitting_target(sidecar))
+            undo.callback(self._device.close)
+            engine = Engine(tensorrt, path, sidecar)
+            undo.callback(engine.close)
+            makes = contexts_of(engine, sidecar, graphs=cuda_graphs > 0)
+            undo.callback(makes.close)
+            lanes = []
+            for _ in range(contexts):
+                lanes.append(Lane(engine, self._device, makes, graphs=cuda_graphs))
+                undo.callback(lanes[-1].close)
+            self._pool = Pool(lanes)
+            undo.callback(self._pool.close)
+            self._cleanup = undo.pop_all()
+        self.description = f"{tensorrt.title} on {self._device.name}"
+
+    def largest(self, name: str, axis: int) -> int | None:
+        """See ``Runtime``; the optimisation profiles bound what the engine takes."""
+        ends = [known[name].max[axis] for known in self._profiles if name in known]
+        return max(ends) if ends else super().largest(name, axis)
+
+    def submit(self, arrays: Mapping[str, Any]) -> Pending:
+        """Start a run and answer at once, or as soon as one of the contexts is free: then the oldest run is finished.
+
+        Raises as ``run`` does, except for what only shows on the GPU: that is raised by ``result``.
+        """
+        return self._start(self._fitted(arrays), on_gpu=False)
+
+    def submit_on_gpu(self, arrays: Mapping[str, Any]) -> Pending:
+        """``submit``; the results are of type ``GpuArray``."""
+        return self._start(self._fitted(arrays), on_gpu=True)
+
+    def run_on_gpu(self, arrays: Mapping[str, Any]) -> dict[str, GpuArray]:
+        """``run``, and leave the outputs on the GPU, for PyTorch, CuPy and others to take without a copy."""
+        return self.submit_on_gpu(arrays).result()
+
+    def _fitted(self, arrays: Mapping[str, Any]) -> Given:
+        """Host arrays in the engine's dtypes, GPU arrays as they lie. Raises ``DataError``, ``SetupError``."""
+        self._require_open()
+        there = {name for name, array in arrays.items() if lies_on_gpu(array)}
+        given = self._brought(arrays, there) if there else self.contract.fitted(arrays)
+        for tensor in self._single:
+            got = given[tensor.name]
+            if got.shape or got.dtype != np.dtype(tensor.dtype):
+                raise DataError(
+                    f"{tensor.name} has shape {list(got.shape)} and dtype {got.dtype}, expected a single number: "
+                    f"np.{tensor.dtype}(…)."
+                )
+        return given
+
+    def _brought(self, arrays: Mapping[str, Any], there: Collection[str]) -> Given:
+        """Of arrays some of which are on the GPU."""
+        with self._device.active():
+            views = {name: view_of(name, arrays[name], self._device) for name in there}
+        shapes = {name: np.broadcast_to(np.zeros((), view.dtype), view.shape) for name, view in views.items()}
+        return {**self.contract.fitted({**arrays, **shapes}, unseen=there), **views}
+
+    def _run(self, arrays: Given) -> Arrays:
+        """Raises ``DataError`` before anything reaches the GPU if no profile allows the shapes.
+
+        ``SetupError`` if CUDA or TensorRT fails (too little GPU memory, for example; smaller inputs still run),
+        ``ModelError`` if an output's shape depends on values.
+        """
+        return self._start(arrays, on_gpu=False).result()
+
+    def _start(self, given: Given, *, on_gpu: bool) -> Started:
+        profile = profile_for({name: tuple(array.shape) for name, array in given.items()}, self._profiles)
+        return self._pool.start(lambda lane: lane.start(profile, given, on_gpu=on_gpu))
+
+    def _free(self) -> None:
+        """Runs under way are finished first; then the lanes, the engine, its memory and the stream go."""
+        with self._device.active(closing=True):
+            self._cleanup.close()
