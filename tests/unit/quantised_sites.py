@@ -9,6 +9,8 @@ from calib8.numerics import quantize, scale_of
 from calib8.passes.condition import Codes, Conditioning, Quantised
 from calib8.planning.rounding import nearest
 
+from seen_rows import patches
+
 
 def product(rows: np.ndarray, matrix: np.ndarray, groups: int) -> np.ndarray:
     """Rows [n, K] times a matrix in blocks, as integers if both are."""
@@ -33,7 +35,7 @@ def rows_of(site: Site, x: np.ndarray) -> np.ndarray:
     """Everything that the site's matrix meets, [n, K]."""
     if site.window is None:
         return x.reshape(-1, x.shape[-1])
-    return site.window.patches(x, np.ones((len(x), *site.window.outputs(x.shape[2:])), np.bool_))
+    return patches(site.window, x, np.ones((len(x), *site.window.outputs(x.shape[2:])), np.bool_))
 
 
 def predicted(site: Site, x: np.ndarray, q: Quantised) -> np.ndarray:

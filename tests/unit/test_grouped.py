@@ -10,6 +10,8 @@ from calib8.planning.grouped import Grouped
 from calib8.planning.rounding import gptq, nearest
 from calib8.testing import GraphBuilder, outputs_of
 
+from seen_rows import patches
+
 shapes = st.tuples(*[st.integers(1, 5)] * 4)  # groups, channels and outputs of each, rows
 seeds = st.integers(0, 2**32 - 1)
 
@@ -56,7 +58,7 @@ def test_product_is_what_a_conv_computes(groups: int, outputs: int) -> None:
     (site,) = sites(model)
     images = random.integers(-9, 10, (2, 4, 5, 6)).astype(np.float32)
     expected = outputs_of(model, {"x": images})["y"]
-    rows = site.window.patches(images, np.ones((2, 4, 4), np.bool_))
+    rows = patches(site.window, images, np.ones((2, 4, 4), np.bool_))
     got = Grouped(site.matrix(), site.groups).product(rows)
     np.testing.assert_array_equal(got, np.moveaxis(expected, 1, -1).reshape(-1, outputs))
 

@@ -7,13 +7,15 @@ from calib8.calibration.observers import Entropy, MinMax, Mse, Observer, Percent
 from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
 
+from seen_rows import add_rows
+
 RANDOM = np.random.default_rng(0)
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")
 
 
 def seen(values: object) -> TensorStatistics:
     statistics = TensorStatistics()
-    statistics.add(np.asarray(values, np.float32).reshape(1, -1))
+    add_rows(statistics, np.asarray(values, np.float32).reshape(1, -1))
     return statistics
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
-from calib8.graph.io import save, serialized
+from calib8.graph.io import parted, save, serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
@@ -269,12 +269,18 @@ def test_close_follows_an_error() -> None:
     assert runtime.closed
 
 
-def test_large_models_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.runtime.ort.SINGLE_FILE_LIMIT", 1)
-    with OrtRuntime(tiny_encoder()) as opened:
-        feeds = token_feeds(5, 3)
-        expected = outputs_of(tiny_encoder(), feeds)["last_hidden_state"]
-        np.testing.assert_allclose(opened.run(feeds)["last_hidden_state"], expected, atol=1e-5)
+def test_weights_are_shared_not_copied() -> None:
+    """Beyond protobuf's limit nothing else would do."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 64)
+    weight = g.weight("w", 64, 64)
+    model = g.model(y=g.op("MatMul", x, weight))
+    graph, shared = parted(model)
+    assert list(shared) == ["w"]
+    assert len(graph) < 1000
+    array = np.arange(128, dtype=np.float32).reshape(2, 64)
+    with OrtRuntime(model) as opened:
+        np.testing.assert_allclose(opened.run({"x": array})["y"], array @ shared["w"].numpy(), rtol=1e-5)
 
 
 def test_a_graph_without_weights() -> None:

@@ -17,6 +17,8 @@ from calib8.planning.solve import CLIPS, FEWEST_ROWS, HEAD_ROOM, RECIPES, Soluti
 from calib8.planning.trials import HOLD_OUT, TRIED, Trial, error_of, hold_out
 from calib8.testing import GraphBuilder
 
+from seen_rows import add_rows, keep
+
 PLAIN = RECIPES[:1]
 #: Smoothing all the way is for grouped Convs.
 DENSE = tuple(recipe for recipe in RECIPES if recipe.smooth < 1)
@@ -24,8 +26,8 @@ DENSE = tuple(recipe for recipe in RECIPES if recipe.smooth < 1)
 
 def seen(rows: np.ndarray) -> TensorStatistics:
     statistics = TensorStatistics()
-    statistics.add(rows.astype(np.float32))
-    statistics.sample().add(rows.astype(np.float32))
+    add_rows(statistics, rows)
+    keep(statistics, rows)
     return statistics
 
 

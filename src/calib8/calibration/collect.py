@@ -3,8 +3,6 @@
 Reductions happen inside the graph: what comes out of a batch has the size of what is kept of it.
 """
 
-from contextlib import closing
-
 import numpy as np
 import onnx_ir as ir
 
@@ -31,21 +29,20 @@ def collect(
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
     """
+    tensors = observed_tensors(model, Spool())
+    shapes = _shapes(model, tensors, data, sampled=sample > 0)
+    graph = Reductions(model)
+    for tensor in tensors:
+        tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
     done, total = 0, len(data)
     shares = sample / total, sample / positions(data)
-    tensors = observed_tensors(model, Spool())
     progress.update("calibrate", 0, total)
-    with closing(Shapes(model, [tensor.name for tensor in tensors])) as shapes:
-        _settle(tensors, shapes, data)
-        graph = Reductions(model)
-        for tensor in tensors:
-            tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
-        with OrtRuntime(graph.model) as runtime:
-            for rows, arrays in data.batches():
-                mask = np.asarray(arrays[data.mask]) != 0 if data.mask else None
-                _add(tensors, runtime, arrays, Batch(rows, mask, *shares), shapes)
-                done += len(rows)
-                progress.update("calibrate", done, total)
+    with OrtRuntime(graph.model) as runtime:
+        for rows, arrays in data.batches():
+            mask = np.asarray(arrays[data.mask]) != 0 if data.mask else None
+            _add(tensors, runtime, arrays, Batch(rows, mask, *shares), shapes)
+            done += len(rows)
+            progress.update("calibrate", done, total)
     return {tensor.name: tensor.statistics for tensor in tensors}
 
 
@@ -56,18 +53,27 @@ def positions(data: Dataset) -> int:
     return sum(int(np.count_nonzero(chunk[data.mask])) for chunk in data.chunks)
 
 
-def _settle(tensors: list[Observed], shapes: Shapes, data: Dataset) -> None:
-    """Tell every tensor its layout, by two samples of which no shape is that of one."""
+def _shapes(model: ir.Model, tensors: list[Observed], data: Dataset, *, sampled: bool) -> Shapes:
+    """Tell every tensor its layout; the shapes of all batches, where they are needed to sample rows.
+
+    They are found before the pass begins, so that no two sessions hold memory at a time.
+    """
     _, arrays = next(data.batches())
-    two = first(arrays, 2)
-    found = shapes.of(two)
-    for tensor in tensors:
-        tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
+    two = first(arrays, 2)  # no shape is that of one sample
+    shapes = Shapes(model, [tensor.name for tensor in tensors])
+    with shapes:
+        found = shapes.of(two)
+        for tensor in tensors:
+            tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
+        if sampled and any(tensor.needs_shape for tensor in tensors):
+            for _, arrays in data.batches():
+                shapes.of(arrays)
+    return shapes
 
 
 def _add(tensors: list[Observed], runtime: OrtRuntime, arrays: Arrays, batch: Batch, shapes: Shapes) -> None:
     """Run a batch, and keep of every tensor what is to be kept."""
-    found = shapes.of(arrays) if any(tensor.needs_shape for tensor in tensors) else {}
+    found = shapes.of(arrays) if any(tensor.needs_shape and tensor.sampled for tensor in tensors) else {}
     asked = {tensor.name: tensor.ask(batch, found.get(tensor.name, ())) for tensor in tensors}
     feeds = dict(arrays)
     for indices, _ in asked.values():

@@ -48,8 +48,11 @@ class Shapes:
         outputs = self._runtime.compute(arrays)
         return [tuple(map(int, outputs[_output(name)])) for name in self._names]
 
-    def close(self) -> None:
-        """Free the session."""
+    def __enter__(self) -> "Shapes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the session; what is known stays known."""
         self._runtime.close()
 
 

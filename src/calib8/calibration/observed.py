@@ -51,8 +51,13 @@ class Observed:
 
     @property
     def needs_shape(self) -> bool:
-        """Whether ``ask`` wants to know the tensor's shape in the batch."""
-        return bool(self._picks) and self.layout != "tokens"
+        """Whether rows can be sampled only by who knows the tensor's shape in the batch."""
+        return bool(self.views) and self.layout != "tokens"
+
+    @property
+    def sampled(self) -> bool:
+        """Whether rows are sampled."""
+        return bool(self._picks)
 
     def ask(self, batch: Batch, shape: Shape) -> tuple[Arrays, dict[Window | None, Kept]]:
         """The index inputs for a batch in which the tensor has this ``shape``, and which rows those choose."""
@@ -78,7 +83,7 @@ class Observed:
             counts, exponent = outputs[self._outputs.counts], outputs[self._outputs.exponent]
             self.statistics.values.merge(Histogram.of(np.asarray(counts, np.int64), int(exponent)))
         for view, chosen in kept.items():
-            rows = np.asarray(outputs[self._picks[view][1]], np.float32)
+            rows = np.asarray(outputs.pop(self._picks[view][1]), np.float32)  # the rows of all tensors are many
             if chosen.index.ndim > 1:
                 rows = np.where(chosen.index < 0, np.float32(0), rows)  # the padding of a Conv
             self.statistics.sample(view).add(rows, chosen.coordinates)

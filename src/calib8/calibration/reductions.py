@@ -41,6 +41,7 @@ class Reductions:
         self._graph, self._opset = self.model.graph, self.model.opset_imports.get("", 0)
         self._values = {value.name: value for node in self._graph for value in node.outputs}
         self._values |= {value.name: value for value in self._graph.inputs}
+        self._last: ir.Node | None = None
         self._graph.outputs.clear()
 
     def reduce(self, name: str, layout: Layout, shape: Sequence[int], tokens: str, *, histogram: bool) -> Outputs:
@@ -48,7 +49,7 @@ class Reductions:
 
         tokens: name of the input with the numbers of the rows that a mask counts, for the layout ``tokens``.
         """
-        rows = self._rows(self._values[name], layout, shape, tokens)
+        rows = self._rows(self._begin(name), layout, shape, tokens)
         over_rows = [0, *range(2, len(shape))] if layout == "channels first" else [0]
         extremes = [self._reduced(kind, rows, over_rows) for kind in ("ReduceMin", "ReduceMax")]
         found = [*extremes, self._reduced("ReduceSumSquare", rows, [1])]
@@ -62,7 +63,7 @@ class Reductions:
 
         Rows of ``width`` values by their number, or with ``width`` None single values, in the shape of the index.
         """
-        flat = self._node("Reshape", self._values[name], self._constant([-1] if width is None else [-1, width]))
+        flat = self._node("Reshape", self._begin(name), self._constant([-1] if width is None else [-1, width]))
         chosen = self._as_float(self._node("Gather", flat, self._index(index), axis=0))
         self._graph.outputs.append(chosen)
         return chosen.name or ""
@@ -116,10 +117,20 @@ class Reductions:
         self._graph.register_initializer(value)
         return value
 
+    def _begin(self, name: str) -> ir.Value:
+        """The tensor ``name``. New nodes go right behind what computes it: nothing is kept for longer than it must."""
+        value = self._values[name]
+        self._last = value.producer()
+        return value
+
     def _node(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        """The output of a new node at the end of the graph: its inputs stand before it, whatever their order."""
+        """The output of a new node."""
         name = f"{PREFIX}{len(self._graph)}.{kind}"
         dtype = inputs[0].type if kind in ("Reshape", "Gather") else None
         node = ir.node(kind, inputs, attributes, outputs=[ir.Value(name=name, type=dtype)], name=name)
-        self._graph.append(node)
+        if self._last is None:
+            self._graph.insert_before(self._graph[0], node)
+        else:
+            self._graph.insert_after(self._last, node)
+        self._last = node
         return node.outputs[0]

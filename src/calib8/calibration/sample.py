@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import weakref
 from dataclasses import dataclass, replace
 from typing import IO
 
@@ -27,6 +28,7 @@ class Spool:
         """Write ``array``; where it lies."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="calib8-rows-")
+            weakref.finalize(self, self._file.close)
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write(np.ascontiguousarray(array).data)
         return offset
