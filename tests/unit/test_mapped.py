@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.graph.mapped import SMALLEST, load_mapped
+from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
 from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder
 
 LARGE = SMALLEST // 4  # float32 values
@@ -42,7 +42,7 @@ def test_weights_of_every_type_and_place(tmp_path: Path, dtype: type) -> None:
     model = load_mapped(saved(proto, tmp_path))
     for number, weight in enumerate(weights):
         found = model.graph.initializers[f"w{number}"].const_value
-        assert isinstance(found, ir.Tensor) == (number % 2 == 1)  # the large ones are mapped
+        assert isinstance(found, MappedTensor) == (number % 2 == 1)  # the large ones are mapped
         np.testing.assert_array_equal(found.numpy(), weight)
         assert found.numpy().dtype == dtype
     assert ir.to_proto(model) == proto
@@ -65,6 +65,25 @@ def test_nothing_large_is_read(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert model.graph.initializers["w0"].const_value.numpy()[-1] == 1
+
+
+def test_external_weights_are_mapped_too(tmp_path: Path) -> None:
+    weights = [np.full(LARGE + number, number, np.float32) for number in range(2)]
+    ir.save(ir.from_proto(model_with(*weights)), tmp_path / "a.onnx", external_data="a.data", size_threshold_bytes=0)
+    found = [value.const_value for value in load_mapped(tmp_path / "a.onnx").graph.initializers.values()]
+    assert all(isinstance(weight, MappedTensor) and weight.path.name == "a.data" for weight in found)
+    for weight, expected in zip(found, weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+
+
+def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    proto = model_with(np.zeros(LARGE, np.float32))
+    ir.save(ir.from_proto(proto), tmp_path / "a.onnx", external_data="secret.data", size_threshold_bytes=0)
+    outside = onnx.load(tmp_path / "a.onnx", load_external_data=False)
+    outside.graph.initializer[0].external_data[0].value = "../secret.data"
+    with pytest.raises(ValueError, match=r"'w0' is in \.\./secret\.data, which is not in the model's folder"):
+        load_mapped(saved(outside, tmp_path / "model"))
 
 
 def test_weights_outlive_the_name_of_their_file(tmp_path: Path) -> None:

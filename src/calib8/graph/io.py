@@ -10,22 +10,16 @@ from google.protobuf.message import DecodeError
 
 from calib8.errors import ModelError
 from calib8.files import atomic, require_file, sha256_file
-from calib8.graph.mapped import load_mapped
+from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
 #: Protobuf refuses messages of 2 GiB; beyond this the weights go to one file beside the model.
 SINGLE_FILE_LIMIT = 1_900_000_000
-#: Bytes from which on a weight is shared with a runtime. What is smaller may be a shape that it folds into the graph.
-SHARED = 4096
 
 
 def load(path: Path | str) -> ir.Model:
-    """Load an ONNX file and remember its hash. Raises ``ModelError``.
-
-    External data is read into memory, so that the model can be saved elsewhere; beyond ``SINGLE_FILE_LIMIT`` it stays
-    memory-mapped.
-    """
+    """Load an ONNX file and remember its hash; weights stay where they are, see ``graph.mapped``. Raises ``ModelError``."""
     path = Path(path)
     try:
         require_file(path, "ONNX model")
@@ -33,16 +27,11 @@ def load(path: Path | str) -> ir.Model:
         raise ModelError(str(error)) from None
     try:
         model = load_mapped(path)
-        data = _data_files(model)
-        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-            ir.external_data.load_to_model(model)
-        elif missing := [file for file in data if not file.is_file()]:
-            raise FileNotFoundError(f"its weights are in {missing[0]}, which is not there")
     except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         raise ModelError(_damaged(path, str(error))) from error
     if not model.graph.outputs:
         raise ModelError(_damaged(path, "the graph has no outputs"))
-    model.metadata_props[SOURCE_SHA256] = _sha256(path, data)
+    model.metadata_props[SOURCE_SHA256] = _sha256(path, _data_files(path, model))
     return model
 
 
@@ -52,7 +41,7 @@ def source_sha256(path: Path | str) -> str:
     An empty text if ``path`` is no ONNX file; ``load`` says why.
     """
     try:
-        return _sha256(Path(path), _data_files(ir.load(path, format="protobuf")))
+        return _sha256(Path(path), _data_files(Path(path), load_mapped(Path(path))))
     except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
         return ""
 
@@ -60,7 +49,7 @@ def source_sha256(path: Path | str) -> str:
 def stored_bytes(path: Path | str) -> int:
     """Size of an ONNX file together with the weight files that it names."""
     path = Path(path)
-    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(ir.load(path, format="protobuf")))
+    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(path, load_mapped(path)))
 
 
 def save(model: ir.Model, path: Path | str) -> Path:
@@ -92,32 +81,36 @@ def serialized(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def parted(model: ir.Model) -> tuple[bytes, dict[str, ir.TensorProtocol]]:
-    """The ONNX file of ``model`` without its large weights, and those: what a runtime can share instead of copying.
+def referring(model: ir.Model) -> tuple[bytes, Path | None]:
+    """The ONNX file of ``model`` as bytes, and the folder of the files in which it says that mapped weights lie.
 
-    In the file they are external data of a file that is not there.
+    A runtime can read them there: nothing is copied. Weights that were made since, or whose file was replaced, are in
+    the bytes.
     """
     clone = model.clone()
-    weights = {}
+    folder = None
     for name, value in clone.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes >= SHARED and tensor.dtype != ir.DataType.STRING:
-            weights[name] = tensor
+        weight = value.const_value
+        if not isinstance(weight, MappedTensor) or weight.nbytes < SMALLEST:  # a runtime folds small ones
+            continue
+        if weight.unchanged and folder in (None, weight.path.parent):
+            folder = weight.path.parent
             value.const_value = ir.ExternalTensor(
-                "shared", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+                weight.path.name, weight.offset, weight.nbytes, weight.dtype, shape=weight.shape, name=name
             )
-    return serialized(clone), weights
+    return serialized(clone), folder
 
 
-def weight_bytes(model: ir.Model) -> int:
-    """Bytes of the main graph's initializers: what decides whether a model fits ``SINGLE_FILE_LIMIT``."""
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
+    """Bytes of the main graph's initializers, of those in files that ``load`` mapped too or not."""
+    weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    return sum(weight.nbytes for weight in weights if mapped or not isinstance(weight, MappedTensor))
 
 
-def _data_files(model: ir.Model) -> list[Path]:
-    """The external data files of the main graph, sorted."""
+def _data_files(path: Path, model: ir.Model) -> list[Path]:
+    """The files of external data of the model in ``path``, sorted."""
     tensors = (value.const_value for value in model.graph.initializers.values())
-    return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+    return sorted({tensor.path for tensor in tensors if isinstance(tensor, MappedTensor)} - {path.absolute()})
 
 
 def _weights_sha256(model: ir.Model) -> str:

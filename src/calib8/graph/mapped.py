@@ -6,7 +6,7 @@ here, as protobuf lays messages out (https://protobuf.dev/programming-guides/enc
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 #: Bytes. What is smaller may be the shape that a Reshape wants, and is not worth a page of its own.
 SMALLEST = 4096
+BYTE = 8
 #: Protobuf's wire types; the other two, groups, are not in onnx.proto.
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
@@ -34,43 +35,99 @@ class _Field(NamedTuple):
     end: int
 
 
-def load_mapped(path: Path) -> ir.Model:
-    """The model in ``path``. Its weights stay valid when the file is replaced or removed, not when it is written into.
+class MappedTensor(ir.Tensor):
+    """Values in a file that is mapped: at ``offset`` of ``path``, as long as ``unchanged``.
 
-    Raises ``DecodeError`` if it is damaged.
+    The values stay what they are when the file is replaced or removed, not when it is written into.
     """
-    if not path.stat().st_size:
-        raise DecodeError("the file is empty")
-    with path.open("rb") as file:
-        walk = _Walk(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def __init__(self, file: "_MappedFile", offset: int, length: int, dtype: ir.DataType, dims: Sequence[int]) -> None:
+        values = np.frombuffer(file.data, dtype.numpy(), int(length // dtype.itemsize), offset)
+        super().__init__(values.reshape(dims), dtype, shape=ir.Shape(dims))
+        self._file, self.offset, self.path = file, offset, file.path
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the file of that name is still the one that was mapped, for whoever reads it by its name."""
+        return self._file.identity == _identity(self.path)
+
+
+def load_mapped(path: Path) -> ir.Model:
+    """The model in ``path``, its large weights mapped, external ones too.
+
+    Raises ``DecodeError`` if it is damaged, ``OSError`` if a file of external data is missing, ``ValueError`` if that is
+    too short or not beside the model.
+    """
+    file = _MappedFile(path)
+    walk = _Walk(file.data)
     proto = onnx.ModelProto.FromString(walk.model())
     mapped = {}
-    for tensor, weight in zip(proto.graph.initializer, walk.weights, strict=True):
-        if weight is not None and ir.DataType(tensor.data_type).bitwidth >= 8:
-            mapped[tensor.name] = _mapped(tensor, weight)
-        elif weight is not None:  # packed
-            tensor.raw_data = bytes(weight)
+    for tensor, (offset, length) in zip(proto.graph.initializer, walk.weights, strict=True):
+        if length and ir.DataType(tensor.data_type).bitwidth >= BYTE:
+            mapped[tensor.name] = _mapped(tensor, file, offset, length)
+        elif length:  # several values a byte
+            tensor.raw_data = file.data[offset : offset + length]
     model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)
-    for name, tensor in mapped.items():
-        model.graph.initializers[name].const_value = tensor
-    return model
+    mapped |= _external(model, path.parent)
+    for name, weight in mapped.items():
+        model.graph.initializers[name].const_value = weight
+    return ir.external_data.load_to_model(model)  # what is left: of subgraphs, or with several values a byte
 
 
-def _mapped(tensor: onnx.TensorProto, weight: memoryview) -> ir.Tensor:
+def _external(model: ir.Model, folder: Path) -> dict[str, MappedTensor]:
+    """The initializers of which the file only says where they are."""
+    files: dict[Path, _MappedFile] = {}
+    mapped = {}
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            path = Path(tensor.path)
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"the weight {name!r} is in {tensor.location}, which is not in the model's folder")
+            if graph is model.graph and tensor.dtype.bitwidth >= BYTE:
+                file = files[path] = files.get(path) or _MappedFile(path)
+                mapped[name] = MappedTensor(file, tensor.offset or 0, tensor.nbytes, tensor.dtype, tensor.shape.numpy())
+                mapped[name].name = name
+    return mapped
+
+
+def _mapped(tensor: onnx.TensorProto, file: "_MappedFile", offset: int, length: int) -> MappedTensor:
     dtype = ir.DataType(tensor.data_type)
-    if len(weight) != np.prod(tensor.dims, dtype=np.int64) * dtype.itemsize:
-        raise DecodeError(f"tensor {tensor.name!r} has {len(weight)} bytes for the shape {list(tensor.dims)}")
-    values = np.frombuffer(weight, dtype.numpy()).reshape(tensor.dims)
-    return ir.Tensor(values, dtype, shape=ir.Shape(tensor.dims), name=tensor.name)
+    if length != np.prod(tensor.dims, dtype=np.int64) * dtype.itemsize:
+        raise DecodeError(f"tensor {tensor.name!r} has {length} bytes for the shape {list(tensor.dims)}")
+    weight = MappedTensor(file, offset, length, dtype, tensor.dims)
+    weight.name = tensor.name
+    return weight
+
+
+class _MappedFile:
+    """A file in memory; its ``identity`` tells it from another of the same name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.identity = path.absolute(), _identity(path)
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                raise DecodeError("the file is empty")
+            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass
 class _Walk:
-    """One walk through a file; ``weights`` holds the ``raw_data`` of each initializer that was left out, or None."""
+    """One walk through a file; ``weights``: offset and length of what was left out of each initializer."""
 
     data: mmap.mmap
-    weights: list[memoryview | None] = field(default_factory=list)
+    weights: list[tuple[int, int]] = field(default_factory=list)
 
     def model(self) -> bytes:
         """The ModelProto without weights."""
@@ -87,10 +144,10 @@ class _Walk:
         )
 
     def _tensor(self, tensor: _Field) -> bytes:
-        kept, weight = b"", None
+        kept, weight = b"", (0, 0)
         for part in self._fields(tensor):
             if part.number == RAW_DATA and part.end - part.content >= SMALLEST:
-                weight = memoryview(self.data)[part.content : part.end]
+                weight = part.content, part.end - part.content
             else:
                 kept += self.data[part.begin : part.end]
         self.weights.append(weight)

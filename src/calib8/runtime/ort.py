@@ -1,13 +1,14 @@
 """ONNX Runtime on the CPU."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError
-from calib8.graph.io import parted
+from calib8.graph.io import SINGLE_FILE_LIMIT, referring, weight_bytes
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 
@@ -57,16 +58,19 @@ class OrtRuntime(Runtime):
 
 
 def _open(model: ir.Model, options: Any) -> Any:
-    """A session that reads the weights where they are; packed for the processor, ONNX Runtime has its own of most."""
+    """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
     import onnxruntime as ort
 
-    graph, weights = parted(model)
-    values = [
-        ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(weight.numpy()), int(weight.dtype))
-        for weight in weights.values()
-    ]
-    options.add_external_initializers(list(weights), values)
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    if weight_bytes(model, mapped=False) > SINGLE_FILE_LIMIT:  # beyond protobuf's limit: through a file
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="model.data")
+            return ort.InferenceSession(str(path), options, providers=providers)
+    graph, home = referring(model)
+    if home is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(home))
+    return ort.InferenceSession(graph, options, providers=providers)
 
 
 def _first_line(error: Exception) -> str:
