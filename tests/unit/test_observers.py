@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seen_rows import add_rows
 
 from calib8.calibration.observers import Entropy, MinMax, Mse, Observer, Percentile, observer_for
 from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
-
-from seen_rows import add_rows
 
 RANDOM = np.random.default_rng(0)
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")

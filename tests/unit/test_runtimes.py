@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
-from calib8.graph.io import load, referring, save, save, serialized
+from calib8.graph.io import load, referring, save, serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq

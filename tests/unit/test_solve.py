@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seen_rows import add_rows, keep
 
 from calib8.calibration.statistics import TensorStatistics
 from calib8.graph.site import Site, sites
@@ -16,8 +17,6 @@ from calib8.planning.design import Channels, Recipe, design
 from calib8.planning.solve import CLIPS, FEWEST_ROWS, HEAD_ROOM, RECIPES, Solution, _with_reach, cheapest, solve
 from calib8.planning.trials import HOLD_OUT, TRIED, Trial, error_of, hold_out
 from calib8.testing import GraphBuilder
-
-from seen_rows import add_rows, keep
 
 PLAIN = RECIPES[:1]
 #: Smoothing all the way is for grouped Convs.

@@ -3,12 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from seen_rows import add_rows, keep
 
 from calib8.calibration.sample import RowSample
 from calib8.calibration.statistics import BINS, Histogram, TensorStatistics, quantile
 from calib8.graph.window import Window
-
-from seen_rows import add_rows, keep
 
 floats = st.floats(-(2.0**120), 2.0**120, width=32)
 rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=floats)

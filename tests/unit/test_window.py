@@ -5,14 +5,13 @@ import onnx_ir as ir
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from seen_rows import patches
 
 from calib8.graph.site import matrix_of
 from calib8.graph.weighted import weighted_ops
 from calib8.graph.window import Window, window_of
 from calib8.passes.prepare import prepare
 from calib8.testing import GraphBuilder, outputs_of
-
-from seen_rows import patches
 
 
 def window(kernel: int, stride: int = 1, dilation: int = 1, before: int = 0, after: int = 0) -> Window:

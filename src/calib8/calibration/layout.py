@@ -72,7 +72,7 @@ def layout_of(shape: Shape, mask: Shape | None, *, read_by_conv: bool, at_a_site
         return "samples"
     if mask is None:
         return "rows"
-    tokens = shape[:2] == mask if len(shape) > 2 else shape[0] == mask[0] * mask[1]  # noqa: PLR2004
+    tokens = shape[:2] == mask if len(shape) > 2 else shape[0] == mask[0] * mask[1]
     return "tokens" if tokens else "rows"
 
 

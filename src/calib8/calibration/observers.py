@@ -25,7 +25,7 @@ class Observer(Protocol):
 class MinMax:
     """The largest magnitude seen: nothing is clipped. TensorRT's ``IInt8MinMaxCalibrator``."""
 
-    histogram = False
+    histogram: ClassVar[bool] = False
 
     def amax(self, seen: TensorStatistics) -> float:
         """See ``Observer``."""
@@ -36,7 +36,7 @@ class MinMax:
 class Percentile:
     """The magnitude that ``percentile`` percent of the values do not exceed (Wu et al., 2020, arXiv:2004.09602)."""
 
-    histogram = True
+    histogram: ClassVar[bool] = True
 
     percentile: float = 99.99
 
@@ -49,7 +49,7 @@ class Percentile:
 class Mse:
     """The clip range with the least mean squared error over the histogram (Sung et al., 2015, arXiv:1511.06488)."""
 
-    histogram = True
+    histogram: ClassVar[bool] = True
 
     candidates: int = 128
 
@@ -77,7 +77,7 @@ class Entropy:
     ``bins`` must exceed 128 for a search to take place.
     """
 
-    histogram = True
+    histogram: ClassVar[bool] = True
 
     bins: int = 2048
 

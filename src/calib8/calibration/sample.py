@@ -27,7 +27,7 @@ class Spool:
     def append(self, array: NDArray[np.generic]) -> int:
         """Write ``array``; where it lies."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="calib8-rows-")
+            self._file = tempfile.TemporaryFile(prefix="calib8-rows-")  # noqa: SIM115  # closed with the spool
             weakref.finalize(self, self._file.close)
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write(np.ascontiguousarray(array).data)

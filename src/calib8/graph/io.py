@@ -19,7 +19,10 @@ SINGLE_FILE_LIMIT = 1_900_000_000
 
 
 def load(path: Path | str) -> ir.Model:
-    """Load an ONNX file and remember its hash; weights stay where they are, see ``graph.mapped``. Raises ``ModelError``."""
+    """Load an ONNX file and remember its hash. Weights stay where they are, see ``graph.mapped``.
+
+    Raises ``ModelError``.
+    """
     path = Path(path)
     try:
         require_file(path, "ONNX model")

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 #: Field numbers in onnx.proto: of ModelProto, GraphProto and TensorProto.
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
@@ -35,7 +36,7 @@ class _Field(NamedTuple):
     end: int
 
 
-class MappedTensor(ir.Tensor):
+class MappedTensor(ir.Tensor[NDArray[np.generic]]):
     """Values in a file that is mapped: at ``offset`` of ``path``, as long as ``unchanged``.
 
     The values stay what they are when the file is replaced or removed, not when it is written into.
@@ -55,8 +56,8 @@ class MappedTensor(ir.Tensor):
 def load_mapped(path: Path) -> ir.Model:
     """The model in ``path``, its large weights mapped, external ones too.
 
-    Raises ``DecodeError`` if it is damaged, ``OSError`` if a file of external data is missing, ``ValueError`` if that is
-    too short or not beside the model.
+    Raises ``DecodeError`` if it is damaged, ``OSError`` if a file of external data is missing, ``ValueError`` if such a
+    file is too short or not in the model's folder.
     """
     file = _MappedFile(path)
     walk = _Walk(file.data)
@@ -133,13 +134,16 @@ class _Walk:
         """The ModelProto without weights."""
         whole = _Field(0, DELIMITED, 0, 0, len(self.data))
         return b"".join(
-            _message(GRAPH, self._graph(part)) if part.number == GRAPH else self.data[part.begin : part.end]
+            _message(GRAPH, self._graph(part)) if part.number == GRAPH else self._whole(part)
             for part in self._fields(whole)
         )
 
+    def _whole(self, part: _Field) -> bytes:
+        return self.data[part.begin : part.end]
+
     def _graph(self, graph: _Field) -> bytes:
         return b"".join(
-            _message(INITIALIZER, self._tensor(part)) if part.number == INITIALIZER else self.data[part.begin : part.end]
+            _message(INITIALIZER, self._tensor(part)) if part.number == INITIALIZER else self._whole(part)
             for part in self._fields(graph)
         )
 
@@ -149,7 +153,7 @@ class _Walk:
             if part.number == RAW_DATA and part.end - part.content >= SMALLEST:
                 weight = part.content, part.end - part.content
             else:
-                kept += self.data[part.begin : part.end]
+                kept += self._whole(part)
         self.weights.append(weight)
         return kept
 
@@ -182,7 +186,7 @@ class _Walk:
             byte = self.data[at]
             at += 1
             number |= (byte & 0x7F) << shift
-            if byte < 0x80:  # noqa: PLR2004  # the highest bit says that more follow
+            if byte < 0x80:  # the highest bit says that more follow
                 return number, at
         raise DecodeError("the file ends within a number")
 
@@ -195,7 +199,7 @@ def _message(number: int, content: bytes) -> bytes:
 def _encoded(number: int) -> bytes:
     """As a varint."""
     encoded = bytearray()
-    while number > 0x7F:  # noqa: PLR2004
+    while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     encoded.append(number)

@@ -42,7 +42,7 @@ class Window:
         [number chosen, channels * taps], a channel's taps side by side.
         """
         sample, *outputs = np.nonzero(chosen)
-        batch, channels, *spatial = shape
+        _, channels, *spatial = shape
         place = np.zeros((len(sample), *[1] * len(spatial)), np.int64)
         inside = np.ones(place.shape, np.bool_)
         for axis, (output, size) in enumerate(zip(outputs, spatial, strict=True)):
@@ -52,9 +52,10 @@ class Window:
             position = (output * self.strides[axis]).reshape(-1, *[1] * len(spatial)) + tap
             place = place * size + position
             inside = inside & (position >= 0) & (position < size)
-        place, inside = (array.reshape(len(sample), 1, self.taps) for array in (place, inside))
-        first = (sample[:, None] * channels + np.arange(channels)) * prod(spatial)
-        return np.where(inside, first[:, :, None] + place, -1).reshape(len(sample), channels * self.taps)
+        first = (sample[:, None, None] * channels + np.arange(channels)[:, None]) * prod(spatial)
+        taps = (len(sample), 1, self.taps)
+        index = np.where(inside.reshape(taps), first + place.reshape(taps), -1)
+        return index.reshape(len(sample), channels * self.taps)
 
 
 def point(rank: int) -> Window:
