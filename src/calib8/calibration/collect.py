@@ -58,8 +58,8 @@ def _shapes(model: ir.Model, tensors: list[Observed], data: Dataset, *, sampled:
 
     They are found before the pass begins, so that no two sessions hold memory at a time.
     """
-    _, arrays = next(data.batches())
-    two = first(arrays, 2)  # no shape is that of one sample
+    shortest = min((arrays for _, arrays in data.batches()), key=lambda arrays: sum(map(np.size, arrays.values())))
+    two = first(shortest, 2)  # no shape is that of one sample
     shapes = Shapes(model, [tensor.name for tensor in tensors])
     with shapes:
         found = shapes.of(two)

@@ -33,8 +33,8 @@ class Observed:
     #: For some batch: its rank, and all axes that are not of the batch or the sequence.
     shape: Shape = ()
     _outputs: Outputs | None = None
-    #: By view: the input that chooses rows, and the output that holds them.
-    _picks: dict[Window | None, tuple[str, str]] = field(default_factory=dict)
+    #: By view: the input that chooses rows, and the outputs that hold them.
+    _picks: dict[Window | None, tuple[str, tuple[str, str]]] = field(default_factory=dict)
 
     def settle(self, shape: Shape, mask: Shape | None) -> None:
         """Learn the layout from the shape in a batch whose mask has the shape ``mask``."""
@@ -83,10 +83,11 @@ class Observed:
             counts, exponent = outputs[self._outputs.counts], outputs[self._outputs.exponent]
             self.statistics.values.merge(Histogram.of(np.asarray(counts, np.int64), int(exponent)))
         for view, chosen in kept.items():
-            rows = np.asarray(outputs.pop(self._picks[view][1]), np.float32)  # the rows of all tensors are many
+            halves, exponents = (outputs[name] for name in self._picks[view][1])
+            rows = np.asarray(halves, np.float16)
             if chosen.index.ndim > 1:
-                rows = np.where(chosen.index < 0, np.float32(0), rows)  # the padding of a Conv
-            self.statistics.sample(view).add(rows, chosen.coordinates)
+                rows = np.where(chosen.index < 0, np.float16(0), rows)  # the padding of a Conv
+            self.statistics.sample(view).add(rows, np.asarray(exponents, np.int32), chosen.coordinates)
 
     def _kept(self, view: Window | None, batch: Batch, shape: Shape) -> Kept:
         if self.layout == "tokens":

@@ -10,7 +10,7 @@ import os
 import tempfile
 import weakref
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class Spool:
 
 
 class RowSample:
-    """Rows as float16, each over a power of two that holds its amax: 11 bits of each value, plenty to measure 8 bits
+    """Rows as float16, each over a power of two not far from its amax: 11 bits of each value, plenty to measure 8 bits
     with, and none overflows. They are kept in a spool."""
 
     def __init__(self, spool: Spool | None = None) -> None:
@@ -52,12 +52,13 @@ class RowSample:
     def __len__(self) -> int:
         return sum(len(part.exponents) for part in self._parts)
 
-    def add(self, rows: NDArray[np.float32], coordinates: NDArray[np.int64]) -> None:
-        """Keep ``rows`` [n, values per row], each of which is told by its ``coordinates`` [n, 2]: sample, position."""
+    def add(
+        self, rows: NDArray[np.float16], exponents: NDArray[np.integer[Any]], coordinates: NDArray[np.int64]
+    ) -> None:
+        """Keep ``rows * 2**exponents``, [n, values per row] and [n]; ``coordinates`` [n, 2] tell each: sample, position."""
         if len(rows):
-            exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
-            offset = self._spool.append(np.ldexp(rows, -exponents).astype(np.float16))
-            self._parts.append(_Part(offset, rows.shape[1], exponents, coordinates))
+            offset = self._spool.append(rows)
+            self._parts.append(_Part(offset, rows.shape[1], exponents.astype(np.int32)[:, None], coordinates))
 
     def merge(self, other: RowSample) -> None:
         """Keep what ``other`` keeps as well."""
