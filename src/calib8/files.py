@@ -147,7 +147,7 @@ def _created(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _flock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the file or folder; whether it is held. Not without ``wait`` while another holds it, nor where locks lack."""
+    """Hold a file or folder, and say whether: not while another does, without ``wait``, nor where locks are unknown."""
     try:
         import fcntl
     except ImportError:  # not POSIX
