@@ -382,7 +382,7 @@ def test_the_command_line_calibrates(tensorrt, saved, tmp_path, monkeypatch, cap
 
 
 def test_what_all_families_are_asked_for_is_in_tensorrt_rtx():
-    """RTX has the Python API of TensorRT 11. So no name that 11 lacks is used, but for those that ``family`` guards."""
+    """RTX lacks what TensorRT 11 removed: none of that is used but a calibrator's part, which ``family`` guards."""
     rtx = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
     folder = Path(runtime.__file__).parent
     sources = [*folder.glob("*.py"), Path(worker.__file__), Path(family.__file__)]
