@@ -96,13 +96,14 @@ def calibrate(
         they were made from to ``<cache>.json``.
     """
     from calib8.calibration import run
-    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of
+    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
     from calib8.calibration.cache_record import save_with_record
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
+    version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
     inputs = [model] if isinstance(model, (str, Path)) else []
     for written in (output, cache):
         if written is not None:
@@ -119,7 +120,6 @@ def calibrate(
         if path is not None:
             ranges.save(path)
     if cache is not None:
-        version = cache_version or DEFAULT_VERSION
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
@@ -348,6 +348,8 @@ def run_to_folder(
     progress: Progress | None = None,
 ) -> dict[Path, tuple[int, ...]]:
     """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
+    if isinstance(data, (str, Path)):
+        require_distinct(output, data)  # among the model's inputs, its outputs would be taken for such
     written: dict[Path, tuple[int, ...]] = {}
     for name, array in run(artefact, data, runtime=runtime, progress=progress).items():
         path = Path(output) / f"{name.replace('/', '_')}.npy"

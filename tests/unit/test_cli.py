@@ -116,6 +116,31 @@ def test_run_writes_every_output(calib8: Shell, int8: Path, tmp_path: Path) -> N
     assert out == f"{tmp_path / 'outputs' / 'last_hidden_state.npy'}: [10, 6, 8]\n"
 
 
+def test_outputs_do_not_go_among_the_inputs(calib8: Shell, int8: Path, tmp_path: Path) -> None:
+    """Where the next calibration would take them for inputs."""
+    code, _, err = calib8("run", int8, "--data", tmp_path / "data", "-o", tmp_path / "data")
+    assert code == 2
+    assert "data is an input of this command" in err
+    assert not (tmp_path / "data" / "last_hidden_state.npy").exists()
+
+
+def test_a_cache_for_an_impossible_tensorrt_is_refused_before_the_pass(
+    calib8: Shell, int8: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", tmp_path / "data", "-o", tmp_path / "r.json", "--cache", tmp_path / "c")
+    code, _, err = calib8("calibrate", model, *arguments, "--cache-version", "10.x")
+    assert (code, err.count("calibrate:")) == (2, 0)
+    assert "got the TensorRT version '10.x'" in err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_overview_cuts_no_sentence_off(calib8: Shell) -> None:
+    code, out, _ = calib8("--help")
+    assert code == 0
+    assert "..." not in out.partition("Commands:")[2]
+    assert "in one pass over the data." in " ".join(out.split())
+
+
 def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
     code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
     assert code == 0
