@@ -104,10 +104,12 @@ def calibrate(
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
     version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
-    inputs = [model] if isinstance(model, (str, Path)) else []
+    inputs = [read for read in (model, data) if isinstance(read, (str, Path))]
     for written in (output, cache):
         if written is not None:
             require_distinct(written, *inputs)
+    if output is not None and cache is not None:
+        require_distinct(cache, output)
     if isinstance(model, (str, Path)):
         known = source_sha256(Path(model)) if Path(model).is_file() else ""
     else:
@@ -163,6 +165,8 @@ def quantize_file(
     from calib8.calibration.ranges import Ranges
 
     require_distinct(output, model, ranges, *([plan] if plan is not None else []))
+    if plan is not None:
+        require_distinct(plan, model, ranges)
     calibrated = Ranges.load(Path(ranges))
     folder = Path(model).parent
     quantised, decided = _quantize(load(model), calibrated, config or Int8(), data, progress or Quiet(), folder)
@@ -291,7 +295,7 @@ def build(
 
     config, progress, source = config or Build(), progress or Quiet(), open_source(data) if data is not None else None
     cache = config.calibration_cache
-    for written in (output, config.timing_cache, cache):
+    for written in (output, config.timing_cache, cache, config.log):
         if written is not None:
             require_distinct(written, model)
     limits = dimension_limits(load_model(model))
