@@ -70,12 +70,16 @@ def calibrate(
 
     Example: calib8 calibrate model.onnx --data calib_data -o ranges.json
     """
+    from calib8.calibration.cache import Cache
+
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
         ranges = api.calibrate(
             model, data, config, output=output, cache=cache, cache_version=cache_version, progress=progress
         )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
+    if cache is not None:
+        out.print(f"{cache}: {Cache.load(cache).header}", markup=False)
 
 
 def quantize(
