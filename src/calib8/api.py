@@ -5,6 +5,7 @@ Composition only: every step lives in a module of its own.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -114,9 +115,12 @@ def calibrate(
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
         loaded = load(model) if isinstance(model, (str, Path)) else model
-        ranges = run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress).ranges
-        if path is not None:
+        unfinished = path.with_name(f"{path.name}.unfinished") if path is not None else None
+        dataset = dataset_for(loaded, source, progress)
+        ranges = run.calibrate(loaded, dataset, config, origin, progress, unfinished=unfinished).ranges
+        if path is not None and unfinished is not None:
             ranges.save(path)
+            shutil.rmtree(unfinished, ignore_errors=True)
     if cache is not None:
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)

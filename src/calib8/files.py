@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,22 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
             raise InputError(
                 f"{output} would be written twice by this command. Choose another name for one of the two."
             )
+
+
+def unfinished_folder(path: Path, key: Mapping[str, object]) -> Path:
+    """The folder ``path`` for work under way that ``key``, of JSON's types, tells from all other.
+
+    What an earlier run left there of the same work is still there; of other work it is thrown away.
+    """
+    told = json.loads(json.dumps(key))
+    try:
+        same = read_json(path / "key.json", "key") == told
+    except InputError:
+        same = False
+    if not same:
+        shutil.rmtree(path, ignore_errors=True)
+        write_json(path / "key.json", told)
+    return path
 
 
 def sha256_file(path: Path) -> str:

@@ -59,8 +59,7 @@ class Reductions:
         return Outputs(*(value.name or "" for value in found))
 
     def pick(self, name: str, width: int | None, index: str) -> tuple[str, str]:
-        """The outputs that hold what the input ``index`` chooses of the tensor ``name``, as ``RowSample`` has it: float16
-        [n, values per row], and exponents [n].
+        """The outputs with what the input ``index`` chooses of the tensor ``name``, as ``RowSample.add`` takes it.
 
         Rows of ``width`` values by their number, or with ``width`` None single values, by an index [n, values per row].
         """
