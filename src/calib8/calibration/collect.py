@@ -78,7 +78,7 @@ class Collector:
         graph = Reductions(model)
         for tensor in self._tensors:
             tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
-        self._runtime = OrtRuntime(graph.model, threads=threads)
+        self._runtime = OrtRuntime(graph.model, threads=threads, frugal=True)
 
     def add(self, samples: Rows, arrays: Arrays) -> None:
         """Run a batch, the ``samples`` of the data by number, and keep of every tensor what is to be kept."""

@@ -42,15 +42,22 @@ class MappedTensor(ir.Tensor[NDArray[np.generic]]):
     The values stay what they are when the file is replaced or removed, not when it is written into.
     """
 
-    def __init__(self, file: "_MappedFile", offset: int, length: int, dtype: ir.DataType, dims: Sequence[int]) -> None:
+    def __init__(self, file: "MappedFile", offset: int, length: int, dtype: ir.DataType, dims: Sequence[int]) -> None:
         values = np.frombuffer(file.data, dtype.numpy(), int(length // dtype.itemsize), offset)
         super().__init__(values.reshape(dims), dtype, shape=ir.Shape(dims))
-        self._file, self.offset, self.path = file, offset, file.path
+        self.file, self.offset, self.path = file, offset, file.path
 
     @property
     def unchanged(self) -> bool:
         """Whether the file of that name is still the one that was mapped, for whoever reads it by its name."""
-        return self._file.identity == _identity(self.path)
+        return self.file.identity == _identity(self.path)
+
+
+def release(model: ir.Model) -> None:
+    """Give the memory of mapped weights back until they are read again."""
+    weights = (value.const_value for value in model.graph.initializers.values())
+    for file in {weight.file for weight in weights if isinstance(weight, MappedTensor)}:
+        file.release()
 
 
 def load_mapped(path: Path) -> ir.Model:
@@ -59,7 +66,7 @@ def load_mapped(path: Path) -> ir.Model:
     Raises ``DecodeError`` if it is damaged, ``OSError`` if a file of external data is missing, ``ValueError`` if such a
     file is too short or not in the model's folder.
     """
-    file = _MappedFile(path)
+    file = MappedFile(path)
     walk = _Walk(file.data)
     proto = onnx.ModelProto.FromString(walk.model())
     mapped = {}
@@ -78,7 +85,7 @@ def load_mapped(path: Path) -> ir.Model:
 
 def _external(model: ir.Model, folder: Path) -> dict[str, MappedTensor]:
     """The initializers of which the file only says where they are."""
-    files: dict[Path, _MappedFile] = {}
+    files: dict[Path, MappedFile] = {}
     mapped = {}
     for graph in model.graphs():
         for name, value in graph.initializers.items():
@@ -89,13 +96,13 @@ def _external(model: ir.Model, folder: Path) -> dict[str, MappedTensor]:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"the weight {name!r} is in {tensor.location}, which is not in the model's folder")
             if graph is model.graph and tensor.dtype.bitwidth >= BYTE:
-                file = files[path] = files.get(path) or _MappedFile(path)
+                file = files[path] = files.get(path) or MappedFile(path)
                 mapped[name] = MappedTensor(file, tensor.offset or 0, tensor.nbytes, tensor.dtype, tensor.shape.numpy())
                 mapped[name].name = name
     return mapped
 
 
-def _mapped(tensor: onnx.TensorProto, file: "_MappedFile", offset: int, length: int) -> MappedTensor:
+def _mapped(tensor: onnx.TensorProto, file: "MappedFile", offset: int, length: int) -> MappedTensor:
     dtype = ir.DataType(tensor.data_type)
     if length != np.prod(tensor.dims, dtype=np.int64) * dtype.itemsize:
         raise DecodeError(f"tensor {tensor.name!r} has {length} bytes for the shape {list(tensor.dims)}")
@@ -104,7 +111,7 @@ def _mapped(tensor: onnx.TensorProto, file: "_MappedFile", offset: int, length: 
     return weight
 
 
-class _MappedFile:
+class MappedFile:
     """A file in memory; its ``identity`` tells it from another of the same name."""
 
     def __init__(self, path: Path) -> None:
@@ -113,6 +120,11 @@ class _MappedFile:
             if not path.stat().st_size:
                 raise DecodeError("the file is empty")
             self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def release(self) -> None:
+        """Give the memory back; what was read is read again from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.data.madvise(mmap.MADV_DONTNEED)
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
