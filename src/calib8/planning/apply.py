@@ -11,6 +11,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
+from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
@@ -57,6 +58,7 @@ def solve_sites(
         path = unfinished / f"site-{done:04d}.npz" if unfinished is not None else None
         solution = kept(path, partial(solve, statistics[site.tensor], site))
         found |= dict.fromkeys([op.name for op in site.ops], solution)
+        release(model)  # or all weights would be in memory at the end
         progress.update("quantize", done, len(todo))
     return found
 
