@@ -56,8 +56,8 @@ def main() -> None:
         return row(options.row, options.folder / "model.onnx", options.sentences)
     sizes = {int(size): measured(options, int(size)) for size in options.sizes.split(",")}
     result = {
-        "command": f"python bench/calibration.py {options.folder.name} {options.sentences.name} --sizes {options.sizes} "
-        f"--rounds {options.rounds}",
+        "command": f"python bench/calibration.py {options.folder.name} {options.sentences.name} "
+        f"--sizes {options.sizes} --rounds {options.rounds}",
         "date": date.today().isoformat(),
         "machine": this_machine().model_dump(),
         "sizes": sizes,
@@ -70,12 +70,14 @@ def main() -> None:
 def measured(options: argparse.Namespace, size: int) -> dict[str, dict[str, float]]:
     """Every row on ``size`` sentences."""
     pairs = read_pairs(options.sentences)
-    texts = list(dict.fromkeys([*pairs.first, *pairs.second]))
+    texts = list(dict.fromkeys(text for first, second, _ in pairs for text in (first, second)))
     chosen = np.random.default_rng(0).choice(len(texts), size, replace=len(texts) < size)
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in options.rows.split(",")}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = TextTokenizer(options.folder, 384)
-        arrays = token_arrays(tokenizer, tokenizer.tokens([texts[number] for number in chosen]))
+        arrays = token_arrays(
+            tokenizer, tokenizer.tokens([texts[number] for number in chosen]), ("input_ids", "attention_mask")
+        )
         for name, array in arrays.items():
             np.save(Path(folder) / f"{name}.npy", array)
         write_batches(options.folder / "model.onnx", Path(folder))
