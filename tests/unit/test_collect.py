@@ -12,6 +12,7 @@ from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
 from calib8.errors import DataError, ModelError
+from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
 from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
@@ -49,8 +50,8 @@ def test_padding_does_not_count(notes, encoder: ir.Model) -> None:
     """Equal lengths with padding and the same sentences alone must give the same statistics."""
     feeds = token_feeds(5, 2)
     alone = [{name: array[i : i + 1, :n] for name, array in feeds.items()} for i, n in enumerate((5, 2))]
-    padded = collect(encoder, data_for(encoder, feeds), notes)
-    single = collect(encoder, data_for(encoder, *alone), notes)
+    padded = collect(encoder, data_for(encoder, feeds), notes, histograms=True)
+    single = collect(encoder, data_for(encoder, *alone), notes, histograms=True)
     assert list(padded) == list(single)
     for name in padded:
         assert padded[name].values.counts.sum() == single[name].values.counts.sum()
@@ -139,7 +140,7 @@ def test_data_that_the_model_cannot_run(notes) -> None:
     model = prepare(tiny_encoder(positions=4))
     feeds = token_feeds(6)
     with pytest.raises(DataError, match=r"input_ids has 6 positions along 'sequence', but .* ends at 4"):
-        collect(model, data_for(model, feeds), notes)
+        collect(model, dataset_for(model, Batches([feeds]), notes), notes)
     assert outputs_of(model, token_feeds(4))["last_hidden_state"].shape == (1, 4, 8)
 
 

@@ -73,7 +73,7 @@ def calibrate(
             "If it is quantised already, give its FP32 original."
         )
     observer = observer_for(config.observer, config.percentile)
-    statistics = collect(model, data, progress, sample=sample)
+    statistics = collect(model, data, progress, sample=sample, histograms=observer.histogram)
     tensors = {}
     for done, (name, seen) in enumerate(statistics.items(), start=1):
         tensors[name] = _range(seen, observer.amax(seen))
