@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calib8.calibration.cache import Algorithm
-    from calib8.calibration.ranges import Ranges
+    from calib8.calibration.ranges import Origin, Ranges
+    from calib8.cluster.config import Ray
     from calib8.conversion import Convert
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
@@ -87,6 +88,7 @@ def calibrate(
     output: Path | str | None = None,
     cache: Path | str | None = None,
     cache_version: str | None = None,
+    cluster: Ray | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
     """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
@@ -94,13 +96,15 @@ def calibrate(
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
     cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600"), and what
         they were made from to ``<cache>.json``.
+    cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
     """
     from calib8.calibration import run
     from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of
     from calib8.calibration.cache_record import save_with_record
-    from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
+    if cluster is not None and isinstance(data, (str, Path)):
+        data = Path(data).resolve()  # workers are in another folder
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
     inputs = [model] if isinstance(model, (str, Path)) else []
@@ -114,8 +118,7 @@ def calibrate(
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
-        loaded = load(model) if isinstance(model, (str, Path)) else model
-        ranges = run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress).ranges
+        ranges = _calibrated(model, source, config, origin, cluster, progress)
         if path is not None:
             ranges.save(path)
     if cache is not None:
@@ -123,6 +126,27 @@ def calibrate(
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
+
+
+def _calibrated(
+    model: ir.Model | Path | str,
+    source: Source,
+    config: Calibrate,
+    origin: Origin,
+    cluster: Ray | None,
+    progress: Progress,
+) -> Ranges:
+    from calib8.calibration import run
+    from calib8.graph.dataset import dataset_for
+
+    if cluster is None:
+        loaded = load(model) if isinstance(model, (str, Path)) else model
+        return run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress).ranges
+    from calib8.calibration.over_ray import calibrate_over
+
+    if not isinstance(model, (str, Path)):
+        raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
+    return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress)
 
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
