@@ -3,7 +3,6 @@
 A share is some batches of the one data set, cut as they are everywhere. Statistics merge exactly, in any order.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,6 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
 from calib8.cluster.spread import Item, spread
-from calib8.data.batching import Dataset
 from calib8.data.sources import Source
 from calib8.errors import SetupError
 from calib8.graph.dataset import dataset_for

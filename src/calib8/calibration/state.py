@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibration.sample import RowSample, Spool, _Part
-from calib8.calibration.statistics import BINS, Histogram, TensorStatistics
+from calib8.calibration.statistics import Histogram, TensorStatistics
 from calib8.graph.window import Window
 
 #: Name -> array, as ``np.savez`` takes it.

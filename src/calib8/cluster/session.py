@@ -17,19 +17,25 @@ ENVIRONMENT = {
 }
 
 
+def require_ray() -> None:
+    """Raise ``SetupError`` where Ray, or what it needs to handle data, is not installed."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise SetupError("Ray is not installed. Install it: pip install 'calib8[ray]'.") from error
+
+
 @contextlib.contextmanager
 def connected(cluster: Ray) -> Iterator[None]:
     """Be connected to ``cluster``, and disconnected afterwards; a connection that is there already is used and kept.
 
     Raises ``SetupError`` where Ray is not installed or nothing answers at the address.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise SetupError("Ray is not installed. Install it: pip install 'calib8[ray]'.") from error
+    require_ray()
+    import ray
+
     if ray.is_initialized():
         yield
         return

@@ -63,19 +63,21 @@ class _Actor:
     """A worker as Ray Data calls it: a table with one item in, a table with one answer out."""
 
     def __init__(self, open_worker: Callable[[], Worker]) -> None:
-        self._open, self._worker = open_worker, None
+        self._open = open_worker
+        self._worker: Worker | None = None
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
 
         item, error = table.to_pylist()[0], ""
+        number = item.pop("number")
         try:
             if self._worker is None:
                 self._worker = self._open()
             made = self._worker(item)
         except Calib8Error as failure:  # as text: not every exception survives the way between processes
             error, made = type(failure).__name__, str(failure).encode()
-        return pa.table({"number": [item["number"]], "error": [error], "made": pa.array([made], pa.large_binary())})
+        return pa.table({"number": [number], "error": [error], "made": pa.array([made], pa.large_binary())})
 
 
 def _places(cluster: Ray, gpu: bool) -> int:
@@ -89,5 +91,7 @@ def _places(cluster: Ray, gpu: bool) -> int:
     if places < 1:
         found = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
         wanted = f"{cluster.cpus} CPUs{' and a GPU' if gpu else ''}"
-        raise SetupError(f"a worker needs {wanted}; the Ray cluster has {found}. Give workers fewer CPUs, or add nodes.")
+        raise SetupError(
+            f"a worker needs {wanted}; the Ray cluster has {found}. Give workers fewer CPUs, or add nodes."
+        )
     return places
