@@ -80,7 +80,7 @@ def save(model: ir.Model, path: Path | str) -> Path:
     return save_model(model, path)
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913
     model: ir.Model | Path | str,
     data: Data,
     config: Calibrate | None = None,
