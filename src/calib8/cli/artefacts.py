@@ -83,9 +83,7 @@ def embed(
         raise ConfigError("--monitor keeps its timeline beside the output: name a file with -o.")
     if ray is not None:
         if output is None or not texts or monitor:
-            raise ConfigError(
-                "--ray reads files and writes a folder: name both (-o), and no --monitor."
-            )
+            raise ConfigError("--ray reads files and writes a folder: name both (-o), and no --monitor.")
         config = calib8.Corpus(column=column, part_rows=part_rows, keep_text=keep_text, runtime=runtime)
         cluster = calib8.Ray(address=ray, cpus=ray_cpus)
         with ConsoleProgress(quiet=quiet) as progress:
