@@ -1,6 +1,7 @@
 """The script that everybody knows: an ONNX model and a folder of calibration arrays become an INT8 engine.
 
     python build_int8_engine.py model.onnx calib_data model-int8.engine
+    python build_int8_engine.py cnn.onnx calib_data cnn.engine --target sm86 --shapes x:1x3x64x64:8x3x64x64:8x3x96x96
 
 Runs with TensorRT 10, 11 and RTX. `calib_data` holds one `<input name>.npy` for each input of the model. Beside the
 engine come the calibration cache, the quantised model that the engine was built from, and a description of the engine.
@@ -18,14 +19,15 @@ def main() -> None:
     parser.add_argument("onnx", type=Path)
     parser.add_argument("calib_data", type=Path)
     parser.add_argument("engine", type=Path)
-    parser.add_argument("--target", help="GPU to build for, such as sm86 (TensorRT-RTX); default: its usual ones")
+    parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89. For a CNN not sm75")
+    parser.add_argument("--shapes", action="append", default=[], help="needed where more than batch and length varies")
     args = parser.parse_args()
-    chosen = {"targets": args.target} if args.target else {}
     try:
+        chosen = calib8.Build(shapes=args.shapes, **({"targets": args.target} if args.target else {}))
         model = calib8.load(args.onnx)
         ranges = calib8.calibrate(model, args.calib_data, cache=args.engine.with_name("calibration.cache"))
         int8 = calib8.quantize(model, ranges, data=args.calib_data)
-        engines = calib8.build(calib8.save(int8, args.engine.with_suffix(".onnx")), args.engine, calib8.Build(**chosen))
+        engines = calib8.build(calib8.save(int8, args.engine.with_suffix(".onnx")), args.engine, chosen)
     except calib8.Calib8Error as error:
         parser.exit(error.exit_code, f"error: {error}\n")
     for engine in engines:

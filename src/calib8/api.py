@@ -5,6 +5,7 @@ Composition only: every step lives in a module of its own.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +16,7 @@ from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
-from calib8.files import require_distinct, save_array
+from calib8.files import require_distinct, require_separate, save_array
 from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
@@ -99,18 +100,17 @@ def calibrate(  # noqa: PLR0913
     cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
     """
     from calib8.calibration import run
-    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of
-    from calib8.calibration.cache_record import save_with_record
+    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
+    from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
     if cluster is not None and isinstance(data, (str, Path)):
         data = Path(data).resolve()  # workers are in another folder
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
-    inputs = [model] if isinstance(model, (str, Path)) else []
-    for written in (output, cache):
-        if written is not None:
-            require_distinct(written, *inputs)
+    version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
+    inputs = [read for read in (model, data) if isinstance(read, (str, Path))]
+    require_separate([output, cache, record_path(Path(cache)) if cache is not None else None], inputs)
     if isinstance(model, (str, Path)):
         known = source_sha256(Path(model)) if Path(model).is_file() else ""
     else:
@@ -118,11 +118,12 @@ def calibrate(  # noqa: PLR0913
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
-        ranges = _calibrated(model, source, config, origin, cluster, progress)
-        if path is not None:
+        unfinished = path.with_name(f"{path.name}.unfinished") if path is not None else None
+        ranges = _calibrated(model, source, config, origin, cluster, unfinished, progress)
+        if path is not None and unfinished is not None:
             ranges.save(path)
+            shutil.rmtree(unfinished, ignore_errors=True)
     if cache is not None:
-        version = cache_version or DEFAULT_VERSION
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
@@ -134,6 +135,7 @@ def _calibrated(
     config: Calibrate,
     origin: Origin,
     cluster: Ray | None,
+    unfinished: Path | None,
     progress: Progress,
 ) -> Ranges:
     from calib8.calibration import run
@@ -141,7 +143,8 @@ def _calibrated(
 
     if cluster is None:
         loaded = load(model) if isinstance(model, (str, Path)) else model
-        return run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress).ranges
+        dataset = dataset_for(loaded, source, progress)
+        return run.calibrate(loaded, dataset, config, origin, progress, unfinished=unfinished).ranges
     from calib8.calibration.over_ray import calibrate_over
 
     if not isinstance(model, (str, Path)):
@@ -186,7 +189,7 @@ def quantize_file(
     """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
     from calib8.calibration.ranges import Ranges
 
-    require_distinct(output, model, ranges, *([plan] if plan is not None else []))
+    require_separate([output, plan], [model, ranges])
     calibrated = Ranges.load(Path(ranges))
     folder = Path(model).parent
     quantised, decided = _quantize(load(model), calibrated, config or Int8(), data, progress or Quiet(), folder)
@@ -258,10 +261,10 @@ def export_cache(
     What it was made from goes to ``<output>.json``. Raises ``CacheError`` if the source has no scale to export.
     """
     from calib8.calibration.cache import DEFAULT_VERSION
-    from calib8.calibration.cache_record import save_with_record
+    from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.planning.export_cache import exported
 
-    require_distinct(output, source)
+    require_separate([output, record_path(Path(output))], [source])
     found = exported(Path(source))
     cache = found.cache.with_header(version or DEFAULT_VERSION, algorithm)
     save_with_record(cache, Path(output), found.origin)
@@ -315,9 +318,7 @@ def build(
 
     config, progress, source = config or Build(), progress or Quiet(), open_source(data) if data is not None else None
     cache = config.calibration_cache
-    for written in (output, config.timing_cache, cache):
-        if written is not None:
-            require_distinct(written, model)
+    require_separate([output, config.timing_cache, cache, config.log], [model])
     limits = dimension_limits(load_model(model))
     with ExitStack() as lent:
         if cache is not None:
@@ -372,6 +373,8 @@ def run_to_folder(
     progress: Progress | None = None,
 ) -> dict[Path, tuple[int, ...]]:
     """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
+    if isinstance(data, (str, Path)):
+        require_distinct(output, data)  # among the model's inputs, its outputs would be taken for such
     written: dict[Path, tuple[int, ...]] = {}
     for name, array in run(artefact, data, runtime=runtime, progress=progress).items():
         path = Path(output) / f"{name.replace('/', '_')}.npy"

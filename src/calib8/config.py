@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from calib8.errors import ConfigError
 
@@ -22,11 +23,15 @@ class Config(BaseModel):
 def first_problem(error: ValidationError) -> str:
     """``engine_bytes: Input should be a valid integer``: the first thing that a file read as JSON has wrong."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'its root'}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc'])) or 'its root'}: {_message(first)}"
 
 
 def _explain(config: type[BaseModel], error: ValidationError) -> str:
-    problems = "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'options'}: {item['msg']}" for item in error.errors()
-    )
-    return f"{config.__name__} cannot be made: {problems}. Known options: {', '.join(config.model_fields)}."
+    problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'options'}: {_message(item)}" for item in error.errors())
+    unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
+    known = f" Known options: {', '.join(config.model_fields)}." if unknown else ""
+    return f"{config.__name__} cannot be made: {problems}.{known}"
+
+
+def _message(problem: ErrorDetails) -> str:
+    return problem["msg"].removeprefix("Value error, ")  # what pydantic puts before our own words

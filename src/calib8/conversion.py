@@ -171,8 +171,11 @@ class _Job:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)
         rows = rows_to_sample(self.config.int8)
-        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=rows)
-        case = Case(reference, found.ranges, found.statistics, self.config.int8)
+        unfinished = self.output / "unfinished"
+        found = calibration.calibrate(
+            reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
+        )
+        case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         algorithm = ALGORITHMS[self.config.calibrate.observer]
@@ -184,6 +187,7 @@ class _Job:
                 with atomic(self.output / source.relative_to(self.folder)) as temporary:
                     shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
+        shutil.rmtree(unfinished, ignore_errors=True)
         return found.ranges, plan, int8
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,9 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _created(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
-        yield temporary
-        temporary.replace(path)
+        with _flock(temporary):  # which tells `sweep` that somebody is at work
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "Choose another folder")
         raise SetupError(
@@ -51,6 +54,14 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(path: Path) -> None:
+    """Remove the temporaries of ``path`` whose writer was killed: ``atomic`` holds those that are being written."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+        with contextlib.suppress(OSError), _flock(temporary, wait=False) as held:
+            if held:
+                temporary.unlink()
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Wait until no other process or thread holds ``folder``, and hold it: for files that belong together.
@@ -58,18 +69,8 @@ def locked(folder: Path) -> Iterator[None]:
     Only those who ask for the lock too are kept out. A process that dies lets go. Where the operating system or the
     file system knows no such locks, there is none.
     """
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
+    with _flock(folder):
         yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -119,6 +120,33 @@ def require_distinct(output: Path | str, *inputs: Path | str) -> None:
             raise InputError(f"{output} is an input of this command and would be overwritten. Choose another output.")
 
 
+def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path | str]) -> None:
+    """Raise ``InputError`` if one of ``outputs`` (None is none) would overwrite an input, or another output."""
+    given, inputs = [Path(output) for output in outputs if output is not None], tuple(inputs)
+    for number, output in enumerate(given):
+        require_distinct(output, *inputs)
+        if output.resolve() in (other.resolve() for other in given[:number]):
+            raise InputError(
+                f"{output} would be written twice by this command. Choose another name for one of the two."
+            )
+
+
+def unfinished_folder(path: Path, key: Mapping[str, object]) -> Path:
+    """The folder ``path`` for work under way that ``key``, of JSON's types, tells from all other.
+
+    What an earlier run left there of the same work is still there; of other work it is thrown away.
+    """
+    told = json.loads(json.dumps(key))
+    try:
+        same = read_json(path / "key.json", "key") == told
+    except InputError:
+        same = False
+    if not same:
+        shutil.rmtree(path, ignore_errors=True)
+        write_json(path / "key.json", told)
+    return path
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks."""
     digest = hashlib.sha256()
@@ -132,3 +160,21 @@ def _created(path: Path) -> Path:
     """A new empty file, as readable as the user's umask has any other; ``tempfile`` would make it private."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return path
+
+
+@contextlib.contextmanager
+def _flock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a file or folder, and say whether: not while another does, without ``wait``, nor where locks are unknown."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        yield False
+        return
+    handle, held = os.open(path, os.O_RDONLY), False
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        yield held
+    finally:
+        os.close(handle)

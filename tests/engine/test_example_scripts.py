@@ -57,6 +57,15 @@ def test_the_same_model_on_the_cpu(folder: Path) -> None:
     assert ran.stdout.startswith("last_hidden_state: float32 [64, 30, 64]\n[[[")
 
 
+def test_sizes_reach_the_engine(folder: Path) -> None:
+    shapes = "input_ids:1x4:2x8:4x16"
+    made = script(SCRIPTS[0], folder / "model.onnx", folder / "calib_data", folder / "s.engine", "--target", "sm86",
+                  "--shapes", shapes)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    profiles = json.loads((folder / "s.engine.json").read_text())["profiles"]
+    assert {"name": "input_ids", "min": [1, 4], "opt": [2, 8], "max": [4, 16]} in profiles
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_they_are_short_and_errors_are_messages(name: str, tmp_path: Path) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 40

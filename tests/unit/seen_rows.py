@@ -18,7 +18,13 @@ def keep(seen: TensorStatistics, rows: np.ndarray, window: object = None) -> Non
     """Sample ``rows``, as those of samples that come after the ones that are kept."""
     sample = seen.sample(window)
     numbers = len(sample) + np.arange(len(rows))
-    sample.add(np.asarray(rows, np.float32), np.stack([numbers, np.zeros_like(numbers)], axis=1))
+    sample.add(*halves(np.asarray(rows, np.float32)), np.stack([numbers, np.zeros_like(numbers)], axis=1))
+
+
+def halves(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``rows`` as a sample takes them: float16, and the exponents of the powers of two that they are over."""
+    exponents = np.frexp(np.abs(rows).max(axis=1, initial=0))[1]
+    return np.ldexp(rows, -exponents[:, None]).astype(np.float16), exponents
 
 
 def patches(window: Window, x: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -56,6 +56,12 @@ def test_a_version_that_is_none(version: str) -> None:
         cache_of({"x": 1.0}, version=version)
 
 
+@pytest.mark.parametrize("version", ["11.0.0", "110000", "11.1.0.106"])
+def test_no_cache_is_for_a_tensorrt_without_calibrators(version: str) -> None:
+    with pytest.raises(CacheError, match=r"no calibration cache is read from TensorRT 11 on.*calib8 migrate"):
+        version_of(version)
+
+
 def test_a_byte_order_mark_is_harmless(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + HEADER + b"x: 3f800000\n")
     assert Cache.load(tmp_path / "a").amax() == {"x": 127.0}
@@ -135,7 +141,7 @@ def test_impossible_amax_is_never_written(amax: float) -> None:
         (b"hello\nx: 3f800000\n", "its first line is 'hello'"),
         (b"TRT-x-MinMaxCalibration\n", "is not a TensorRT calibration cache"),
         (b"x: 3f800000\n" + HEADER, "is not a TensorRT calibration cache"),
-        (bytes(range(256)), "is not a calibration cache: it is not text"),
+        (bytes(range(256)), "is not a TensorRT calibration cache: it is not text .*Give the file that"),
         (b"\x00" * 50, "is not a TensorRT calibration cache"),
         (
             HEADER + b"x: 3f80000g\n",

@@ -116,6 +116,59 @@ def test_run_writes_every_output(calib8: Shell, int8: Path, tmp_path: Path) -> N
     assert out == f"{tmp_path / 'outputs' / 'last_hidden_state.npy'}: [10, 6, 8]\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "{int8}", "-o", "x.engine", "--log", "{int8}"),
+        ("bench", "{model}", "{int8}", "--data", "{text}", "-o", "{int8}"),
+        ("bench", "{int8}", "--data", "{text}", "-o", "{text}"),
+        ("embed", "{int8}", "{text}", "-o", "{text}"),
+        ("embed", "{int8}", "{text}", "-o", "{int8}"),
+        ("calibrate", "{model}", "--data", "{data}", "-o", "x", "--cache", "x"),
+        ("quantize", "{model}", "--ranges", "{ranges}", "-o", "x.onnx", "--plan", "{model}"),
+        ("quantize", "{model}", "--ranges", "{ranges}", "-o", "x.onnx", "--plan", "{ranges}"),
+    ],
+)
+def test_no_output_of_any_kind_replaces_what_was_read(
+    calib8: Shell, int8: Path, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:  # fmt: skip
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    places = {"int8": int8, "model": model, "text": text, "data": tmp_path / "data", "ranges": tmp_path / "ranges.json"}
+    before = {path: path.read_bytes() for path in places.values() if path.is_file()}
+    code, _, err = calib8(*(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert "is an input of this command and would be overwritten" in err or "would be written twice" in err
+    assert before == {path: path.read_bytes() for path in before}
+    assert not any(empty.iterdir())
+
+
+def test_outputs_do_not_go_among_the_inputs(calib8: Shell, int8: Path, tmp_path: Path) -> None:
+    """Where the next calibration would take them for inputs."""
+    code, _, err = calib8("run", int8, "--data", tmp_path / "data", "-o", tmp_path / "data")
+    assert code == 2
+    assert "data is an input of this command" in err
+    assert not (tmp_path / "data" / "last_hidden_state.npy").exists()
+
+
+def test_a_cache_for_an_impossible_tensorrt_is_refused_before_the_pass(
+    calib8: Shell, int8: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", tmp_path / "data", "-o", tmp_path / "r.json", "--cache", tmp_path / "c")
+    code, _, err = calib8("calibrate", model, *arguments, "--cache-version", "10.x")
+    assert (code, err.count("calibrate:")) == (2, 0)
+    assert "got the TensorRT version '10.x'" in err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_overview_cuts_no_sentence_off(calib8: Shell) -> None:
+    code, out, _ = calib8("--help")
+    assert code == 0
+    assert "..." not in out.partition("Commands:")[2]
+    assert "in one pass over the data." in " ".join(out.split())
+
+
 def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
     code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
     assert code == 0

@@ -4,6 +4,7 @@ from pydantic import ValidationError
 from calib8.calibration.config import Calibrate
 from calib8.config import Config
 from calib8.data.text import Prepare
+from calib8.engine.config import Build
 from calib8.errors import Calib8Error, ConfigError
 from calib8.planning.config import Int8
 from calib8.verification.config import Verify
@@ -34,6 +35,16 @@ def test_unknown_key_lists_the_known_ones(config: type[Config]) -> None:
 def test_impossible_value_is_named(config: type[Config], options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**options)
+
+
+def test_only_an_unknown_name_asks_for_the_list_of_names() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be made: min_cosine: Input should be less than or equal to 1\.$"):
+        Verify(min_cosine=2)
+
+
+def test_our_own_words_come_without_pydantics() -> None:
+    with pytest.raises(ConfigError, match="cannot be made: options: calibration_cache and calibration_batch say how"):
+        Build(calibration_batch=3)
 
 
 def test_every_way_in_raises_the_same_error() -> None:

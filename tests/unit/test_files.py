@@ -154,3 +154,27 @@ def test_sha256_reads_every_block(tmp_path: Path, size: int) -> None:
     content = bytes(i % 251 for i in range(size))
     (tmp_path / "a").write_bytes(content)
     assert files.sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_sweeping_takes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].engine"
+    left = tmp_path / f".{path.name}.0123456789abcdef.part"
+    others = [tmp_path / f".b.engine.{'0' * 16}.part", tmp_path / f".{path.name}.old.part", path]
+    for each in (left, *others):
+        each.write_text("half")
+    with files.atomic(path) as under_way:
+        under_way.write_text("whole")
+        files.sweep(path)
+        assert under_way.exists()
+    assert not left.exists()
+    assert all(each.exists() for each in others)
+    assert path.read_text() == "whole"
+
+
+def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    files.require_separate([a, None, b], [tmp_path / "c"])
+    with pytest.raises(InputError, match="b is an input of this command"):
+        files.require_separate([a, b], [b])
+    with pytest.raises(InputError, match="written twice"):
+        files.require_separate([a, None, tmp_path / "x" / ".." / "a"], [b])

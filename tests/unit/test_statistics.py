@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from seen_rows import add_rows, keep
+from seen_rows import add_rows, halves, keep
 
 from calib8.calibration.sample import RowSample
 from calib8.calibration.statistics import BINS, Histogram, TensorStatistics, quantile
@@ -130,10 +130,10 @@ def test_channels_by_hand() -> None:
 def test_the_sample_holds_what_was_added_in_the_order_of_coordinates() -> None:
     seen, other = RowSample(), RowSample()
     assert seen.rows().shape == (0, 0)
-    seen.add(np.float32([[5, 6], [1, 2]]), np.array([[1, 3], [0, 7]]))
-    seen.add(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.int64))
+    seen.add(*halves(np.float32([[5, 6], [1, 2]])), np.array([[1, 3], [0, 7]]))
+    seen.add(*halves(np.zeros((0, 2), np.float32)), np.zeros((0, 2), np.int64))
     assert seen.rows().tolist() == [[1, 2], [5, 6]]
-    other.add(np.float32([[0, -1]]), np.array([[1, 2]]))
+    other.add(*halves(np.float32([[0, -1]])), np.array([[1, 2]]))
     seen.merge(other)
     assert seen.rows().tolist() == [[1, 2], [0, -1], [5, 6]]
     assert (len(seen), len(other)) == (3, 1)
@@ -156,7 +156,7 @@ def test_each_view_has_a_sample_of_its_own() -> None:
 @given(hnp.arrays(np.float32, (3, 4), elements=st.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)))
 def test_the_sample_keeps_eleven_bits_of_any_magnitude(array: np.ndarray) -> None:
     seen = RowSample()
-    seen.add(array, np.zeros((3, 2), np.int64))
+    seen.add(*halves(array), np.zeros((3, 2), np.int64))
     largest = np.abs(array).max(axis=1, keepdims=True)
     error = np.abs(seen.rows().astype(np.float64) - array)
     # half a unit in the last of 11 bits; below 2^-14 of the row's amax, float16 counts in steps of 2^-24

@@ -45,7 +45,8 @@ def require_scales(model: ir.Model, cache: Cache, progress: Progress) -> None:
     if not known and scales and median(scales.values()) > 1:
         progress.note(
             f"half of the cache's scales are above 1, which means activations above {LEVELS}: unusual. If another tool "
-            "than TensorRT wrote the file, it may hold 1 / scale: compare with --inverse-scales by `calib8 verify`"
+            "than TensorRT wrote the file, it may hold 1 / scale: compare with and without --inverse-scales by "
+            "`calib8 verify`"
         )
 
 

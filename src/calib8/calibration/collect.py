@@ -3,47 +3,124 @@
 Reductions happen inside the graph: what comes out of a batch has the size of what is kept of it.
 """
 
+import time
+from collections.abc import Mapping
+from itertools import islice
+from types import TracebackType
+
 import numpy as np
 import onnx_ir as ir
 
+from calib8.calibration.checkpoint import Checkpoint
 from calib8.calibration.kept import Batch
 from calib8.calibration.layout import Shapes, first
-from calib8.calibration.observed import Observed, observed_tensors
+from calib8.calibration.observed import observed_tensors
 from calib8.calibration.reductions import Reductions
-from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import TensorStatistics
-from calib8.data.batching import Dataset
+from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.progress import Progress
 from calib8.runtime.ort import OrtRuntime
 
+#: Seconds of work that a killed process may lose.
+INTERVAL = 20.0
+
+Statistics = dict[str, TensorStatistics]
+
 
 def collect(
-    model: ir.Model, data: Dataset, progress: Progress, *, sample: int = 0, histograms: bool = False
-) -> dict[str, TensorStatistics]:
+    model: ir.Model,
+    data: Dataset,
+    progress: Progress,
+    *,
+    sample: int = 0,
+    histograms: bool = False,
+    checkpoint: Checkpoint | None = None,
+) -> Statistics:
     """Statistics of every tensor that a weighted op reads, by name. One forward pass over ``data``.
 
     sample: about how many rows of each tensor that a site reads (see ``graph.site``) to keep, drawn uniformly; all of
-        them if there are fewer. histograms: whether to count the values of each tensor too.
+        them if there are fewer. histograms: whether to count the values of each tensor too. checkpoint: where to keep
+        what was done, and to go on from.
 
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
     """
-    tensors = observed_tensors(model, Spool())
-    shapes = _shapes(model, tensors, data, sampled=sample > 0)
-    graph = Reductions(model)
-    for tensor in tensors:
-        tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
-    done, total = 0, len(data)
-    shares = sample / total, sample / positions(data)
-    progress.update("calibrate", 0, total)
-    with OrtRuntime(graph.model) as runtime:
-        for rows, arrays in data.batches():
-            mask = np.asarray(arrays[data.mask]) != 0 if data.mask else None
-            _add(tensors, runtime, arrays, Batch(rows, mask, *shares), shapes)
+    begin = checkpoint.batches if checkpoint is not None else 0
+    done, total = sum(len(rows) for rows, _ in islice(data.batches(), begin)), len(data)
+    progress.update("calibrate", done, total)
+    if begin:
+        progress.note(f"going on where an earlier run stopped: {done} of {total} samples are done")
+    if done == total and checkpoint is not None:
+        return checkpoint.merged()
+    with Collector(model, data, sample=sample, histograms=histograms) as collector:
+        kept_at = time.monotonic()
+        for number, (rows, arrays) in enumerate(islice(data.batches(), begin, None), begin + 1):
+            collector.add(rows, arrays)
             done += len(rows)
             progress.update("calibrate", done, total)
-    return {tensor.name: tensor.statistics for tensor in tensors}
+            if checkpoint is not None and (time.monotonic() - kept_at > INTERVAL or done == total):
+                checkpoint.keep(number, collector.take())
+                kept_at = time.monotonic()
+        return checkpoint.merged() if checkpoint is not None else collector.take()
+
+
+class Collector:
+    """A model that is being observed: batches of ``data`` in, statistics of them out. See ``collect``."""
+
+    def __init__(
+        self, model: ir.Model, data: Dataset, *, sample: int = 0, histograms: bool = False, threads: int | None = None
+    ) -> None:
+        self._mask = data.mask
+        self._shares = sample / len(data), sample / positions(data)
+        self._tensors = observed_tensors(model)
+        self._shapes = self._found_shapes(model, data, sampled=sample > 0)
+        graph = Reductions(model)
+        for tensor in self._tensors:
+            tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
+        self._runtime = OrtRuntime(graph.model, threads=threads)
+
+    def add(self, samples: Rows, arrays: Arrays) -> None:
+        """Run a batch, the ``samples`` of the data by number, and keep of every tensor what is to be kept."""
+        mask = np.asarray(arrays[self._mask]) != 0 if self._mask else None
+        batch = Batch(samples, mask, *self._shares)
+        shapes = self._shapes.of(arrays) if any(tensor.shape_needed for tensor in self._tensors) else {}
+        asked = {tensor.name: tensor.ask(batch, shapes.get(tensor.name, ())) for tensor in self._tensors}
+        feeds = dict(arrays)
+        for indices, _ in asked.values():
+            feeds |= indices
+        outputs = self._runtime.compute(feeds)
+        for tensor in self._tensors:
+            tensor.add(outputs, asked[tensor.name][1])
+
+    def take(self) -> Statistics:
+        """The statistics of what was added since the last call."""
+        return {tensor.name: tensor.take() for tensor in self._tensors}
+
+    def _found_shapes(self, model: ir.Model, data: Dataset, *, sampled: bool) -> Shapes:
+        """Tell every tensor its layout; the shapes of all batches, where they are needed to sample rows.
+
+        They are found before the pass begins, so that no two sessions hold memory at a time.
+        """
+        shortest = min((arrays for _, arrays in data.batches()), key=_values)
+        two = first(shortest, 2)  # no shape is that of one sample
+        with Shapes(model, [tensor.name for tensor in self._tensors]) as shapes:
+            found = shapes.of(two)
+            for tensor in self._tensors:
+                tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
+            if sampled and any(tensor.needs_shape for tensor in self._tensors):
+                for _, arrays in data.batches():
+                    shapes.of(arrays)
+        return shapes
+
+    def __enter__(self) -> "Collector":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the session."""
+        self._runtime.close()
 
 
 def positions(data: Dataset) -> int:
@@ -53,31 +130,5 @@ def positions(data: Dataset) -> int:
     return sum(int(np.count_nonzero(chunk[data.mask])) for chunk in data.chunks)
 
 
-def _shapes(model: ir.Model, tensors: list[Observed], data: Dataset, *, sampled: bool) -> Shapes:
-    """Tell every tensor its layout; the shapes of all batches, where they are needed to sample rows.
-
-    They are found before the pass begins, so that no two sessions hold memory at a time.
-    """
-    _, arrays = next(data.batches())
-    two = first(arrays, 2)  # no shape is that of one sample
-    shapes = Shapes(model, [tensor.name for tensor in tensors])
-    with shapes:
-        found = shapes.of(two)
-        for tensor in tensors:
-            tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
-        if sampled and any(tensor.needs_shape for tensor in tensors):
-            for _, arrays in data.batches():
-                shapes.of(arrays)
-    return shapes
-
-
-def _add(tensors: list[Observed], runtime: OrtRuntime, arrays: Arrays, batch: Batch, shapes: Shapes) -> None:
-    """Run a batch, and keep of every tensor what is to be kept."""
-    found = shapes.of(arrays) if any(tensor.needs_shape and tensor.sampled for tensor in tensors) else {}
-    asked = {tensor.name: tensor.ask(batch, found.get(tensor.name, ())) for tensor in tensors}
-    feeds = dict(arrays)
-    for indices, _ in asked.values():
-        feeds |= indices
-    outputs = runtime.compute(feeds)
-    for tensor in tensors:
-        tensor.add(outputs, asked[tensor.name][1])
+def _values(arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> int:
+    return sum(array.size for array in arrays.values())

@@ -26,15 +26,18 @@ class Observed:
     """
 
     name: str
-    statistics: TensorStatistics
+    spool: Spool
     read_by_conv: bool = False
     views: list[Window | None] = field(default_factory=list)
     layout: Layout = "rows"
     #: For some batch: its rank, and all axes that are not of the batch or the sequence.
     shape: Shape = ()
     _outputs: Outputs | None = None
-    #: By view: the input that chooses rows, and the output that holds them.
-    _picks: dict[Window | None, tuple[str, str]] = field(default_factory=dict)
+    #: By view: the input that chooses rows, and the outputs that hold them.
+    _picks: dict[Window | None, tuple[str, tuple[str, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._statistics = TensorStatistics(self.spool)
 
     def settle(self, shape: Shape, mask: Shape | None) -> None:
         """Learn the layout from the shape in a batch whose mask has the shape ``mask``."""
@@ -55,9 +58,9 @@ class Observed:
         return bool(self.views) and self.layout != "tokens"
 
     @property
-    def sampled(self) -> bool:
-        """Whether rows are sampled."""
-        return bool(self._picks)
+    def shape_needed(self) -> bool:
+        """Whether ``ask`` wants to know the tensor's shape in the batch."""
+        return bool(self._picks) and self.layout != "tokens"
 
     def ask(self, batch: Batch, shape: Shape) -> tuple[Arrays, dict[Window | None, Kept]]:
         """The index inputs for a batch in which the tensor has this ``shape``, and which rows those choose."""
@@ -78,15 +81,21 @@ class Observed:
                 "runs correctly in FP32 on it."
             )
         power = np.minimum(power, np.finfo(np.float32).max)  # squares of 2e19 and more
-        self.statistics.add(low, high, np.sqrt(power / np.float32(len(low))))
+        self._statistics.add(low, high, np.sqrt(power / np.float32(len(low))))
         if self._outputs.counts is not None and self._outputs.exponent is not None:
             counts, exponent = outputs[self._outputs.counts], outputs[self._outputs.exponent]
-            self.statistics.values.merge(Histogram.of(np.asarray(counts, np.int64), int(exponent)))
+            self._statistics.values.merge(Histogram.of(np.asarray(counts, np.int64), int(exponent)))
         for view, chosen in kept.items():
-            rows = np.asarray(outputs.pop(self._picks[view][1]), np.float32)  # the rows of all tensors are many
+            halves, exponents = (outputs[name] for name in self._picks[view][1])
+            rows = np.asarray(halves, np.float16)
             if chosen.index.ndim > 1:
-                rows = np.where(chosen.index < 0, np.float32(0), rows)  # the padding of a Conv
-            self.statistics.sample(view).add(rows, chosen.coordinates)
+                rows = np.where(chosen.index < 0, np.float16(0), rows)  # the padding of a Conv
+            self._statistics.sample(view).add(rows, np.asarray(exponents, np.int32), chosen.coordinates)
+
+    def take(self) -> TensorStatistics:
+        """What was added since the last call."""
+        taken, self._statistics = self._statistics, TensorStatistics(self.spool)
+        return taken
 
     def _kept(self, view: Window | None, batch: Batch, shape: Shape) -> Kept:
         if self.layout == "tokens":
@@ -104,12 +113,13 @@ class Observed:
         return f"{PREFIX}tokens.{self._rows_per_token}"
 
 
-def observed_tensors(model: ir.Model, spool: Spool) -> list[Observed]:
-    """The tensors that weighted ops of ``model`` read, rows to be kept in ``spool``."""
+def observed_tensors(model: ir.Model) -> list[Observed]:
+    """The tensors that weighted ops of ``model`` read. The rows of all go to one file."""
+    spool = Spool()
     found: dict[str, Observed] = {}
     for op in weighted_ops(model):
         name = op.activation.name or ""
-        tensor = found.setdefault(name, Observed(name, TensorStatistics(spool)))
+        tensor = found.setdefault(name, Observed(name, spool))
         tensor.read_by_conv |= op.kind == "Conv"
     for site in sites(model):
         if site.view not in found[site.tensor].views:

@@ -7,18 +7,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
-
 from calib8.calibration import run, state
+from calib8.calibration.collect import Collector
 from calib8.calibration.config import Calibrate
-from calib8.calibration.kept import Batch
-from calib8.calibration.layout import Shapes, first
-from calib8.calibration.observed import observed_tensors
 from calib8.calibration.observers import observer_for
 from calib8.calibration.ranges import Origin, Ranges
-from calib8.calibration.reductions import Reductions
-from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
@@ -29,7 +22,6 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress, Quiet
-from calib8.runtime.ort import OrtRuntime
 
 #: Batches of a share: seconds of work, so that little is done again when a worker is lost.
 SHARE = 8
@@ -54,7 +46,7 @@ def calibrate_over(
     with connected(cluster):
         open_worker = partial(Observation, path, source, config, origin, cluster.cpus)
         for number, content in spread(cluster, open_worker, items):
-            for name, seen in state.from_state(state.from_bytes(content)).items():
+            for name, seen in state.from_bytes(content).items():
                 merged.setdefault(name, TensorStatistics()).merge(seen)
             done += items[number]["samples"]
             progress.update("calibrate", done, len(data))
@@ -73,32 +65,11 @@ class Observation:
                 "machines the same files and packages."
             )
         self._data = dataset_for(model, source, Quiet())
-        self._tensors = observed_tensors(model, Spool())
-        self._runtime = OrtRuntime(self._reductions(model, config), threads=threads)
+        histograms = observer_for(config.observer, config.percentile).histogram
+        self._collector = Collector(model, self._data, histograms=histograms, threads=threads)
 
     def __call__(self, item: Item) -> bytes:
         """The statistics of the batches from number ``begin`` on."""
-        for tensor in self._tensors:
-            tensor.statistics = TensorStatistics()
         for rows, arrays in islice(self._data.batches(), item["begin"], item["begin"] + SHARE):
-            mask = np.asarray(arrays[self._data.mask]) != 0 if self._data.mask else None
-            batch = Batch(rows, mask, 0, 0)
-            feeds = dict(arrays)
-            for tensor in self._tensors:
-                feeds |= tensor.ask(batch, ())[0]
-            outputs = self._runtime.compute(feeds)
-            for tensor in self._tensors:
-                tensor.add(outputs, {})
-        return state.to_bytes(state.to_state({tensor.name: tensor.statistics for tensor in self._tensors}))
-
-    def _reductions(self, model: ir.Model, config: Calibrate) -> ir.Model:
-        _, arrays = next(self._data.batches())
-        two = first(arrays, 2)
-        with Shapes(model, [tensor.name for tensor in self._tensors]) as shapes:
-            found = shapes.of(two)
-        graph = Reductions(model)
-        for tensor in self._tensors:
-            tensor.settle(found[tensor.name], two[self._data.mask].shape if self._data.mask else None)
-            histogram = observer_for(config.observer, config.percentile).histogram
-            tensor.reduce(graph, histogram=histogram, sampled=False)
-        return graph.model
+            self._collector.add(rows, arrays)
+        return state.to_bytes(self._collector.take())

@@ -58,15 +58,23 @@ class Reductions:
         self._graph.outputs.extend(found)
         return Outputs(*(value.name or "" for value in found))
 
-    def pick(self, name: str, width: int | None, index: str) -> str:
-        """The output that holds what the input ``index`` chooses of the tensor ``name``.
+    def pick(self, name: str, width: int | None, index: str) -> tuple[str, str]:
+        """The outputs with what the input ``index`` chooses of the tensor ``name``, as ``RowSample.add`` takes it.
 
-        Rows of ``width`` values by their number, or with ``width`` None single values, in the shape of the index.
+        Rows of ``width`` values by their number, or with ``width`` None single values, by an index [n, values per row].
         """
         flat = self._node("Reshape", self._begin(name), self._constant([-1] if width is None else [-1, width]))
-        chosen = self._as_float(self._node("Gather", flat, self._index(index), axis=0))
-        self._graph.outputs.append(chosen)
-        return chosen.name or ""
+        rows = self._as_float(self._node("Gather", flat, self._index(index), axis=0))
+        amax = self._reduced("ReduceMax", self._node("Abs", rows), [1], keepdims=1)
+        number = self._reduced("ReduceSum", self._reached(amax), [1])
+        widths = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
+        last = self._constant(GREATEST - LEAST)
+        number = self._node("Min", number, last)  # what is twice as large is still no trouble for float16
+        width_of = self._node("Unsqueeze", self._node("Gather", widths, number, axis=0), self._constant([1]))
+        halves = self._node("Cast", self._node("Div", rows, width_of), to=int(ir.DataType.FLOAT16))
+        exponents = self._node("Add", number, self._constant(LEAST))
+        self._graph.outputs.extend([halves, exponents])
+        return halves.name or "", exponents.name or ""
 
     def _rows(self, x: ir.Value, layout: Layout, shape: Sequence[int], tokens: str) -> ir.Value:
         if layout == "samples":
@@ -85,9 +93,7 @@ class Reductions:
                 "later, or use the min/max observer."
             )
         size = self._node("Reshape", self._node("Abs", rows), self._constant([-1]))
-        powers = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
-        reached = self._node("GreaterOrEqual", self._reduced("ReduceMax", size, [0]), powers)
-        number = self._reduced("ReduceSum", self._node("Cast", reached, to=int(ir.DataType.INT64)), [0])
+        number = self._reduced("ReduceSum", self._reached(self._reduced("ReduceMax", size, [0])), [0])
         exponent = self._node("Add", number, self._constant(LEAST - int(np.log2(BINS))))
         widths = np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 2) - int(np.log2(BINS)))
         width = self._node("Gather", self._constant(widths, np.float32), number, axis=0)
@@ -96,10 +102,18 @@ class Reductions:
         empty = self._constant(np.zeros(BINS))
         return [self._node("ScatterElements", empty, bins, ones, axis=0, reduction="add"), exponent]
 
-    def _reduced(self, kind: str, x: ir.Value, axes: list[int]) -> ir.Value:
+    def _reached(self, amax: ir.Value) -> ir.Value:
+        """Which powers of two from ``LEAST`` to ``GREATEST`` are not beyond ``amax``, as 0 and 1 along a last axis.
+
+        Their number leads to the smallest power that is beyond it, exactly: a logarithm might be off by a bit.
+        """
+        powers = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
+        return self._node("Cast", self._node("GreaterOrEqual", amax, powers), to=int(ir.DataType.INT64))
+
+    def _reduced(self, kind: str, x: ir.Value, axes: list[int], keepdims: int = 0) -> ir.Value:
         if self._opset >= AXES_AS_INPUT or kind == "ReduceSum":
-            return self._node(kind, x, self._constant(axes), keepdims=0)
-        return self._node(kind, x, axes=axes, keepdims=0)
+            return self._node(kind, x, self._constant(axes), keepdims=keepdims)
+        return self._node(kind, x, axes=axes, keepdims=keepdims)
 
     def _as_float(self, x: ir.Value) -> ir.Value:
         return x if x.dtype == ir.DataType.FLOAT else self._node("Cast", x, to=int(ir.DataType.FLOAT))

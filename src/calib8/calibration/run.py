@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from calib8.calibration.checkpoint import Checkpoint
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
@@ -13,6 +14,7 @@ from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
+from calib8.files import unfinished_folder
 from calib8.graph.weighted import weighted_ops
 from calib8.progress import Progress
 
@@ -61,15 +63,27 @@ class Calibration:
 
 
 def calibrate(
-    model: ir.Model, data: Dataset, config: Calibrate, origin: Origin, progress: Progress, *, sample: int = 0
+    model: ir.Model,
+    data: Dataset,
+    config: Calibrate,
+    origin: Origin,
+    progress: Progress,
+    *,
+    sample: int = 0,
+    unfinished: Path | None = None,
 ) -> Calibration:
     """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``.
 
-    sample: rows of each tensor to keep in the statistics.
+    sample: rows of each tensor to keep in the statistics. unfinished: folder to keep what is done in, and to go on from
+    if it was kept for the same work; the caller removes it once the result is safe.
     """
     require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
-    statistics = collect(model, data, progress, sample=sample, histograms=histograms)
+    checkpoint = None
+    if unfinished is not None:
+        key = {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
+        checkpoint = Checkpoint(unfinished_folder(unfinished, key))
+    statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=checkpoint)
     return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
 
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 import weakref
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,49 +42,51 @@ class Spool:
 
 
 class RowSample:
-    """Rows as float16, each over a power of two that holds its amax: 11 bits of each value, plenty to measure 8 bits
+    """Rows as float16, each over a power of two not far from its amax: 11 bits of each value, plenty to measure 8 bits
     with, and none overflows. They are kept in a spool."""
 
     def __init__(self, spool: Spool | None = None) -> None:
         self._spool = spool or Spool()
-        self._parts: list[_Part] = []
+        self.parts: list[Part] = []
 
     def __len__(self) -> int:
-        return sum(len(part.exponents) for part in self._parts)
+        return sum(len(part.exponents) for part in self.parts)
 
-    def add(self, rows: NDArray[np.float32], coordinates: NDArray[np.int64]) -> None:
-        """Keep ``rows`` [n, values per row], each of which is told by its ``coordinates`` [n, 2]: sample, position."""
+    def add(
+        self, rows: NDArray[np.float16], exponents: NDArray[np.integer[Any]], coordinates: NDArray[np.int64]
+    ) -> None:
+        """Keep ``rows * 2**exponents``, [n, values per row] and [n]; ``coordinates`` [n, 2]: sample, position in it."""
         if len(rows):
-            exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
-            offset = self._spool.append(np.ldexp(rows, -exponents).astype(np.float16))
-            self._parts.append(_Part(offset, rows.shape[1], exponents, coordinates))
+            offset = self._spool.append(rows)
+            self.parts.append(Part(offset, rows.shape[1], exponents.astype(np.int32)[:, None], coordinates))
 
     def merge(self, other: RowSample) -> None:
         """Keep what ``other`` keeps as well."""
-        for part in other._parts:
-            self._parts.append(replace(part, offset=self._spool.append(other._read(part))))
+        for part in other.parts:
+            self.parts.append(replace(part, offset=self._spool.append(other.read(part))))
 
     def rows(self) -> NDArray[np.float32]:
         """The kept rows [n, values per row] in the order of their coordinates; [0, 0] if there are none."""
-        if not self._parts:
+        if not self.parts:
             return np.zeros((0, 0), np.float32)
-        found = np.empty((len(self), self._parts[0].width), np.float32)
-        coordinates = np.concatenate([part.coordinates for part in self._parts])
+        found = np.empty((len(self), self.parts[0].width), np.float32)
+        coordinates = np.concatenate([part.coordinates for part in self.parts])
         place = np.empty(len(found), np.int64)
         place[np.lexsort(coordinates.T[::-1])] = np.arange(len(found))
         begin = 0
-        for part in self._parts:
+        for part in self.parts:
             end = begin + len(part.exponents)
-            found[place[begin:end]] = np.ldexp(self._read(part).astype(np.float32), part.exponents)
+            found[place[begin:end]] = np.ldexp(self.read(part).astype(np.float32), part.exponents)
             begin = end
         return found
 
-    def _read(self, part: _Part) -> NDArray[np.float16]:
+    def read(self, part: Part) -> NDArray[np.float16]:
+        """Rows that were added at once, over their powers of two."""
         return self._spool.read(part.offset, np.float16, (len(part.exponents), part.width))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Rows that were added at once: where they lie, ``exponents`` [n, 1] and ``coordinates`` [n, 2]."""
 
     offset: int

@@ -42,7 +42,7 @@ Shapes = Annotated[
     ),
 ]
 Family = Annotated[FamilyChoice, typer.Option(help="Which TensorRT builds, if both are installed.")]
-Workspace = Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")]
+Workspace = Annotated[int | None, typer.Option(min=1, help="Scratch memory limit in MiB.")]
 Level = Annotated[
     int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 runs fast. TensorRT 10 and 11.", metavar="0…5")
 ]

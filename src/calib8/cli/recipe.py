@@ -72,6 +72,8 @@ def calibrate(
 
     Example: calib8 calibrate model.onnx --data calib_data -o ranges.json
     """
+    from calib8.calibration.cache import Cache
+
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
         cluster = calib8.Ray(address=ray, cpus=ray_cpus) if ray is not None else None
@@ -86,6 +88,8 @@ def calibrate(
             progress=progress,
         )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
+    if cache is not None:
+        out.print(f"{cache}: {Cache.load(cache).header}", markup=False)
 
 
 def quantize(

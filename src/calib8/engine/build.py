@@ -25,7 +25,7 @@ from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, qua
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
-from calib8.files import atomic, locked, sha256_file, write_text
+from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -198,6 +198,8 @@ class _Job:
             return _built(engine, existing)
         stage = f"build for {target}"
         self.progress.update(stage, 0, 100)
+        for path in (engine, sidecar_path(engine)):
+            sweep(path)
         with ExitStack() as pair, atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
             with TemporaryDirectory(prefix="calib8-") as folder:
                 calibration = self.calibration.request(Path(folder)) if self.calibration else None

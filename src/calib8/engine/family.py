@@ -2,7 +2,7 @@
 
 ``rtx``        module ``tensorrt_rtx``: builds without a GPU, for several compute capabilities; strongly typed always.
 ``tensorrt``   module ``tensorrt``, 10.x and 11.x: builds on its GPU, for that GPU. 10.x is strongly typed on request
-               (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always and may lack the flag. Calibrators exist
+               (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always: it ignores the flag. Calibrators exist
                in 10.x only.
 
 The common part of their modules is typed (``trt_api``). What only one has is asked for by name, here and nowhere else.
