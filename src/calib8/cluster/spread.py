@@ -25,6 +25,30 @@ def spread(
         worker has a GPU to itself. Call it in a ``connected`` block. An error of calib8 in a worker is raised here.
     Raises ``SetupError`` if the cluster has no place for a worker, or breaks down.
     """
+    import ray
+
+    through_client = ray.util.client.ray.is_connected()
+    answers = (_relayed if through_client else _answers)(cluster, open_worker, items, gpu)
+    waiting = set(range(len(items)))
+    try:
+        for answer in answers:
+            if answer["error"]:
+                raise getattr(errors, answer["error"])(answer["made"].decode())
+            if answer["number"] in waiting:
+                waiting.remove(answer["number"])
+                yield answer["number"], answer["made"]
+    except ray.exceptions.RayTaskError:  # a bug of ours
+        raise
+    except ray.exceptions.RayError as error:
+        raise SetupError(f"the Ray cluster broke down: {' '.join(str(error).split())[:300]}. Run it again.") from error
+    if waiting:
+        raise SetupError(f"Ray ended with {len(waiting)} of {len(items)} items undone. Run it again.")
+
+
+def _answers(
+    cluster: Ray, open_worker: Callable[[], Worker], items: Sequence[Item], gpu: bool
+) -> Iterator[dict[str, Any]]:
+    """What ``_Actor`` answers: ``number``, ``error`` and ``made`` of every item."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -42,21 +66,28 @@ def spread(
         ),
     )
     done.context.enable_progress_bars = False
-    waiting = set(range(len(items)))
-    try:
-        for batch in done.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            answer = batch.to_pylist()[0]
-            if answer["error"]:
-                raise getattr(errors, answer["error"])(answer["made"].decode())
-            if answer["number"] in waiting:
-                waiting.remove(answer["number"])
-                yield answer["number"], answer["made"]
-    except ray.exceptions.RayTaskError:  # a bug of ours
-        raise
-    except ray.exceptions.RayError as error:
-        raise SetupError(f"the Ray cluster broke down: {' '.join(str(error).split())[:300]}. Run it again.") from error
-    if waiting:
-        raise SetupError(f"Ray ended with {len(waiting)} of {len(items)} items undone. Run it again.")
+    for batch in done.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        yield batch.to_pylist()[0]
+
+
+def _relayed(*arguments: Any) -> Iterator[dict[str, Any]]:
+    """``_answers``, from inside the cluster: Ray Data does not run through a Ray client."""
+    import ray
+
+    relay = ray.remote(num_cpus=0)(_Relay).remote(*arguments)
+    while (answer := ray.get(relay.next.remote())) is not None:
+        yield answer
+
+
+class _Relay:
+    def __init__(self, *arguments: Any) -> None:
+        self._answers = _answers(*arguments)
+
+    def next(self) -> dict[str, Any] | None:
+        try:
+            return next(self._answers, None)
+        except Calib8Error as error:  # the cluster has no place
+            return {"number": -1, "error": type(error).__name__, "made": str(error).encode()}
 
 
 class _Actor:
