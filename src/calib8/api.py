@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calib8.calibration.cache import Algorithm
-    from calib8.calibration.ranges import Ranges
+    from calib8.calibration.ranges import Origin, Ranges
+    from calib8.cluster.config import Ray
     from calib8.conversion import Convert
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
@@ -80,7 +81,7 @@ def save(model: ir.Model, path: Path | str) -> Path:
     return save_model(model, path)
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913
     model: ir.Model | Path | str,
     data: Data,
     config: Calibrate | None = None,
@@ -88,6 +89,7 @@ def calibrate(
     output: Path | str | None = None,
     cache: Path | str | None = None,
     cache_version: str | None = None,
+    cluster: Ray | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
     """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
@@ -95,13 +97,15 @@ def calibrate(
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
     cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600"), and what
         they were made from to ``<cache>.json``.
+    cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
     """
     from calib8.calibration import run
     from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
     from calib8.calibration.cache_record import record_path, save_with_record
-    from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
+    if cluster is not None and isinstance(data, (str, Path)):
+        data = Path(data).resolve()  # workers are in another folder
     config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
     version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
@@ -114,10 +118,8 @@ def calibrate(
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
-        loaded = load(model) if isinstance(model, (str, Path)) else model
         unfinished = path.with_name(f"{path.name}.unfinished") if path is not None else None
-        dataset = dataset_for(loaded, source, progress)
-        ranges = run.calibrate(loaded, dataset, config, origin, progress, unfinished=unfinished).ranges
+        ranges = _calibrated(model, source, config, origin, cluster, unfinished, progress)
         if path is not None and unfinished is not None:
             ranges.save(path)
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -125,6 +127,29 @@ def calibrate(
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
+
+
+def _calibrated(
+    model: ir.Model | Path | str,
+    source: Source,
+    config: Calibrate,
+    origin: Origin,
+    cluster: Ray | None,
+    unfinished: Path | None,
+    progress: Progress,
+) -> Ranges:
+    from calib8.calibration import run
+    from calib8.graph.dataset import dataset_for
+
+    if cluster is None:
+        loaded = load(model) if isinstance(model, (str, Path)) else model
+        dataset = dataset_for(loaded, source, progress)
+        return run.calibrate(loaded, dataset, config, origin, progress, unfinished=unfinished).ranges
+    from calib8.calibration.over_ray import calibrate_over
+
+    if not isinstance(model, (str, Path)):
+        raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
+    return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress)
 
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:

@@ -77,23 +77,35 @@ def calibrate(
     sample: rows of each tensor to keep in the statistics. unfinished: folder to keep what is done in, and to go on from
     if it was kept for the same work; the caller removes it once the result is safe.
     """
+    require_weighted_ops(model)
+    histograms = observer_for(config.observer, config.percentile).histogram
+    checkpoint = None
+    if unfinished is not None:
+        key = {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
+        checkpoint = Checkpoint(unfinished_folder(unfinished, key))
+    statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=checkpoint)
+    return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
+
+
+def require_weighted_ops(model: ir.Model) -> None:
+    """Raise ``ModelError`` if ``model`` has nothing to calibrate."""
     if not weighted_ops(model):
         raise ModelError(
             "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "
             "If it is quantised already, give its FP32 original."
         )
+
+
+def ranges_of(
+    statistics: dict[str, TensorStatistics], data: Dataset, config: Calibrate, origin: Origin, progress: Progress
+) -> Ranges:
+    """What the observer makes of ``statistics``, collected from all of ``data``."""
     observer = observer_for(config.observer, config.percentile)
-    checkpoint = None
-    if unfinished is not None:
-        key = {"origin": origin.model_dump(), "sample": sample, "histograms": observer.histogram}
-        checkpoint = Checkpoint(unfinished_folder(unfinished, key))
-    statistics = collect(model, data, progress, sample=sample, histograms=observer.histogram, checkpoint=checkpoint)
     tensors = {}
     for done, (name, seen) in enumerate(statistics.items(), start=1):
         tensors[name] = _range(seen, observer.amax(seen))
         progress.update(f"{config.observer} ranges", done, len(statistics))
-    ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
-    return Calibration(ranges, statistics)
+    return Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
 
 
 def _range(seen: TensorStatistics, amax: float) -> TensorRange:

@@ -77,3 +77,10 @@ Monitor = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline beside the output.")
 ]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Spread the work over a Ray cluster: local (this machine), auto, or ray://host:10001.", metavar="ADDRESS"
+    ),
+]
+RayCpus = Annotated[int, typer.Option(min=1, help="For --ray: CPUs of each worker, which holds a model of its own.")]

@@ -64,6 +64,8 @@ def calibrate(
     ] = None,
     observer: opt.Observer = "minmax",
     percentile: opt.Percentile = 99.99,
+    ray: opt.RayAddress = None,
+    ray_cpus: opt.RayCpus = 1,
     quiet: opt.Quiet = False,
 ) -> None:
     """Find the range of every tensor that INT8 needs, in one pass over the data.
@@ -74,8 +76,16 @@ def calibrate(
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
+        cluster = calib8.Ray(address=ray, cpus=ray_cpus) if ray is not None else None
         ranges = api.calibrate(
-            model, data, config, output=output, cache=cache, cache_version=cache_version, progress=progress
+            model,
+            data,
+            config,
+            output=output,
+            cache=cache,
+            cache_version=cache_version,
+            cluster=cluster,
+            progress=progress,
         )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
     if cache is not None:
