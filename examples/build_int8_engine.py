@@ -19,11 +19,11 @@ def main() -> None:
     parser.add_argument("onnx", type=Path)
     parser.add_argument("calib_data", type=Path)
     parser.add_argument("engine", type=Path)
-    parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89. For a CNN not sm75")
+    parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89")
     parser.add_argument("--shapes", action="append", default=[], help="needed where more than batch and length varies")
     args = parser.parse_args()
     try:
-        chosen = calib8.Build(shapes=args.shapes, **({"targets": args.target} if args.target else {}))
+        chosen = calib8.Build(shapes=args.shapes, targets=args.target)
         model = calib8.load(args.onnx)
         ranges = calib8.calibrate(model, args.calib_data, cache=args.engine.with_name("calibration.cache"))
         int8 = calib8.quantize(model, ranges, data=args.calib_data)

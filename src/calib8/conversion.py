@@ -82,7 +82,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json``.
 
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
-    misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised. Steps whose inputs did not change since the
+    misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not change since the
     last run are reused.
     """
     _refuse_early(model, config)
@@ -106,6 +106,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
     if failure is not None:
+        failure.report = report
         raise failure
     return report
 

@@ -334,16 +334,12 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     assert {path.name for path in output.iterdir()} == {
         "ranges.json", "calibration.cache", "calibration.cache.json", "plan.json", "model.int8.onnx", "report.json"
     }  # fmt: skip
-    code, _, err = calib8(
-        "convert",
-        tmp_path / "mlp.onnx",
-        "--data",
-        tmp_path / "data.npz",
-        "-o",
-        output,
-        "--no-engine",
-        "--min-cosine",
-        1,
-    )
+    code, out, err = calib8(
+        "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine",
+        "--min-cosine", 1,
+    )  # fmt: skip
     assert code == 1
+    assert "cosine to FP32, mean" in out  # how good it is tells how far to go
+    assert "FAILED: accuracy limit missed" in out
+    assert err.rstrip().splitlines()[-1].startswith("error: accuracy limit missed")
     assert json.loads((output / "report.json").read_text())["passed"] is False

@@ -10,7 +10,7 @@ from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
-from calib8.errors import ConfigError
+from calib8.errors import ConfigError, LimitMissed
 from calib8.planning.config import Precision, Treatment
 
 
@@ -114,7 +114,7 @@ def build(
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
     ],
-    target: opt.Target = "sm75,sm86,sm89,sm120",
+    target: opt.Target = None,
     shapes: opt.Shapes = None,
     family: opt.Family = "auto",
     workspace: opt.Workspace = None,
@@ -183,7 +183,7 @@ def convert(
     remainder: opt.Remainder = "fp16",
     int8_embedding: opt.Embedding = True,
     treatment: opt.Conditioning = "auto",
-    target: opt.Target = "sm75,sm86,sm89,sm120",
+    target: opt.Target = None,
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     monitor: Annotated[
@@ -214,13 +214,21 @@ def convert(
             budget=kept,
             monitor=monitor,
         )
-        report = api.convert(model, data, output, config, progress=progress)
+        missed = None
+        try:
+            report = api.convert(model, data, output, config, progress=progress)
+        except LimitMissed as error:
+            if error.report is None:  # it was missed before there was anything to report
+                raise
+            missed, report = error, error.report
     if kept is not None:
         out.print(render_plan(QuantPlan.load(output / "plan.json")))
     out.print(render(report))
     out.print(
         f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
     )
+    if missed is not None:
+        raise missed
 
 
 def _cosine(budget: str | None) -> float | None:
