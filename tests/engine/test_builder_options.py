@@ -38,7 +38,9 @@ def test_one_engine_for_several_architectures(saved, tmp_path):
 
 
 def test_such_an_engine_plans_what_its_weakest_member_can(saved, tmp_path):
-    with pytest.raises(PlanMismatch, match=r"sm75\+sm86 .* runs 0 of 2 .*conv0, conv1: TensorRT-RTX has no INT8 convolution"):
+    with pytest.raises(
+        PlanMismatch, match=r"sm75\+sm86 .* runs 0 of 2 .*conv0, conv1: TensorRT-RTX has no INT8 convolution"
+    ):
         build_engine(saved(tiny.conv_net()), tmp_path / "x.engine", Build(targets="sm75+sm86"))
     (built,) = build_engine(tmp_path / "model.onnx", tmp_path / "x.engine", Build(targets="sm86+sm89+sm120"))
     assert built.plan.covered == 2

@@ -343,3 +343,19 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     assert "FAILED: accuracy limit missed" in out
     assert err.rstrip().splitlines()[-1].startswith("error: accuracy limit missed")
     assert json.loads((output / "report.json").read_text())["passed"] is False
+
+
+def test_a_limit_kept_on_the_calibration_data_is_called_no_proof(calib8: Shell, tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    for name, array in (("data", x), ("same", x), ("other", x[::-1])):
+        np.savez(tmp_path / f"{name}.npz", x=array)
+    arguments = ("convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", tmp_path, "--no-engine")
+    code, out, err = calib8(*arguments, "--held-out", tmp_path / "same.npz")
+    assert code == 0, err
+    assert "same.npz is the calibration data itself: what is measured on it says too much" in err
+    assert "same.npz, the calibration data itself: no proof" in out
+    assert json.loads((tmp_path / "report.json").read_text())["measured_on_calibration_data"] is True
+    _, out, err = calib8(*arguments, "--held-out", tmp_path / "other.npz")
+    assert "itself" not in out + err
+    assert json.loads((tmp_path / "report.json").read_text())["measured_on_calibration_data"] is False

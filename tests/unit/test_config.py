@@ -26,6 +26,7 @@ def test_unknown_key_lists_the_known_ones(config: type[Config]) -> None:
         (Calibrate, {"percentile": 50}, "percentile: Input should be greater than 50"),
         (Calibrate, {"percentile": 101}, "percentile: Input should be less than or equal to 100"),
         (Calibrate, {"percentile": float("nan")}, "percentile: Input should be"),
+        (Calibrate, {"percentile": 99.9}, "a percentile is for the observer percentile, and minmax was chosen"),
         (Int8, {"remainder": "int4"}, "remainder: Input should be 'fp16' or 'fp32'"),
         (Int8, {"min_sqnr_db": -1}, "min_sqnr_db: Input should be greater than or equal to 0"),
         (Prepare, {"max_length": 2}, "max_length: Input should be greater than or equal to 3"),

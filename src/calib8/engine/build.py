@@ -133,8 +133,8 @@ def _able(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progre
     if TURING not in targets or not any(op.kind == "Conv" for op in ops):
         return targets
     progress.note(
-        f"no engine for {describe(TURING)}: {NO_INT8_CONV}. To have one, leave the convolutions in float (--exclude) and "
-        f"ask for it (--target {TURING})"
+        f"no engine for {describe(TURING)}: {NO_INT8_CONV}. To have one, leave the convolutions in float (--exclude), "
+        f"and ask for it (--target {TURING})"
     )
     return tuple(target for target in targets if target != TURING)
 
@@ -212,7 +212,7 @@ class _Job:
             self.progress.note(f"engine is up to date: reused {engine} (same model, shapes, options and builder)")
             return _built(engine, existing)
         stage = f"build for {target}"
-        self.progress.update(stage, 0, 100)
+        self.progress.update(stage, 0, 1)
         for path in (engine, sidecar_path(engine)):
             sweep(path)
         with ExitStack() as pair, atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
@@ -228,7 +228,7 @@ class _Job:
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
             pair.enter_context(locked(engine.parent))  # until both are in place, lest two builds mix theirs
-        self.progress.update(stage, 100, 100)
+        self.progress.update(stage, 1, 1)
         return _built(engine, sidecar)
 
     def _up_to_date(self, engine: Path, target: str) -> Sidecar | None:

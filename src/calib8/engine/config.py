@@ -4,13 +4,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 from pydantic import Field, field_validator, model_validator
 
 from calib8.config import Config
+from calib8.data.inputs import declared_inputs
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import Options
-from calib8.engine.profiles import Profile, parse_profile
+from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
 from calib8.engine.targets import parse_targets
+from calib8.graph.limits import dimension_limits
 
 #: One engine each for Turing, Ampere, Ada and Blackwell cards: what is built for if nobody chooses.
 DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
@@ -47,6 +50,13 @@ class Build(Config, Options):
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self
+
+    def profiles(self, model: ir.Model) -> tuple[Profile, ...]:
+        """The shapes that engines of ``model`` are optimised for; to know before long work whether ``shapes`` will do.
+
+        Raises ``ProfileError`` where they do not fit the model, or sizes are missing that nothing tells.
+        """
+        return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
 
     def asked(self) -> dict[str, Any]:
         """What was chosen other than by default, by name."""

@@ -137,7 +137,11 @@ class PlanCheck(BaseModel):
         for name in self.missing:
             names.setdefault(self.reasons[name], []).append(name)
         shown = "; ".join(f"{_few(ops)}: {reason}" for reason, ops in names.items())
-        form = "Leave this target out (--target)" if list(names) == [NO_INT8_CONV] else "Quantise them as TensorRT wants it"
+        form = (
+            "Leave this target out (--target)"
+            if list(names) == [NO_INT8_CONV]
+            else "Quantise them as TensorRT wants it"
+        )
         raise PlanMismatch(
             f"for {describe(self.target)} the plan runs {self.covered} of {self.expected} quantised ops in INT8. "
             f"Not in INT8: {shown}. {form}, or leave them in float (--exclude)."

@@ -61,7 +61,8 @@ def _engines(report: Report) -> RenderableType:
 
 def _verdict(report: Report) -> RenderableType:
     verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
-    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}")]
+    seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
+    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}")]
     lines.append(Text(f"INT8 ran in {report.accuracy_runtime}, with FP32 for what is not INT8"))
     if report.speed is not None:
         lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
