@@ -26,7 +26,7 @@ from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
-from calib8.files import atomic, sha256_file
+from calib8.files import atomic, require_folder, sha256_file
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
@@ -83,6 +83,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
     change since the last run are reused.
     """
+    require_folder(output)
     _refuse_early(model, config)
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)

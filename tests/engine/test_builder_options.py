@@ -89,7 +89,10 @@ def test_what_rtx_takes_changes_the_engine_and_is_recorded(change, saved, tmp_pa
 @pytest.mark.parametrize(
     ("change", "instead"),
     [
-        ({"optimization_level": 5}, "has no optimization_level: it builds the same engine at every level"),
+        (
+            {"optimization_level": 5},
+            r"has no optimization_level \(--optimization-level\): it builds the same engine at every level",
+        ),
         ({"version_compatible": True}, "TensorRT 10 and 11 have this option"),
         ({"hardware_compatibility": "ampere+"}, r"asked for as sm80\+sm86"),
         ({"timing_cache": "timings"}, "it times nothing while it builds"),

@@ -177,3 +177,8 @@ def test_a_chain_on_an_input_of_the_model(nodes: str, unfused: tuple[str, ...]) 
 def test_plan_checks_of_before_still_load() -> None:
     old = {"target": "sm86", "expected": 1, "covered": 1, "planned_kernels": 1, "missing": [], "reasons": {}}
     assert PlanCheck.model_validate(old).conditioning == 0
+
+
+def test_what_runs_in_int8_in_words():
+    assert check_plan([], [], "sm86").describe() == "nothing in INT8: the model has no quantised op"
+    assert check_plan([op("a")], [], "sm86").describe() == "INT8 ops planned 0 of 1 in 0 kernels"

@@ -13,7 +13,7 @@ from shell import Shell
 
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.testing import tiny_encoder, tiny_mlp
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
 
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
 
@@ -204,7 +204,7 @@ def test_every_verb_has_help_with_an_example(calib8: Shell, verb: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("calibrate", "absent.onnx", "--data", "data"), "calibration data not found"),
+        (("calibrate", "absent.onnx", "--data", "data"), "data not found: expected a folder of .npy files at data"),
         (("calibrate", "absent.onnx", "--data", "{data}"), "ONNX model not found"),
         (("quantize", "{model}", "--ranges", "absent.json", "-o", "x.onnx"), "ranges file not found"),
         (("calibrate", "{model}", "--data", "{data}", "--percentile", "12"), "greater than 50"),
@@ -359,3 +359,34 @@ def test_a_limit_kept_on_the_calibration_data_is_called_no_proof(calib8: Shell, 
     _, out, err = calib8(*arguments, "--held-out", tmp_path / "other.npz")
     assert "itself" not in out + err
     assert json.loads((tmp_path / "report.json").read_text())["measured_on_calibration_data"] is False
+
+
+def test_a_candidate_of_another_model_is_named(calib8: Shell, tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
+    ir.save(tiny_convnet(), tmp_path / "cnn.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 4), np.float32))
+    code, _, err = calib8("verify", tmp_path / "mlp.onnx", tmp_path / "cnn.onnx", "--data", tmp_path / "x.npz")
+    assert code == 2
+    assert f"cnn.onnx takes image, but its reference {tmp_path / 'mlp.onnx'} takes x. Expected two forms of one" in err
+    code, _, err = calib8("verify", tmp_path / "cnn.onnx", tmp_path / "mlp.onnx", "--data", tmp_path / "x.npz")
+    assert code == 2
+    assert f"x.npz is no data for the reference {tmp_path / 'cnn.onnx'}: no array for input image: got x" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "output", "message"),
+    [
+        ("calibrate", "", "is a folder, expected the name of a file to write"),
+        ("run", "notes.txt", "notes.txt is a file, expected a folder"),
+        ("convert", "notes.txt", "notes.txt is a file, expected a folder"),
+        ("convert", "notes.txt/below", "notes.txt is a file, expected a folder"),
+    ],
+)
+def test_outputs_of_the_wrong_kind_are_refused_before_the_model_is_read(
+    calib8: Shell, tmp_path: Path, verb: str, output: str, message: str
+) -> None:
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 4), np.float32))
+    (tmp_path / "notes.txt").write_text("")
+    code, _, err = calib8(verb, tmp_path / "absent.onnx", "--data", tmp_path / "x.npz", "-o", tmp_path / output)
+    assert code == 2
+    assert message in err

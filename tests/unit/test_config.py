@@ -1,6 +1,10 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
+import calib8
 from calib8.calibration.config import Calibrate
 from calib8.config import Config
 from calib8.data.text import Prepare
@@ -51,6 +55,19 @@ def test_our_own_words_come_without_pydantics() -> None:
 def test_every_way_in_raises_the_same_error() -> None:
     with pytest.raises(ConfigError, match="typo"):
         Int8.model_validate({"typo": 1})
+
+
+def test_anything_but_a_config_is_refused_in_our_words(tmp_path: Path) -> None:
+    options: Any = {"targets": "sm86"}
+    with pytest.raises(ConfigError, match=r"got options of type dict, expected calib8\.Build\(…\) with the"):
+        calib8.build(tmp_path / "m.onnx", tmp_path / "m.engine", options)
+    with pytest.raises(ConfigError, match=r"type Int8, expected calib8\.Verify"):
+        calib8.verify("a.onnx", "b.onnx", "data", Int8())
+    with pytest.raises(ConfigError, match="expected calib8.Int8"):
+        Int8.of({})
+    for opened in (calib8.load, calib8.open):
+        with pytest.raises(ConfigError, match="got a model of type NoneType, expected the path of its file"):
+            opened(None)
 
 
 def test_configs_are_frozen() -> None:

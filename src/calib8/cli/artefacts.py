@@ -16,7 +16,7 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
 from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
-from calib8.files import require_distinct, save_array
+from calib8.files import require_separate, save_array
 
 if TYPE_CHECKING:
     from calib8.verification.compare import Comparison
@@ -68,7 +68,7 @@ def embed(
     if monitor and output is None:
         raise ConfigError("--monitor keeps its timeline beside the output: name a file with -o.")
     if output is not None:
-        require_distinct(output, artefact, text)
+        require_separate([output], [artefact, text])
     sentences = read_sentences(text) if str(text) != "-" else sentences_of(sys.stdin.buffer.read(), "standard input")
     with ConsoleProgress(quiet=quiet) as progress, kept_activity(output or Path(), monitor, artefact):
         vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)

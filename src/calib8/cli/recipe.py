@@ -137,6 +137,8 @@ def build(
 
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
     """
+    from calib8.report.table import size_of
+
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
             targets=target,
@@ -158,7 +160,7 @@ def build(
         with kept_activity(output, monitor):
             engines = api.build(model, output, config, data=data, progress=progress)
     for engine in engines:
-        out.print(f"{engine.path}: {engine.size_bytes / 1e6:.0f} MB, {engine.plan.describe()}", markup=False)
+        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
 
 
 def convert(

@@ -216,10 +216,12 @@ class _Job:
         for path in (engine, sidecar_path(engine)):
             sweep(path)
         with ExitStack() as pair, atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
-            with TemporaryDirectory(prefix="calib8-") as folder:
-                calibration = self.calibration.request(Path(folder)) if self.calibration else None
-                request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
-                outcome = run_worker(request, self.progress)
+            calibration = None
+            if self.calibration:
+                folder = Path(pair.enter_context(TemporaryDirectory(prefix="calib8-")))
+                calibration = self.calibration.request(folder)
+            request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
+            outcome = run_worker(request, self.progress)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:

@@ -120,7 +120,9 @@ class PlanCheck(BaseModel):
         """For people: what runs in INT8."""
         if self.calibrated is not None:
             return f"{self.calibrated[0]} of {self.calibrated[1]} kernels in INT8, as the builder chose"
-        return f"INT8 GEMMs planned {self.covered} of {self.expected} in {self.planned_kernels} kernels"
+        if not self.expected:
+            return "nothing in INT8: the model has no quantised op"
+        return f"INT8 ops planned {self.covered} of {self.expected} in {self.planned_kernels} kernels"
 
     def describe_conditioning(self) -> str:
         """For people: what the conditioning costs. No failure, whatever it is: the results are the same."""
