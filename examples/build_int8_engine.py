@@ -19,17 +19,23 @@ def main() -> None:
     parser.add_argument("onnx", type=Path)
     parser.add_argument("calib_data", type=Path)
     parser.add_argument("engine", type=Path)
-    parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89. For a CNN not sm75")
+    parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89")
     parser.add_argument("--shapes", action="append", default=[], help="needed where more than batch and length varies")
     args = parser.parse_args()
     try:
-        chosen = calib8.Build(shapes=args.shapes, **({"targets": args.target} if args.target else {}))
+        chosen = calib8.Build(shapes=args.shapes, targets=args.target)
         model = calib8.load(args.onnx)
-        ranges = calib8.calibrate(model, args.calib_data, cache=args.engine.with_name("calibration.cache"))
-        int8 = calib8.quantize(model, ranges, data=args.calib_data)
-        engines = calib8.build(calib8.save(int8, args.engine.with_suffix(".onnx")), args.engine, chosen)
+        chosen.profiles(model)  # tells missing sizes before the long work
+        with calib8.ConsoleProgress() as progress:
+            cache = args.engine.with_name("calibration.cache")
+            ranges = calib8.calibrate(model, args.calib_data, cache=cache, progress=progress)
+            int8 = calib8.quantize(model, ranges, data=args.calib_data, progress=progress)
+            quantised = calib8.save(int8, args.engine.with_suffix(".int8.onnx"))
+            engines = calib8.build(quantised, args.engine, chosen, progress=progress)
     except calib8.Calib8Error as error:
         parser.exit(error.exit_code, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130)
     for engine in engines:
         print(f"{engine.path}: {engine.plan.covered} of {engine.plan.expected} quantised ops planned in INT8")
 

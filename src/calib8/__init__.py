@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         sensitivity,
     )
     from calib8.calibration.config import Calibrate
+    from calib8.cli.console import ConsoleProgress
     from calib8.cluster.config import Ray
     from calib8.conversion import Convert
     from calib8.data.text import Prepare
@@ -53,6 +54,7 @@ _HOME = {
     "Build": "calib8.engine.config",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",
+    "ConsoleProgress": "calib8.cli.console",
     "Convert": "calib8.conversion",
     "Corpus": "calib8.models.embed_corpus",
     "Int8": "calib8.planning.config",
@@ -73,6 +75,7 @@ __all__ = [
     "Build",
     "Calib8Error",
     "Calibrate",
+    "ConsoleProgress",
     "Convert",
     "Corpus",
     "Int8",

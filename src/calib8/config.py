@@ -1,17 +1,31 @@
 """What can be chosen, one frozen model per command. Unknown keys are refused; nothing is inferred here."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from calib8.errors import ConfigError
 
+Own = TypeVar("Own", bound="Config")
+
 
 class Config(BaseModel):
     """Base of all configs: frozen, unknown keys refused, every problem told as ``ConfigError``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls: type[Own], given: Own | None) -> Own:
+        """What a caller gave as config: itself, or the defaults for None. Raises ``ConfigError`` for anything else."""
+        if given is None:
+            return cls()
+        if not isinstance(given, cls):
+            raise ConfigError(
+                f"got options of type {type(given).__name__}, expected calib8.{cls.__name__}(…) with the options "
+                f"{', '.join(cls.model_fields)}."
+            )
+        return given
 
     def __init__(self, **values: Any) -> None:
         try:

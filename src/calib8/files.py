@@ -101,30 +101,51 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a {what}: it is no valid JSON ({error}). Make it again.") from error
+        article = "an" if what[0] in "aeiou" else "a"
+        raise InputError(f"{path} is not {article} {what}: it is no valid JSON ({error}). Make it again.") from error
 
 
 def require_file(path: Path, what: str) -> Path:
     """Return ``path`` if it is a file. Raises ``InputError`` that names its role otherwise."""
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise InputError(f"{what} not found: expected a file at {path}, found {found} there. Check the path.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, expected a file: {what}. Name the file in it.")
+        raise InputError(f"{what} not found: expected a file at {path}, found nothing there. Check the path.")
     return path
 
 
+def require_folder(output: Path | str) -> None:
+    """Raise ``SetupError`` if no files can be written into a folder ``output``, which need not be there yet."""
+    folder = Path(output).absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise SetupError(f"could not write to {output}: {folder} is a file, expected a folder. Choose another path.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(f"could not write to {output}: no permission to write in {folder}. Choose another folder.")
+
+
 def require_distinct(output: Path | str, *inputs: Path | str) -> None:
-    """Raise ``InputError`` if writing ``output`` would overwrite one of ``inputs``."""
-    for path in inputs:
-        if Path(output).resolve() == Path(path).resolve():
-            raise InputError(f"{output} is an input of this command and would be overwritten. Choose another output.")
+    """Raise ``InputError`` if writing ``output`` would overwrite one of ``inputs``, or an array in one of them."""
+    for path in (Path(given).resolve() for given in inputs):
+        own = Path(output).resolve()
+        if own == path or (own.parent == path and own.suffix in (".npy", ".npz")):
+            what = "is an input" if own == path else "would be among the inputs"
+            raise InputError(f"{output} {what} of this command and would be overwritten. Choose another output.")
 
 
 def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path | str]) -> None:
-    """Raise ``InputError`` if one of ``outputs`` (None is none) would overwrite an input, or another output."""
+    """Raise before the work what would go wrong when ``outputs`` (None is none), files, are written.
+
+    ``InputError``: one would overwrite an input, or another output, or is a folder. ``SetupError``: it cannot be there.
+    """
     given, inputs = [Path(output) for output in outputs if output is not None], tuple(inputs)
     for number, output in enumerate(given):
         require_distinct(output, *inputs)
+        if output.is_dir():
+            raise InputError(f"{output} is a folder, expected the name of a file to write. Name one in it.")
+        require_folder(output.parent)
         if output.resolve() in (other.resolve() for other in given[:number]):
             raise InputError(
                 f"{output} would be written twice by this command. Choose another name for one of the two."

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.engine.hardware import gpus
-from calib8.testing import tiny_encoder, token_feeds
+from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = script(SCRIPTS[0], folder / "model.onnx", folder / "calib_data", folder / "int8.engine", "--target", "sm86")
     assert made.returncode == 0, made.stderr
     assert made.stdout == f"{folder / 'int8.engine'}: 6 of 6 quantised ops planned in INT8\n"
+    assert [line for line in made.stderr.splitlines() if line.startswith(("calibrate", "build for sm86"))]
     return folder
 
 
@@ -52,7 +53,7 @@ def test_without_the_engines_gpu_the_reason_is_told(folder: Path) -> None:
 
 
 def test_the_same_model_on_the_cpu(folder: Path) -> None:
-    ran = script(SCRIPTS[1], folder / "int8.onnx", folder / "calib_data")
+    ran = script(SCRIPTS[1], folder / "int8.int8.onnx", folder / "calib_data")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("last_hidden_state: float32 [64, 30, 64]\n[[[")
 
@@ -66,9 +67,18 @@ def test_sizes_reach_the_engine(folder: Path) -> None:
     assert {"name": "input_ids", "min": [1, 4], "opt": [2, 8], "max": [4, 16]} in profiles
 
 
+def test_missing_sizes_are_told_before_the_long_work(folder: Path) -> None:
+    model = tiny_convnet()
+    model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
+    ir.save(model, folder / "images.onnx")
+    made = script(SCRIPTS[0], folder / "images.onnx", folder / "no data yet", folder / "images.engine")
+    assert made.returncode == 2
+    assert "no sizes for 'height', 'width' of image[batch, 3, height, width]. Pass --shapes" in made.stderr
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_they_are_short_and_errors_are_messages(name: str, tmp_path: Path) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) < 40
+    assert len((EXAMPLES / name).read_text().splitlines()) < 50
     failed = script(name, tmp_path / "no.engine", tmp_path, *([tmp_path / "x.engine"] if "build" in name else []))
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")

@@ -50,7 +50,7 @@ def test_versions_as_the_header_has_them(text: str, version: str) -> None:
     assert version_of(text) == version
 
 
-@pytest.mark.parametrize("version", ["10.16", "", "v8", "8\n", "10.100.0"])
+@pytest.mark.parametrize("version", ["10.16", "", "v8", "8\n", "10.100.0", "10", 10])
 def test_a_version_that_is_none(version: str) -> None:
     with pytest.raises(CacheError, match=r"expected digits, e\.g\. 101600 for 10\.16\.0"):
         cache_of({"x": 1.0}, version=version)

@@ -8,6 +8,7 @@ from calib8.calibration import run
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import MinMax
+from calib8.calibration.ranges import Origin
 from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
@@ -100,6 +101,19 @@ def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:
     assert tensor.typical == pytest.approx(1, abs=0.01)  # a normalised row has a root mean square of 1
 
 
+def test_data_that_says_little_is_noted(notes, encoder: ir.Model) -> None:
+    def calibrated(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[str]:
+        notes.messages.clear()
+        run.calibrate(model, data_for(model, feeds), Calibrate(), run.origin_of("m", "d", Calibrate()), notes)
+        return notes.messages
+
+    assert calibrated(encoder, token_feeds(6, 4)) == []
+    (single,) = calibrated(encoder, token_feeds(6))
+    assert single.startswith("calibrated on a single sample")
+    (zero,) = calibrated(prepare(tiny_mlp()), {"x": np.zeros((2, 4), np.float32)})  # of which biases make something
+    assert zero.startswith("calibration saw nothing but zero in 1 of 2 tensors (x): what reads them stays in float")
+
+
 def test_nothing_to_quantise(notes) -> None:
     g = GraphBuilder()
     model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 2)))
@@ -129,10 +143,10 @@ def test_ranges_are_reused_only_while_nothing_changed(notes, tmp_path: Path, enc
 
 
 def test_percentile_matters_only_to_the_percentile_observer() -> None:
-    def origin(**options: object) -> object:
+    def origin(**options: object) -> Origin:
         return run.origin_of("m", "d", Calibrate(**options))
 
-    assert origin(percentile=99) == origin(percentile=98)
+    assert "percentile" not in origin().settings
     assert origin(observer="percentile", percentile=99) != origin(observer="percentile", percentile=98)
 
 

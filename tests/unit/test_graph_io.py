@@ -41,7 +41,7 @@ def test_round_trip_keeps_numbers_and_remembers_the_source(tmp_path: Path) -> No
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"ONNX model not found: expected a file at .*nowhere\.onnx, found nothing"):
         io.load(tmp_path / "nowhere.onnx")
-    with pytest.raises(ModelError, match="found a folder there"):
+    with pytest.raises(ModelError, match="is a folder, expected a file: ONNX model"):
         io.load(tmp_path)
     assert io.source_sha256(tmp_path / "nowhere.onnx") == ""
 

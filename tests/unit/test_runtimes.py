@@ -103,6 +103,7 @@ NOT_FIT = {
         {**IDS, "attention_mask": IDS["attention_mask"][:, :1]},
         "attention_mask has size 1 along 'sequence', input_ids has 9: the model takes one size there",
     ),
+    "ragged lists": ({k: [[5, 6], [7]] for k in IDS}, "input_ids is not an array: .* Pad its rows to one length"),
     "no sample": ({k: a[:0] for k, a in IDS.items()}, "the data is empty"),
 }
 
@@ -123,6 +124,21 @@ def test_int32_and_lists_are_converted(runtime) -> None:
         expected = opened.run(IDS)["last_hidden_state"]
         for feeds in ({k: a.astype(np.int32) for k, a in IDS.items()}, {k: a.tolist() for k, a in IDS.items()}):
             np.testing.assert_array_equal(opened.run(feeds)["last_hidden_state"], expected)
+
+
+def test_lists_of_numbers_have_no_dtype_of_their_own() -> None:
+    with OrtRuntime(tiny_mlp()) as opened:
+        expected = opened.run({"x": np.float32([[0.1, 2, -3, 4]])})["y"]
+        np.testing.assert_array_equal(opened(x=[[0.1, 2, -3, 4]])["y"], expected)
+        assert opened(x=[[1, 2, 3, 4]])["y"].shape == (1, 3)
+        with pytest.raises(DataError, match="x holds numbers that are too large for the model's float32"):
+            opened(x=[[1e39, 0, 0, 0]])
+        with pytest.raises(DataError, match="NaN or infinity"):
+            opened(x=[[float("nan"), 0, 0, 0]])
+        with pytest.raises(DataError, match="x has dtype float64, expected float32"):
+            opened(x=np.ones((1, 4)))
+        with pytest.raises(ConfigError, match=r"on CPU.*: no output is on a GPU\. Use run\(\), or build an engine"):
+            opened.run_on_gpu({"x": [[1, 2, 3, 4]]})
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

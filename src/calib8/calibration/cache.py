@@ -162,7 +162,7 @@ def version_of(text: str) -> str:
 
     Raises ``CacheError`` for anything else, and for a TensorRT without calibrators.
     """
-    version = _packed(text)
+    version = _packed(str(text))
     if int(version) >= _WITHOUT_CALIBRATORS:
         raise CacheError(
             f"got the TensorRT version {text!r}, but no calibration cache is read from TensorRT 11 on. Expected 8 to "
@@ -172,7 +172,7 @@ def version_of(text: str) -> str:
 
 
 def _packed(text: str) -> str:
-    if re.fullmatch("[0-9]+", text):
+    if re.fullmatch("[0-9]{4,6}", text):
         return text
     dotted = re.fullmatch(r"([0-9]+)\.([0-9]{1,2})\.([0-9]{1,2})(\.[0-9]+)?", text)
     if dotted is None:

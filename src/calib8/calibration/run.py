@@ -18,12 +18,15 @@ from calib8.files import unfinished_folder
 from calib8.graph.weighted import weighted_ops
 from calib8.progress import Progress
 
+#: Names shown of tensors that are alike.
+SHOWN = 3
+
 
 def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
     """What ranges made now would be made from."""
     settings = config.model_dump()
     if config.observer != "percentile":
-        del settings["percentile"]  # it has no influence, so changing it must not cause work
+        del settings["percentile"]  # it has no influence
     tools = {name: version(name) for name in ("calib8", "onnxruntime")}
     return Origin(model_sha256=model_sha256, data_sha256=data_sha256, settings=settings, tools=tools)
 
@@ -105,7 +108,21 @@ def ranges_of(
     for done, (name, seen) in enumerate(statistics.items(), start=1):
         tensors[name] = _range(seen, observer.amax(seen))
         progress.update(f"{config.observer} ranges", done, len(statistics))
-    return Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
+    ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
+    _note_poor_data(ranges, progress)
+    return ranges
+
+
+def _note_poor_data(ranges: Ranges, progress: Progress) -> None:
+    if ranges.samples == 1:
+        progress.note("calibrated on a single sample: whatever is larger in other data will be clipped. Give a hundred")
+    zero = [name for name, tensor in ranges.tensors.items() if tensor.minimum == tensor.maximum == 0]
+    if zero:
+        more = ", …" if len(zero) > SHOWN else ""
+        progress.note(
+            f"calibration saw nothing but zero in {len(zero)} of {len(ranges.tensors)} tensors "
+            f"({', '.join(zero[:SHOWN])}{more}): what reads them stays in float. Give data as in use"
+        )
 
 
 def _range(seen: TensorStatistics, amax: float) -> TensorRange:

@@ -16,7 +16,7 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
 from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
-from calib8.files import require_distinct, save_array
+from calib8.files import require_separate, save_array
 
 if TYPE_CHECKING:
     from calib8.verification.compare import Comparison
@@ -93,7 +93,7 @@ def embed(
         out.print(f"{output}: {len(parts)} parts", markup=False)
         return
     if output is not None:
-        require_distinct(output, artefact, *(texts or ()))
+        require_separate([output], [artefact, *(texts or ())])
     sentences = _sentences(texts or [Path("-")])
     with ConsoleProgress(quiet=quiet) as progress, kept_activity(output or Path(), monitor, artefact):
         vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)

@@ -10,7 +10,7 @@ from calib8 import judging
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
 from calib8.errors import ConfigError
-from calib8.files import require_distinct
+from calib8.files import require_separate
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +42,7 @@ def bench(
     from calib8.report.bench import render_bench
 
     if output is not None:
-        require_distinct(output, data, *artefacts)
+        require_separate([output], [data, *artefacts])
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Bench(
             batches=_numbers("--batches", batches),

@@ -27,10 +27,11 @@ Conditioning = Annotated[
     Treatment, typer.Option(help="Condition activations with outliers and round with GPTQ, or use ranges alone.")
 ]
 Target = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--target",
-        help="GPU architectures, one engine each; sm75+sm86 is one engine for both.",
+        help="GPU architectures, one engine each; sm75+sm86 is one engine for both. Default: these, without sm75 where "
+        "the model has convolutions.",
         metavar="sm75,sm86,sm89,sm120",
     ),
 ]

@@ -86,9 +86,9 @@ class TensorRT:
             if name == "calibrator" and not all(flag in flags for flag in FLAGS[name]):
                 raise ConfigError(f"{self.title} has no calibrator: {NO_CALIBRATOR}.")
             if self.family == "rtx" and name in RTX_LACKS:
-                raise ConfigError(f"{self.title} has no {name}: {RTX_LACKS[name]}.")
+                raise ConfigError(f"{self.title} has no {_option(name)}: {RTX_LACKS[name]}.")
             if any(flag not in flags for flag in FLAGS.get(name, ())):
-                raise ConfigError(f"{self.title} has no {name}. Build without it.")
+                raise ConfigError(f"{self.title} has no {_option(name)}. Build without it.")
 
     def aim(self, config: IBuilderConfig, target: str) -> None:
         """Make a builder config compile for ``target``. Without a choice of targets the GPU at hand is meant."""
@@ -127,6 +127,10 @@ def load(family: FamilyChoice = "auto", *, prefer: FamilyName = "rtx") -> Tensor
                 raise interruption from error
             tried.append(f"{MODULES[name]}: {error}")
     raise SetupError(f"no usable TensorRT on this machine ({'; '.join(tried)}). {INSTALL}")
+
+
+def _option(name: str) -> str:
+    return f"{name} (--{name.replace('_', '-')})"
 
 
 def _interruption(error: BaseException | None) -> BaseException | None:

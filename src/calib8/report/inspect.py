@@ -16,7 +16,7 @@ from calib8.config import first_problem
 from calib8.data.inputs import input_specs
 from calib8.data.sources import NpzFile
 from calib8.engine.profiles import profile_sets
-from calib8.engine.sidecar import Sidecar, describe_engine, read_sidecar, why_not_here
+from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
 from calib8.errors import DataError, InputError, ModelError
 from calib8.files import read_json, require_file
 from calib8.graph.io import load
@@ -88,8 +88,8 @@ def _made_by(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
 
 
 def _engine(sidecar: Sidecar) -> dict[str, Any]:
-    reason = why_not_here(sidecar)
-    runs = {"runs here": "yes" if reason is None else f"no: {reason}"}
+    reason = lacking_here(sidecar)
+    runs = {"runs on": runs_on(sidecar), "runs here": "yes" if reason is None else f"no: {reason}"}
     content = sidecar.model_dump(mode="json", exclude_none=True, exclude={"format"})
     made = {key: value for key, value in sidecar.model_metadata.items() if key != PLAN}  # long; the ONNX model has it
     content["model_metadata"] = _made_by(made, "the engine's description")
