@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calib8.calibration.cache import Algorithm
-    from calib8.calibration.ranges import Origin, Ranges
+    from calib8.calibration.ranges import Ranges
     from calib8.cluster.config import Ray
     from calib8.conversion import Convert
     from calib8.engine.build import BuiltEngine
@@ -100,6 +100,7 @@ def calibrate(  # noqa: PLR0913
     cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
     """
     from calib8.calibration import run
+    from calib8.calibration.anywhere import calibrated
     from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
     from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
@@ -118,7 +119,7 @@ def calibrate(  # noqa: PLR0913
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
         unfinished = path.with_name(f"{path.name}.unfinished") if path is not None else None
-        ranges = _calibrated(model, source, config, origin, cluster, unfinished, progress)
+        ranges = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
         if path is not None and unfinished is not None:
             ranges.save(path)
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -126,29 +127,6 @@ def calibrate(  # noqa: PLR0913
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
-
-
-def _calibrated(
-    model: ir.Model | Path | str,
-    source: Source,
-    config: Calibrate,
-    origin: Origin,
-    cluster: Ray | None,
-    unfinished: Path | None,
-    progress: Progress,
-) -> Ranges:
-    from calib8.calibration import run
-    from calib8.graph.dataset import dataset_for
-
-    if cluster is None:
-        loaded = load(model) if isinstance(model, (str, Path)) else model
-        dataset = dataset_for(loaded, source, progress)
-        return run.calibrate(loaded, dataset, config, origin, progress, unfinished=unfinished).ranges
-    from calib8.calibration.over_ray import calibrate_over
-
-    if not isinstance(model, (str, Path)):
-        raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
-    return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress)
 
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:

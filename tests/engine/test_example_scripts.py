@@ -78,7 +78,7 @@ def test_missing_sizes_are_told_before_the_long_work(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_they_are_short_and_errors_are_messages(name: str, tmp_path: Path) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) < 50
+    assert len((EXAMPLES / name).read_text().splitlines()) < 40
     failed = script(name, tmp_path / "no.engine", tmp_path, *([tmp_path / "x.engine"] if "build" in name else []))
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Corpora in Parquet, JSON lines or text, cut into parts that anybody finds again: by file, place and number of rows."""
+"""Corpora in Parquet, JSON lines or text, in parts that anybody finds again: by file, place and number of rows."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def embed_corpus(
 ) -> list[Path]:
     """Embed the rows of Parquet, JSON lines or text files into the folder ``output``; parts that it holds are kept.
 
-    Returns its ``part-<number>.parquet`` files in the order of the rows, with the columns ``id`` (int64, the row's number
-    in the corpus), ``text`` if it is kept, ``embedding`` (float32 list of fixed size). ``tokenizer`` is a folder; beside
-    the artefact if None. An engine has a GPU per worker. Workers find all paths where they are here.
+    Returns its ``part-<number>.parquet`` files in the order of the rows, with the columns ``id`` (int64, the row's
+    number in the corpus), ``text`` if it is kept, ``embedding`` (float32 list of fixed size). ``tokenizer`` is a
+    folder; beside the artefact if None. An engine has a GPU per worker. Workers find all paths where they are here.
     Raises ``DataError`` for what is no corpus, ``InputError`` if ``output`` holds parts made from something else.
     """
     require_ray()
@@ -148,8 +148,8 @@ def _continue(output: Path, record: dict[str, Any]) -> None:
         changed = ["a record that is missing"] if any(output.glob("part-*.parquet")) else []
     if changed:
         raise InputError(
-            f"{output} holds embeddings of another origin, told by {', '.join(changed)}. Choose another folder, or remove "
-            "this one."
+            f"{output} holds embeddings of another origin, told by {', '.join(changed)}. Choose another folder, or "
+            "remove this one."
         )
     write_json(output / RECORD, record)
     for left in output.glob(".part-*.parquet.*.part"):
