@@ -1,9 +1,8 @@
 """The script that everybody knows: an ONNX model and a folder of calibration arrays become an INT8 engine.
 
-    python build_int8_engine.py model.onnx calib_data model-int8.engine
+    python build_int8_engine.py model.onnx calib_data model-int8.engine [--target sm86]
 
-Runs with TensorRT 10, 11 and RTX. `calib_data` holds one `<input name>.npy` for each input of the model. Beside the
-engine come the calibration cache, the quantised model that the engine was built from, and a description of the engine.
+Runs with TensorRT 10, 11 and RTX. `calib_data` holds one `<input name>.npy` for each input of the model.
 """
 
 import argparse
@@ -15,21 +14,25 @@ import calib8
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("onnx", type=Path)
-    parser.add_argument("calib_data", type=Path)
-    parser.add_argument("engine", type=Path)
-    parser.add_argument("--target", help="GPU to build for, such as sm86 (TensorRT-RTX); default: its usual ones")
+    for name in ("onnx", "calib_data", "engine"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89")
+    parser.add_argument("--shapes", action="append", default=[], help="needed where more than batch and length varies")
     args = parser.parse_args()
-    chosen = {"targets": args.target} if args.target else {}
     try:
-        model = calib8.load(args.onnx)
-        ranges = calib8.calibrate(model, args.calib_data, cache=args.engine.with_name("calibration.cache"))
-        int8 = calib8.quantize(model, ranges, data=args.calib_data)
-        engines = calib8.build(calib8.save(int8, args.engine.with_suffix(".onnx")), args.engine, calib8.Build(**chosen))
+        chosen, model = calib8.Build(shapes=args.shapes, targets=args.target), calib8.load(args.onnx)
+        chosen.profiles(model)  # tells missing sizes before the long work
+        with calib8.ConsoleProgress() as progress:
+            cache = args.engine.with_name("calibration.cache")
+            ranges = calib8.calibrate(model, args.calib_data, cache=cache, progress=progress)
+            int8 = calib8.quantize(model, ranges, data=args.calib_data, progress=progress)
+            quantised = calib8.save(int8, args.engine.with_suffix(".int8.onnx"))
+            for engine in calib8.build(quantised, args.engine, chosen, progress=progress):
+                print(f"{engine.path}: {engine.plan.covered} of {engine.plan.expected} quantised ops planned in INT8")
     except calib8.Calib8Error as error:
         parser.exit(error.exit_code, f"error: {error}\n")
-    for engine in engines:
-        print(f"{engine.path}: {engine.plan.covered} of {engine.plan.expected} quantised ops planned in INT8")
+    except KeyboardInterrupt:
+        parser.exit(130)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,15 @@ if TYPE_CHECKING:
         sensitivity,
     )
     from calib8.calibration.config import Calibrate
+    from calib8.cli.console import ConsoleProgress
+    from calib8.cluster.config import Ray
     from calib8.conversion import Convert
     from calib8.data.text import Prepare
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
     from calib8.gpu.monitor import Monitor
     from calib8.judging import bench, doctor, inspect, verify
+    from calib8.models.embed_corpus import Corpus, embed_corpus
     from calib8.planning.config import Int8, Migrate
     from calib8.verification.config import Bench, Verify
 
@@ -51,14 +54,18 @@ _HOME = {
     "Build": "calib8.engine.config",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",
+    "ConsoleProgress": "calib8.cli.console",
     "Convert": "calib8.conversion",
+    "Corpus": "calib8.models.embed_corpus",
     "Int8": "calib8.planning.config",
     "Migrate": "calib8.planning.config",
     "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
+    "Ray": "calib8.cluster.config",
     "Verify": "calib8.verification.config",
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
+    "embed_corpus": "calib8.models.embed_corpus",
     "inspect": "calib8.judging",
     "tune": "calib8.judging",
     "verify": "calib8.judging",
@@ -69,11 +76,14 @@ __all__ = [
     "Build",
     "Calib8Error",
     "Calibrate",
+    "ConsoleProgress",
     "Convert",
+    "Corpus",
     "Int8",
     "Migrate",
     "Monitor",
     "Prepare",
+    "Ray",
     "Verify",
     "batches",
     "bench",
@@ -82,6 +92,7 @@ __all__ = [
     "convert",
     "doctor",
     "embed",
+    "embed_corpus",
     "export_cache",
     "fetch",
     "inspect",

@@ -5,6 +5,7 @@ Composition only: every step lives in a module of its own.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +16,7 @@ from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
-from calib8.files import require_distinct, save_array
+from calib8.files import require_distinct, require_folder, require_separate, save_array
 from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from calib8.calibration.cache import Algorithm
     from calib8.calibration.ranges import Ranges
+    from calib8.cluster.config import Ray
     from calib8.conversion import Convert
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
@@ -60,7 +62,7 @@ def prepare(
     """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S]."""
     from calib8.data.text import prepare as prepare_text
 
-    own = TextTokenizer(Path(tokenizer), (config or Prepare()).max_length)
+    own = TextTokenizer(Path(tokenizer), Prepare.of(config).max_length)
     return prepare_text([Path(text) for text in texts], own, Path(output), progress or Quiet())
 
 
@@ -69,7 +71,7 @@ def load(path: Path | str) -> ir.Model:
     from calib8.graph.io import load as load_model
     from calib8.passes.prepare import prepare as prepare_model
 
-    return prepare_model(load_model(path))
+    return prepare_model(load_model(_path(path)))
 
 
 def save(model: ir.Model, path: Path | str) -> Path:
@@ -79,7 +81,7 @@ def save(model: ir.Model, path: Path | str) -> Path:
     return save_model(model, path)
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913
     model: ir.Model | Path | str,
     data: Data,
     config: Calibrate | None = None,
@@ -87,6 +89,7 @@ def calibrate(
     output: Path | str | None = None,
     cache: Path | str | None = None,
     cache_version: str | None = None,
+    cluster: Ray | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
     """Run the model once over ``data`` and return the range of every tensor that INT8 needs.
@@ -94,19 +97,20 @@ def calibrate(
     output: ranges file. If it is there and was made from the same model, data and settings, it is returned at once.
     cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600"), and what
         they were made from to ``<cache>.json``.
+    cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
     """
     from calib8.calibration import run
-    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of
-    from calib8.calibration.cache_record import save_with_record
-    from calib8.graph.dataset import dataset_for
+    from calib8.calibration.anywhere import calibrated
+    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
+    from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
 
-    config, progress, source = config or Calibrate(), progress or Quiet(), open_source(data)
+    if cluster is not None and isinstance(data, (str, Path)):
+        data = Path(data).resolve()  # workers are in another folder
+    config, progress, source = Calibrate.of(config), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
-    inputs = [model] if isinstance(model, (str, Path)) else []
-    for written in (output, cache):
-        if written is not None:
-            require_distinct(written, *inputs)
+    version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
+    require_separate([output, cache, record_path(Path(cache)) if cache is not None else None], _named(model, data))
     if isinstance(model, (str, Path)):
         known = source_sha256(Path(model)) if Path(model).is_file() else ""
     else:
@@ -114,12 +118,12 @@ def calibrate(
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
-        loaded = load(model) if isinstance(model, (str, Path)) else model
-        ranges = run.calibrate(loaded, dataset_for(loaded, source, progress), config, origin, progress).ranges
-        if path is not None:
+        unfinished = path.with_name(f"{path.name}.unfinished") if path is not None else None
+        ranges = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
+        if path is not None and unfinished is not None:
             ranges.save(path)
+            shutil.rmtree(unfinished, ignore_errors=True)
     if cache is not None:
-        version = cache_version or DEFAULT_VERSION
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
     return ranges
@@ -129,7 +133,7 @@ def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPl
     """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why."""
     from calib8.planning.policy import make_plan
 
-    return make_plan(model, ranges, config or Int8())
+    return make_plan(model, ranges, Int8.of(config))
 
 
 def quantize(
@@ -146,7 +150,7 @@ def quantize(
     measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
     alone decide.
     """
-    return _quantize(model, ranges, config or Int8(), data, progress or Quiet())[0]
+    return _quantize(model, ranges, Int8.of(config), data, progress or Quiet())[0]
 
 
 def quantize_file(
@@ -162,10 +166,10 @@ def quantize_file(
     """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
     from calib8.calibration.ranges import Ranges
 
-    require_distinct(output, model, ranges, *([plan] if plan is not None else []))
+    require_separate([output, plan], [model, ranges, *_named(data)])
     calibrated = Ranges.load(Path(ranges))
     folder = Path(model).parent
-    quantised, decided = _quantize(load(model), calibrated, config or Int8(), data, progress or Quiet(), folder)
+    quantised, decided = _quantize(load(model), calibrated, Int8.of(config), data, progress or Quiet(), folder)
     save(quantised, output)
     if plan is not None:
         decided.save(Path(plan))
@@ -211,8 +215,8 @@ def migrate(
     from calib8.graph.io import load as load_model
     from calib8.planning.migrate import migrate as migrate_model
 
-    require_distinct(output, cache, model)
-    config, progress = config or Migrate(), progress or Quiet()
+    require_separate([output], [cache, model])
+    config, progress = Migrate.of(config), progress or Quiet()
     scales, loaded = Cache.load(Path(cache)), load_model(model)
     origin = require_fit(Path(cache), loaded.metadata_props[SOURCE_SHA256], progress)
     quantised, migration = migrate_model(loaded, scales, config, origin, progress)
@@ -234,10 +238,10 @@ def export_cache(
     What it was made from goes to ``<output>.json``. Raises ``CacheError`` if the source has no scale to export.
     """
     from calib8.calibration.cache import DEFAULT_VERSION
-    from calib8.calibration.cache_record import save_with_record
+    from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.planning.export_cache import exported
 
-    require_distinct(output, source)
+    require_separate([output, record_path(Path(output))], [source])
     found = exported(Path(source))
     cache = found.cache.with_header(version or DEFAULT_VERSION, algorithm)
     save_with_record(cache, Path(output), found.origin)
@@ -261,8 +265,8 @@ def sensitivity(
     from calib8.search.run import measure_sensitivity
 
     if output is not None:
-        require_distinct(output, model)
-    found = measure_sensitivity(Path(model), open_source(data), config or Int8(), samples, progress or Quiet())
+        require_separate([output], [model, *_named(data)])
+    found = measure_sensitivity(Path(model), open_source(data), Int8.of(config), samples, progress or Quiet())
     if output is not None:
         found.save(Path(output))
     return found
@@ -289,11 +293,9 @@ def build(
     from calib8.graph.io import source_sha256
     from calib8.graph.limits import dimension_limits
 
-    config, progress, source = config or Build(), progress or Quiet(), open_source(data) if data is not None else None
+    config, progress, source = Build.of(config), progress or Quiet(), open_source(data) if data is not None else None
     cache = config.calibration_cache
-    for written in (output, config.timing_cache, cache):
-        if written is not None:
-            require_distinct(written, model)
+    require_separate([output, config.timing_cache, cache, config.log], [model])
     limits = dimension_limits(load_model(model))
     with ExitStack() as lent:
         if cache is not None:
@@ -319,7 +321,7 @@ def open(
     """
     from calib8.runtime.open import open_artefact
 
-    return open_artefact(Path(artefact), runtime, threads=threads, contexts=contexts, cuda_graphs=cuda_graphs)
+    return open_artefact(_path(artefact), runtime, threads=threads, contexts=contexts, cuda_graphs=cuda_graphs)
 
 
 def run(
@@ -348,6 +350,9 @@ def run_to_folder(
     progress: Progress | None = None,
 ) -> dict[Path, tuple[int, ...]]:
     """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
+    if isinstance(data, (str, Path)):
+        require_distinct(output, data)  # among the model's inputs, its outputs would be taken for such
+    require_folder(output)
     written: dict[Path, tuple[int, ...]] = {}
     for name, array in run(artefact, data, runtime=runtime, progress=progress).items():
         path = Path(output) / f"{name.replace('/', '_')}.npy"
@@ -387,4 +392,15 @@ def convert(
     from calib8.conversion import Convert
     from calib8.conversion import convert as run_convert
 
-    return run_convert(Path(model), open_source(data), Path(output), config or Convert(), progress or Quiet())
+    return run_convert(Path(model), open_source(data), Path(output), Convert.of(config), progress or Quiet())
+
+
+def _named(*given: object) -> list[Path | str]:
+    """Those that are files or folders."""
+    return [one for one in given if isinstance(one, (str, Path))]
+
+
+def _path(given: object) -> Path:
+    if not isinstance(given, (str, Path)):
+        raise ConfigError(f"got a model of type {type(given).__name__}, expected the path of its file.")
+    return Path(given)

@@ -18,17 +18,15 @@ from calib8.calibration.cache_record import save_with_record
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
-from calib8.data.inputs import declared_inputs
 from calib8.data.sources import Source, open_source
 from calib8.data.split import split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
-from calib8.engine.profiles import resolve_profiles
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
-from calib8.files import atomic, sha256_file
+from calib8.files import atomic, require_folder, sha256_file
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
@@ -82,9 +80,10 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json``.
 
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
-    misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised. Steps whose inputs did not change since the
-    last run are reused.
+    misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
+    change since the last run are reused.
     """
+    require_folder(output)
     _refuse_early(model, config)
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
@@ -93,12 +92,12 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
         with job.timed("quantize"):
             reference = prepare(load(model))
             if config.build is not None:  # sizes that are missing are told before the long work, not after it
-                resolve_profiles(declared_inputs(reference), config.build.shapes, dimension_limits(reference))
+                config.build.profiles(reference)
             ranges, plan, int8 = job.quantize(reference, fitted)
         with job.timed("build"):
             engines, failure = job.build(int8)
         with job.timed("verify"):
-            measured = job.verify(reference, int8, held_out)
+            measured = job.verify(reference, int8, held_out, ranges.origin.data_sha256)
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
@@ -106,6 +105,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
     if failure is not None:
+        failure.report = report
         raise failure
     return report
 
@@ -131,6 +131,7 @@ class _Measured:
     runtime: str
     speed: Speed | None
     held_out: str
+    on_calibration_data: bool
 
 
 @dataclass
@@ -171,8 +172,11 @@ class _Job:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)
         rows = rows_to_sample(self.config.int8)
-        found = calibration.calibrate(reference, dataset, self.config.calibrate, origin, self.progress, sample=rows)
-        case = Case(reference, found.ranges, found.statistics, self.config.int8)
+        unfinished = self.output / "unfinished"
+        found = calibration.calibrate(
+            reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
+        )
+        case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         algorithm = ALGORITHMS[self.config.calibrate.observer]
@@ -184,6 +188,7 @@ class _Job:
                 with atomic(self.output / source.relative_to(self.folder)) as temporary:
                     shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
+        shutil.rmtree(unfinished, ignore_errors=True)
         return found.ranges, plan, int8
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
@@ -226,10 +231,16 @@ class _Job:
         )
         return tuple(facts), failure
 
-    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None) -> _Measured:
+    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, calibrated_on: str) -> _Measured:
+        """``calibrated_on`` is the fingerprint of the calibration data."""
         data = self.config.held_out
         contract = contract_of(reference)
         source = held_out or held_out_source(str(data), self.folder, contract, self.progress)
+        if on_calibration_data := source.fingerprint() == calibrated_on:
+            self.progress.note(
+                f"{data} is the calibration data itself: what is measured on it says too much. Hold other "
+                "data out, or go without --held-out, and calib8 holds some back."
+            )
         dataset = dataset_for(reference, source, self.progress)
         pooling, _ = pooling_of(self.folder)
         with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
@@ -239,7 +250,7 @@ class _Job:
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
                 accuracy, speed = self._as_sentences(*encoders, accuracy)
             described = str(data) if data is not None else "held-back calibration data"
-            return _Measured(accuracy, got.description, speed, described)
+            return _Measured(accuracy, got.description, speed, described, on_calibration_data)
 
     def _as_sentences(
         self, reference: SentenceEncoder, int8: SentenceEncoder, accuracy: Comparison
@@ -275,6 +286,7 @@ class _Job:
                 samples=ranges.samples, positions=ranges.positions, observer=self.config.calibrate.observer
             ),
             held_out=measured.held_out,
+            measured_on_calibration_data=measured.on_calibration_data,
             accuracy=measured.accuracy,
             accuracy_runtime=measured.runtime,
             speed=measured.speed,

@@ -69,9 +69,10 @@ class BuildError(Calib8Error):
 
 
 class LimitMissed(Calib8Error):
-    """The work was done and the result is not good enough."""
+    """The work was done and the result is not good enough. ``report`` is the ``Report`` of a conversion."""
 
     exit_code: ClassVar[int] = 1
+    report: Any = None
 
 
 class PlanMismatch(LimitMissed):

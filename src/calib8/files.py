@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,9 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _created(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
-        yield temporary
-        temporary.replace(path)
+        with _flock(temporary):  # which tells `sweep` that somebody is at work
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "Choose another folder")
         raise SetupError(
@@ -52,6 +55,14 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(path: Path) -> None:
+    """Remove the temporaries of ``path`` whose writer was killed: ``atomic`` holds those that are being written."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+        with contextlib.suppress(OSError), _flock(temporary, wait=False) as held:
+            if held:
+                temporary.unlink()
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Wait until no other process or thread holds ``folder``, and hold it: for files that belong together.
@@ -59,18 +70,8 @@ def locked(folder: Path) -> Iterator[None]:
     Only those who ask for the lock too are kept out. A process that dies lets go. Where the operating system or the
     file system knows no such locks, there is none.
     """
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
+    with _flock(folder):
         yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def default_cache() -> Path:
@@ -114,23 +115,71 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a {what}: it is no valid JSON ({error}). Make it again.") from error
+        article = "an" if what[0] in "aeiou" else "a"
+        raise InputError(f"{path} is not {article} {what}: it is no valid JSON ({error}). Make it again.") from error
 
 
 def require_file(path: Path, what: str) -> Path:
     """Return ``path`` if it is a file. Raises ``InputError`` that names its role otherwise."""
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise InputError(f"{what} not found: expected a file at {path}, found {found} there. Check the path.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, expected a file: {what}. Name the file in it.")
+        raise InputError(f"{what} not found: expected a file at {path}, found nothing there. Check the path.")
     return path
 
 
+def require_folder(output: Path | str) -> None:
+    """Raise ``SetupError`` if no files can be written into a folder ``output``, which need not be there yet."""
+    folder = Path(output).absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise SetupError(f"could not write to {output}: {folder} is a file, expected a folder. Choose another path.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(f"could not write to {output}: no permission to write in {folder}. Choose another folder.")
+
+
 def require_distinct(output: Path | str, *inputs: Path | str) -> None:
-    """Raise ``InputError`` if writing ``output`` would overwrite one of ``inputs``."""
-    for path in inputs:
-        if Path(output).resolve() == Path(path).resolve():
-            raise InputError(f"{output} is an input of this command and would be overwritten. Choose another output.")
+    """Raise ``InputError`` if writing ``output`` would overwrite one of ``inputs``, or an array in one of them."""
+    for path in (Path(given).resolve() for given in inputs):
+        own = Path(output).resolve()
+        if own == path or (own.parent == path and own.suffix in (".npy", ".npz")):
+            what = "is an input" if own == path else "would be among the inputs"
+            raise InputError(f"{output} {what} of this command and would be overwritten. Choose another output.")
+
+
+def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path | str]) -> None:
+    """Raise before the work what would go wrong when ``outputs`` (None is none), files, are written.
+
+    ``InputError``: one would overwrite an input, or another output, or is a folder. ``SetupError``: it cannot be there.
+    """
+    given, inputs = [Path(output) for output in outputs if output is not None], tuple(inputs)
+    for number, output in enumerate(given):
+        require_distinct(output, *inputs)
+        if output.is_dir():
+            raise InputError(f"{output} is a folder, expected the name of a file to write. Name one in it.")
+        require_folder(output.parent)
+        if output.resolve() in (other.resolve() for other in given[:number]):
+            raise InputError(
+                f"{output} would be written twice by this command. Choose another name for one of the two."
+            )
+
+
+def unfinished_folder(path: Path, key: Mapping[str, object]) -> Path:
+    """The folder ``path`` for work under way that ``key``, of JSON's types, tells from all other.
+
+    What an earlier run left there of the same work is still there; of other work it is thrown away.
+    """
+    told = json.loads(json.dumps(key))
+    try:
+        same = read_json(path / "key.json", "key") == told
+    except InputError:
+        same = False
+    if not same:
+        shutil.rmtree(path, ignore_errors=True)
+        write_json(path / "key.json", told)
+    return path
 
 
 def sha256_file(path: Path) -> str:
@@ -146,3 +195,21 @@ def _created(path: Path) -> Path:
     """A new empty file, as readable as the user's umask has any other; ``tempfile`` would make it private."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return path
+
+
+@contextlib.contextmanager
+def _flock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a file or folder, and say whether: not while another does, without ``wait``, nor where locks are unknown."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        yield False
+        return
+    handle, held = os.open(path, os.O_RDONLY), False
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        yield held
+    finally:
+        os.close(handle)

@@ -51,8 +51,9 @@ def verify(
     reference: Path | str, candidate: Path | str, data: Data, config: Verify | None = None, **options: Any
 ) -> Comparison:
     """``compare``, then raise ``AccuracyMissed`` if a limit of ``config`` is missed. ``options`` go to ``compare``."""
+    limits = Verify.of(config)
     comparison = compare(reference, candidate, data, **options)
-    comparison.raise_for_failure(config or Verify())
+    comparison.raise_for_failure(limits)
     return comparison
 
 
@@ -96,7 +97,7 @@ def bench(
     return run_bench(
         [Path(artefact) for artefact in artefacts],
         data if isinstance(data, (str, Path)) else open_source(data),
-        config or Bench(),
+        Bench.of(config),
         tokenizer=Path(tokenizer) if tokenizer is not None else None,
         runtime=runtime,
         progress=progress or Quiet(),

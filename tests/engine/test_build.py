@@ -110,7 +110,7 @@ def test_progress_grows_to_the_end_and_choices_are_told(saved, tmp_path):
     done = [done for _, done, _ in recorder.updates]
     assert done == sorted(done)
     assert len(done) > 5
-    assert recorder.updates[-1] == ("build for sm86", 100, 100)
+    assert recorder.updates[-1] == ("build for sm86", 1, 1)
     assert recorder.notes == ["Shapes (name:min:opt:max), chosen by calib8: x:1x64:8x64:64x64."]
 
 
@@ -126,15 +126,29 @@ def test_a_model_without_quantised_ops_is_built_only_on_request(saved, tmp_path)
 def test_all_targets_are_built_although_one_misses_its_plan(saved, tmp_path):
     recorder = Recorder()
     config = Build(targets="sm75,sm86,sm89")
-    with pytest.raises(
-        PlanMismatch, match=r"for sm75 .*conv0: TensorRT-RTX has no INT8 convolution for Turing"
-    ) as error:
+    with pytest.raises(PlanMismatch) as error:
         build_engine(saved(tiny.conv_net()), tmp_path / "x.engine", config, progress=recorder)
+    assert str(error.value) == (
+        "for sm75 (Turing: T4, RTX 20) the plan runs 0 of 2 quantised ops in INT8. Not in INT8: conv0, conv1: "
+        "TensorRT-RTX has no INT8 convolution for Turing. Leave this target out (--target), or leave them in float "
+        f"(--exclude). Written all the same: {tmp_path / 'x.sm86.engine'}, {tmp_path / 'x.sm89.engine'}."
+    )
     assert [engine.target for engine in error.value.built] == ["sm86", "sm89"]
     assert [engine.path.is_file() for engine in error.value.built] == [True, True]
     assert [(plan.target, plan.missing) for plan in error.value.failed] == [("sm75", ("conv0", "conv1"))]
     assert not (tmp_path / "x.sm75.engine").exists()
     assert any(note.startswith("no engine for sm75") for note in recorder.notes)
+
+
+def test_nobody_is_given_a_target_that_cannot_run_the_model_unless_it_was_asked_for(saved, tmp_path):
+    recorder = Recorder()
+    built = build_engine(saved(tiny.conv_net()), tmp_path / "x.engine", progress=recorder)
+    assert [engine.target for engine in built] == ["sm86", "sm89", "sm120"]
+    (note,) = (note for note in recorder.notes if "sm75" in note)
+    assert "no engine for sm75 (Turing: T4, RTX 20): TensorRT-RTX has no INT8 convolution for Turing" in note
+    assert "--target sm75" in note
+    with pytest.raises(PlanMismatch, match="for sm75"):
+        build_engine(tmp_path / "model.onnx", tmp_path / "x.engine", Build(targets="sm75,sm86"))
 
 
 def test_engines_of_another_model_go_when_the_new_one_is_there(saved, tmp_path):

@@ -38,7 +38,9 @@ def test_one_engine_for_several_architectures(saved, tmp_path):
 
 
 def test_such_an_engine_plans_what_its_weakest_member_can(saved, tmp_path):
-    with pytest.raises(PlanMismatch, match=r"sm75\+sm86 .* runs 0 of 2 .*conv0: TensorRT-RTX has no INT8 convolution"):
+    with pytest.raises(
+        PlanMismatch, match=r"sm75\+sm86 .* runs 0 of 2 .*conv0, conv1: TensorRT-RTX has no INT8 convolution"
+    ):
         build_engine(saved(tiny.conv_net()), tmp_path / "x.engine", Build(targets="sm75+sm86"))
     (built,) = build_engine(tmp_path / "model.onnx", tmp_path / "x.engine", Build(targets="sm86+sm89+sm120"))
     assert built.plan.covered == 2
@@ -87,7 +89,10 @@ def test_what_rtx_takes_changes_the_engine_and_is_recorded(change, saved, tmp_pa
 @pytest.mark.parametrize(
     ("change", "instead"),
     [
-        ({"optimization_level": 5}, "has no optimization_level: it builds the same engine at every level"),
+        (
+            {"optimization_level": 5},
+            r"has no optimization_level \(--optimization-level\): it builds the same engine at every level",
+        ),
         ({"version_compatible": True}, "TensorRT 10 and 11 have this option"),
         ({"hardware_compatibility": "ampere+"}, r"asked for as sm80\+sm86"),
         ({"timing_cache": "timings"}, "it times nothing while it builds"),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.engine.hardware import gpus
-from calib8.testing import tiny_encoder, token_feeds
+from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = script(SCRIPTS[0], folder / "model.onnx", folder / "calib_data", folder / "int8.engine", "--target", "sm86")
     assert made.returncode == 0, made.stderr
     assert made.stdout == f"{folder / 'int8.engine'}: 6 of 6 quantised ops planned in INT8\n"
+    assert [line for line in made.stderr.splitlines() if line.startswith(("calibrate", "build for sm86"))]
     return folder
 
 
@@ -52,9 +53,27 @@ def test_without_the_engines_gpu_the_reason_is_told(folder: Path) -> None:
 
 
 def test_the_same_model_on_the_cpu(folder: Path) -> None:
-    ran = script(SCRIPTS[1], folder / "int8.onnx", folder / "calib_data")
+    ran = script(SCRIPTS[1], folder / "int8.int8.onnx", folder / "calib_data")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("last_hidden_state: float32 [64, 30, 64]\n[[[")
+
+
+def test_sizes_reach_the_engine(folder: Path) -> None:
+    shapes = "input_ids:1x4:2x8:4x16"
+    made = script(SCRIPTS[0], folder / "model.onnx", folder / "calib_data", folder / "s.engine", "--target", "sm86",
+                  "--shapes", shapes)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    profiles = json.loads((folder / "s.engine.json").read_text())["profiles"]
+    assert {"name": "input_ids", "min": [1, 4], "opt": [2, 8], "max": [4, 16]} in profiles
+
+
+def test_missing_sizes_are_told_before_the_long_work(folder: Path) -> None:
+    model = tiny_convnet()
+    model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
+    ir.save(model, folder / "images.onnx")
+    made = script(SCRIPTS[0], folder / "images.onnx", folder / "no data yet", folder / "images.engine")
+    assert made.returncode == 2
+    assert "no sizes for 'height', 'width' of image[batch, 3, height, width]. Pass --shapes" in made.stderr
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

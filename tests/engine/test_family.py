@@ -55,9 +55,9 @@ def test_the_other_family_is_taken_where_rtx_is_missing(monkeypatch):
 
 
 @needs_stubs
-def test_strong_typing_is_asked_for_where_it_is_an_option():
+def test_strong_typing_is_asked_for_even_where_it_goes_without_saying():
     assert full().network_flags(Options()) == 2
-    assert full("11.4.0").network_flags(Options()) == 0
+    assert full("11.4.0").network_flags(Options()) == 2
 
 
 @needs_stubs

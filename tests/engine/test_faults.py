@@ -79,6 +79,7 @@ def test_a_build_whose_parent_is_stopped_leaves_no_engine_and_runs_again(by, sav
         assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     (built,) = build_engine(model, engine, QUICK)
     assert describe_engine(engine).plan == built.plan
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "x.engine", "x.engine.json"]
 
 
 def test_a_stopped_build_keeps_the_engine_that_was_there(saved, tmp_path):

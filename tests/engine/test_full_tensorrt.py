@@ -1,8 +1,10 @@
 """TensorRT 10 and 11, which cannot be had here: builds in a worker process with a double that follows the stubs."""
 
 import json
+import re
 import struct
 import sys
+from pathlib import Path
 
 import engine_models as tiny
 import numpy as np
@@ -14,7 +16,7 @@ from trt_double import double, needs_stubs
 
 from calib8 import api
 from calib8.cli.main import main
-from calib8.engine import build
+from calib8.engine import build, family, worker
 from calib8.engine.config import Build
 from calib8.engine.family import TensorRT
 from calib8.engine.hardware import Gpu
@@ -22,6 +24,7 @@ from calib8.engine.options import Options
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import CacheError, ConfigError, DataError, ModelError, PlanMismatch, SetupError
+from calib8.runtime.tensorrt import runtime
 
 pytestmark = needs_stubs
 HEADER = "TRT-101300-MinMaxCalibration"
@@ -92,12 +95,14 @@ def test_the_double_refuses_what_the_stubs_do_not_have():
     assert trt.recorder.calls[-2:] == [["Builder", "Logger"], ["Builder.create_builder_config"]]
 
 
-def test_tensorrt_10_is_asked_for_strong_typing_and_11_has_nothing_to_ask(tensorrt, saved, tmp_path):
-    calls = tensorrt("10.13.0.35")
+@pytest.mark.parametrize("version", ["10.13.0.35", "11.4.0"])
+def test_a_strongly_typed_network_is_asked_for(version, tensorrt, saved, tmp_path):
+    """TensorRT 11 makes no other and ignores the flag."""
+    calls = tensorrt(version)
     (built,) = api.build(saved(float_conv()), tmp_path / "x.engine", Build(allow_float=True))
     assert only(calls, *CONFIGURED) == [["Builder.create_network", 2]]  # 1 << STRONGLY_TYPED
     sidecar = describe_engine(built.path)
-    assert (sidecar.family, sidecar.target, sidecar.tensorrt_version) == ("tensorrt", "sm86", "10.13.0.35")
+    assert (sidecar.family, sidecar.target, sidecar.tensorrt_version) == ("tensorrt", "sm86", version)
     assert built.path.read_bytes() == b"an engine of TensorRT"
     assert [(t.name, t.dtype, t.shape) for t in sidecar.tensors] == [
         ("x", "float32", (-1, 3, 4, 4)),
@@ -105,10 +110,9 @@ def test_tensorrt_10_is_asked_for_strong_typing_and_11_has_nothing_to_ask(tensor
     ]
 
 
-def test_tensorrt_11_gets_neither_flags_nor_calibrators(tensorrt, saved, tmp_path):
-    calls = tensorrt("11.4.0")
-    api.build(saved(float_conv()), tmp_path / "x.engine", Build(allow_float=True))
-    assert only(calls, *CONFIGURED) == [["Builder.create_network", 0]]
+def test_tensorrt_11_gets_no_calibrator(tensorrt, saved, tmp_path):
+    tensorrt("11.4.0")
+    saved(float_conv())
     with pytest.raises(ConfigError, match=r"TensorRT 11\.4\.0 has no calibrator: .* 11 removed them.*calib8 migrate"):
         api.build(tmp_path / "model.onnx", tmp_path / "y.engine", Build(calibrator="minmax"), data=images(2))
 
@@ -341,7 +345,8 @@ def test_a_full_tensorrt_is_held_to_its_plan_too(tensorrt, saved, tmp_path):
 def test_every_option_is_refused_by_name_where_it_is_missing():
     rtx = TensorRT("rtx", double())
     for name in ("optimization_level", "version_compatible", "hardware_compatibility", "timing_cache"):
-        with pytest.raises(ConfigError, match=f"has no {name}: .*"):
+        option = name.replace("_", "-")
+        with pytest.raises(ConfigError, match=rf"has no {name} \(--{option}\): "):
             rtx.require({name: 1})
     assert TensorRT("tensorrt", double()).require({"calibrator": "minmax", "timing_cache": "x"}) is None
     with pytest.raises(ConfigError, match="calibrators exist in TensorRT 10 only"):
@@ -371,7 +376,22 @@ def test_the_command_line_calibrates(tensorrt, saved, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code in (0, None)
-    assert capsys.readouterr().out.split(": ")[1] == "0 MB, 1 of 3 kernels in INT8, as the builder chose\n"
+    assert capsys.readouterr().out.split(": ")[1] == "0 kB, 1 of 3 kernels in INT8, as the builder chose\n"
     assert [call[2] for call in only(calls, "batch")] == [[1, 2], [3, 4]]
     assert cache.read_text().startswith("TRT-101300-EntropyCalibration2\nx: ")
     assert (tmp_path / "timings").read_bytes() == b"+timed"
+
+
+def test_what_all_families_are_asked_for_is_in_tensorrt_rtx():
+    """RTX lacks what TensorRT 11 removed: none of that is used but a calibrator's part, which ``family`` guards."""
+    rtx = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+    folder = Path(runtime.__file__).parent
+    sources = [*folder.glob("*.py"), Path(worker.__file__), Path(family.__file__)]
+    used = {name for source in sources for name in re.findall(r"\.(\w+)", source.read_text(encoding="utf-8"))}
+    module, asked = double(), 0
+    for owner in ("Builder", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "Runtime", "OnnxParser"):
+        names = used & set(dir(getattr(module, owner)))
+        missing = names - set(dir(getattr(rtx, owner))) - {"initialised"}  # the double's own
+        assert missing <= {"int8_calibrator", "set_calibration_profile"}
+        asked += len(names)
+    assert asked > 30

@@ -106,7 +106,7 @@ def test_which_kernels_are_int8_in_any_family(text, int8):
 
 def test_a_long_list_of_missing_ops_is_shortened():
     check = check_plan([op(f"op{index}") for index in range(9)], [], "sm120")
-    with pytest.raises(PlanMismatch, match=r"sm120 \(Blackwell.*runs 0 of 9 .*op4: .*; and 4 more\."):
+    with pytest.raises(PlanMismatch, match=r"sm120 \(Blackwell.*runs 0 of 9 .*: op0, .*, op4 and 4 more: the graph"):
         check.raise_for_failure()
 
 
@@ -177,3 +177,8 @@ def test_a_chain_on_an_input_of_the_model(nodes: str, unfused: tuple[str, ...]) 
 def test_plan_checks_of_before_still_load() -> None:
     old = {"target": "sm86", "expected": 1, "covered": 1, "planned_kernels": 1, "missing": [], "reasons": {}}
     assert PlanCheck.model_validate(old).conditioning == 0
+
+
+def test_what_runs_in_int8_in_words():
+    assert check_plan([], [], "sm86").describe() == "nothing in INT8: the model has no quantised op"
+    assert check_plan([op("a")], [], "sm86").describe() == "INT8 ops planned 0 of 1 in 0 kernels"

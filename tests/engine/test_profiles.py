@@ -56,6 +56,8 @@ def test_config_takes_strings_mappings_and_profiles():
     for wrong in ([7], 7, {"x": 7}, {"x": (1, 2, 3)}):
         with pytest.raises(ConfigError, match="shapes"):
             Build(shapes=wrong)
+    with pytest.raises(ProfileError, match="with the size 9999999999. Expected at most 2147483647"):
+        parse_profile("x:1:8:9999999999")
     with pytest.raises(ProfileError, match="got the shapes 'x:1'"):
         Build(shapes={"x": ("1",)})
     with pytest.raises(ConfigError, match=r"targets: .*expected text such as"):

@@ -8,6 +8,7 @@ from calib8.engine.hardware import Gpu
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import Sidecar, describe_engine, sidecar_path, why_not_here
 from calib8.errors import InputError
+from calib8.report.inspect import _engine
 
 CONTENT = b"an engine"
 
@@ -95,6 +96,13 @@ def test_why_an_engine_cannot_run_here(present, reason):
     import re
 
     assert re.search(reason, why_not_here(sidecar(), present) or "")
+
+
+def test_inspect_says_in_short_lines_where_it_runs(monkeypatch):
+    monkeypatch.setattr("calib8.engine.sidecar.gpus", lambda: ())
+    facts = _engine(sidecar())
+    assert facts["runs on"] == "sm86 (Ampere: A10, A40, RTX 30)"
+    assert facts["runs here"] == "no: this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"
 
 
 def test_an_engine_runs_where_its_gpu_is(monkeypatch):

@@ -106,7 +106,10 @@ def test_fp32_gemm_is_refused_for_turing_with_node_and_remedy(saved, tmp_path):
 
 
 def test_turing_has_no_int8_convolution(saved, tmp_path):
-    with pytest.raises(PlanMismatch, match="conv0: TensorRT-RTX has no INT8 convolution for Turing; drop the target"):
+    with pytest.raises(
+        PlanMismatch,
+        match=r"Not in INT8: conv0, conv1: TensorRT-RTX has no INT8 convolution for Turing\. Leave this target out",
+    ):
         build_engine(saved(tiny.conv_net()), tmp_path / "x.engine", Build(targets="sm75"))
 
 

@@ -21,13 +21,18 @@ ROOT = Path(__file__).parents[2]
 STUBS = ROOT / ".venv" / "stubs" / "tensorrt_bindings" / "tensorrt.pyi"
 needs_stubs = pytest.mark.skipif(not STUBS.is_file(), reason="needs the stubs of TensorRT: make .venv/stubs/checked")
 PLAIN = {"int": int, "bool": bool, "str": str, "float": float}
-#: What TensorRT 11 no longer has of what calib8 knows.
+#: What TensorRT 11 no longer has, of the names in the stubs ("Removed Python APIs and Replacements", 10.x to 11.x).
+#: STRONGLY_TYPED stays, and is ignored; of memory sizes only those with _v2 stay.
 GONE_IN_11 = {
     *("IInt8Calibrator", "IInt8MinMaxCalibrator", "IInt8EntropyCalibrator2", "IInt8EntropyCalibrator"),
     *("IInt8LegacyCalibrator", "CalibrationAlgoType", "IBuilderConfig.int8_calibrator"),
     *("IBuilderConfig.set_calibration_profile", "IBuilderConfig.get_calibration_profile"),
-    *("BuilderFlag.INT8", "BuilderFlag.FP16", "BuilderFlag.BF16", "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"),
-    "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+    *("IBuilderConfig.set_quantization_flag", "IBuilderConfig.get_quantization_flag"),
+    *("IBuilderConfig.clear_quantization_flag", "IBuilderConfig.quantization_flags"),
+    *("BuilderFlag.INT8", "BuilderFlag.FP16", "BuilderFlag.BF16", "BuilderFlag.FP8", "BuilderFlag.INT4"),
+    *("BuilderFlag.FP4", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "BuilderFlag.PREFER_PRECISION_CONSTRAINTS"),
+    *("NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "ICudaEngine.device_memory_size"),
+    "ICudaEngine.get_device_memory_size_for_profile",
 }
 
 

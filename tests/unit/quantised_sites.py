@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx_ir as ir
+from seen_rows import patches
 
 from calib8.graph.site import Site, matrix_of, weight_of
 from calib8.numerics import quantize, scale_of
@@ -33,7 +34,7 @@ def rows_of(site: Site, x: np.ndarray) -> np.ndarray:
     """Everything that the site's matrix meets, [n, K]."""
     if site.window is None:
         return x.reshape(-1, x.shape[-1])
-    return site.window.patches(x, np.ones((len(x), *site.window.outputs(x.shape[2:])), np.bool_))
+    return patches(site.window, x, np.ones((len(x), *site.window.outputs(x.shape[2:])), np.bool_))
 
 
 def predicted(site: Site, x: np.ndarray, q: Quantised) -> np.ndarray:

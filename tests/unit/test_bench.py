@@ -103,6 +103,8 @@ def test_the_command(calib8: Shell, tmp_path: Path, tokenizer_folder: Path) -> N
     code, out, err = calib8(*arguments, "-o", report)
     assert code == 0, err
     assert max(map(len, out.splitlines())) <= 80
+    assert out.count("second.onnx") == 5  # one for each shape, one below with the version
+    assert out.count("in O") == 8  # each row says what ran it
     saved = json.loads(report.read_text())
     assert list(saved["runtimes"]) == ["first.onnx", "second.onnx"]
     assert [(cell["batch"], cell["length"]) for cell in saved["cells"]] == [(1, 8), (1, 16), (4, 8), (4, 16)]

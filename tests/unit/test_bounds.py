@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration.bounds import bounds, require_scales
+from calib8.calibration.bounds import bounds, require_plausible, require_scales
 from calib8.calibration.cache import Cache, cache_of
 from calib8.errors import CacheError
 from calib8.passes.prepare import prepare
@@ -73,3 +73,17 @@ def test_without_bounds_unusual_scales_are_noted(notes) -> None:
     require_scales(model, inverted(cache), notes)
     (message,) = notes.messages
     assert "half of the cache's scales are above 1, which means activations above 127: unusual" in message
+
+
+def test_ranges_that_no_tensor_fills(notes) -> None:
+    model = bounded()
+    require_plausible(model, {"sigmoid_out": 1.9, "free_out": 1e5}, notes)
+    assert notes.messages == []
+    require_plausible(model, {"free_out": 30.0, "sigmoid_out": 16129.0, "clip_out": 900.0}, notes)
+    require_plausible(model, {"free_out": 1e9}, notes)
+    known, free = notes.messages
+    assert "range of 'sigmoid_out' goes to 1.613e+04, but it cannot exceed 1: next to nothing" in known
+    assert "(2 such ranges)" in known
+    assert "range of 'free_out' goes to 1e+09, but FP16 ends at 6.55e+04" in free
+    with pytest.raises(CacheError, match=r"scale of 'free_out' is 1\.7e\+38: no FP32 number fills such a range"):
+        require_plausible(model, {"sigmoid_out": 1.0, "free_out": 127 * 1.7e38}, notes)

@@ -50,10 +50,16 @@ def test_versions_as_the_header_has_them(text: str, version: str) -> None:
     assert version_of(text) == version
 
 
-@pytest.mark.parametrize("version", ["10.16", "", "v8", "8\n", "10.100.0"])
+@pytest.mark.parametrize("version", ["10.16", "", "v8", "8\n", "10.100.0", "10", 10])
 def test_a_version_that_is_none(version: str) -> None:
     with pytest.raises(CacheError, match=r"expected digits, e\.g\. 101600 for 10\.16\.0"):
         cache_of({"x": 1.0}, version=version)
+
+
+@pytest.mark.parametrize("version", ["11.0.0", "110000", "11.1.0.106"])
+def test_no_cache_is_for_a_tensorrt_without_calibrators(version: str) -> None:
+    with pytest.raises(CacheError, match=r"no calibration cache is read from TensorRT 11 on.*calib8 migrate"):
+        version_of(version)
 
 
 def test_a_byte_order_mark_is_harmless(tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ def test_impossible_amax_is_never_written(amax: float) -> None:
         (b"hello\nx: 3f800000\n", "its first line is 'hello'"),
         (b"TRT-x-MinMaxCalibration\n", "is not a TensorRT calibration cache"),
         (b"x: 3f800000\n" + HEADER, "is not a TensorRT calibration cache"),
-        (bytes(range(256)), "is not a calibration cache: it is not text"),
+        (bytes(range(256)), "is not a TensorRT calibration cache: it is not text .*Give the file that"),
         (b"\x00" * 50, "is not a TensorRT calibration cache"),
         (
             HEADER + b"x: 3f80000g\n",

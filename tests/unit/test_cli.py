@@ -13,7 +13,7 @@ from shell import Shell
 
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.testing import tiny_encoder, tiny_mlp
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
 
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
 
@@ -116,6 +116,59 @@ def test_run_writes_every_output(calib8: Shell, int8: Path, tmp_path: Path) -> N
     assert out == f"{tmp_path / 'outputs' / 'last_hidden_state.npy'}: [10, 6, 8]\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "{int8}", "-o", "x.engine", "--log", "{int8}"),
+        ("bench", "{model}", "{int8}", "--data", "{text}", "-o", "{int8}"),
+        ("bench", "{int8}", "--data", "{text}", "-o", "{text}"),
+        ("embed", "{int8}", "{text}", "-o", "{text}"),
+        ("embed", "{int8}", "{text}", "-o", "{int8}"),
+        ("calibrate", "{model}", "--data", "{data}", "-o", "x", "--cache", "x"),
+        ("quantize", "{model}", "--ranges", "{ranges}", "-o", "x.onnx", "--plan", "{model}"),
+        ("quantize", "{model}", "--ranges", "{ranges}", "-o", "x.onnx", "--plan", "{ranges}"),
+    ],
+)
+def test_no_output_of_any_kind_replaces_what_was_read(
+    calib8: Shell, int8: Path, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:  # fmt: skip
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    places = {"int8": int8, "model": model, "text": text, "data": tmp_path / "data", "ranges": tmp_path / "ranges.json"}
+    before = {path: path.read_bytes() for path in places.values() if path.is_file()}
+    code, _, err = calib8(*(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert "is an input of this command and would be overwritten" in err or "would be written twice" in err
+    assert before == {path: path.read_bytes() for path in before}
+    assert not any(empty.iterdir())
+
+
+def test_outputs_do_not_go_among_the_inputs(calib8: Shell, int8: Path, tmp_path: Path) -> None:
+    """Where the next calibration would take them for inputs."""
+    code, _, err = calib8("run", int8, "--data", tmp_path / "data", "-o", tmp_path / "data")
+    assert code == 2
+    assert "data is an input of this command" in err
+    assert not (tmp_path / "data" / "last_hidden_state.npy").exists()
+
+
+def test_a_cache_for_an_impossible_tensorrt_is_refused_before_the_pass(
+    calib8: Shell, int8: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", tmp_path / "data", "-o", tmp_path / "r.json", "--cache", tmp_path / "c")
+    code, _, err = calib8("calibrate", model, *arguments, "--cache-version", "10.x")
+    assert (code, err.count("calibrate:")) == (2, 0)
+    assert "got the TensorRT version '10.x'" in err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_overview_cuts_no_sentence_off(calib8: Shell) -> None:
+    code, out, _ = calib8("--help")
+    assert code == 0
+    assert "..." not in out.partition("Commands:")[2]
+    assert "in one pass over the data." in " ".join(out.split())
+
+
 def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
     code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
     assert code == 0
@@ -151,7 +204,7 @@ def test_every_verb_has_help_with_an_example(calib8: Shell, verb: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("calibrate", "absent.onnx", "--data", "data"), "calibration data not found"),
+        (("calibrate", "absent.onnx", "--data", "data"), "data not found: expected a folder of .npy files at data"),
         (("calibrate", "absent.onnx", "--data", "{data}"), "ONNX model not found"),
         (("quantize", "{model}", "--ranges", "absent.json", "-o", "x.onnx"), "ranges file not found"),
         (("calibrate", "{model}", "--data", "{data}", "--percentile", "12"), "greater than 50"),
@@ -281,16 +334,59 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     assert {path.name for path in output.iterdir()} == {
         "ranges.json", "calibration.cache", "calibration.cache.json", "plan.json", "model.int8.onnx", "report.json"
     }  # fmt: skip
-    code, _, err = calib8(
-        "convert",
-        tmp_path / "mlp.onnx",
-        "--data",
-        tmp_path / "data.npz",
-        "-o",
-        output,
-        "--no-engine",
-        "--min-cosine",
-        1,
-    )
+    code, out, err = calib8(
+        "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine",
+        "--min-cosine", 1,
+    )  # fmt: skip
     assert code == 1
+    assert "cosine to FP32, mean" in out  # how good it is tells how far to go
+    assert "FAILED: accuracy limit missed" in out
+    assert err.rstrip().splitlines()[-1].startswith("error: accuracy limit missed")
     assert json.loads((output / "report.json").read_text())["passed"] is False
+
+
+def test_a_limit_kept_on_the_calibration_data_is_called_no_proof(calib8: Shell, tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    for name, array in (("data", x), ("same", x), ("other", x[::-1])):
+        np.savez(tmp_path / f"{name}.npz", x=array)
+    arguments = ("convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", tmp_path, "--no-engine")
+    code, out, err = calib8(*arguments, "--held-out", tmp_path / "same.npz")
+    assert code == 0, err
+    assert "same.npz is the calibration data itself: what is measured on it says too much" in err
+    assert "same.npz, the calibration data itself: no proof" in out
+    assert json.loads((tmp_path / "report.json").read_text())["measured_on_calibration_data"] is True
+    _, out, err = calib8(*arguments, "--held-out", tmp_path / "other.npz")
+    assert "itself" not in out + err
+    assert json.loads((tmp_path / "report.json").read_text())["measured_on_calibration_data"] is False
+
+
+def test_a_candidate_of_another_model_is_named(calib8: Shell, tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "mlp.onnx")
+    ir.save(tiny_convnet(), tmp_path / "cnn.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 4), np.float32))
+    code, _, err = calib8("verify", tmp_path / "mlp.onnx", tmp_path / "cnn.onnx", "--data", tmp_path / "x.npz")
+    assert code == 2
+    assert f"cnn.onnx takes image, but its reference {tmp_path / 'mlp.onnx'} takes x. Expected two forms of one" in err
+    code, _, err = calib8("verify", tmp_path / "cnn.onnx", tmp_path / "mlp.onnx", "--data", tmp_path / "x.npz")
+    assert code == 2
+    assert f"x.npz is no data for the reference {tmp_path / 'cnn.onnx'}: no array for input image: got x" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "output", "message"),
+    [
+        ("calibrate", "", "is a folder, expected the name of a file to write"),
+        ("run", "notes.txt", "notes.txt is a file, expected a folder"),
+        ("convert", "notes.txt", "notes.txt is a file, expected a folder"),
+        ("convert", "notes.txt/below", "notes.txt is a file, expected a folder"),
+    ],
+)
+def test_outputs_of_the_wrong_kind_are_refused_before_the_model_is_read(
+    calib8: Shell, tmp_path: Path, verb: str, output: str, message: str
+) -> None:
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 4), np.float32))
+    (tmp_path / "notes.txt").write_text("")
+    code, _, err = calib8(verb, tmp_path / "absent.onnx", "--data", tmp_path / "x.npz", "-o", tmp_path / output)
+    assert code == 2
+    assert message in err

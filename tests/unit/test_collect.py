@@ -8,10 +8,12 @@ from calib8.calibration import run
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import MinMax
+from calib8.calibration.ranges import Origin
 from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
 from calib8.errors import DataError, ModelError
+from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
 from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
@@ -49,8 +51,8 @@ def test_padding_does_not_count(notes, encoder: ir.Model) -> None:
     """Equal lengths with padding and the same sentences alone must give the same statistics."""
     feeds = token_feeds(5, 2)
     alone = [{name: array[i : i + 1, :n] for name, array in feeds.items()} for i, n in enumerate((5, 2))]
-    padded = collect(encoder, data_for(encoder, feeds), notes)
-    single = collect(encoder, data_for(encoder, *alone), notes)
+    padded = collect(encoder, data_for(encoder, feeds), notes, histograms=True)
+    single = collect(encoder, data_for(encoder, *alone), notes, histograms=True)
     assert list(padded) == list(single)
     for name in padded:
         assert padded[name].values.counts.sum() == single[name].values.counts.sum()
@@ -99,6 +101,19 @@ def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:
     assert tensor.typical == pytest.approx(1, abs=0.01)  # a normalised row has a root mean square of 1
 
 
+def test_data_that_says_little_is_noted(notes, encoder: ir.Model) -> None:
+    def calibrated(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[str]:
+        notes.messages.clear()
+        run.calibrate(model, data_for(model, feeds), Calibrate(), run.origin_of("m", "d", Calibrate()), notes)
+        return notes.messages
+
+    assert calibrated(encoder, token_feeds(6, 4)) == []
+    (single,) = calibrated(encoder, token_feeds(6))
+    assert single.startswith("calibrated on a single sample")
+    (zero,) = calibrated(prepare(tiny_mlp()), {"x": np.zeros((2, 4), np.float32)})  # of which biases make something
+    assert zero.startswith("calibration saw nothing but zero in 1 of 2 tensors (x): what reads them stays in float")
+
+
 def test_nothing_to_quantise(notes) -> None:
     g = GraphBuilder()
     model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 2)))
@@ -128,10 +143,10 @@ def test_ranges_are_reused_only_while_nothing_changed(notes, tmp_path: Path, enc
 
 
 def test_percentile_matters_only_to_the_percentile_observer() -> None:
-    def origin(**options: object) -> object:
+    def origin(**options: object) -> Origin:
         return run.origin_of("m", "d", Calibrate(**options))
 
-    assert origin(percentile=99) == origin(percentile=98)
+    assert "percentile" not in origin().settings
     assert origin(observer="percentile", percentile=99) != origin(observer="percentile", percentile=98)
 
 
@@ -139,7 +154,7 @@ def test_data_that_the_model_cannot_run(notes) -> None:
     model = prepare(tiny_encoder(positions=4))
     feeds = token_feeds(6)
     with pytest.raises(DataError, match=r"input_ids has 6 positions along 'sequence', but .* ends at 4"):
-        collect(model, data_for(model, feeds), notes)
+        collect(model, dataset_for(model, Batches([feeds]), notes), notes)
     assert outputs_of(model, token_feeds(4))["last_hidden_state"].shape == (1, 4, 8)
 
 

@@ -1,9 +1,14 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
+import calib8
 from calib8.calibration.config import Calibrate
 from calib8.config import Config
 from calib8.data.text import Prepare
+from calib8.engine.config import Build
 from calib8.errors import Calib8Error, ConfigError
 from calib8.planning.config import Int8
 from calib8.verification.config import Verify
@@ -25,6 +30,7 @@ def test_unknown_key_lists_the_known_ones(config: type[Config]) -> None:
         (Calibrate, {"percentile": 50}, "percentile: Input should be greater than 50"),
         (Calibrate, {"percentile": 101}, "percentile: Input should be less than or equal to 100"),
         (Calibrate, {"percentile": float("nan")}, "percentile: Input should be"),
+        (Calibrate, {"percentile": 99.9}, "a percentile is for the observer percentile, and minmax was chosen"),
         (Int8, {"remainder": "int4"}, "remainder: Input should be 'fp16' or 'fp32'"),
         (Int8, {"min_sqnr_db": -1}, "min_sqnr_db: Input should be greater than or equal to 0"),
         (Prepare, {"max_length": 2}, "max_length: Input should be greater than or equal to 3"),
@@ -36,9 +42,32 @@ def test_impossible_value_is_named(config: type[Config], options: dict[str, obje
         config(**options)
 
 
+def test_only_an_unknown_name_asks_for_the_list_of_names() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be made: min_cosine: Input should be less than or equal to 1\.$"):
+        Verify(min_cosine=2)
+
+
+def test_our_own_words_come_without_pydantics() -> None:
+    with pytest.raises(ConfigError, match="cannot be made: options: calibration_cache and calibration_batch say how"):
+        Build(calibration_batch=3)
+
+
 def test_every_way_in_raises_the_same_error() -> None:
     with pytest.raises(ConfigError, match="typo"):
         Int8.model_validate({"typo": 1})
+
+
+def test_anything_but_a_config_is_refused_in_our_words(tmp_path: Path) -> None:
+    options: Any = {"targets": "sm86"}
+    with pytest.raises(ConfigError, match=r"got options of type dict, expected calib8\.Build\(…\) with the"):
+        calib8.build(tmp_path / "m.onnx", tmp_path / "m.engine", options)
+    with pytest.raises(ConfigError, match=r"type Int8, expected calib8\.Verify"):
+        calib8.verify("a.onnx", "b.onnx", "data", Int8())
+    with pytest.raises(ConfigError, match="expected calib8.Int8"):
+        Int8.of({})
+    for opened in (calib8.load, calib8.open):
+        with pytest.raises(ConfigError, match="got a model of type NoneType, expected the path of its file"):
+            opened(None)
 
 
 def test_configs_are_frozen() -> None:

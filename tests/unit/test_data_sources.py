@@ -83,8 +83,14 @@ def test_open_source(folder: Path, archive: Path) -> None:
 
 
 def test_missing_places(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"calibration data not found: expected a folder at .*nowhere.*calib8 prepare"):
+    with pytest.raises(
+        DataError,
+        match=r"data not found: expected a folder .*nowhere, .* found nothing there.*calib8 prepare",
+    ):
         open_source(tmp_path / "nowhere")
+    (tmp_path / "README").write_text("read me")
+    with pytest.raises(DataError, match="found a file of another kind there"):
+        open_source(tmp_path / "README")
     with pytest.raises(DataError, match=r"calibration data not found: expected an \.npz file"):
         open_source(tmp_path / "nowhere.npz")
     with pytest.raises(DataError, match=r"holds neither \.npy nor \.npz files"):

@@ -228,3 +228,14 @@ def test_inspect_tells_what_a_cache_was_made_from(calib8: Shell, ranges: Path, t
     code, out, _ = calib8("inspect", tmp_path / "CalibrationTable")
     assert code == 0
     assert "unknown: nothing beside it tells" in out
+
+
+def test_the_record_overwrites_no_input(calib8: Shell, ranges: Path, tmp_path: Path) -> None:
+    before = ranges.read_bytes()
+    code, _, err = calib8("export-cache", ranges, "-o", ranges.with_suffix(""))  # its record would be ranges.json
+    assert (code, ranges.read_bytes()) == (2, before)
+    assert "would be overwritten" in err
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    code, _, err = calib8("calibrate", model, "--data", data, "-o", ranges, "--cache", ranges.with_suffix(""))
+    assert (code, ranges.read_bytes()) == (2, before)
+    assert "written twice" in err

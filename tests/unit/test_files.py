@@ -145,7 +145,7 @@ def test_damaged_json(tmp_path: Path, content: bytes) -> None:
 def test_missing_file_names_its_role(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"plan not found: expected a file at .*a\.json, found nothing there"):
         files.read_json(tmp_path / "a.json", "plan")
-    with pytest.raises(InputError, match="plan not found: .* found a folder there"):
+    with pytest.raises(InputError, match="is a folder, expected a file: plan. Name the file in it"):
         files.require_file(tmp_path, "plan")
 
 
@@ -154,3 +154,46 @@ def test_sha256_reads_every_block(tmp_path: Path, size: int) -> None:
     content = bytes(i % 251 for i in range(size))
     (tmp_path / "a").write_bytes(content)
     assert files.sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_sweeping_takes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].engine"
+    left = tmp_path / f".{path.name}.0123456789abcdef.part"
+    others = [tmp_path / f".b.engine.{'0' * 16}.part", tmp_path / f".{path.name}.old.part", path]
+    for each in (left, *others):
+        each.write_text("half")
+    with files.atomic(path) as under_way:
+        under_way.write_text("whole")
+        files.sweep(path)
+        assert under_way.exists()
+    assert not left.exists()
+    assert all(each.exists() for each in others)
+    assert path.read_text() == "whole"
+
+
+def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, file = tmp_path / "data", tmp_path / "file"
+    data.mkdir()
+    file.write_text("")
+    files.require_separate([tmp_path / "new" / "ranges.json", data / "ranges.json"], [data])
+    with pytest.raises(InputError, match=r"data/images\.npy would be among the inputs of this command"):
+        files.require_separate([data / "images.npy"], [data])
+    with pytest.raises(InputError, match="data is a folder, expected the name of a file to write"):
+        files.require_separate([data], [])
+    with pytest.raises(SetupError, match="file is a file, expected a folder"):
+        files.require_separate([file / "below" / "ranges.json"], [])
+    with pytest.raises(SetupError, match="file is a file, expected a folder"):
+        files.require_folder(file)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # what root is never told
+    with pytest.raises(SetupError, match="no permission to write in"):
+        files.require_folder(data / "new")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["data", "file"]
+
+
+def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    files.require_separate([a, None, b], [tmp_path / "c"])
+    with pytest.raises(InputError, match="b is an input of this command"):
+        files.require_separate([a, b], [b])
+    with pytest.raises(InputError, match="written twice"):
+        files.require_separate([a, None, tmp_path / "x" / ".." / "a"], [b])

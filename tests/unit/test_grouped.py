@@ -3,6 +3,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seen_rows import patches
 
 from calib8.graph.site import sites
 from calib8.passes.prepare import prepare
@@ -56,7 +57,7 @@ def test_product_is_what_a_conv_computes(groups: int, outputs: int) -> None:
     (site,) = sites(model)
     images = random.integers(-9, 10, (2, 4, 5, 6)).astype(np.float32)
     expected = outputs_of(model, {"x": images})["y"]
-    rows = site.window.patches(images, np.ones((2, 4, 4), np.bool_))
+    rows = patches(site.window, images, np.ones((2, 4, 4), np.bool_))
     got = Grouped(site.matrix(), site.groups).product(rows)
     np.testing.assert_array_equal(got, np.moveaxis(expected, 1, -1).reshape(-1, outputs))
 

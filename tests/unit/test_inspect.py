@@ -10,7 +10,8 @@ import pytest
 from calib8.calibration.cache import cache_of
 from calib8.data.text import TextTokenizer, prepare
 from calib8.engine.plan_check import PlanCheck
-from calib8.engine.sidecar import Sidecar
+from calib8.engine.profiles import parse_profile
+from calib8.engine.sidecar import Sidecar, TensorInfo
 from calib8.errors import InputError
 from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.report.inspect import describe
@@ -21,8 +22,13 @@ PLAN = QuantPlan(
 )
 SIDECAR = Sidecar(
     engine_sha256="0" * 64, engine_bytes=9, family="rtx", tensorrt_version="1.7.1.116", target="sm86",
-    model_sha256="0" * 64, model_metadata={"calib8.plan": "x" * 999}, profiles=(), tensors=(),
-    plan=PlanCheck(target="sm86", expected=1, covered=1, planned_kernels=1), workspace_mib=None,
+    model_sha256="0" * 64, model_metadata={
+        "calib8.plan": "x" * 999, "calib8.made_by": '{"calib8": "0.1.0"}',
+        "calib8.cache": "TRT-8601-Legacy\nx: 3c010204\n",
+    },
+    profiles=(parse_profile("x:1x3:2x3:4x3"), parse_profile("x:1x3:8x3:8x3")),
+    tensors=(TensorInfo(name="x", mode="input", dtype="float32", shape=(-1, 3)),),
+    plan=PlanCheck(target="sm86", expected=1, covered=1, planned_kernels=1, divided=("n1", "n2")), workspace_mib=None,
     optimization_level=None, build_seconds=1.0, built_at="2026-01-01T00:00:00+00:00", calib8_version="0.1.0",
 )  # fmt: skip
 
@@ -41,7 +47,18 @@ def test_a_sidecar_without_its_engine(tmp_path: Path) -> None:
     (tmp_path / "x.engine.json").write_text(SIDECAR.model_dump_json())
     described = describe(tmp_path / "x.engine.json")
     assert (described["kind"], described["target"]) == ("engine by TensorRT-RTX 1.7.1.116", "sm86")
-    assert described["model_metadata"] == {}
+    assert described["model_metadata"] == {"calib8.made_by": {"calib8": "0.1.0"}, "migrated from": "TRT-8601-Legacy"}
+    assert described["profiles"] == {"1": {"x": "1x3:2x3:4x3"}, "2": {"x": "1x3:8x3:8x3"}}
+    assert described["tensors"] == {"x": "input float32 [-1, 3]"}
+    assert described["plan"] == {
+        "target": "sm86",
+        "expected": 1,
+        "covered": 1,
+        "planned_kernels": 1,
+        "conditioning": 0,
+        "divided": 2,
+    }
+    assert "optimization_level" not in described
 
 
 def test_arrays(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seen_rows import add_rows
 
 from calib8.calibration.observers import Entropy, MinMax, Mse, Observer, Percentile, observer_for
 from calib8.calibration.statistics import TensorStatistics
@@ -13,7 +14,7 @@ OBSERVERS = ("minmax", "percentile", "mse", "entropy")
 
 def seen(values: object) -> TensorStatistics:
     statistics = TensorStatistics()
-    statistics.add(np.asarray(values, np.float32).reshape(1, -1))
+    add_rows(statistics, np.asarray(values, np.float32).reshape(1, -1))
     return statistics
 
 

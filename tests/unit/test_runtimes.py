@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
-from calib8.graph.io import save, serialized
+from calib8.graph.io import load, referring, save, serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
@@ -103,6 +103,7 @@ NOT_FIT = {
         {**IDS, "attention_mask": IDS["attention_mask"][:, :1]},
         "attention_mask has size 1 along 'sequence', input_ids has 9: the model takes one size there",
     ),
+    "ragged lists": ({k: [[5, 6], [7]] for k in IDS}, "input_ids is not an array: .* Pad its rows to one length"),
     "no sample": ({k: a[:0] for k, a in IDS.items()}, "the data is empty"),
 }
 
@@ -123,6 +124,21 @@ def test_int32_and_lists_are_converted(runtime) -> None:
         expected = opened.run(IDS)["last_hidden_state"]
         for feeds in ({k: a.astype(np.int32) for k, a in IDS.items()}, {k: a.tolist() for k, a in IDS.items()}):
             np.testing.assert_array_equal(opened.run(feeds)["last_hidden_state"], expected)
+
+
+def test_lists_of_numbers_have_no_dtype_of_their_own() -> None:
+    with OrtRuntime(tiny_mlp()) as opened:
+        expected = opened.run({"x": np.float32([[0.1, 2, -3, 4]])})["y"]
+        np.testing.assert_array_equal(opened(x=[[0.1, 2, -3, 4]])["y"], expected)
+        assert opened(x=[[1, 2, 3, 4]])["y"].shape == (1, 3)
+        with pytest.raises(DataError, match="x holds numbers that are too large for the model's float32"):
+            opened(x=[[1e39, 0, 0, 0]])
+        with pytest.raises(DataError, match="NaN or infinity"):
+            opened(x=[[float("nan"), 0, 0, 0]])
+        with pytest.raises(DataError, match="x has dtype float64, expected float32"):
+            opened(x=np.ones((1, 4)))
+        with pytest.raises(ConfigError, match=r"on CPU.*: no output is on a GPU\. Use run\(\), or build an engine"):
+            opened.run_on_gpu({"x": [[1, 2, 3, 4]]})
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -269,12 +285,23 @@ def test_close_follows_an_error() -> None:
     assert runtime.closed
 
 
-def test_large_models_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.runtime.ort.SINGLE_FILE_LIMIT", 1)
-    with OrtRuntime(tiny_encoder()) as opened:
-        feeds = token_feeds(5, 3)
-        expected = outputs_of(tiny_encoder(), feeds)["last_hidden_state"]
-        np.testing.assert_allclose(opened.run(feeds)["last_hidden_state"], expected, atol=1e-5)
+@pytest.mark.parametrize("limit", [10**9, 1], ids=["small", "beyond the protobuf limit"])
+def test_weights_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Mapped, made since, or those of a file that was replaced: the session computes what the model says."""
+    monkeypatch.setattr("calib8.runtime.ort.SINGLE_FILE_LIMIT", limit)
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 64)
+    made = g.op("MatMul", x, g.weight("a", 64, 64))
+    path = save(g.model(y=g.op("MatMul", made, g.weight("b", 64, 64))), tmp_path / "model.onnx")
+    model = load(path)
+    model.graph.initializers["b"].const_value = ir.tensor(np.eye(64, dtype=np.float32), name="b")
+    array = np.arange(128, dtype=np.float32).reshape(2, 64)
+    expected = array @ model.graph.initializers["a"].const_value.numpy()
+    assert len(referring(model)[0]) < 4 * 64 * 64 + 1000  # b and no a
+    for _ in range(2):
+        with OrtRuntime(model) as opened:
+            np.testing.assert_allclose(opened.run({"x": array})["y"], expected, rtol=1e-4)
+        save(tiny_encoder(), path)  # another model of the same name
 
 
 def test_a_graph_without_weights() -> None:

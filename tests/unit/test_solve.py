@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seen_rows import add_rows, keep
 
 from calib8.calibration.statistics import TensorStatistics
 from calib8.graph.site import Site, sites
@@ -24,8 +25,8 @@ DENSE = tuple(recipe for recipe in RECIPES if recipe.smooth < 1)
 
 def seen(rows: np.ndarray) -> TensorStatistics:
     statistics = TensorStatistics()
-    statistics.add(rows.astype(np.float32))
-    statistics.sample().add(rows.astype(np.float32))
+    add_rows(statistics, rows)
+    keep(statistics, rows)
     return statistics
 
 

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from seen_rows import add_rows, halves, keep
 
 from calib8.calibration.sample import RowSample
 from calib8.calibration.statistics import BINS, Histogram, TensorStatistics, quantile
@@ -71,13 +72,13 @@ def test_the_largest_value_lies_in_the_upper_half(largest: float) -> None:
 def test_statistics_are_independent_of_split_and_order(parts: list[np.ndarray]) -> None:
     forwards, backwards, merged = TensorStatistics(), TensorStatistics(), TensorStatistics()
     for part in parts:
-        forwards.add(part)
+        add_rows(forwards, part)
         single = TensorStatistics()
         for row in part:
-            single.add(row[None])
+            add_rows(single, row[None])
         merged.merge(single)
     for part in reversed(parts):
-        backwards.add(part[::-1])
+        add_rows(backwards, part[::-1])
     for other in (backwards, merged):
         assert (forwards.minimum, forwards.maximum) == (other.minimum, other.maximum)
         assert state(forwards.values) == state(other.values)
@@ -87,7 +88,7 @@ def test_statistics_are_independent_of_split_and_order(parts: list[np.ndarray]) 
 
 def test_row_power_by_hand() -> None:
     seen = TensorStatistics()
-    seen.add(np.float32([[3, -4], [0, 0]]))
+    add_rows(seen, np.float32([[3, -4], [0, 0]]))
     assert (seen.minimum, seen.maximum, seen.amax) == (-4, 3, 4)
     # the root mean square of (3, -4) is sqrt(25 / 2) = 3.5355; its bin has width 2^-11
     assert quantile(seen.rows, 1.0) == pytest.approx(3.5355, abs=2.0**-11)
@@ -95,7 +96,7 @@ def test_row_power_by_hand() -> None:
 
 def test_huge_values_do_not_overflow() -> None:
     seen = TensorStatistics()
-    seen.add(np.full((1, 4), 1e38, np.float32))  # 1e38 squared is beyond float32
+    add_rows(seen, np.full((1, 4), 1e38, np.float32))  # 1e38 squared is beyond float32
     assert quantile(seen.rows, 0.5) == pytest.approx(1e38, rel=1e-3)
 
 
@@ -110,31 +111,31 @@ def test_quantile(fraction: float, expected: float) -> None:
 
 def test_all_zero() -> None:
     seen = TensorStatistics()
-    seen.add(np.zeros((3, 4), np.float32))
+    add_rows(seen, np.zeros((3, 4), np.float32))
     assert (seen.amax, seen.values.exponent, seen.values.width, quantile(seen.values, 0.5)) == (0, None, 0, 0)
     assert seen.values.counts[0] == 12
 
 
 def test_channels_by_hand() -> None:
     seen = TensorStatistics()
-    seen.add(np.float32([[3, -4], [1, 0]]))
-    seen.add(np.float32([[-1, 2]]))
+    add_rows(seen, np.float32([[3, -4], [1, 0]]))
+    add_rows(seen, np.float32([[-1, 2]]))
     other = TensorStatistics()
-    other.add(np.float32([[0, -9]]))
+    add_rows(other, np.float32([[0, -9]]))
     seen.merge(other)
     assert seen.channel_minimum.tolist() == [-1, -9]
     assert seen.channel_maximum.tolist() == [3, 2]
 
 
-def test_the_sample_holds_what_was_added() -> None:
+def test_the_sample_holds_what_was_added_in_the_order_of_coordinates() -> None:
     seen, other = RowSample(), RowSample()
     assert seen.rows().shape == (0, 0)
-    seen.add(np.float32([[1, 2], [5, 6]]))
-    seen.add(np.zeros((0, 2), np.float32))
+    seen.add(*halves(np.float32([[5, 6], [1, 2]])), np.array([[1, 3], [0, 7]]))
+    seen.add(*halves(np.zeros((0, 2), np.float32)), np.zeros((0, 2), np.int64))
     assert seen.rows().tolist() == [[1, 2], [5, 6]]
-    other.add(np.float32([[0, -1]]))
+    other.add(*halves(np.float32([[0, -1]])), np.array([[1, 2]]))
     seen.merge(other)
-    assert seen.rows().tolist() == [[1, 2], [5, 6], [0, -1]]
+    assert seen.rows().tolist() == [[1, 2], [0, -1], [5, 6]]
     assert (len(seen), len(other)) == (3, 1)
     assert seen.rows().dtype == np.float32
 
@@ -142,11 +143,11 @@ def test_the_sample_holds_what_was_added() -> None:
 def test_each_view_has_a_sample_of_its_own() -> None:
     window = Window(kernel=(2,), strides=(1,), dilations=(1,), before=(0,), after=(0,))
     seen, other = TensorStatistics(), TensorStatistics()
-    seen.add(np.float32([[9, 9]]))
+    add_rows(seen, np.float32([[9, 9]]))
     assert (len(seen.sample()), len(seen.sample(window))) == (0, 0)  # what is added to the ranges is not sampled
-    seen.sample().add(np.float32([[1, 2]]))
-    seen.sample(window).add(np.float32([[1, 2, 3, 4]]))
-    other.sample(window).add(np.float32([[5, 6, 7, 8]]))
+    keep(seen, np.float32([[1, 2]]))
+    keep(seen, np.float32([[1, 2, 3, 4]]), window)
+    keep(other, np.float32([[5, 6, 7, 8]]), window)
     seen.merge(other)
     assert seen.sample().rows().tolist() == [[1, 2]]
     assert seen.sample(window).rows().tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
@@ -155,7 +156,7 @@ def test_each_view_has_a_sample_of_its_own() -> None:
 @given(hnp.arrays(np.float32, (3, 4), elements=st.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)))
 def test_the_sample_keeps_eleven_bits_of_any_magnitude(array: np.ndarray) -> None:
     seen = RowSample()
-    seen.add(array)
+    seen.add(*halves(array), np.zeros((3, 2), np.int64))
     largest = np.abs(array).max(axis=1, keepdims=True)
     error = np.abs(seen.rows().astype(np.float64) - array)
     # half a unit in the last of 11 bits; below 2^-14 of the row's amax, float16 counts in steps of 2^-24
@@ -164,6 +165,6 @@ def test_the_sample_keeps_eleven_bits_of_any_magnitude(array: np.ndarray) -> Non
 
 def test_ragged_samples_have_no_channels() -> None:
     seen = TensorStatistics()
-    seen.add(np.float32([[1, 2, 3]]))
-    seen.add(np.float32([[5, -4]]))
+    add_rows(seen, np.float32([[1, 2, 3]]))
+    add_rows(seen, np.float32([[5, -4]]))
     assert (seen.minimum, seen.maximum) == (-4, 5)

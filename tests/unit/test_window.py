@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from seen_rows import patches
 
 from calib8.graph.site import matrix_of
 from calib8.graph.weighted import weighted_ops
@@ -53,7 +54,7 @@ def test_patches_times_the_matrix_are_what_onnx_runtime_computes(
     expected = outputs_of(model, {"x": x})["y"]
     assert w.outputs(sizes) == expected.shape[2:]
     chosen = random.uniform(size=(2, *w.outputs(sizes))) < 0.7
-    got = w.patches(x, chosen) @ matrix_of(op)
+    got = patches(w, x, chosen) @ matrix_of(op)
     np.testing.assert_array_equal(got, np.moveaxis(expected, 1, -1)[chosen])
 
 
@@ -87,16 +88,16 @@ def test_patches_by_hand() -> None:
     x = np.float32([[[1, 2, 3], [10, 20, 30]]])  # one sample, two channels
     chosen = np.array([[True, False, True]])
     # kernel 3 with a zero on either side: what outputs 0 and 2 see, a channel's taps together
-    assert window(3, before=1, after=1).patches(x, chosen).tolist() == [[0, 1, 2, 0, 10, 20], [2, 3, 0, 20, 30, 0]]
-    assert window(2, dilation=2).patches(x, np.array([[True]])).tolist() == [[1, 3, 10, 30]]
-    assert window(1, stride=2).patches(x, np.array([[True, True]])).tolist() == [[1, 10], [3, 30]]
-    assert window(2).patches(x, np.zeros((1, 2), np.bool_)).shape == (0, 4)
+    assert patches(window(3, before=1, after=1), x, chosen).tolist() == [[0, 1, 2, 0, 10, 20], [2, 3, 0, 20, 30, 0]]
+    assert patches(window(2, dilation=2), x, np.array([[True]])).tolist() == [[1, 3, 10, 30]]
+    assert patches(window(1, stride=2), x, np.array([[True, True]])).tolist() == [[1, 10], [3, 30]]
+    assert patches(window(2), x, np.zeros((1, 2), np.bool_)).shape == (0, 4)
 
 
 def test_patches_of_chosen_samples() -> None:
     x = np.arange(6, dtype=np.float32).reshape(3, 1, 2)
     chosen = np.array([[False, True], [False, False], [True, False]])
-    assert window(1).patches(x, chosen).tolist() == [[1], [4]]
+    assert patches(window(1), x, chosen).tolist() == [[1], [4]]
 
 
 @settings(deadline=None)
@@ -106,7 +107,7 @@ def test_taps_and_padding(walk: tuple[Window, tuple[int, ...]]) -> None:
     assert w.taps == prod(w.kernel)
     alone = np.ones((1, 1, *sizes), np.float32)
     everything = np.ones((1, *w.outputs(sizes)), np.bool_)
-    if (w.patches(alone, everything) == 0).any():  # only padding adds zeros
+    if (patches(w, alone, everything) == 0).any():  # only padding adds zeros
         assert w.padded
 
 

@@ -45,7 +45,32 @@ def require_scales(model: ir.Model, cache: Cache, progress: Progress) -> None:
     if not known and scales and median(scales.values()) > 1:
         progress.note(
             f"half of the cache's scales are above 1, which means activations above {LEVELS}: unusual. If another tool "
-            "than TensorRT wrote the file, it may hold 1 / scale: compare with --inverse-scales by `calib8 verify`"
+            "than TensorRT wrote the file, it may hold 1 / scale: compare with and without --inverse-scales by "
+            "`calib8 verify`"
+        )
+
+
+def require_plausible(model: ir.Model, amax: Mapping[str, float], progress: Progress) -> None:
+    """Hold the ranges that INT8 ops are to have, by tensor of the prepared ``model``, against what tensors can hold.
+
+    Raises ``CacheError`` for a range that no FP32 number reaches. A note names what is beyond its tensor's known bound,
+    or beyond FP16: next to nothing would be left of it on the INT8 grid.
+    """
+    absurd = [name for name, value in amax.items() if value > SLACK * float(np.finfo(np.float32).max)]
+    if absurd:
+        raise CacheError(
+            f"the cache's scale of {absurd[0]!r} is {amax[absurd[0]] / LEVELS:.3g}: no FP32 number fills such a range "
+            f"({len(absurd)} such scales). The file is damaged, or holds something else than scales; calibrate again."
+        )
+    known = dict(bounds(model, amax))
+    limits = {name: known.get(name, float(np.finfo(np.float16).max)) for name in amax}
+    beyond = [name for name, value in amax.items() if value > SLACK * limits[name]]
+    if beyond:
+        name = beyond[0]
+        what = "it cannot exceed" if name in known else "FP16 ends at"
+        progress.note(
+            f"the cache's range of {name!r} goes to {amax[name]:.4g}, but {what} {limits[name]:.4g}: next to nothing "
+            f"would be left of it in INT8 ({len(beyond)} such ranges). Compare by `calib8 verify`, or calibrate again"
         )
 
 

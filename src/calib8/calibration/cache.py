@@ -41,6 +41,8 @@ CALIBRATORS: dict[str, Algorithm] = {
     "legacy": "LegacyCalibration",
 }
 DEFAULT_VERSION = "101600"
+#: TensorRT 11 removed calibrators.
+_WITHOUT_CALIBRATORS = 110000
 
 _HEADER = re.compile(r"TRT-(?P<version>\d+)-(?P<algorithm>[A-Za-z0-9]+)")
 _ENTRY = re.compile(r"(?P<name>.*):\s*(?P<bits>[0-9a-fA-F]{8}|0)\s*", re.DOTALL)
@@ -51,6 +53,7 @@ _FOREIGN = (
     (re.compile(r"\S+ [-+.\deE]+"), "a table of plain numbers, as ONNX Runtime writes it"),
     (re.compile(r"PK|\x80"), "a PyTorch or pickle file"),
 )
+_WANTED = "Give the file that TensorRT 8 to 10 or `calib8 calibrate --cache` wrote."
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Cache:
             return Cache.parse(content.decode("utf-8-sig"), str(path))
         except UnicodeDecodeError as error:
             raise CacheError(
-                f"{path} is not a calibration cache: it is not text ({error}). Calibrate again."
+                f"{path} is not a TensorRT calibration cache: it is not text ({error}). {_WANTED}"
             ) from error
 
     @staticmethod
@@ -84,8 +87,7 @@ class Cache:
         if header is None:
             raise CacheError(
                 f"{where} is not a TensorRT calibration cache: its first line is {first[:60]!r}{_guess(first)}, "
-                "expected 'TRT-<version>-<algorithm>', e.g. 'TRT-101600-MinMaxCalibration'. Give the file that "
-                "TensorRT 8 to 10 or `calib8 calibrate --cache` wrote."
+                f"expected 'TRT-<version>-<algorithm>', e.g. 'TRT-101600-MinMaxCalibration'. {_WANTED}"
             )
         scales: dict[str, float] = {}
         for number, line in enumerate(lines, start=2):
@@ -158,9 +160,19 @@ def cache_of(
 def version_of(text: str) -> str:
     """TensorRT's version as the header has it: ``101600`` for ``10.16.0`` or ``101600``, ``8601`` for ``8.6.1``.
 
-    Raises ``CacheError`` for anything else.
+    Raises ``CacheError`` for anything else, and for a TensorRT without calibrators.
     """
-    if re.fullmatch("[0-9]+", text):
+    version = _packed(str(text))
+    if int(version) >= _WITHOUT_CALIBRATORS:
+        raise CacheError(
+            f"got the TensorRT version {text!r}, but no calibration cache is read from TensorRT 11 on. Expected 8 to "
+            "10; for 11, `calib8 migrate` puts the scales of a cache into the model."
+        )
+    return version
+
+
+def _packed(text: str) -> str:
+    if re.fullmatch("[0-9]{4,6}", text):
         return text
     dotted = re.fullmatch(r"([0-9]+)\.([0-9]{1,2})\.([0-9]{1,2})(\.[0-9]+)?", text)
     if dotted is None:

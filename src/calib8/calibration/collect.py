@@ -1,116 +1,126 @@
-"""The streaming pass: run the model once over the data and keep statistics of the inputs of its weighted ops."""
+"""The streaming pass: run the model once over the data and keep statistics of the inputs of its weighted ops.
 
-from dataclasses import dataclass, field
+Reductions happen inside the graph: what comes out of a batch has the size of what is kept of it.
+"""
+
+import time
+from collections.abc import Mapping
+from itertools import islice
+from types import TracebackType
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from calib8.calibration.sample import keep_rows
+from calib8.calibration.checkpoint import Checkpoint
+from calib8.calibration.kept import Batch
+from calib8.calibration.layout import Shapes, first
+from calib8.calibration.observed import observed_tensors
+from calib8.calibration.reductions import Reductions
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset, Rows
-from calib8.errors import DataError
-from calib8.graph.site import sites
-from calib8.graph.weighted import weighted_ops
-from calib8.graph.window import Window
+from calib8.data.inputs import Arrays
 from calib8.progress import Progress
 from calib8.runtime.ort import OrtRuntime
 
+#: Seconds of work that a killed process may lose.
+INTERVAL = 20.0
 
-def collect(model: ir.Model, data: Dataset, progress: Progress, *, sample: int = 0) -> dict[str, TensorStatistics]:
+Statistics = dict[str, TensorStatistics]
+
+
+def collect(
+    model: ir.Model,
+    data: Dataset,
+    progress: Progress,
+    *,
+    sample: int = 0,
+    histograms: bool = False,
+    checkpoint: Checkpoint | None = None,
+) -> Statistics:
     """Statistics of every tensor that a weighted op reads, by name. One forward pass over ``data``.
 
     sample: about how many rows of each tensor that a site reads (see ``graph.site``) to keep, drawn uniformly; all of
-        them if there are fewer.
+        them if there are fewer. histograms: whether to count the values of each tensor too. checkpoint: where to keep
+        what was done, and to go on from.
 
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
     """
-    observed = _observed_tensors(model)
-    done, total = 0, len(data)
-    fractions = (sample / total, sample / positions(data))
-    with OrtRuntime(_observing(model, list(observed))) as runtime:
-        progress.update("calibrate", 0, total)
-        for rows, arrays in data.batches():
-            mask = np.asarray(arrays[data.mask]) != 0 if data.mask else None
-            outputs = runtime.run(arrays)
-            for name, tensor in observed.items():
-                array = np.asarray(outputs[name] if name in outputs else arrays[name], np.float32)
-                tensor.add(array, mask, rows, fractions)
+    begin = checkpoint.batches if checkpoint is not None else 0
+    done, total = sum(len(rows) for rows, _ in islice(data.batches(), begin)), len(data)
+    progress.update("calibrate", done, total)
+    if begin:
+        progress.note(f"going on where an earlier run stopped: {done} of {total} samples are done")
+    if done == total and checkpoint is not None:
+        return checkpoint.merged()
+    with Collector(model, data, sample=sample, histograms=histograms) as collector:
+        kept_at = time.monotonic()
+        for number, (rows, arrays) in enumerate(islice(data.batches(), begin, None), begin + 1):
+            collector.add(rows, arrays)
             done += len(rows)
             progress.update("calibrate", done, total)
-    return {name: tensor.statistics for name, tensor in observed.items()}
+            if checkpoint is not None and (time.monotonic() - kept_at > INTERVAL or done == total):
+                checkpoint.keep(number, collector.take())
+                kept_at = time.monotonic()
+        return checkpoint.merged() if checkpoint is not None else collector.take()
 
 
-@dataclass
-class _Observed:
-    """A tensor, how its readers see it, and what was seen of it.
+class Collector:
+    """A model that is being observed: batches of ``data`` in, statistics of them out. See ``collect``."""
 
-    views: one per way in which sites read it, None for rows of single positions.
-    """
-
-    name: str
-    channels_first: bool
-    views: list[Window | None]
-    statistics: TensorStatistics = field(default_factory=TensorStatistics)
-
-    def add(
-        self, array: NDArray[np.float32], mask: NDArray[np.bool_] | None, samples: Rows, fractions: tuple[float, float]
+    def __init__(
+        self, model: ir.Model, data: Dataset, *, sample: int = 0, histograms: bool = False, threads: int | None = None
     ) -> None:
-        """Add a batch; ``fractions``: share of samples, and of positions that count, to keep if a row were each."""
-        rows = self._rows(array, mask)
-        if not np.isfinite(rows).all():
-            raise DataError(
-                f"tensor {self.name!r} became NaN or infinite during calibration. Check the data and that the model "
-                "runs correctly in FP32 on it."
-            )
-        self.statistics.add(rows)
-        for view in self.views if fractions[0] > 0 else ():
-            if view is None:
-                kept = rows[_kept(samples, mask, rows, fractions)]
-            else:
-                outputs = view.outputs(array.shape[2:])
-                count = int(np.prod(outputs))
-                chosen = keep_rows(samples, count, fractions[0] / max(count, 1))
-                kept = view.patches(array, chosen.reshape(-1, *outputs))
-            self.statistics.sample(view).add(kept)
+        self._mask = data.mask
+        self._shares = sample / len(data), sample / positions(data)
+        self._tensors = observed_tensors(model)
+        self._shapes = self._found_shapes(model, data, sampled=sample > 0)
+        graph = Reductions(model)
+        for tensor in self._tensors:
+            tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
+        self._runtime = OrtRuntime(graph.model, threads=threads, frugal=True)
 
-    def _rows(self, array: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-        """The rows that count, [n, values per row]."""
-        if self.channels_first:
-            return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
-        whole = not self.views and array.ndim not in (2, 3)
-        if mask is not None and array.ndim >= 3 and array.shape[:2] == mask.shape and not whole:
-            array = array if mask.all() else array[mask]
-            return array.reshape(-1, array.shape[-1])
-        if mask is not None and array.ndim == 2 and len(array) == mask.size:  # [batch x sequence, width]
-            return array[mask.reshape(-1)]
-        return array.reshape(len(array), -1) if whole else array.reshape(-1, array.shape[-1])
+    def add(self, samples: Rows, arrays: Arrays) -> None:
+        """Run a batch, the ``samples`` of the data by number, and keep of every tensor what is to be kept."""
+        mask = np.asarray(arrays[self._mask]) != 0 if self._mask else None
+        batch = Batch(samples, mask, *self._shares)
+        shapes = self._shapes.of(arrays) if any(tensor.shape_needed for tensor in self._tensors) else {}
+        asked = {tensor.name: tensor.ask(batch, shapes.get(tensor.name, ())) for tensor in self._tensors}
+        feeds = dict(arrays)
+        for indices, _ in asked.values():
+            feeds |= indices
+        outputs = self._runtime.compute(feeds)
+        for tensor in self._tensors:
+            tensor.add(outputs, asked[tensor.name][1])
 
+    def take(self) -> Statistics:
+        """The statistics of what was added since the last call."""
+        return {tensor.name: tensor.take() for tensor in self._tensors}
 
-def _observed_tensors(model: ir.Model) -> dict[str, _Observed]:
-    observed: dict[str, _Observed] = {}
-    for op in weighted_ops(model):
-        name = op.activation.name or ""
-        tensor = observed.setdefault(name, _Observed(name, channels_first=False, views=[]))
-        tensor.channels_first |= op.kind == "Conv"
-    for site in sites(model):
-        if site.view not in observed[site.tensor].views:
-            observed[site.tensor].views.append(site.view)
-    return observed
+    def _found_shapes(self, model: ir.Model, data: Dataset, *, sampled: bool) -> Shapes:
+        """Tell every tensor its layout; the shapes of all batches, where they are needed to sample rows.
 
+        They are found before the pass begins, so that no two sessions hold memory at a time.
+        """
+        shortest = min((arrays for _, arrays in data.batches()), key=_values)
+        two = first(shortest, 2)  # no shape is that of one sample
+        with Shapes(model, [tensor.name for tensor in self._tensors]) as shapes:
+            found = shapes.of(two)
+            for tensor in self._tensors:
+                tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
+            if sampled and any(tensor.needs_shape for tensor in self._tensors):
+                for _, arrays in data.batches():
+                    shapes.of(arrays)
+        return shapes
 
-def _kept(
-    samples: Rows, mask: NDArray[np.bool_] | None, rows: NDArray[np.float32], fractions: tuple[float, float]
-) -> NDArray[np.bool_]:
-    """Which of ``rows`` to keep."""
-    per_sample, per_position = fractions
-    if mask is not None and len(rows) == np.count_nonzero(mask):
-        return keep_rows(samples, mask.shape[1], per_position)[mask]
-    count, rest = divmod(len(rows), len(samples))
-    if rest or not count:  # rows of no sample in particular
-        return keep_rows(samples[:1], len(rows), per_sample * len(samples) / max(len(rows), 1)).reshape(-1)
-    return keep_rows(samples, count, per_sample / count).reshape(-1)
+    def __enter__(self) -> "Collector":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the session."""
+        self._runtime.close()
 
 
 def positions(data: Dataset) -> int:
@@ -120,11 +130,5 @@ def positions(data: Dataset) -> int:
     return sum(int(np.count_nonzero(chunk[data.mask])) for chunk in data.chunks)
 
 
-def _observing(model: ir.Model, names: list[str]) -> ir.Model:
-    """A clone whose outputs are the tensors ``names`` and nothing else; model inputs among them need no output."""
-    clone = model.clone()
-    produced = {value.name: value for node in clone.graph for value in node.outputs}
-    if observed := [produced[name] for name in names if name in produced]:  # a graph without outputs cannot run
-        clone.graph.outputs.clear()
-        clone.graph.outputs.extend(observed)
-    return clone
+def _values(arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> int:
+    return sum(array.size for array in arrays.values())

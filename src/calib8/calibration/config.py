@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from calib8.config import Config
 
@@ -18,3 +18,11 @@ class Calibrate(Config):
 
     observer: ObserverName = "minmax"
     percentile: float = Field(default=99.99, gt=50, le=100)
+
+    @model_validator(mode="after")
+    def _combination(self) -> "Calibrate":
+        if self.observer != "percentile" and self.percentile != type(self).model_fields["percentile"].default:
+            raise ValueError(
+                f"a percentile is for the observer percentile, and {self.observer} was chosen (--observer percentile)"
+            )
+        return self

@@ -1,7 +1,7 @@
 """Observers: from what was seen of a tensor to the amax that its INT8 grid reaches. One small class each."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from calib8.numerics import LEVELS
 class Observer(Protocol):
     """Chooses amax from statistics."""
 
+    #: Whether it looks at the histogram of values.
+    histogram: ClassVar[bool]
+
     def amax(self, seen: TensorStatistics) -> float:
         """The largest magnitude the INT8 grid should represent, > 0 unless the tensor is all zero."""
 
@@ -21,6 +24,8 @@ class Observer(Protocol):
 @dataclass(frozen=True)
 class MinMax:
     """The largest magnitude seen: nothing is clipped. TensorRT's ``IInt8MinMaxCalibrator``."""
+
+    histogram: ClassVar[bool] = False
 
     def amax(self, seen: TensorStatistics) -> float:
         """See ``Observer``."""
@@ -30,6 +35,8 @@ class MinMax:
 @dataclass(frozen=True)
 class Percentile:
     """The magnitude that ``percentile`` percent of the values do not exceed (Wu et al., 2020, arXiv:2004.09602)."""
+
+    histogram: ClassVar[bool] = True
 
     percentile: float = 99.99
 
@@ -41,6 +48,8 @@ class Percentile:
 @dataclass(frozen=True)
 class Mse:
     """The clip range with the least mean squared error over the histogram (Sung et al., 2015, arXiv:1511.06488)."""
+
+    histogram: ClassVar[bool] = True
 
     candidates: int = 128
 
@@ -67,6 +76,8 @@ class Entropy:
     exact zeros after a ReLU, and their peak would otherwise ask for the finest grid, whatever it clips.
     ``bins`` must exceed 128 for a search to take place.
     """
+
+    histogram: ClassVar[bool] = True
 
     bins: int = 2048
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from calib8.calibration.checkpoint import Checkpoint
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
@@ -13,15 +14,19 @@ from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
+from calib8.files import unfinished_folder
 from calib8.graph.weighted import weighted_ops
 from calib8.progress import Progress
+
+#: Names shown of tensors that are alike.
+SHOWN = 3
 
 
 def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
     """What ranges made now would be made from."""
     settings = config.model_dump()
     if config.observer != "percentile":
-        del settings["percentile"]  # it has no influence, so changing it must not cause work
+        del settings["percentile"]  # it has no influence
     tools = {name: version(name) for name in ("calib8", "onnxruntime")}
     return Origin(model_sha256=model_sha256, data_sha256=data_sha256, settings=settings, tools=tools)
 
@@ -61,25 +66,63 @@ class Calibration:
 
 
 def calibrate(
-    model: ir.Model, data: Dataset, config: Calibrate, origin: Origin, progress: Progress, *, sample: int = 0
+    model: ir.Model,
+    data: Dataset,
+    config: Calibrate,
+    origin: Origin,
+    progress: Progress,
+    *,
+    sample: int = 0,
+    unfinished: Path | None = None,
 ) -> Calibration:
     """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``.
 
-    sample: rows of each tensor to keep in the statistics.
+    sample: rows of each tensor to keep in the statistics. unfinished: folder to keep what is done in, and to go on from
+    if it was kept for the same work; the caller removes it once the result is safe.
     """
+    require_weighted_ops(model)
+    histograms = observer_for(config.observer, config.percentile).histogram
+    checkpoint = None
+    if unfinished is not None:
+        key = {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
+        checkpoint = Checkpoint(unfinished_folder(unfinished, key))
+    statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=checkpoint)
+    return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
+
+
+def require_weighted_ops(model: ir.Model) -> None:
+    """Raise ``ModelError`` if ``model`` has nothing to calibrate."""
     if not weighted_ops(model):
         raise ModelError(
             "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "
             "If it is quantised already, give its FP32 original."
         )
+
+
+def ranges_of(
+    statistics: dict[str, TensorStatistics], data: Dataset, config: Calibrate, origin: Origin, progress: Progress
+) -> Ranges:
+    """What the observer makes of ``statistics``, collected from all of ``data``."""
     observer = observer_for(config.observer, config.percentile)
-    statistics = collect(model, data, progress, sample=sample)
     tensors = {}
     for done, (name, seen) in enumerate(statistics.items(), start=1):
         tensors[name] = _range(seen, observer.amax(seen))
         progress.update(f"{config.observer} ranges", done, len(statistics))
     ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
-    return Calibration(ranges, statistics)
+    _note_poor_data(ranges, progress)
+    return ranges
+
+
+def _note_poor_data(ranges: Ranges, progress: Progress) -> None:
+    if ranges.samples == 1:
+        progress.note("calibrated on a single sample: whatever is larger in other data will be clipped. Give a hundred")
+    zero = [name for name, tensor in ranges.tensors.items() if tensor.minimum == tensor.maximum == 0]
+    if zero:
+        more = ", …" if len(zero) > SHOWN else ""
+        progress.note(
+            f"calibration saw nothing but zero in {len(zero)} of {len(ranges.tensors)} tensors "
+            f"({', '.join(zero[:SHOWN])}{more}): what reads them stays in float. Give data as in use"
+        )
 
 
 def _range(seen: TensorStatistics, amax: float) -> TensorRange:

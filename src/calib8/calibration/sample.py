@@ -5,36 +5,94 @@ A row (one position of one sample) is kept if a hash of its coordinates falls be
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
+import weakref
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 _LARGEST = np.float64(2**64)
 
 
-class RowSample:
-    """Rows as float16, each over a power of two that holds its amax: 11 bits of each value, plenty to measure 8 bits
-    with, and none overflows."""
+class Spool:
+    """Arrays kept in a temporary file: the rows of all tensors together may take more memory than the model does."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[NDArray[np.float16], NDArray[np.int32]]] = []
+        self._file: IO[bytes] | None = None
+
+    def append(self, array: NDArray[np.generic]) -> int:
+        """Write ``array``; where it lies."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="calib8-rows-")  # noqa: SIM115  # closed with the spool
+            weakref.finalize(self, self._file.close)
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(array).data)
+        return offset
+
+    def read(self, offset: int, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+        """What was written at ``offset``."""
+        assert self._file is not None
+        self._file.seek(offset)
+        content = self._file.read(np.dtype(dtype).itemsize * math.prod(shape))
+        return np.frombuffer(content, dtype).reshape(shape)
+
+
+class RowSample:
+    """Rows as float16, each over a power of two not far from its amax: 11 bits of each value, plenty to measure 8 bits
+    with, and none overflows. They are kept in a spool."""
+
+    def __init__(self, spool: Spool | None = None) -> None:
+        self._spool = spool or Spool()
+        self.parts: list[Part] = []
 
     def __len__(self) -> int:
-        return sum(len(rows) for rows, _ in self._kept)
+        return sum(len(part.exponents) for part in self.parts)
 
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Keep ``rows`` [n, values per row]."""
+    def add(
+        self, rows: NDArray[np.float16], exponents: NDArray[np.integer[Any]], coordinates: NDArray[np.int64]
+    ) -> None:
+        """Keep ``rows * 2**exponents``, [n, values per row] and [n]; ``coordinates`` [n, 2]: sample, position in it."""
         if len(rows):
-            exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
-            self._kept.append((np.ldexp(rows, -exponents).astype(np.float16), exponents))
+            offset = self._spool.append(rows)
+            self.parts.append(Part(offset, rows.shape[1], exponents.astype(np.int32)[:, None], coordinates))
 
     def merge(self, other: RowSample) -> None:
         """Keep what ``other`` keeps as well."""
-        self._kept += other._kept
+        for part in other.parts:
+            self.parts.append(replace(part, offset=self._spool.append(other.read(part))))
 
     def rows(self) -> NDArray[np.float32]:
-        """The kept rows [n, values per row], in no particular order; [0, 0] if there are none."""
-        unpacked = [np.ldexp(rows.astype(np.float32), exponents) for rows, exponents in self._kept]
-        return np.concatenate(unpacked) if unpacked else np.zeros((0, 0), np.float32)
+        """The kept rows [n, values per row] in the order of their coordinates; [0, 0] if there are none."""
+        if not self.parts:
+            return np.zeros((0, 0), np.float32)
+        found = np.empty((len(self), self.parts[0].width), np.float32)
+        coordinates = np.concatenate([part.coordinates for part in self.parts])
+        place = np.empty(len(found), np.int64)
+        place[np.lexsort(coordinates.T[::-1])] = np.arange(len(found))
+        begin = 0
+        for part in self.parts:
+            end = begin + len(part.exponents)
+            found[place[begin:end]] = np.ldexp(self.read(part).astype(np.float32), part.exponents)
+            begin = end
+        return found
+
+    def read(self, part: Part) -> NDArray[np.float16]:
+        """Rows that were added at once, over their powers of two."""
+        return self._spool.read(part.offset, np.float16, (len(part.exponents), part.width))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that were added at once: where they lie, ``exponents`` [n, 1] and ``coordinates`` [n, 2]."""
+
+    offset: int
+    width: int
+    exponents: NDArray[np.int32]
+    coordinates: NDArray[np.int64]
 
 
 def keep_rows(samples: NDArray[np.int64], positions: int, fraction: float) -> NDArray[np.bool_]:

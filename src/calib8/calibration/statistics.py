@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibration.sample import RowSample
+from calib8.calibration.sample import RowSample, Spool
 from calib8.graph.window import Window
 
 #: Histogram bins. A histogram in use always has between BINS / 2 and BINS bins below its amax.
@@ -41,6 +41,14 @@ class Histogram:
         index = (magnitude.reshape(-1) * np.float64(2.0**-self.exponent)).astype(np.int32)
         self.counts += np.bincount(index, minlength=BINS)
 
+    @classmethod
+    def of(cls, counts: NDArray[np.int64], exponent: int) -> Histogram:
+        """Values that were counted elsewhere, in bins of width ``2**exponent``; all of them 0 if bin 0 holds all."""
+        counted = cls()
+        counted.exponent = exponent if counts[1:].any() else None
+        counted.counts = counts
+        return counted
+
     def merge(self, other: Histogram) -> None:
         """Add the counts of ``other``."""
         if other.exponent is not None:
@@ -59,14 +67,14 @@ class Histogram:
 
 
 class TensorStatistics:
-    """Range of the tensor and of each channel, histogram of |x|, histogram of the RMS of each row, samples of rows.
+    """Range of the tensor and of each channel, histogram of the RMS of each row, of |x| where it is wanted, rows.
 
     A row is what one position holds: the channels (axis 1) of a tensor that a Conv reads, the last axis of one that a
     MatMul or Gemm reads or of rank 2 or 3, a whole sample otherwise. ``samples`` holds rows by the window that a Conv
-    sees them through, under None as they are.
+    sees them through, under None as they are; all are kept in ``spool``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spool: Spool | None = None) -> None:
         self.minimum = float("inf")
         self.maximum = float("-inf")
         self.channel_minimum: NDArray[np.float32] | None = None
@@ -74,25 +82,26 @@ class TensorStatistics:
         self.samples: dict[Window | None, RowSample] = {}
         self.values = Histogram()
         self.rows = Histogram()
+        self._spool = spool or Spool()
 
     @property
     def amax(self) -> float:
         """Largest |x| seen."""
         return max(abs(self.minimum), abs(self.maximum))
 
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Add ``rows`` [n, values per row]."""
-        self._widen_channels(rows.min(axis=0), rows.max(axis=0))
-        self.minimum = min(self.minimum, float(rows.min()))
-        self.maximum = max(self.maximum, float(rows.max()))
-        magnitude = np.abs(rows)
-        self.values.add(magnitude)
-        power = np.square(rows, dtype=np.float64).mean(axis=1)  # float32 overflows from 2e19 on
-        self.rows.add(np.sqrt(power).astype(np.float32))
+    def add(self, low: NDArray[np.float32], high: NDArray[np.float32], rms: NDArray[np.float32]) -> None:
+        """Add rows: the extremes [values per row] of every channel, and the root mean square of every row, any shape.
+
+        ``values`` are added by whoever counted them.
+        """
+        self._widen_channels(low, high)
+        self.minimum = min(self.minimum, float(low.min()))
+        self.maximum = max(self.maximum, float(high.max()))
+        self.rows.add(rms)
 
     def sample(self, window: Window | None = None) -> RowSample:
         """The kept rows as ``window`` sees them; what is added to it is kept."""
-        return self.samples.setdefault(window, RowSample())
+        return self.samples.setdefault(window, RowSample(self._spool))
 
     def _widen_channels(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         if self.channel_minimum is None or self.channel_maximum is None:

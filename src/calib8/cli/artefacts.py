@@ -16,7 +16,7 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
 from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
-from calib8.files import save_array
+from calib8.files import require_separate, save_array
 
 if TYPE_CHECKING:
     from calib8.verification.compare import Comparison
@@ -52,22 +52,49 @@ def run(
 
 def embed(
     artefact: Artefact,
-    text: Annotated[Path, typer.Argument(help="Text file, one sentence a line; - reads stdin.", metavar="FILE")] = Path(
-        "-"
-    ),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npy file; default: JSON lines.")] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Text files, one sentence a line; - reads stdin, as does none. With --ray: .parquet, .jsonl, .txt.",
+            metavar="FILE",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=".npy file; default: JSON lines. With --ray a folder.")
+    ] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
+    ray: opt.RayAddress = None,
+    ray_cpus: opt.RayCpus = 1,
+    column: Annotated[str, typer.Option(help="For --ray: the texts' column in Parquet and JSON lines.")] = "text",
+    part_rows: Annotated[int, typer.Option(min=1, help="For --ray: rows of an output file.")] = 4096,
+    keep_text: Annotated[bool, typer.Option("--keep-text", help="For --ray: write the texts, too.")] = False,
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Turn sentences into vectors, one per line, in order.
 
     Example: echo "Hello world" | calib8 embed build/mpnet/model.int8.onnx
+
+    Over a Ray cluster, into a folder of Parquet files; a re-run makes the missing ones:
+    calib8 embed model.int8.onnx corpus.parquet --ray auto -o embeddings
     """
     if monitor and output is None:
         raise ConfigError("--monitor keeps its timeline beside the output: name a file with -o.")
-    sentences = read_sentences(text) if str(text) != "-" else sentences_of(sys.stdin.buffer.read(), "standard input")
+    if ray is not None:
+        if output is None or not texts or monitor:
+            raise ConfigError("--ray reads files and writes a folder: name both (-o), and no --monitor.")
+        config = calib8.Corpus(column=column, part_rows=part_rows, keep_text=keep_text, runtime=runtime)
+        cluster = calib8.Ray(address=ray, cpus=ray_cpus)
+        with ConsoleProgress(quiet=quiet) as progress:
+            parts = calib8.embed_corpus(
+                artefact, texts, output, config, cluster=cluster, tokenizer=tokenizer, progress=progress
+            )
+        out.print(f"{output}: {len(parts)} parts", markup=False)
+        return
+    if output is not None:
+        require_separate([output], [artefact, *(texts or ())])
+    sentences = _sentences(texts or [Path("-")])
     with ConsoleProgress(quiet=quiet) as progress, kept_activity(output or Path(), monitor, artefact):
         vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)
         if output is not None:
@@ -78,6 +105,17 @@ def embed(
             sys.stdout.write(json.dumps({"text": sentence, "embedding": values}, ensure_ascii=False) + "\n")
         return
     out.print(f"{output}: {list(vectors.shape)}", markup=False)
+
+
+def _sentences(texts: list[Path]) -> list[str]:
+    """Those of all text files."""
+    found: list[str] = []
+    for text in texts:
+        if str(text) == "-":
+            found += sentences_of(sys.stdin.buffer.read(), "standard input")
+        else:
+            found += read_sentences(text)
+    return found
 
 
 def verify(

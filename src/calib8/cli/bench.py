@@ -10,6 +10,7 @@ from calib8 import judging
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
 from calib8.errors import ConfigError
+from calib8.files import require_separate
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +41,8 @@ def bench(
     """
     from calib8.report.bench import render_bench
 
+    if output is not None:
+        require_separate([output], [data, *artefacts])
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Bench(
             batches=_numbers("--batches", batches),

@@ -10,11 +10,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 #: Results: what a pipe should carry.
 out = Console(highlight=False, soft_wrap=True)
@@ -22,8 +24,18 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+class _Done(MofNCompleteColumn):
+    """``7/56``, or ``12%`` of what is told as a share."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.percentage:.0f}%") if task.total == 1 else super().render(task)
+
+
 class ConsoleProgress:
-    """Draws ``Progress`` as bars in a terminal, and as one line per finished stage where stderr is no terminal."""
+    """Draws ``Progress`` as bars in a terminal, and as one line per finished stage where stderr is no terminal.
+
+    Use it in a ``with`` block. If ``quiet``, it says nothing.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -32,7 +44,7 @@ class ConsoleProgress:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            _Done(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
@@ -47,7 +59,8 @@ class ConsoleProgress:
         self._bars.update(self._tasks[stage], completed=done, total=total)
         if total is not None and done >= total:
             if not self.quiet and not err.is_terminal:
-                err.print(f"{stage}: {total:,.0f} done in {time.perf_counter() - start:.1f} s")
+                many = "" if total == 1 else f"{total:,.0f} "
+                err.print(f"{stage}: {many}done in {time.perf_counter() - start:.1f} s", markup=False)
             del self._started[stage], self._tasks[stage]
 
     def note(self, message: str) -> None:

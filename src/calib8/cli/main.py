@@ -5,15 +5,27 @@ import signal
 import sys
 import traceback
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from calib8.cli import artefacts, bench, caches, doctor, recipe, tune
 from calib8.cli.console import err, out
 from calib8.errors import Calib8Error
 
+
+class _WholeSentences(TyperGroup):
+    """Lists what commands do in whole sentences, where typer cuts them off at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, (command.help or "").split("\n\n")[0]) for name, command in commands if command])
+
+
 app = typer.Typer(
+    cls=_WholeSentences,
     help="Turn a trained ONNX model into an INT8 TensorRT engine, and prove that it is worth shipping.",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help reads better than boxes in 80 columns

@@ -27,10 +27,11 @@ Conditioning = Annotated[
     Treatment, typer.Option(help="Condition activations with outliers and round with GPTQ, or use ranges alone.")
 ]
 Target = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--target",
-        help="GPU architectures, one engine each; sm75+sm86 is one engine for both.",
+        help="GPU architectures, one engine each; sm75+sm86 is one engine for both. Default: these, without sm75 where "
+        "the model has convolutions.",
         metavar="sm75,sm86,sm89,sm120",
     ),
 ]
@@ -42,7 +43,7 @@ Shapes = Annotated[
     ),
 ]
 Family = Annotated[FamilyChoice, typer.Option(help="Which TensorRT builds, if both are installed.")]
-Workspace = Annotated[int | None, typer.Option(help="Scratch memory limit in MiB.")]
+Workspace = Annotated[int | None, typer.Option(min=1, help="Scratch memory limit in MiB.")]
 Level = Annotated[
     int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 runs fast. TensorRT 10 and 11.", metavar="0…5")
 ]
@@ -77,3 +78,10 @@ Monitor = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline beside the output.")
 ]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Spread the work over a Ray cluster: local (this machine), auto, or ray://host:10001.", metavar="ADDRESS"
+    ),
+]
+RayCpus = Annotated[int, typer.Option(min=1, help="For --ray: CPUs of each worker, which holds a model of its own.")]

@@ -10,7 +10,7 @@ from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
-from calib8.errors import ConfigError
+from calib8.errors import ConfigError, LimitMissed
 from calib8.planning.config import Precision, Treatment
 
 
@@ -64,18 +64,32 @@ def calibrate(
     ] = None,
     observer: opt.Observer = "minmax",
     percentile: opt.Percentile = 99.99,
+    ray: opt.RayAddress = None,
+    ray_cpus: opt.RayCpus = 1,
     quiet: opt.Quiet = False,
 ) -> None:
     """Find the range of every tensor that INT8 needs, in one pass over the data.
 
     Example: calib8 calibrate model.onnx --data calib_data -o ranges.json
     """
+    from calib8.calibration.cache import Cache
+
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
+        cluster = calib8.Ray(address=ray, cpus=ray_cpus) if ray is not None else None
         ranges = api.calibrate(
-            model, data, config, output=output, cache=cache, cache_version=cache_version, progress=progress
+            model,
+            data,
+            config,
+            output=output,
+            cache=cache,
+            cache_version=cache_version,
+            cluster=cluster,
+            progress=progress,
         )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
+    if cache is not None:
+        out.print(f"{cache}: {Cache.load(cache).header}", markup=False)
 
 
 def quantize(
@@ -110,7 +124,7 @@ def build(
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
     ],
-    target: opt.Target = "sm75,sm86,sm89,sm120",
+    target: opt.Target = None,
     shapes: opt.Shapes = None,
     family: opt.Family = "auto",
     workspace: opt.Workspace = None,
@@ -133,6 +147,8 @@ def build(
 
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
     """
+    from calib8.report.table import size_of
+
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
             targets=target,
@@ -154,7 +170,7 @@ def build(
         with kept_activity(output, monitor):
             engines = api.build(model, output, config, data=data, progress=progress)
     for engine in engines:
-        out.print(f"{engine.path}: {engine.size_bytes / 1e6:.0f} MB, {engine.plan.describe()}", markup=False)
+        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
 
 
 def convert(
@@ -179,7 +195,7 @@ def convert(
     remainder: opt.Remainder = "fp16",
     int8_embedding: opt.Embedding = True,
     treatment: opt.Conditioning = "auto",
-    target: opt.Target = "sm75,sm86,sm89,sm120",
+    target: opt.Target = None,
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     monitor: Annotated[
@@ -210,13 +226,21 @@ def convert(
             budget=kept,
             monitor=monitor,
         )
-        report = api.convert(model, data, output, config, progress=progress)
+        missed = None
+        try:
+            report = api.convert(model, data, output, config, progress=progress)
+        except LimitMissed as error:
+            if error.report is None:  # it was missed before there was anything to report
+                raise
+            missed, report = error, error.report
     if kept is not None:
         out.print(render_plan(QuantPlan.load(output / "plan.json")))
     out.print(render(report))
     out.print(
         f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
     )
+    if missed is not None:
+        raise missed
 
 
 def _cosine(budget: str | None) -> float | None:

@@ -15,7 +15,7 @@ from calib8.progress import Progress, Quiet
 Rows: TypeAlias = NDArray[np.int64]
 
 #: Positions per batch. Enough to fill two cores, small enough that all observed tensors fit in about 300 MB.
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 512
 
 
 class Dataset:

@@ -124,6 +124,17 @@ def checked(arrays: Mapping[str, NDArray[np.generic]], specs: tuple[InputSpec, .
     return fitting
 
 
+def as_array(name: str, given: object) -> NDArray[np.generic]:
+    """``given``, an array or nested lists of numbers, as array. Raises ``DataError`` for anything else."""
+    try:
+        array = np.asarray(given)
+    except ValueError as error:  # lists of unequal length
+        raise DataError(f"{name} is not an array: {error}. Pad its rows to one length.") from error
+    if array.dtype.hasobject:
+        raise DataError(f"{name} holds Python objects (dtype {array.dtype}), expected numbers. Convert it first.")
+    return array
+
+
 def sample_count(arrays: Mapping[str, NDArray[np.generic]]) -> int:
     """The number of samples that every array holds. Raises ``DataError`` if they disagree or one is a single number."""
     if single := sorted(name for name, array in arrays.items() if np.ndim(array) == 0):

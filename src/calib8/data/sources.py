@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.inputs import Arrays
+from calib8.data.inputs import Arrays, as_array
 from calib8.errors import DataError
 
 
@@ -33,9 +33,11 @@ class NpyFolder:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
+            found = "a file of another kind" if self.folder.exists() else "nothing"
             raise DataError(
-                f"calibration data not found: expected a folder at {self.folder}. Make one with "
-                "`calib8 prepare`, or save one <input name>.npy per model input there."
+                f"data not found: expected a folder of .npy files at {self.folder}, or a file .npz (or .txt, where "
+                f"sentences are taken), found {found} there. Check the path; `calib8 prepare` makes such a folder, or "
+                "save one <input name>.npy per model input there."
             )
         self.arrays = sorted(self.folder.glob("*.npy"))
         self.archives = sorted(self.folder.glob("*.npz"))
@@ -82,7 +84,7 @@ class Batches:
         for batch in [batches] if isinstance(batches, Mapping) else batches:
             if not isinstance(batch, Mapping):
                 raise DataError(f"a batch is of type {type(batch).__name__}; expected a dict of input name -> array.")
-            self.batches.append({name: _numbers(name, array) for name, array in batch.items()})
+            self.batches.append({name: as_array(name, array) for name, array in batch.items()})
 
     def chunks(self) -> Iterator[Arrays]:
         """The batches, in the order given."""
@@ -117,16 +119,6 @@ def fingerprint(chunks: Iterable[Arrays]) -> str:
             digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _numbers(name: str, array: object) -> NDArray[np.generic]:
-    try:
-        numbers = np.asarray(array)
-    except ValueError as error:  # lists of unequal length
-        raise DataError(f"{name} is not an array: {error}. Pad its rows to one length.") from error
-    if numbers.dtype.hasobject:
-        raise DataError(f"{name} holds Python objects (dtype {numbers.dtype}), expected numbers. Convert it first.")
-    return numbers
 
 
 def _load_array(path: Path) -> NDArray[np.generic]:

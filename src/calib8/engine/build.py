@@ -18,14 +18,14 @@ from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import gpus
-from calib8.engine.plan_check import PlanCheck, check_plan, count_calibrated, parse_layers
+from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated, parse_layers
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
-from calib8.files import atomic, locked, sha256_file, write_text
+from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -74,6 +74,8 @@ def build_engine(
     tensorrt.require(config.asked())
     targets = _targets(tensorrt, config)
     source = _read(Path(model), config, limits or {})
+    if config.targets is None and tensorrt.family == "rtx":
+        targets = _able(targets, source.ops, progress)
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
@@ -89,7 +91,8 @@ def build_engine(
         else:
             _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
     if missed:
-        message = " ".join(dict.fromkeys(map(str, missed)))
+        written = f" Written all the same: {', '.join(str(engine.path) for engine in built)}." if built else ""
+        message = " ".join(dict.fromkeys(map(str, missed))) + written
         raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
     return built
 
@@ -108,20 +111,32 @@ def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
     """What to build for: the targets asked for, or with a TensorRT that cannot choose, the GPU of this machine."""
     choices = tensorrt.targets()
     if choices is not None:
-        require_known(config.targets, choices, tensorrt.title)
-        return config.targets
+        targets = config.targets or DEFAULT_TARGETS
+        require_known(targets, choices, tensorrt.title)
+        return targets
     present = gpus()
     if not present:
         raise SetupError(
             f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
         )
     here = (present[0].target,)
-    if config.targets not in (DEFAULT_TARGETS, here):
+    if config.targets not in (None, here):
         raise ProfileError(
             f"{tensorrt.title} builds only for this machine's {present[0].name}, got the targets "
             f"{', '.join(config.targets)}. Ask for {here[0]}, or use family rtx."
         )
     return here
+
+
+def _able(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:
+    """The targets for which TensorRT-RTX can run all ``ops`` in INT8."""
+    if TURING not in targets or not any(op.kind == "Conv" for op in ops):
+        return targets
+    progress.note(
+        f"no engine for {describe(TURING)}: {NO_INT8_CONV}. To have one, leave the convolutions in float (--exclude), "
+        f"and ask for it (--target {TURING})"
+    )
+    return tuple(target for target in targets if target != TURING)
 
 
 @dataclass(frozen=True)
@@ -197,12 +212,16 @@ class _Job:
             self.progress.note(f"engine is up to date: reused {engine} (same model, shapes, options and builder)")
             return _built(engine, existing)
         stage = f"build for {target}"
-        self.progress.update(stage, 0, 100)
+        self.progress.update(stage, 0, 1)
+        for path in (engine, sidecar_path(engine)):
+            sweep(path)
         with ExitStack() as pair, atomic(sidecar_path(engine)) as description, atomic(engine) as temporary:
-            with TemporaryDirectory(prefix="calib8-") as folder:
-                calibration = self.calibration.request(Path(folder)) if self.calibration else None
-                request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
-                outcome = run_worker(request, self.progress)
+            calibration = None
+            if self.calibration:
+                folder = Path(pair.enter_context(TemporaryDirectory(prefix="calib8-")))
+                calibration = self.calibration.request(folder)
+            request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
+            outcome = run_worker(request, self.progress)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
@@ -211,7 +230,7 @@ class _Job:
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
             pair.enter_context(locked(engine.parent))  # until both are in place, lest two builds mix theirs
-        self.progress.update(stage, 100, 100)
+        self.progress.update(stage, 1, 1)
         return _built(engine, sidecar)
 
     def _up_to_date(self, engine: Path, target: str) -> Sidecar | None:

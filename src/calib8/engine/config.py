@@ -4,24 +4,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 from pydantic import Field, field_validator, model_validator
 
 from calib8.config import Config
+from calib8.data.inputs import declared_inputs
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import Options
-from calib8.engine.profiles import Profile, parse_profile
+from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
 from calib8.engine.targets import parse_targets
+from calib8.graph.limits import dimension_limits
 
-#: One engine each for Turing, Ampere, Ada and Blackwell cards.
+#: One engine each for Turing, Ampere, Ada and Blackwell cards: what is built for if nobody chooses.
 DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
 
 
 class Build(Config, Options):
     """How to build engines. Raises ``ConfigError`` for an impossible value; which TensorRT has what, ``build`` says."""
 
-    #: Compute capabilities, one engine each; ``sm75+sm86`` is one engine for both. Full TensorRT builds for the GPU at
-    #: hand only.
-    targets: tuple[str, ...] = DEFAULT_TARGETS
+    #: Compute capabilities, one engine each; ``sm75+sm86`` is one engine for both. None takes those of
+    #: ``DEFAULT_TARGETS`` that can run the model in INT8. Full TensorRT builds for the GPU at hand only.
+    targets: tuple[str, ...] | None = None
     #: Shapes to optimise for: ``"input_ids:1x1:8x64:64x384"`` strings, or ``{"input_ids": ("1x1", "8x64", "64x384")}``.
     #: Several such mappings, or an input that is given again, make several optimisation profiles.
     shapes: tuple[Profile, ...] = ()
@@ -48,6 +51,13 @@ class Build(Config, Options):
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self
 
+    def profiles(self, model: ir.Model) -> tuple[Profile, ...]:
+        """The shapes that engines of ``model`` are optimised for; to know before long work whether ``shapes`` will do.
+
+        Raises ``ProfileError`` where they do not fit the model, or sizes are missing that nothing tells.
+        """
+        return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
+
     def asked(self) -> dict[str, Any]:
         """What was chosen other than by default, by name."""
         return {
@@ -58,9 +68,9 @@ class Build(Config, Options):
 
     @field_validator("targets", mode="before")
     @classmethod
-    def _targets(cls, value: Any) -> tuple[str, ...]:
+    def _targets(cls, value: Any) -> tuple[str, ...] | None:
         try:
-            return parse_targets(value)
+            return None if value is None else parse_targets(value)
         except (TypeError, AttributeError):  # no iterable, or not of texts
             raise ValueError("expected text such as 'sm75,sm86', or a list of such names") from None
 

@@ -2,7 +2,7 @@
 
 ``rtx``        module ``tensorrt_rtx``: builds without a GPU, for several compute capabilities; strongly typed always.
 ``tensorrt``   module ``tensorrt``, 10.x and 11.x: builds on its GPU, for that GPU. 10.x is strongly typed on request
-               (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always and may lack the flag. Calibrators exist
+               (``NetworkDefinitionCreationFlag.STRONGLY_TYPED``), 11.x always: it ignores the flag. Calibrators exist
                in 10.x only.
 
 The common part of their modules is typed (``trt_api``). What only one has is asked for by name, here and nowhere else.
@@ -86,9 +86,9 @@ class TensorRT:
             if name == "calibrator" and not all(flag in flags for flag in FLAGS[name]):
                 raise ConfigError(f"{self.title} has no calibrator: {NO_CALIBRATOR}.")
             if self.family == "rtx" and name in RTX_LACKS:
-                raise ConfigError(f"{self.title} has no {name}: {RTX_LACKS[name]}.")
+                raise ConfigError(f"{self.title} has no {_option(name)}: {RTX_LACKS[name]}.")
             if any(flag not in flags for flag in FLAGS.get(name, ())):
-                raise ConfigError(f"{self.title} has no {name}. Build without it.")
+                raise ConfigError(f"{self.title} has no {_option(name)}. Build without it.")
 
     def aim(self, config: IBuilderConfig, target: str) -> None:
         """Make a builder config compile for ``target``. Without a choice of targets the GPU at hand is meant."""
@@ -127,6 +127,10 @@ def load(family: FamilyChoice = "auto", *, prefer: FamilyName = "rtx") -> Tensor
                 raise interruption from error
             tried.append(f"{MODULES[name]}: {error}")
     raise SetupError(f"no usable TensorRT on this machine ({'; '.join(tried)}). {INSTALL}")
+
+
+def _option(name: str) -> str:
+    return f"{name} (--{name.replace('_', '-')})"
 
 
 def _interruption(error: BaseException | None) -> BaseException | None:

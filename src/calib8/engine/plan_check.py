@@ -28,6 +28,8 @@ HEADER = "Layers:"
 _TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\][^{}]*?atatype: ([^,}]+?) *[,}]")
 _PROFILE = re.compile(r"\[profile (\d+)\]")
 _INT8 = re.compile(r"\bInt8\b")
+TURING = "sm75"
+NO_INT8_CONV = "TensorRT-RTX has no INT8 convolution for Turing"
 UNEXPLAINED = "the graph shows no reason; keep the builder's log and look for the node's name"
 
 
@@ -118,7 +120,9 @@ class PlanCheck(BaseModel):
         """For people: what runs in INT8."""
         if self.calibrated is not None:
             return f"{self.calibrated[0]} of {self.calibrated[1]} kernels in INT8, as the builder chose"
-        return f"INT8 GEMMs planned {self.covered} of {self.expected} in {self.planned_kernels} kernels"
+        if not self.expected:
+            return "nothing in INT8: the model has no quantised op"
+        return f"INT8 ops planned {self.covered} of {self.expected} in {self.planned_kernels} kernels"
 
     def describe_conditioning(self) -> str:
         """For people: what the conditioning costs. No failure, whatever it is: the results are the same."""
@@ -131,11 +135,18 @@ class PlanCheck(BaseModel):
         """Raise ``PlanMismatch`` that names the ops which would not run in INT8."""
         if not self.missing:
             return
-        shown = "; ".join(f"{name}: {self.reasons[name]}" for name in self.missing[:5])
-        more = f"; and {len(self.missing) - 5} more" if len(self.missing) > 5 else ""
+        names: dict[str, list[str]] = {}
+        for name in self.missing:
+            names.setdefault(self.reasons[name], []).append(name)
+        shown = "; ".join(f"{_few(ops)}: {reason}" for reason, ops in names.items())
+        form = (
+            "Leave this target out (--target)"
+            if list(names) == [NO_INT8_CONV]
+            else "Quantise them as TensorRT wants it"
+        )
         raise PlanMismatch(
             f"for {describe(self.target)} the plan runs {self.covered} of {self.expected} quantised ops in INT8. "
-            f"Not in INT8: {shown}{more}. Quantise them in the form that TensorRT takes, or leave them in float."
+            f"Not in INT8: {shown}. {form}, or leave them in float (--exclude)."
         )
 
 
@@ -234,6 +245,10 @@ def _divided(chain: Chain, layers: Sequence[Layer], profiles: int) -> bool:
 def _reason(op: QuantizedOp, target: str, rtx: bool) -> str:
     if op.hint:
         return op.hint
-    if op.kind == "Conv" and "sm75" in members(target) and rtx:
-        return "TensorRT-RTX has no INT8 convolution for Turing; drop the target sm75 or leave it in float"
+    if op.kind == "Conv" and TURING in members(target) and rtx:
+        return NO_INT8_CONV
     return UNEXPLAINED
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -18,6 +18,8 @@ Range = tuple[int, int, int]
 
 DEFAULT_BATCH: Range = (1, 8, 64)
 DEFAULT_SEQUENCE: Range = (1, 64, 384)
+#: TensorRT counts in 32 bits.
+LARGEST = 2**31 - 1
 EXAMPLE = "input_ids:1x1:8x64:64x384 (name:min:opt:max)"
 
 
@@ -59,7 +61,9 @@ def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
 def parse_profile(text: str) -> Profile:
     """``input_ids:1x1:8x64:64x384`` -> ``Profile``. Names may contain colons. Raises ``ProfileError``."""
     name, *shapes = text.rsplit(":", 3)
-    if len(shapes) != 3 or not name or not all(re.fullmatch(r"\d{1,9}(x\d{1,9})*", shape) for shape in shapes):
+    if too_large := next((size for size in re.findall(r"\d+", ":".join(shapes)) if int(size) > LARGEST), None):
+        raise ProfileError(f"got the shapes {text!r}, with the size {too_large}. Expected at most {LARGEST}.")
+    if len(shapes) != 3 or not name or not all(re.fullmatch(r"\d+(x\d+)*", shape) for shape in shapes):
         raise ProfileError(f"got the shapes {text!r}, expected for example {EXAMPLE}.")
     low, usual, high = (tuple(int(size) for size in shape.split("x")) for shape in shapes)
     return Profile(name=name, min=low, opt=usual, max=high)

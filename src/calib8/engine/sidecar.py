@@ -129,17 +129,26 @@ def fitting_target(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> 
     return next((gpu.target for gpu in present if sidecar.fits(gpu.target)), None)
 
 
+def runs_on(sidecar: Sidecar) -> str:
+    """For people: the GPUs that the engine runs on."""
+    more = " and everything from Ampere on" if sidecar.hardware_compatibility == "ampere+" else ""
+    return describe(sidecar.target) + more
+
+
 def why_not_here(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> str | None:
     """Why the engine cannot run on this machine, or None if it can. ``present`` are the GPUs, asked if not given."""
+    reason = lacking_here(sidecar, present)
+    return None if reason is None else f"the engine runs on {runs_on(sidecar)}; {reason}"
+
+
+def lacking_here(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> str | None:
+    """``why_not_here`` without what the engine needs."""
     present = gpus() if present is None else present
-    wanted = describe(sidecar.target)
-    if sidecar.hardware_compatibility == "ampere+":
-        wanted += " and everything from Ampere on"
     if not present:
-        return f"the engine runs on {wanted}; this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"
+        return "this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"
     if fitting_target(sidecar, present) is not None:
         return None
     found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in present)
     if sidecar.family == "rtx" and all(gpu.target in NOT_RTX for gpu in present):
         return f"TensorRT-RTX does not run on {found}: it is for Turing, Ampere, Ada and Blackwell RTX cards"
-    return f"the engine runs on {wanted}; this machine has {found}. Build it for {present[0].target}"
+    return f"this machine has {found}. Build it for {present[0].target}"

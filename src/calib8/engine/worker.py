@@ -213,7 +213,7 @@ def _monitor(module: TensorRtModule, stage: str, emit: Emit) -> trt.IProgressMon
             fraction = self.phases.step(phase_name, step)
             if int(100 * fraction) > self.percent:
                 self.percent = int(100 * fraction)
-                emit("progress", stage, self.percent, 100)
+                emit("progress", stage, self.percent / 100, 1)
             return True
 
         def phase_finish(self, phase_name: str) -> None:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from calib8.errors import ModelError
 from calib8.files import atomic, require_file, sha256_file
+from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
@@ -18,10 +19,9 @@ SINGLE_FILE_LIMIT = 1_900_000_000
 
 
 def load(path: Path | str) -> ir.Model:
-    """Load an ONNX file and remember its hash. Raises ``ModelError``.
+    """Load an ONNX file and remember its hash. Weights stay where they are, see ``graph.mapped``.
 
-    External data is read into memory, so that the model can be saved elsewhere; beyond ``SINGLE_FILE_LIMIT`` it stays
-    memory-mapped.
+    Raises ``ModelError``.
     """
     path = Path(path)
     try:
@@ -29,17 +29,12 @@ def load(path: Path | str) -> ir.Model:
     except Exception as error:
         raise ModelError(str(error)) from None
     try:
-        model = ir.load(path, format="protobuf")
-        data = _data_files(model)
-        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-            ir.external_data.load_to_model(model)
-        elif missing := [file for file in data if not file.is_file()]:
-            raise FileNotFoundError(f"its weights are in {missing[0]}, which is not there")
+        model = load_mapped(path)
     except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         raise ModelError(_damaged(path, str(error))) from error
     if not model.graph.outputs:
         raise ModelError(_damaged(path, "the graph has no outputs"))
-    model.metadata_props[SOURCE_SHA256] = _sha256(path, data)
+    model.metadata_props[SOURCE_SHA256] = _sha256(path, _data_files(path, model))
     return model
 
 
@@ -49,7 +44,7 @@ def source_sha256(path: Path | str) -> str:
     An empty text if ``path`` is no ONNX file; ``load`` says why.
     """
     try:
-        return _sha256(Path(path), _data_files(ir.load(path, format="protobuf")))
+        return _sha256(Path(path), _data_files(Path(path), load_mapped(Path(path))))
     except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
         return ""
 
@@ -57,7 +52,7 @@ def source_sha256(path: Path | str) -> str:
 def stored_bytes(path: Path | str) -> int:
     """Size of an ONNX file together with the weight files that it names."""
     path = Path(path)
-    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(ir.load(path, format="protobuf")))
+    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(path, load_mapped(path)))
 
 
 def save(model: ir.Model, path: Path | str) -> Path:
@@ -89,15 +84,36 @@ def serialized(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def weight_bytes(model: ir.Model) -> int:
-    """Bytes of the main graph's initializers: what decides whether a model fits ``SINGLE_FILE_LIMIT``."""
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+def referring(model: ir.Model) -> tuple[bytes, Path | None]:
+    """The ONNX file of ``model`` as bytes, and the folder of the files in which it says that mapped weights lie.
+
+    A runtime can read them there: nothing is copied. Weights that were made since, or whose file was replaced, are in
+    the bytes.
+    """
+    clone = model.clone()
+    folder = None
+    for name, value in clone.graph.initializers.items():
+        weight = value.const_value
+        if not isinstance(weight, MappedTensor) or weight.nbytes < SMALLEST:  # a runtime folds small ones
+            continue
+        if weight.unchanged and folder in (None, weight.path.parent):
+            folder = weight.path.parent
+            value.const_value = ir.ExternalTensor(
+                weight.path.name, weight.offset, weight.nbytes, weight.dtype, shape=weight.shape, name=name
+            )
+    return serialized(clone), folder
 
 
-def _data_files(model: ir.Model) -> list[Path]:
-    """The external data files of the main graph, sorted."""
+def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
+    """Bytes of the main graph's initializers, of those in files that ``load`` mapped too or not."""
+    weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    return sum(weight.nbytes for weight in weights if mapped or not isinstance(weight, MappedTensor))
+
+
+def _data_files(path: Path, model: ir.Model) -> list[Path]:
+    """The files of external data of the model in ``path``, sorted."""
     tensors = (value.const_value for value in model.graph.initializers.values())
-    return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+    return sorted({tensor.path for tensor in tensors if isinstance(tensor, MappedTensor)} - {path.absolute()})
 
 
 def _weights_sha256(model: ir.Model) -> str:

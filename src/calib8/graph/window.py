@@ -35,23 +35,32 @@ class Window:
         axes = zip(spatial, self.kernel, self.strides, self.dilations, self.before, self.after, strict=True)
         return tuple(max(0, (n + b + a - d * (k - 1) - 1) // s + 1) for n, k, s, d, b, a in axes)
 
-    def patches(self, x: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """What the ``chosen`` [batch, outputs...] outputs see of ``x`` [batch, channels, spatial...].
+    def indices(self, shape: Sizes, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Where the values that the ``chosen`` [batch, outputs...] outputs see lie in a tensor [batch, channels,
+        spatial...] of this ``shape``, laid out flat; -1 for padding.
 
         [number chosen, channels * taps], a channel's taps side by side.
         """
-        padded = np.pad(x, [(0, 0), (0, 0), *zip(self.before, self.after, strict=True)])
         sample, *outputs = np.nonzero(chosen)
-        rank = len(self.kernel)
-        index = []
-        for axis, (output, size) in enumerate(zip(outputs, self.kernel, strict=True)):
-            tap = np.arange(size) * self.dilations[axis]
-            shape = [1] * (rank + 1)
-            shape[axis + 1] = size
-            index.append((output * self.strides[axis]).reshape(-1, *[1] * rank) + tap.reshape(shape))
-        where = (sample.reshape(-1, *[1] * rank), *index)
-        found = np.moveaxis(padded, 1, -1)[where]  # [n, kernel..., channels]
-        return np.ascontiguousarray(np.moveaxis(found, -1, 1)).reshape(len(sample), x.shape[1] * self.taps)
+        _, channels, *spatial = shape
+        place = np.zeros((len(sample), *[1] * len(spatial)), np.int64)
+        inside = np.ones(place.shape, np.bool_)
+        for axis, (output, size) in enumerate(zip(outputs, spatial, strict=True)):
+            along = [1] * (len(spatial) + 1)
+            along[axis + 1] = self.kernel[axis]
+            tap = (np.arange(self.kernel[axis]) * self.dilations[axis] - self.before[axis]).reshape(along)
+            position = (output * self.strides[axis]).reshape(-1, *[1] * len(spatial)) + tap
+            place = place * size + position
+            inside = inside & (position >= 0) & (position < size)
+        first = (sample[:, None, None] * channels + np.arange(channels)[:, None]) * prod(spatial)
+        taps = (len(sample), 1, self.taps)
+        index = np.where(inside.reshape(taps), first + place.reshape(taps), -1)
+        return index.reshape(len(sample), channels * self.taps)
+
+
+def point(rank: int) -> Window:
+    """The window that sees one position of ``rank`` spatial axes at a time."""
+    return Window((1,) * rank, (1,) * rank, (1,) * rank, (0,) * rank, (0,) * rank)
 
 
 def window_of(conv: ir.Node, kernel: Sizes) -> Window | None:

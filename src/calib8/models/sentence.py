@@ -72,7 +72,7 @@ class SentenceEncoder:
             while (window := following.result()) is not None:
                 following = reader.submit(self._next_window, texts)
                 tokens, cut_here = window
-                yield self._vectors(tokens, lambda count: progress.update("embed", done + count, total))
+                yield self._vectors(tokens, lambda count, before=done: progress.update("embed", before + count, total))
                 done, cut = done + len(tokens), cut + cut_here
         self.tokenizer.note_cut(cut, done, progress)
 

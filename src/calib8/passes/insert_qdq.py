@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
+from calib8.graph.mapped import release
 from calib8.graph.values import drop_unread, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.numerics import quantize_weight
@@ -40,6 +41,7 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
         key = (name_of(op.weight), op.channel_axis)
         if key not in weights:
             weights[key] = quantised_constant(constants, op.weight, op.channel_axis, op.node)
+            release(model)  # or all weights would be in memory at the end
         op.node.replace_input_with(0, activations[tensor])
         op.node.replace_input_with(1, weights[key])
     for weight in {op.weight for op in ops}:

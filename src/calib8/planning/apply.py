@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import onnx_ir as ir
 
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
+from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
@@ -20,6 +23,7 @@ from calib8.planning.config import Form, Int8
 from calib8.planning.policy import make_plan
 from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import FEWEST_ROWS, Solution, solve
+from calib8.planning.solved import kept
 from calib8.progress import Progress
 
 #: metadata_props keys of a quantised model, each holding JSON.
@@ -33,9 +37,15 @@ def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Int8) -> tuple[i
 
 
 def solve_sites(
-    model: ir.Model, names: set[str], statistics: Mapping[str, TensorStatistics], progress: Progress
+    model: ir.Model,
+    names: set[str],
+    statistics: Mapping[str, TensorStatistics],
+    progress: Progress,
+    unfinished: Path | None = None,
 ) -> dict[str, Solution]:
     """The solution of every op whose input was sampled often enough, by the op's name; ops of one site share it.
+
+    unfinished: folder in which solutions are kept, and found by a later run.
 
     Raises ``ModelError`` for an op that computes in FP16, or whose weight holds NaN or infinity.
     """
@@ -45,7 +55,10 @@ def solve_sites(
         for op in site.ops:
             refuse_half(op)
             finite_weight(op.weight)
-        found |= dict.fromkeys([op.name for op in site.ops], solve(statistics[site.tensor], site))
+        path = unfinished / f"site-{done:04d}.npz" if unfinished is not None else None
+        solution = kept(path, partial(solve, statistics[site.tensor], site))
+        found |= dict.fromkeys([op.name for op in site.ops], solution)
+        release(model)  # or all weights would be in memory at the end
         progress.update("quantize", done, len(todo))
     return found
 

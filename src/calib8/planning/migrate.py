@@ -14,7 +14,7 @@ from importlib.metadata import version
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
-from calib8.calibration.bounds import require_scales
+from calib8.calibration.bounds import require_plausible, require_scales
 from calib8.calibration.cache import Cache, is_usable
 from calib8.calibration.ranges import Origin
 from calib8.errors import CacheError, ModelError
@@ -88,6 +88,7 @@ def migrate(
     used = {tensor: entry for tensor, entry in entries.items() if entry in amax}
     if not used or (config.strict and len(used) < len(wanted)):
         raise CacheError(_lacking(wanted, used))
+    require_plausible(model, {tensor: amax[entry] for tensor, entry in used.items()}, progress)
     plan = QuantPlan(ops=tuple(_op_plan(op, op.name in chosen, entries, cache) for op in ops))
     int8 = [op for op in ops if op.name in chosen and name_of(op.activation) in used]
     insert_qdq(model, int8, {tensor: amax[entry] for tensor, entry in used.items()})

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from calib8.config import first_problem
+from calib8.errors import InputError
 from calib8.files import read_json, write_json
 
 
@@ -62,8 +64,11 @@ class QuantPlan(BaseModel):
 
     @staticmethod
     def load(path: Path) -> "QuantPlan":
-        """Read back what ``save`` wrote."""
-        return QuantPlan.model_validate(read_json(path, "plan"))
+        """Read back what ``save`` wrote. Raises ``InputError``."""
+        try:
+            return QuantPlan.model_validate(read_json(path, "plan"))
+        except ValidationError as error:
+            raise InputError(f"{path} is not a calib8 plan: {first_problem(error)}. Quantise again.") from None
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

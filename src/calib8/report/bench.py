@@ -1,9 +1,12 @@
 """The report of a benchmark: as JSON, and as a table that fits 80 columns."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -37,13 +40,13 @@ def render_bench(report: BenchReport) -> RenderableType:
     """The cells, what ran each artefact, and what the GPU did."""
     runs = (Text(f"{name}: {runtime}") for name, runtime in report.runtimes.items())
     activity = [render_activity(report.activity)] if report.activity is not None else []
-    return Group(render_cells(report.cells), *runs, *activity)
+    return Group(render_cells(report.cells, report.runtimes), *runs, *activity)
 
 
-def render_cells(cells: tuple[Cell, ...]) -> Table:
-    """One line for each shape and artefact."""
+def render_cells(cells: tuple[Cell, ...], runtimes: Mapping[str, str] | None = None) -> Table:
+    """One line for each shape and artefact; ``runtimes`` says what ran each."""
     table = Table(
-        title="Latency of one batch", title_justify="left", title_style="bold", collapse_padding=True, pad_edge=False
+        title="Latency of one batch", title_justify="left", title_style="bold", box=SIMPLE, collapse_padding=True
     )
     for name in ("batch", "length"):
         table.add_column(name, justify="right")
@@ -54,6 +57,12 @@ def render_cells(cells: tuple[Cell, ...]) -> Table:
         for name, latency in cell.latencies.items():
             times = (f"{value:.2f}" for value in (latency.median_ms, latency.p95_ms, latency.p99_ms))
             rate, ratio = f"{latency.samples_per_second:,.0f}", f"{cell.ratio(name):.2f}x"
-            table.add_row(str(cell.batch), str(cell.length or ""), Text(name), *times, rate, ratio)
+            what = f"{name}\nin {_title(runtimes[name])}" if runtimes else name
+            table.add_row(str(cell.batch), str(cell.length or ""), Text(what), *times, rate, ratio)
         table.add_section()
     return table
+
+
+def _title(description: str) -> str:
+    """``OpenVINO 2026.4.1 on CPU`` -> ``OpenVINO``."""
+    return re.split(r" v?\d", description)[0]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,8 @@ from calib8.calibration.ranges import Ranges
 from calib8.config import first_problem
 from calib8.data.inputs import input_specs
 from calib8.data.sources import NpzFile
-from calib8.engine.sidecar import Sidecar, describe_engine, read_sidecar, why_not_here
+from calib8.engine.profiles import profile_sets
+from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
 from calib8.errors import DataError, InputError, ModelError
 from calib8.files import read_json, require_file
 from calib8.graph.io import load
@@ -22,6 +24,7 @@ from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
 from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
+from calib8.planning.apply import PLAN
 from calib8.planning.migrate import CACHE
 from calib8.planning.quant_plan import QuantPlan
 from calib8.runtime.open import is_engine
@@ -44,7 +47,10 @@ def describe(path: Path) -> dict[str, Any]:
     readers = {".onnx": _model, ".cache": _cache, ".json": _json, ".npy": _arrays, ".npz": _arrays}
     if path.suffix in readers:
         return readers[path.suffix](path)
-    raise InputError(f"{path}: unknown kind of file {path.suffix!r}; expected .engine or {', '.join(readers)}.")
+    raise InputError(
+        f"{path}: unknown kind of file {path.suffix!r}; expected .engine or {', '.join(readers)}, or a calibration "
+        "cache of any name, which begins with 'TRT-'."
+    )
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -67,21 +73,33 @@ def _model(path: Path) -> dict[str, Any]:
     except ModelError as error:
         described["note"] = str(error)
     described["operators"] = dict(counts.most_common())
-    made = {key: _decoded(value) for key, value in model.metadata_props.items() if key.startswith("calib8.")}
-    if cache := made.pop(CACHE, None):
-        described["migrated from"] = Cache.parse(str(cache), f"the cache in {path}").header
-    if plan := made.pop("calib8.plan", None):
+    made = _made_by(model.metadata_props, str(path))
+    if plan := made.pop(PLAN, None):
         described["plan"] = Counter(op.treatment for op in _validated(QuantPlan, plan, path).ops)
     return described | made
 
 
+def _made_by(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What calib8 wrote into a model, with the first line of a cache in its place."""
+    made = {key: _decoded(value) for key, value in metadata.items() if key.startswith("calib8.")}
+    if cache := made.pop(CACHE, None):
+        return {"migrated from": Cache.parse(str(cache), f"the cache in {where}").header} | made
+    return made
+
+
 def _engine(sidecar: Sidecar) -> dict[str, Any]:
-    reason = why_not_here(sidecar)
-    runs = {"runs here": "yes" if reason is None else f"no: {reason}"}
-    content = sidecar.model_dump(mode="json")
-    content["model_metadata"] = {
-        key: value for key, value in sidecar.model_metadata.items() if len(value) < 200
-    }  # the plan is long; the ONNX model has it
+    reason = lacking_here(sidecar)
+    runs = {"runs on": runs_on(sidecar), "runs here": "yes" if reason is None else f"no: {reason}"}
+    content = sidecar.model_dump(mode="json", exclude_none=True, exclude={"format"})
+    made = {key: value for key, value in sidecar.model_metadata.items() if key != PLAN}  # long; the ONNX model has it
+    content["model_metadata"] = _made_by(made, "the engine's description")
+    content["profiles"] = {
+        str(number): {name: str(profile).removeprefix(f"{name}:") for name, profile in profiles.items()}
+        for number, profiles in enumerate(profile_sets(sidecar.profiles), start=1)
+    }
+    content["tensors"] = {t.name: f"{t.mode} {t.dtype} {list(t.shape)}" for t in sidecar.tensors}
+    plan = {key: value for key, value in content["plan"].items() if value not in ([], {})}
+    content["plan"] = plan | ({"divided": len(plan["divided"])} if "divided" in plan else {})  # names by the dozen
     return {"kind": f"engine by {sidecar.builder}"} | runs | content
 
 

@@ -74,6 +74,8 @@ class Report(BaseModel):
     weighted_ops: int
     calibration: CalibrationFacts
     held_out: str
+    #: Such an accuracy is no proof: data of another day will do worse.
+    measured_on_calibration_data: bool = False
     accuracy: Comparison
     accuracy_runtime: str
     speed: Speed | None

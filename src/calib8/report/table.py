@@ -21,7 +21,7 @@ def _numbers(report: Report) -> Table:
     table.add_column("INT8", justify="right")
     table.add_column("", justify="right")
     ratio = report.int8.bytes / report.model.bytes
-    table.add_row("model size", _bytes(report.model.bytes), _bytes(report.int8.bytes), f"{ratio:.0%}")
+    table.add_row("model size", size_of(report.model.bytes), size_of(report.int8.bytes), f"{ratio:.0%}")
     table.add_row("weighted ops in INT8", "", f"{report.int8_ops} of {report.weighted_ops}", "")
     accuracy = report.accuracy
     table.add_row("cosine to FP32, mean", "1", f"{accuracy.cosine_mean:.4f}", "")
@@ -40,18 +40,18 @@ def _numbers(report: Report) -> Table:
 
 def _engines(report: Report) -> RenderableType:
     if not report.engines:
-        return Text("no engine was asked for")
+        return Text("no engine was made")
     table = Table(title="Engines", title_justify="left", title_style="bold")
     table.add_column("target")
     table.add_column("size", justify="right")
-    table.add_column("INT8 GEMMs planned/expected", justify="right")
+    table.add_column("INT8 ops planned/expected", justify="right")
     table.add_column("kernels", justify="right")
     table.add_column("executed here")
     for engine in report.engines:
         plan = engine.plan
         table.add_row(
             engine.target,
-            _bytes(engine.file.bytes),
+            size_of(engine.file.bytes),
             f"{plan.covered}/{plan.expected}",
             str(plan.planned_kernels),
             "yes" if engine.executed else "no",
@@ -61,7 +61,8 @@ def _engines(report: Report) -> RenderableType:
 
 def _verdict(report: Report) -> RenderableType:
     verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
-    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}")]
+    seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
+    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}")]
     lines.append(Text(f"INT8 ran in {report.accuracy_runtime}, with FP32 for what is not INT8"))
     if report.speed is not None:
         lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
@@ -80,5 +81,6 @@ def _conditioning(report: Report) -> list[Text]:
     return [Text(f"{name}: {text}") for name, text in said.items()]
 
 
-def _bytes(size: int) -> str:
+def size_of(size: int) -> str:
+    """For people: ``127 MB``, ``621 kB``."""
     return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e3:,.0f} kB"

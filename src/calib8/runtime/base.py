@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from numpy.typing import ArrayLike
 
 from calib8.data.inputs import Arrays
-from calib8.errors import SetupError
+from calib8.errors import ConfigError, SetupError
 from calib8.runtime.contract import Contract
 from calib8.runtime.pending import Finished, Pending
 
@@ -46,6 +46,12 @@ class Runtime(ABC):
         Raises as ``run`` does.
         """
         return Finished(self.run(arrays))
+
+    def run_on_gpu(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """``run``, and leave the outputs on the GPU. Raises ``ConfigError``: only an engine computes there."""
+        raise ConfigError(
+            f"{self.description}: no output is on a GPU. Use run(), or build an engine and open that: calib8.build()."
+        )
 
     def __call__(self, **arrays: ArrayLike) -> Arrays:
         """``run`` with keyword arguments."""

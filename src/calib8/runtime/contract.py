@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from calib8.data.inputs import Arrays, InputSpec, checked, declared_inputs, named_dimensions
+from calib8.data.inputs import Arrays, InputSpec, as_array, checked, declared_inputs, named_dimensions
 from calib8.engine.sidecar import Sidecar
 from calib8.errors import DataError, ModelError
 from calib8.graph.limits import dimension_limits
@@ -39,13 +39,14 @@ class Contract:
         if set(arrays) != set(self.names):
             got = ", ".join(sorted(arrays)) or "nothing"
             raise DataError(f"got arrays for {got}, expected {', '.join(self.names) or 'nothing'}.")
-        given = {name: np.asarray(arrays[name]) for name in self.names}
+        given = {name: as_array(name, arrays[name]) for name in self.names}
         sizes: dict[str, tuple[str, int]] = {}
         for spec in self.specs:
             if spec.name in unseen:
                 _check_shape(given[spec.name], spec)
             else:
-                given |= checked({spec.name: given[spec.name]}, (spec,), Quiet())
+                array = given[spec.name] if hasattr(arrays[spec.name], "dtype") else _typed(given[spec.name], spec)
+                given |= checked({spec.name: array}, (spec,), Quiet())
             for dimension, size in zip(spec.shape, given[spec.name].shape, strict=True):
                 if isinstance(dimension, str):
                     self._check_size(spec.name, dimension, size, sizes)
@@ -68,6 +69,17 @@ class Contract:
             raise DataError(
                 f"{name} has size {size} along {dimension!r}, {other} has {expected}: the model takes one size there."
             )
+
+
+def _typed(array: NDArray[np.generic], spec: InputSpec) -> NDArray[np.generic]:
+    """Numbers from Python lists, which have no dtype of their own, in the model's where that is a float."""
+    if spec.dtype.kind != "f" or array.dtype.kind not in "fiu":
+        return array
+    with np.errstate(over="ignore"):
+        typed = array.astype(spec.dtype)
+    if not np.array_equal(np.isfinite(typed), np.isfinite(array)):
+        raise DataError(f"{spec.name} holds numbers that are too large for the model's {spec.dtype}. Check the data.")
+    return typed
 
 
 def _check_shape(array: NDArray[np.generic], spec: InputSpec) -> None:

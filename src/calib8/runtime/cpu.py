@@ -20,8 +20,8 @@ def open_cpu(
     choice = remembered(model) if runtime == "auto" else None
     if choice is None:
         choice = by_rule(model, runtime, threads or cores())
-    if not throughput:
-        choice = choice.model_copy(update={"streams": 1})
+    streams = min(choice.streams, threads or choice.streams) if throughput else 1
+    choice = choice.model_copy(update={"streams": streams})
     return open_choice(model, choice, threads)
 
 

@@ -8,15 +8,22 @@ import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError
-from calib8.graph.io import SINGLE_FILE_LIMIT, serialized, weight_bytes
+from calib8.graph.io import SINGLE_FILE_LIMIT, referring, weight_bytes
+from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 
 
 class OrtRuntime(Runtime):
-    """Runs an ``onnx_ir.Model`` in ONNX Runtime's CPU provider. Raises ``ModelError`` if it refuses the model."""
+    """Runs an ``onnx_ir.Model`` in ONNX Runtime's CPU provider. Raises ``ModelError`` if it refuses the model.
 
-    def __init__(self, model: ir.Model, *, threads: int | None = None) -> None:
+    optimised: False opens at once and runs slowly: for a model that is run once or twice. frugal: fewer seconds of CPU
+    and less memory, at the price of a little latency: for a long pass over batches of many shapes.
+    """
+
+    def __init__(
+        self, model: ir.Model, *, threads: int | None = None, optimised: bool = True, frugal: bool = False
+    ) -> None:
         import onnxruntime as ort
 
         super().__init__(contract_of(model))
@@ -24,6 +31,12 @@ class OrtRuntime(Runtime):
         options.log_severity_level = 3
         # A float activation that meets INT8 weights stays float; by default (4) each block of 32 gets an INT8 scale.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if frugal:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads wait without working
+            options.enable_mem_pattern = False  # it keeps memory for each shape that it has seen
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -35,7 +48,8 @@ class OrtRuntime(Runtime):
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.description = f"ONNX Runtime {ort.__version__} on CPU"
 
-    def _run(self, arrays: Arrays) -> Arrays:
+    def compute(self, arrays: Arrays) -> Arrays:
+        """``run`` without its checks, for arrays that were checked before."""
         try:
             results = self._session.run(self._outputs, arrays)
         except Exception as error:
@@ -43,20 +57,28 @@ class OrtRuntime(Runtime):
             raise DataError(f"the model failed on inputs of shapes {shapes}: {_first_line(error)}.") from error
         return dict(zip(self._outputs, results, strict=True))
 
+    def _run(self, arrays: Arrays) -> Arrays:
+        return self.compute(arrays)
+
     def _free(self) -> None:
         self._session = None
 
 
 def _open(model: ir.Model, options: Any) -> Any:
+    """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
     import onnxruntime as ort
 
     providers = ["CPUExecutionProvider"]
-    if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-        return ort.InferenceSession(serialized(model), options, providers=providers)
-    with tempfile.TemporaryDirectory() as folder:  # beyond protobuf's limit ONNX Runtime reads external data only
-        path = Path(folder) / "model.onnx"
-        ir.save(model, path, external_data="model.data")
-        return ort.InferenceSession(str(path), options, providers=providers)
+    if weight_bytes(model, mapped=False) > SINGLE_FILE_LIMIT:  # beyond protobuf's limit: through a file
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="model.data")
+            return ort.InferenceSession(str(path), options, providers=providers)
+    graph, home = referring(model)
+    release(model)  # the session reads the files by itself
+    if home is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(home))
+    return ort.InferenceSession(graph, options, providers=providers)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -9,6 +10,7 @@ from calib8.calibration.collect import collect
 from calib8.calibration.ranges import Ranges
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.sources import Source
+from calib8.files import unfinished_folder
 from calib8.graph.dataset import dataset_for
 from calib8.planning.apply import apply_plan, solve_sites
 from calib8.planning.config import Int8
@@ -33,13 +35,19 @@ class Case:
     ranges: Ranges
     statistics: Mapping[str, TensorStatistics]
     config: Int8
+    #: Where solutions are kept while there is work left, and found again.
+    unfinished: Path | None = None
 
     def solutions(self, progress: Progress) -> dict[str, Solution]:
         """How each op is conditioned and rounded; none if ranges alone decide."""
         check_ranges(self.model, self.ranges)
         if self.config.treatment == "plain":
             return {}
-        return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress)
+        folder = None
+        if self.unfinished is not None:
+            key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
+            folder = unfinished_folder(self.unfinished / "sites", key)
+        return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
 
     def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
         """All of ``names`` to be switched between float and INT8."""

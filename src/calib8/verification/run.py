@@ -8,7 +8,7 @@ from pathlib import Path
 from calib8.data.batching import Dataset
 from calib8.data.sources import Batches, Source, open_source
 from calib8.data.text import TextTokenizer, read_sentences
-from calib8.errors import ConfigError
+from calib8.errors import ConfigError, DataError, ModelError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.models.sentence import SentenceEncoder, pooling_of, token_arrays
@@ -55,7 +55,11 @@ def held_out(
     scored = read_pairs(pairs) if pairs is not None else None
     folder = tokenizer or reference.parent
     model = load(reference)
-    dataset = dataset_for(model, held_out_source(data, folder, contract_of(model), progress), progress)
+    source = held_out_source(data, folder, contract_of(model), progress)
+    try:
+        dataset = dataset_for(model, source, progress)
+    except DataError as error:
+        raise DataError(f"{data} is no data for the reference {reference}: {error}") from None
     with open_cpu(model, "onnxruntime") as expected:
         yield HeldOut(expected, dataset, folder, scored, progress)
 
@@ -78,6 +82,11 @@ def verify_artefacts(
         open_artefact(candidate, runtime) as got,
         held_out(reference, data, tokenizer=tokenizer, pairs=pairs, progress=progress) as judge,
     ):
+        if set(got.contract.names) != set(judge.reference.contract.names):
+            raise ModelError(
+                f"{candidate} takes {', '.join(got.contract.names)}, but its reference {reference} takes "
+                f"{', '.join(judge.reference.contract.names)}. Expected two forms of one model: check both paths."
+            )
         return judge.judge(got)
 
 

@@ -1,0 +1,127 @@
+"""One tensor under observation: what to ask of the graph for a batch, and what to keep of the answer."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from calib8.calibration.kept import Batch, Kept, kept_patches, kept_rows, kept_tokens
+from calib8.calibration.layout import Layout, Shape, layout_of
+from calib8.calibration.reductions import PREFIX, Outputs, Reductions
+from calib8.calibration.sample import Spool
+from calib8.calibration.statistics import Histogram, TensorStatistics
+from calib8.data.inputs import Arrays
+from calib8.errors import DataError
+from calib8.graph.site import sites
+from calib8.graph.weighted import weighted_ops
+from calib8.graph.window import Window, point
+
+
+@dataclass
+class Observed:
+    """The tensor ``name``.
+
+    views: one per way in which sites read it, None for rows of single positions.
+    """
+
+    name: str
+    spool: Spool
+    read_by_conv: bool = False
+    views: list[Window | None] = field(default_factory=list)
+    layout: Layout = "rows"
+    #: For some batch: its rank, and all axes that are not of the batch or the sequence.
+    shape: Shape = ()
+    _outputs: Outputs | None = None
+    #: By view: the input that chooses rows, and the outputs that hold them.
+    _picks: dict[Window | None, tuple[str, tuple[str, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._statistics = TensorStatistics(self.spool)
+
+    def settle(self, shape: Shape, mask: Shape | None) -> None:
+        """Learn the layout from the shape in a batch whose mask has the shape ``mask``."""
+        self.layout = layout_of(shape, mask, read_by_conv=self.read_by_conv, at_a_site=bool(self.views))
+        self.shape = shape
+
+    def reduce(self, graph: Reductions, *, histogram: bool, sampled: bool) -> None:
+        """Add to the graph what ``add`` reads."""
+        self._outputs = graph.reduce(self.name, self.layout, self.shape, self._tokens, histogram=histogram)
+        for number, view in enumerate(self.views if sampled else ()):
+            index = f"{PREFIX}kept.{self.name}.{number}"
+            width = None if self.layout == "channels first" else self.shape[-1]
+            self._picks[view] = index, graph.pick(self.name, width, index)
+
+    @property
+    def needs_shape(self) -> bool:
+        """Whether rows can be sampled only by who knows the tensor's shape in the batch."""
+        return bool(self.views) and self.layout != "tokens"
+
+    @property
+    def shape_needed(self) -> bool:
+        """Whether ``ask`` wants to know the tensor's shape in the batch."""
+        return bool(self._picks) and self.layout != "tokens"
+
+    def ask(self, batch: Batch, shape: Shape) -> tuple[Arrays, dict[Window | None, Kept]]:
+        """The index inputs for a batch in which the tensor has this ``shape``, and which rows those choose."""
+        indices: Arrays = {}
+        if self.layout == "tokens":
+            indices[self._tokens] = batch.tokens(self._rows_per_token)
+        kept = {view: self._kept(view, batch, shape) for view in self._picks}
+        indices |= {self._picks[view][0]: chosen.index for view, chosen in kept.items()}
+        return indices, kept
+
+    def add(self, outputs: Arrays, kept: dict[Window | None, Kept]) -> None:
+        """Keep what came out. Raises ``DataError`` if the tensor became NaN or infinite."""
+        assert self._outputs is not None
+        low, high, power = (np.asarray(outputs[name], np.float32) for name in self._outputs[:3])
+        if not (np.isfinite(low).all() and np.isfinite(high).all()) or np.isnan(power).any():
+            raise DataError(
+                f"tensor {self.name!r} became NaN or infinite during calibration. Check the data and that the model "
+                "runs correctly in FP32 on it."
+            )
+        power = np.minimum(power, np.finfo(np.float32).max)  # squares of 2e19 and more
+        self._statistics.add(low, high, np.sqrt(power / np.float32(len(low))))
+        if self._outputs.counts is not None and self._outputs.exponent is not None:
+            counts, exponent = outputs[self._outputs.counts], outputs[self._outputs.exponent]
+            self._statistics.values.merge(Histogram.of(np.asarray(counts, np.int64), int(exponent)))
+        for view, chosen in kept.items():
+            halves, exponents = (outputs[name] for name in self._picks[view][1])
+            rows = np.asarray(halves, np.float16)
+            if chosen.index.ndim > 1:
+                rows = np.where(chosen.index < 0, np.float16(0), rows)  # the padding of a Conv
+            self._statistics.sample(view).add(rows, np.asarray(exponents, np.int32), chosen.coordinates)
+
+    def take(self) -> TensorStatistics:
+        """What was added since the last call."""
+        taken, self._statistics = self._statistics, TensorStatistics(self.spool)
+        return taken
+
+    def _kept(self, view: Window | None, batch: Batch, shape: Shape) -> Kept:
+        if self.layout == "tokens":
+            return kept_tokens(batch, self._rows_per_token)
+        if self.layout == "channels first":
+            return kept_patches(batch, shape, view or point(len(shape) - 2))
+        return kept_rows(batch, math.prod(shape[:-1]))
+
+    @property
+    def _rows_per_token(self) -> int:
+        return math.prod(self.shape[2:-1])
+
+    @property
+    def _tokens(self) -> str:
+        return f"{PREFIX}tokens.{self._rows_per_token}"
+
+
+def observed_tensors(model: ir.Model) -> list[Observed]:
+    """The tensors that weighted ops of ``model`` read. The rows of all go to one file."""
+    spool = Spool()
+    found: dict[str, Observed] = {}
+    for op in weighted_ops(model):
+        name = op.activation.name or ""
+        tensor = found.setdefault(name, Observed(name, spool))
+        tensor.read_by_conv |= op.kind == "Conv"
+    for site in sites(model):
+        if site.view not in found[site.tensor].views:
+            found[site.tensor].views.append(site.view)
+    return list(found.values())

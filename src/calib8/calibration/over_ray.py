@@ -1,0 +1,75 @@
+"""Calibration over a Ray cluster: the ranges that one machine would find, to the bit.
+
+A share is some batches of the one data set, cut as they are everywhere. Statistics merge exactly, in any order.
+"""
+
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from calib8.calibration import run, state
+from calib8.calibration.collect import Collector
+from calib8.calibration.config import Calibrate
+from calib8.calibration.observers import observer_for
+from calib8.calibration.ranges import Origin, Ranges
+from calib8.calibration.statistics import TensorStatistics
+from calib8.cluster.config import Ray
+from calib8.cluster.session import connected
+from calib8.cluster.spread import Item, spread
+from calib8.data.sources import Source
+from calib8.errors import SetupError
+from calib8.graph.dataset import dataset_for
+from calib8.graph.io import SOURCE_SHA256, load
+from calib8.passes.prepare import prepare
+from calib8.progress import Progress, Quiet
+
+#: Batches of a share: seconds of work, so that little is done again when a worker is lost.
+SHARE = 8
+
+
+def calibrate_over(
+    cluster: Ray, path: Path, source: Source, config: Calibrate, origin: Origin, progress: Progress
+) -> Ranges:
+    """What ``run.calibrate`` finds, with the forward passes on ``cluster``.
+
+    Workers open the model, and data that are files, at the same path as here. Raises ``SetupError`` if what they find
+    there, or the versions of their packages, are not what ``origin`` says.
+    """
+    model = prepare(load(path))
+    run.require_weighted_ops(model)
+    data = dataset_for(model, source, progress)
+    sizes = [len(rows) for rows, _ in data.batches()]
+    items = [{"begin": begin, "samples": sum(sizes[begin : begin + SHARE])} for begin in range(0, len(sizes), SHARE)]
+    merged: dict[str, TensorStatistics] = {}
+    done = 0
+    progress.update("calibrate", 0, len(data))
+    with connected(cluster):
+        open_worker = partial(Observation, path, source, config, origin, cluster.cpus)
+        for number, content in spread(cluster, open_worker, items):
+            for name, seen in state.from_bytes(content).items():
+                merged.setdefault(name, TensorStatistics()).merge(seen)
+            done += items[number]["samples"]
+            progress.update("calibrate", done, len(data))
+    return run.ranges_of(merged, data, config, origin, progress)
+
+
+class Observation:
+    """A worker: opens the model once, and takes statistics of any share."""
+
+    def __init__(self, path: Path, source: Source, config: Calibrate, origin: Origin, threads: int) -> None:
+        model = prepare(load(path))
+        found = run.origin_of(model.metadata_props[SOURCE_SHA256], source.fingerprint(), config)
+        if changes := origin.changes(found):
+            raise SetupError(
+                f"a worker of the Ray cluster has another state of {', '.join(changes)} than this machine. Give all "
+                "machines the same files and packages."
+            )
+        self._data = dataset_for(model, source, Quiet())
+        histograms = observer_for(config.observer, config.percentile).histogram
+        self._collector = Collector(model, self._data, histograms=histograms, threads=threads)
+
+    def __call__(self, item: Item) -> bytes:
+        """The statistics of the batches from number ``begin`` on."""
+        for rows, arrays in islice(self._data.batches(), item["begin"], item["begin"] + SHARE):
+            self._collector.add(rows, arrays)
+        return state.to_bytes(self._collector.take())

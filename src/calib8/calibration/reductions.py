@@ -1,0 +1,150 @@
+"""Reduce what calibration observes inside the graph, so that no activation leaves the runtime whole."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.calibration.layout import Layout
+from calib8.calibration.statistics import BINS
+from calib8.errors import ModelError
+
+#: Everything that is added bears names that begin so.
+PREFIX = "calib8.calibrate."
+#: The opsets in which axes of reductions became an input, and in which ScatterElements learnt to add.
+AXES_AS_INPUT, ADDING = 18, 16
+#: Exponents of the powers of two among which the amax of a histogram is looked up.
+LEAST, GREATEST = -100, 127
+
+
+class Outputs(NamedTuple):
+    """Names of what comes out for one tensor: the extremes of every channel, each row's sum of squares, and the
+    histogram of |x| (counts [BINS], the exponent of the bin width) where it was asked for."""
+
+    low: str
+    high: str
+    power: str
+    counts: str | None = None
+    exponent: str | None = None
+
+
+class Reductions:
+    """Builds ``model``: a clone that computes what is asked for and nothing else.
+
+    Inputs are int64 indices of any shape, made when they are first named.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model.clone()
+        self._graph, self._opset = self.model.graph, self.model.opset_imports.get("", 0)
+        self._values = {value.name: value for node in self._graph for value in node.outputs}
+        self._values |= {value.name: value for value in self._graph.inputs}
+        self._last: ir.Node | None = None
+        self._graph.outputs.clear()
+
+    def reduce(self, name: str, layout: Layout, shape: Sequence[int], tokens: str, *, histogram: bool) -> Outputs:
+        """Reduce the tensor ``name``, whose ``shape`` for any batch tells its rank and last axis.
+
+        tokens: name of the input with the numbers of the rows that a mask counts, for the layout ``tokens``.
+        """
+        rows = self._rows(self._begin(name), layout, shape, tokens)
+        over_rows = [0, *range(2, len(shape))] if layout == "channels first" else [0]
+        extremes = [self._reduced(kind, rows, over_rows) for kind in ("ReduceMin", "ReduceMax")]
+        found = [*extremes, self._reduced("ReduceSumSquare", rows, [1])]
+        if histogram:
+            found += self._histogram(rows)
+        self._graph.outputs.extend(found)
+        return Outputs(*(value.name or "" for value in found))
+
+    def pick(self, name: str, width: int | None, index: str) -> tuple[str, str]:
+        """The outputs with what the input ``index`` chooses of the tensor ``name``, as ``RowSample.add`` takes it.
+
+        Rows of ``width`` values by their number, or with ``width`` None single values, by an index [n, values per row].
+        """
+        flat = self._node("Reshape", self._begin(name), self._constant([-1] if width is None else [-1, width]))
+        rows = self._as_float(self._node("Gather", flat, self._index(index), axis=0))
+        amax = self._reduced("ReduceMax", self._node("Abs", rows), [1], keepdims=1)
+        number = self._reduced("ReduceSum", self._reached(amax), [1])
+        widths = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
+        last = self._constant(GREATEST - LEAST)
+        number = self._node("Min", number, last)  # what is twice as large is still no trouble for float16
+        width_of = self._node("Unsqueeze", self._node("Gather", widths, number, axis=0), self._constant([1]))
+        halves = self._node("Cast", self._node("Div", rows, width_of), to=int(ir.DataType.FLOAT16))
+        exponents = self._node("Add", number, self._constant(LEAST))
+        self._graph.outputs.extend([halves, exponents])
+        return halves.name or "", exponents.name or ""
+
+    def _rows(self, x: ir.Value, layout: Layout, shape: Sequence[int], tokens: str) -> ir.Value:
+        if layout == "samples":
+            x = self._node("Reshape", x, self._constant([0, -1]))
+        elif layout != "channels first":
+            x = self._node("Reshape", x, self._constant([-1, shape[-1]]))
+        if layout == "tokens":
+            x = self._node("Gather", x, self._index(tokens), axis=0)
+        return self._as_float(x)
+
+    def _histogram(self, rows: ir.Value) -> list[ir.Value]:
+        """See ``Histogram``: bins of the smallest width 2**exponent of which ``BINS`` reach beyond the amax."""
+        if self._opset < ADDING:
+            raise ModelError(
+                f"the model has opset {self._opset}, and histograms need {ADDING}. Export it again with opset 17 or "
+                "later, or use the min/max observer."
+            )
+        size = self._node("Reshape", self._node("Abs", rows), self._constant([-1]))
+        number = self._reduced("ReduceSum", self._reached(self._reduced("ReduceMax", size, [0])), [0])
+        exponent = self._node("Add", number, self._constant(LEAST - int(np.log2(BINS))))
+        widths = np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 2) - int(np.log2(BINS)))
+        width = self._node("Gather", self._constant(widths, np.float32), number, axis=0)
+        bins = self._node("Cast", self._node("Div", size, width), to=int(ir.DataType.INT64))
+        ones = self._node("Expand", self._constant([1]), self._node("Shape", bins))
+        empty = self._constant(np.zeros(BINS))
+        return [self._node("ScatterElements", empty, bins, ones, axis=0, reduction="add"), exponent]
+
+    def _reached(self, amax: ir.Value) -> ir.Value:
+        """Which powers of two from ``LEAST`` to ``GREATEST`` are not beyond ``amax``, as 0 and 1 along a last axis.
+
+        Their number leads to the smallest power that is beyond it, exactly: a logarithm might be off by a bit.
+        """
+        powers = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
+        return self._node("Cast", self._node("GreaterOrEqual", amax, powers), to=int(ir.DataType.INT64))
+
+    def _reduced(self, kind: str, x: ir.Value, axes: list[int], keepdims: int = 0) -> ir.Value:
+        if self._opset >= AXES_AS_INPUT or kind == "ReduceSum":
+            return self._node(kind, x, self._constant(axes), keepdims=keepdims)
+        return self._node(kind, x, axes=axes, keepdims=keepdims)
+
+    def _as_float(self, x: ir.Value) -> ir.Value:
+        return x if x.dtype == ir.DataType.FLOAT else self._node("Cast", x, to=int(ir.DataType.FLOAT))
+
+    def _index(self, name: str) -> ir.Value:
+        if name not in self._values:
+            self._values[name] = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64))
+            self._graph.inputs.append(self._values[name])
+        return self._values[name]
+
+    def _constant(self, content: Any, dtype: type[np.generic] = np.int64) -> ir.Value:
+        array: NDArray[np.generic] = np.asarray(content, dtype)
+        name = f"{PREFIX}{len(self._graph.initializers)}.constant"
+        value = ir.val(name, const_value=ir.tensor(array, name=name))
+        self._graph.register_initializer(value)
+        return value
+
+    def _begin(self, name: str) -> ir.Value:
+        """The tensor ``name``. New nodes go right behind what computes it: nothing is kept for longer than it must."""
+        value = self._values[name]
+        self._last = value.producer()
+        return value
+
+    def _node(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        """The output of a new node."""
+        name = f"{PREFIX}{len(self._graph)}.{kind}"
+        dtype = inputs[0].type if kind in ("Reshape", "Gather") else None
+        node = ir.node(kind, inputs, attributes, outputs=[ir.Value(name=name, type=dtype)], name=name)
+        if self._last is None:
+            self._graph.insert_before(self._graph[0], node)
+        else:
+            self._graph.insert_after(self._last, node)
+        self._last = node
+        return node.outputs[0]

@@ -1,0 +1,1 @@
+"""Many machines: work in items over the workers of a Ray cluster."""

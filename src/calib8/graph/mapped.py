@@ -1,0 +1,218 @@
+"""Parse an ONNX file without reading its weights: they stay in the file and are mapped into memory.
+
+Protobuf holds every weight twice while it parses a file. A mapped one takes memory only once it is used, and then
+memory that the system may take back. So the way to the weights, ``ModelProto.graph.initializer.raw_data``, is walked
+here, as protobuf lays messages out (https://protobuf.dev/programming-guides/encoding); all else is left to onnx.
+"""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+#: Field numbers in onnx.proto: of ModelProto, GraphProto and TensorProto.
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+#: Bytes. What is smaller may be the shape that a Reshape wants, and is not worth a page of its own.
+SMALLEST = 4096
+BYTE = 8
+#: Protobuf's wire types; the other two, groups, are not in onnx.proto.
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+
+
+class _Field(NamedTuple):
+    """Where a field of a message lies: from its tag at ``begin``, its content from ``content``, to ``end``."""
+
+    number: int
+    wire_type: int
+    begin: int
+    content: int
+    end: int
+
+
+class MappedTensor(ir.Tensor[NDArray[np.generic]]):
+    """Values in a file that is mapped: at ``offset`` of ``path``, as long as ``unchanged``.
+
+    The values stay what they are when the file is replaced or removed, not when it is written into.
+    """
+
+    def __init__(self, file: "MappedFile", offset: int, length: int, dtype: ir.DataType, dims: Sequence[int]) -> None:
+        values = np.frombuffer(file.data, dtype.numpy(), int(length // dtype.itemsize), offset)
+        super().__init__(values.reshape(dims), dtype, shape=ir.Shape(dims))
+        self.file, self.offset, self.path = file, offset, file.path
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the file of that name is still the one that was mapped, for whoever reads it by its name."""
+        return self.file.identity == _identity(self.path)
+
+
+def release(model: ir.Model) -> None:
+    """Give the memory of mapped weights back until they are read again."""
+    weights = (value.const_value for value in model.graph.initializers.values())
+    for file in {weight.file for weight in weights if isinstance(weight, MappedTensor)}:
+        file.release()
+
+
+def load_mapped(path: Path) -> ir.Model:
+    """The model in ``path``, its large weights mapped, external ones too.
+
+    Raises ``DecodeError`` if it is damaged, ``OSError`` if a file of external data is missing, ``ValueError`` if such a
+    file is too short or not in the model's folder.
+    """
+    file = MappedFile(path)
+    walk = _Walk(file.data)
+    proto = onnx.ModelProto.FromString(walk.model())
+    mapped = {}
+    for tensor, (offset, length) in zip(proto.graph.initializer, walk.weights, strict=True):
+        if length and ir.DataType(tensor.data_type).bitwidth >= BYTE:
+            mapped[tensor.name] = _mapped(tensor, file, offset, length)
+        elif length:  # several values a byte
+            tensor.raw_data = file.data[offset : offset + length]
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    mapped |= _external(model, path.parent)
+    for name, weight in mapped.items():
+        model.graph.initializers[name].const_value = weight
+    return ir.external_data.load_to_model(model)  # what is left: of subgraphs, or with several values a byte
+
+
+def _external(model: ir.Model, folder: Path) -> dict[str, MappedTensor]:
+    """The initializers of which the file only says where they are."""
+    files: dict[Path, MappedFile] = {}
+    mapped = {}
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            path = Path(tensor.path)
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"the weight {name!r} is in {tensor.location}, which is not in the model's folder")
+            if graph is model.graph and tensor.dtype.bitwidth >= BYTE:
+                file = files[path] = files.get(path) or MappedFile(path)
+                mapped[name] = MappedTensor(file, tensor.offset or 0, tensor.nbytes, tensor.dtype, tensor.shape.numpy())
+                mapped[name].name = name
+    return mapped
+
+
+def _mapped(tensor: onnx.TensorProto, file: "MappedFile", offset: int, length: int) -> MappedTensor:
+    dtype = ir.DataType(tensor.data_type)
+    if length != np.prod(tensor.dims, dtype=np.int64) * dtype.itemsize:
+        raise DecodeError(f"tensor {tensor.name!r} has {length} bytes for the shape {list(tensor.dims)}")
+    weight = MappedTensor(file, offset, length, dtype, tensor.dims)
+    weight.name = tensor.name
+    return weight
+
+
+class MappedFile:
+    """A file in memory; its ``identity`` tells it from another of the same name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.identity = path.absolute(), _identity(path)
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                raise DecodeError("the file is empty")
+            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def release(self) -> None:
+        """Give the memory back; what was read is read again from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.data.madvise(mmap.MADV_DONTNEED)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@dataclass
+class _Walk:
+    """One walk through a file; ``weights``: offset and length of what was left out of each initializer."""
+
+    data: mmap.mmap
+    weights: list[tuple[int, int]] = field(default_factory=list)
+
+    def model(self) -> bytes:
+        """The ModelProto without weights."""
+        whole = _Field(0, DELIMITED, 0, 0, len(self.data))
+        return b"".join(
+            _message(GRAPH, self._graph(part)) if part.number == GRAPH else self._whole(part)
+            for part in self._fields(whole)
+        )
+
+    def _whole(self, part: _Field) -> bytes:
+        return self.data[part.begin : part.end]
+
+    def _graph(self, graph: _Field) -> bytes:
+        return b"".join(
+            _message(INITIALIZER, self._tensor(part)) if part.number == INITIALIZER else self._whole(part)
+            for part in self._fields(graph)
+        )
+
+    def _tensor(self, tensor: _Field) -> bytes:
+        kept, weight = b"", (0, 0)
+        for part in self._fields(tensor):
+            if part.number == RAW_DATA and part.end - part.content >= SMALLEST:
+                weight = part.content, part.end - part.content
+            else:
+                kept += self._whole(part)
+        self.weights.append(weight)
+        return kept
+
+    def _fields(self, message: _Field) -> Iterator[_Field]:
+        if message.wire_type != DELIMITED:
+            raise DecodeError(f"field {message.number} is no message")
+        begin = message.content
+        while begin < message.end:
+            tag, content = self._varint(begin)
+            number, wire_type = tag >> 3, tag & 7
+            if wire_type == DELIMITED:
+                size, content = self._varint(content)
+            elif wire_type in (FIXED32, FIXED64):
+                size = 4 if wire_type == FIXED32 else 8
+            elif wire_type == VARINT:
+                size = self._varint(content)[1] - content
+            else:
+                raise DecodeError(f"unknown wire type {wire_type} at byte {begin}")
+            if content + size > message.end:
+                raise DecodeError(f"the field at byte {begin} ends at {content + size}, beyond {message.end}")
+            yield _Field(number, wire_type, begin, content, content + size)
+            begin = content + size
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        """The number that begins at ``at``, and where it ends."""
+        number = 0
+        for shift in range(0, 70, 7):
+            if at >= len(self.data):
+                break
+            byte = self.data[at]
+            at += 1
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:  # the highest bit says that more follow
+                return number, at
+        raise DecodeError("the file ends within a number")
+
+
+def _message(number: int, content: bytes) -> bytes:
+    """A field that holds a message."""
+    return _encoded(number << 3 | DELIMITED) + _encoded(len(content)) + content
+
+
+def _encoded(number: int) -> bytes:
+    """As a varint."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

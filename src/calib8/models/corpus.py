@@ -1,0 +1,135 @@
+"""Corpora in Parquet, JSON lines or text, in parts that anybody finds again: by file, place and number of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from calib8.errors import DataError
+from calib8.files import require_file
+
+PARQUET, JSON_LINES, TEXT = (".parquet", ".pq"), (".jsonl", ".ndjson"), (".txt",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """``rows`` rows of the file ``path``.
+
+    begin: the byte at which they begin, in a Parquet file the row. first: what the first is in the whole corpus.
+    """
+
+    path: str
+    begin: int
+    rows: int
+    first: int
+
+
+def parts(paths: Sequence[Path], rows: int) -> list[Part]:
+    """The corpus in parts of at most ``rows`` rows of one file. Lines with nothing in them are no rows.
+
+    Raises ``DataError`` for a file that is no corpus or has no row, ``InputError`` for one that is not there.
+    """
+    found: list[Part] = []
+    first = 0
+    for path in paths:
+        begins, total = _begins(require_file(path, "corpus"), rows)
+        if total == 0:
+            raise DataError(f"{path} holds no row; expected at least one.")
+        for place, begin in enumerate(begins):
+            found.append(Part(str(path), begin, min(rows, total - place * rows), first + place * rows))
+        first += total
+    return found
+
+
+def read(part: Part, column: str) -> list[str]:
+    """The texts of ``part``, [part.rows]; ``column`` is where they are in Parquet and JSON lines.
+
+    Raises ``DataError`` if one is missing or no text.
+    """
+    path = Path(part.path)
+    if path.suffix in PARQUET:
+        texts = _parquet_rows(path, part, column)
+    else:
+        lines = (line for _, line in islice(_lines(path, part.begin), part.rows))
+        texts = list(lines) if path.suffix in TEXT else [_member(path, line, column) for line in lines]
+    for row, text in enumerate(texts, start=part.first):
+        if not isinstance(text, str):
+            raise DataError(f"{path}: {column!r} of row {row} is {text!r:.80}, expected a text. Name another --column.")
+    if len(texts) != part.rows:
+        raise DataError(f"{path} changed while it was read: {len(texts)} rows where {part.rows} were. Run it again.")
+    return texts
+
+
+def _begins(path: Path, rows: int) -> tuple[list[int], int]:
+    """Where every part begins, and how many rows there are."""
+    if path.suffix in PARQUET:
+        total = int(_parquet(path).metadata.num_rows)
+        return list(range(0, total, rows)), total
+    if path.suffix not in JSON_LINES + TEXT:
+        known = ", ".join(PARQUET + JSON_LINES + TEXT)
+        raise DataError(f"{path} has the suffix {path.suffix!r}, expected one of {known}. Rename or convert it.")
+    begins, total = [], 0
+    for begin, _ in _lines(path):
+        if total % rows == 0:
+            begins.append(begin)
+        total += 1
+    return begins, total
+
+
+def _lines(path: Path, begin: int = 0) -> Iterator[tuple[int, str]]:
+    """(the byte at which it begins, the line, stripped) for every line with something in it."""
+    with path.open("rb") as stream:
+        stream.seek(begin)
+        for line in stream:
+            try:
+                text = line.decode("utf-8" if begin else "utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
+            if text:
+                yield begin, text
+            begin += len(line)
+
+
+def _member(path: Path, line: str, column: str) -> Any:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON lines: {line[:80]!r} is no JSON ({error}). Make it again.") from None
+    if not isinstance(content, dict) or column not in content:
+        raise DataError(f"{path}: the line {line[:80]!r} has no {column!r}. Name the member with --column.")
+    return content[column]
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file ({error}). Make it again.") from None
+
+
+def _parquet_rows(path: Path, part: Part, column: str) -> list[Any]:
+    """Read group by group, a batch at a time."""
+    file = _parquet(path)
+    if column not in file.schema_arrow.names:
+        names = ", ".join(file.schema_arrow.names)
+        raise DataError(f"{path} has no column {column!r}; it has {names}. Name one with --column.")
+    group, skipped = 0, part.begin
+    while skipped >= (size := file.metadata.row_group(group).num_rows):
+        group, skipped = group + 1, skipped - size
+    groups = list(range(group, file.metadata.num_row_groups))
+    batches = file.iter_batches(batch_size=part.rows, row_groups=groups, columns=[column])
+    texts: list[Any] = []
+    for batch in batches:
+        if skipped < len(batch):
+            texts += batch.column(0).slice(skipped, part.rows - len(texts)).to_pylist()
+        skipped = max(0, skipped - len(batch))
+        if len(texts) == part.rows:
+            break
+    return texts

@@ -1,0 +1,167 @@
+"""Embeddings of a corpus over a Ray cluster: one Parquet file per part, whole or absent, so that a re-run goes on.
+
+Every part says which rows it holds by their number in the corpus, and is made by one worker from text to file; what
+passes through Ray is where parts are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from calib8.cluster.config import Ray
+from calib8.cluster.session import connected, require_ray
+from calib8.cluster.spread import Item, spread
+from calib8.config import Config
+from calib8.data.text import TextTokenizer
+from calib8.errors import InputError, SetupError
+from calib8.files import atomic, locked, read_json, require_file, sha256_file, write_json
+from calib8.graph.io import source_sha256
+from calib8.models.corpus import Part, parts, read
+from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of
+from calib8.progress import Progress, Quiet
+from calib8.runtime.names import CpuRuntime
+from calib8.runtime.open import is_engine, open_artefact
+
+#: What the parts of a folder were made from. Readers of Parquet pass over names that begin so.
+RECORD = "_embeddings.json"
+
+
+class Corpus(Config):
+    """How a corpus is embedded.
+
+    column: of Parquet and JSON lines that holds the text. part_rows: rows of an output file, and what is done again if
+    a worker is lost. keep_text: whether the texts are written too.
+    """
+
+    column: str = "text"
+    part_rows: int = Field(default=4096, ge=1)
+    keep_text: bool = False
+    runtime: CpuRuntime = "auto"
+
+
+def embed_corpus(
+    artefact: Path | str,
+    inputs: Sequence[Path | str],
+    output: Path | str,
+    config: Corpus | None = None,
+    *,
+    cluster: Ray | None = None,
+    tokenizer: Path | str | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Embed the rows of Parquet, JSON lines or text files into the folder ``output``; parts that it holds are kept.
+
+    Returns its ``part-<number>.parquet`` files in the order of the rows, with the columns ``id`` (int64, the row's
+    number in the corpus), ``text`` if it is kept, ``embedding`` (float32 list of fixed size). ``tokenizer`` is a
+    folder; beside the artefact if None. An engine has a GPU per worker. Workers find all paths where they are here.
+    Raises ``DataError`` for what is no corpus, ``InputError`` if ``output`` holds parts made from something else.
+    """
+    require_ray()
+    artefact, output = Path(artefact).resolve(), Path(output).resolve()
+    folder = Path(tokenizer).resolve() if tokenizer is not None else artefact.parent
+    config, cluster, progress = config or Corpus(), cluster or Ray(), progress or Quiet()
+    paths = [Path(path).resolve() for path in inputs]
+    made_by = _made_by(artefact, folder, config)
+    items = [
+        {**asdict(part), "file": str(output / f"part-{number:06d}.parquet")}
+        for number, part in enumerate(parts(paths, config.part_rows))
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        _continue(output, {**made_by, "inputs": {str(path): sha256_file(path) for path in paths}})
+        missing = [item for item in items if not _is_whole(item)]
+        if len(missing) < len(items):
+            progress.note(f"{len(items) - len(missing)} of {len(items)} parts are there already")
+        total = sum(item["rows"] for item in items)
+        done = total - sum(item["rows"] for item in missing)
+        progress.update("embed", done, total)
+        if missing:
+            open_worker = partial(Embedder, artefact, folder, config, made_by, cluster.cpus)
+            with connected(cluster):
+                for number, _ in spread(cluster, open_worker, missing, gpu=is_engine(artefact)):
+                    done += missing[number]["rows"]
+                    progress.update("embed", done, total)
+    return [Path(item["file"]) for item in items]
+
+
+class Embedder:
+    """A worker: opens the model once, and makes the file of any part."""
+
+    def __init__(self, artefact: Path, folder: Path, config: Corpus, made_by: dict[str, Any], threads: int) -> None:
+        found = _made_by(artefact, folder, config)
+        if changes := [name for name in made_by if made_by[name] != found[name]]:
+            raise SetupError(
+                f"a worker of the Ray cluster finds another {', '.join(changes)} at {artefact} and {folder} than this "
+                "machine. Give all machines the same files."
+            )
+        own = None if is_engine(artefact) else threads
+        runtime = open_artefact(artefact, config.runtime, threads=own, throughput=True)
+        self._encoder, self._config = SentenceEncoder(folder, runtime), config
+
+    def __call__(self, item: Item) -> bytes:
+        """Write the file of a part."""
+        import pyarrow.parquet as pq
+
+        part = Part(**{name: value for name, value in item.items() if name != "file"})
+        texts = read(part, self._config.column)
+        table = _table(part, texts if self._config.keep_text else None, self._encoder.embed(texts))
+        with atomic(Path(item["file"])) as temporary:
+            pq.write_table(table, temporary)
+        return b""
+
+
+def _table(part: Part, texts: list[str] | None, vectors: Embeddings) -> Any:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"id": pa.array(range(part.first, part.first + part.rows), pa.int64())}
+    if texts is not None:
+        columns["text"] = texts
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return pa.table(columns)
+
+
+def _made_by(artefact: Path, folder: Path, config: Corpus) -> dict[str, Any]:
+    """All that decides what a text's embedding is."""
+    require_file(artefact, "model or engine")
+    tokenizer = TextTokenizer(folder)
+    pooling, normalised = pooling_of(folder)
+    return {
+        "format": "calib8.embeddings/1",
+        "model": source_sha256(artefact) or sha256_file(artefact),
+        "tokenizer": {"sha256": tokenizer.sha256, "max_length": tokenizer.max_length},
+        "pooling": {"mode": pooling, "normalised": normalised},
+        "settings": config.model_dump(),
+    }
+
+
+def _continue(output: Path, record: dict[str, Any]) -> None:
+    """Make sure that what is in ``output`` is of this ``record``, and remove what a killed worker left half-written."""
+    if (output / RECORD).is_file():
+        before = read_json(output / RECORD, "record of embeddings")
+        changed = [name for name in record if not isinstance(before, dict) or before.get(name) != record[name]]
+    else:
+        changed = ["a record that is missing"] if any(output.glob("part-*.parquet")) else []
+    if changed:
+        raise InputError(
+            f"{output} holds embeddings of another origin, told by {', '.join(changed)}. Choose another folder, or "
+            "remove this one."
+        )
+    write_json(output / RECORD, record)
+    for left in output.glob(".part-*.parquet.*.part"):
+        left.unlink(missing_ok=True)
+
+
+def _is_whole(item: Item) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return bool(pq.read_metadata(item["file"]).num_rows == item["rows"])
+    except (OSError, pa.ArrowInvalid):
+        return False

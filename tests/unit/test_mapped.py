@@ -1,0 +1,117 @@
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
+from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder
+
+LARGE = SMALLEST // 4  # float32 values
+
+
+def model_with(*weights: np.ndarray) -> onnx.ModelProto:
+    g = GraphBuilder()
+    values = [g.constant(f"w{number}", weight, weight.dtype) for number, weight in enumerate(weights)]
+    outputs = {f"y{number}": g.op("Identity", value) for number, value in enumerate(values)}
+    return ir.to_proto(g.model(**outputs))
+
+
+def saved(proto: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("build", [tiny_encoder, tiny_convnet])
+def test_the_model_is_that_in_the_file(tmp_path: Path, build) -> None:
+    proto = ir.to_proto(build())
+    assert ir.to_proto(load_mapped(saved(proto, tmp_path))) == proto
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int64, np.float64, np.bool_])
+def test_weights_of_every_type_and_place(tmp_path: Path, dtype: type) -> None:
+    weights = [(np.arange(size) % 100).astype(dtype).reshape(-1, 2) for size in (2, 8 * SMALLEST, 6, 9 * SMALLEST)]
+    proto = model_with(*weights)
+    model = load_mapped(saved(proto, tmp_path))
+    for number, weight in enumerate(weights):
+        found = model.graph.initializers[f"w{number}"].const_value
+        assert isinstance(found, MappedTensor) == (number % 2 == 1)  # the large ones are mapped
+        np.testing.assert_array_equal(found.numpy(), weight)
+        assert found.numpy().dtype == dtype
+    assert ir.to_proto(model) == proto
+
+
+def test_packed_types_are_read(tmp_path: Path) -> None:
+    proto = model_with(np.zeros(4, np.float32))
+    tensor = proto.graph.initializer.add(name="packed", data_type=onnx.TensorProto.INT4, dims=[4 * SMALLEST])
+    tensor.raw_data = bytes(range(256)) * (2 * SMALLEST // 256)
+    model = load_mapped(saved(proto, tmp_path))
+    assert model.graph.initializers["packed"].const_value.tobytes() == tensor.raw_data
+
+
+def test_nothing_large_is_read(tmp_path: Path) -> None:
+    path = saved(model_with(np.ones(20_000_000, np.float32)), tmp_path)
+    tracemalloc.start()
+    try:
+        model = load_mapped(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert model.graph.initializers["w0"].const_value.numpy()[-1] == 1
+
+
+def test_external_weights_are_mapped_too(tmp_path: Path) -> None:
+    weights = [np.full(LARGE + number, number, np.float32) for number in range(2)]
+    ir.save(ir.from_proto(model_with(*weights)), tmp_path / "a.onnx", external_data="a.data", size_threshold_bytes=0)
+    found = [value.const_value for value in load_mapped(tmp_path / "a.onnx").graph.initializers.values()]
+    assert all(isinstance(weight, MappedTensor) and weight.path.name == "a.data" for weight in found)
+    for weight, expected in zip(found, weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+
+
+def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    proto = model_with(np.zeros(LARGE, np.float32))
+    ir.save(ir.from_proto(proto), tmp_path / "a.onnx", external_data="secret.data", size_threshold_bytes=0)
+    outside = onnx.load(tmp_path / "a.onnx", load_external_data=False)
+    outside.graph.initializer[0].external_data[0].value = "../secret.data"
+    with pytest.raises(ValueError, match=r"'w0' is in \.\./secret\.data, which is not in the model's folder"):
+        load_mapped(saved(outside, tmp_path / "model"))
+
+
+def test_weights_outlive_the_name_of_their_file(tmp_path: Path) -> None:
+    path = saved(model_with(np.full(LARGE, 7, np.float32)), tmp_path)
+    model = load_mapped(path)
+    path.with_suffix(".new").write_bytes(b"another")
+    path.with_suffix(".new").replace(path)
+    assert (model.graph.initializers["w0"].const_value.numpy() == 7).all()
+
+
+def test_a_weight_of_another_size_than_its_shape(tmp_path: Path) -> None:
+    proto = model_with(np.zeros(2 * LARGE, np.float32))
+    proto.graph.initializer[0].dims[:] = [2 * LARGE + 1]
+    with pytest.raises(DecodeError, match=rf"tensor 'w0' has {2 * SMALLEST} bytes for the shape \[{2 * LARGE + 1}\]"):
+        load_mapped(saved(proto, tmp_path))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_damage_is_told_and_never_crashes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Cut anywhere, or with a byte replaced: either protobuf accepts it, or the error is one of those it raises."""
+    whole = model_with(np.zeros(2 * LARGE, np.float32)).SerializeToString()
+    graph = whole.index(b"w0") + 200
+    cut = data.draw(st.integers(0, len(whole)))
+    damaged = bytearray(whole[:cut] if data.draw(st.booleans()) else whole)
+    if damaged and data.draw(st.booleans()):
+        damaged[data.draw(st.integers(0, min(graph, len(damaged)) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "model.onnx"
+    path.write_bytes(damaged)
+    with suppress(DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
+        load_mapped(path)

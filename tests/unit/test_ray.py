@@ -1,0 +1,238 @@
+"""Work over a Ray cluster of this machine: two workers, some of which are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from shell import Shell
+
+import calib8
+from calib8.calibration import over_ray
+from calib8.cluster.session import ENVIRONMENT
+from calib8.errors import DataError, InputError, SetupError
+from calib8.models import embed_corpus
+from calib8.testing import tiny_encoder
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'calib8[ray]'"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray sets deprecated options of its own
+]
+RAY = calib8.Ray()
+ROWS = 90
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """What is connected is used: one start for all tests of this file."""
+    os.environ.update(ENVIRONMENT)
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def model(tokenizer_folder: Path) -> Path:
+    ir.save(tiny_encoder(), tokenizer_folder / "model.onnx")
+    return tokenizer_folder / "model.onnx"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[Path]:
+    """Three files of 30 rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = ["".join(np.random.default_rng(row).choice(list("abcde "), 9)) + "e" for row in range(ROWS)]
+    pq.write_table(pa.table({"text": texts[:30]}), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts[30:60]))
+    (tmp_path / "c.txt").write_text("\n".join(texts[60:]))
+    return [tmp_path / name for name in ("a.parquet", "b.jsonl", "c.txt")]
+
+
+def dying(worker: type[Any], mark: Path) -> type[Any]:
+    """``worker``, whose process is killed once, when it has done an item and not yet said so."""
+
+    class Dying(worker):  # type: ignore[misc]
+        def __call__(self, item: Any) -> Any:
+            answer = super().__call__(item)
+            if (item.get("begin") or item.get("first")) and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+    return Dying
+
+
+def table(folder: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder).sort_by("id")
+
+
+def vectors(folder: Path) -> np.ndarray:
+    return np.array(table(folder)["embedding"].to_pylist(), np.float32)
+
+
+def data() -> dict[str, np.ndarray]:
+    """2,000 ragged samples: enough for five shares."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(2, 17, 2000)
+    return {
+        "input_ids": random.integers(4, 9, (2000, 16)),
+        "attention_mask": (np.arange(16) < lengths[:, None]).astype(np.int64),
+    }
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ranges_are_those_of_one_machine_even_if_a_worker_is_killed(
+    model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_ray, "Observation", dying(over_ray.Observation, tmp_path / "died"))
+    config = calib8.Calibrate(observer="entropy")
+    for name, ray in (("one", None), ("many", RAY)):
+        output, cache = tmp_path / f"{name}.json", tmp_path / f"{name}.cache"
+        calib8.calibrate(model, data(), config, output=output, cache=cache, cluster=ray, progress=notes)
+    assert (tmp_path / "died").exists()
+    assert (tmp_path / "many.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+    assert (tmp_path / "many.cache").read_bytes() == (tmp_path / "one.cache").read_bytes()
+    assert ("calibrate", 2000, 2000) in notes.steps[-6:]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_every_row_is_embedded_once_even_if_a_worker_is_killed(
+    model: Path, corpus: list[Path], tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_corpus, "Embedder", dying(embed_corpus.Embedder, tmp_path / "died"))
+    config = calib8.Corpus(part_rows=8, keep_text=True)
+    parts = calib8.embed_corpus(model, corpus, tmp_path / "out", config, progress=notes)
+    found = table(tmp_path / "out")
+    texts = found["text"].to_pylist()
+    assert (tmp_path / "died").exists()
+    assert len(parts) == 3 * 4  # 8 + 8 + 8 + 6 rows of each file
+    assert found["id"].to_pylist() == list(range(ROWS))
+    assert texts[30:60] == [line.split('"')[3] for line in corpus[1].read_text().splitlines()]
+    np.testing.assert_allclose(vectors(tmp_path / "out"), calib8.embed(model, texts), atol=1e-6)
+    assert str(found.schema.field("embedding").type) == "fixed_size_list<element: float>[8]"
+    assert notes.steps[-1] == ("embed", ROWS, ROWS)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_after_a_kill_the_missing_parts_are_made(model: Path, corpus: list[Path], tmp_path: Path, notes) -> None:
+    """The driver of a cluster of its own is killed as soon as there is a part."""
+    output = tmp_path / "out"
+    arguments = ["embed", model, *corpus, "--ray", "local", "-o", output, "--part-rows", 1, "-q"]
+    driver = subprocess.Popen([sys.executable, "-m", "calib8", *map(str, arguments)], start_new_session=True)
+    while not any(output.glob("part-*.parquet")):
+        assert driver.poll() is None
+        time.sleep(0.005)
+    driver.kill()
+    driver.wait()
+    wait_for_end_of(driver.pid)
+    (output / ".part-000000.parquet.0123456789abcdef.part").write_bytes(b"half")
+    before = {path: path.stat().st_mtime_ns for path in output.glob("part-*.parquet")}
+    assert 0 < len(before) < ROWS
+    parts = calib8.embed_corpus(model, corpus, output, calib8.Corpus(part_rows=1), progress=notes)
+    assert notes.messages == [f"{len(before)} of {ROWS} parts are there already"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert sorted(output.iterdir()) == [output / "_embeddings.json", *parts]
+    assert table(output)["id"].to_pylist() == list(range(ROWS))
+
+
+def wait_for_end_of(session: int) -> None:
+    """Wait until no process of the session is left, but for Ray's two agents, which take a minute: end those."""
+    deadline = time.monotonic() + 30
+    while left := processes(session):
+        assert time.monotonic() < deadline, f"still there: {left}"
+        if all(title.endswith("Agent") for title in left.values()):
+            for process in left:
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def processes(session: int) -> dict[int, str]:
+    """Number -> title of what runs in the session."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, own = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+            if state != "Z" and int(own) == session:
+                found[int(process.name)] = (process / "cmdline").read_text().rstrip("\0")
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_is_wrong_in_a_worker_is_told_here(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
+    with pytest.raises(DataError, match="'text' of row 1 is None, expected a text"):
+        calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_of_other_embeddings_is_left_alone(model: Path, corpus: list[Path], tmp_path: Path) -> None:
+    calib8.embed_corpus(model, corpus[2:], tmp_path / "out")
+    for inputs, config, what in ((corpus, calib8.Corpus(), "inputs"), (corpus[2:], calib8.Corpus(part_rows=7), "set")):
+        with pytest.raises(InputError, match=f"of another origin, told by {what}"):
+            calib8.embed_corpus(model, inputs, tmp_path / "out", config)
+    (tmp_path / "out" / "_embeddings.json").unlink()
+    with pytest.raises(InputError, match="told by a record that is missing"):
+        calib8.embed_corpus(model, corpus[2:], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_finds_another_model_says_so(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(over_ray.Observation):
+        def __init__(self, path: Path, *others: Any) -> None:
+            ir.save(tiny_encoder(width=16), path)
+            super().__init__(path, *others)
+
+    monkeypatch.setattr(over_ray, "Observation", Elsewhere)
+    with pytest.raises(SetupError, match="another state of the model than this machine"):
+        calib8.calibrate(model, data(), cluster=RAY)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_without_room_for_a_worker_is_refused(model: Path) -> None:
+    with pytest.raises(SetupError, match="a worker needs 64 CPUs; the Ray cluster has 2 CPUs"):
+        calib8.calibrate(model, data(), cluster=calib8.Ray(cpus=64))
+
+
+def test_without_ray_it_says_what_to_install(model: Path, corpus: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(SetupError, match=r"Ray is not installed. Install it: pip install 'calib8\[ray\]'"):
+        calib8.embed_corpus(model, corpus, "never")
+
+
+def test_ctrl_c_ends_the_cluster_and_leaves_nothing_half_written(model: Path, corpus: list[Path]) -> None:
+    output = model.parent / "out"
+    arguments = ["embed", model, *corpus, "--ray", "local", "-o", output, "--part-rows", 1, "-q"]
+    driver = subprocess.Popen([sys.executable, "-m", "calib8", *map(str, arguments)], start_new_session=True)
+    while not any(output.glob("part-*.parquet")):
+        assert driver.poll() is None
+        time.sleep(0.005)
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(30) == 130
+    wait_for_end_of(driver.pid)
+    assert not list(output.glob(".part-*"))
+
+
+def test_the_command_line_asks_for_a_folder(calib8: Shell, model: Path) -> None:
+    code, _, stderr = calib8("embed", model, "--ray", "local")
+    assert (code, "name both (-o)" in stderr) == (2, True)

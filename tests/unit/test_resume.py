@@ -1,0 +1,193 @@
+"""Work that was stopped, by an exception or by SIGKILL, goes on and comes to the same result, to the bit."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calib8.calibration import collect as module
+from calib8.calibration import state
+from calib8.calibration.checkpoint import Checkpoint
+from calib8.calibration.collect import Collector, collect
+from calib8.calibration.statistics import TensorStatistics
+from calib8.data.batching import Dataset
+from calib8.data.inputs import input_specs
+from calib8.data.sources import Batches
+from calib8.files import unfinished_folder
+from calib8.graph.io import save
+from calib8.passes.prepare import prepare
+from calib8.planning import apply
+from calib8.planning.solve import solve
+from calib8.progress import Quiet
+from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
+
+
+class Stopped(Exception):
+    """What stops a run in these tests."""
+
+
+class StopsAt(Quiet):
+    def __init__(self, done: int) -> None:
+        self.done = done
+
+    def update(self, stage: str, done: float, total: float | None) -> None:
+        if done >= self.done:
+            raise Stopped
+
+
+def tokens(model: ir.Model) -> Dataset:
+    """Seven batches of unequal lengths."""
+    return Dataset(Batches([token_feeds(*lengths) for lengths in [(3, 9)] * 3 + [(4,), (12, 2, 5), (6,), (2,)]]),
+                   input_specs(model))  # fmt: skip
+
+
+def images(model: ir.Model) -> Dataset:
+    random = np.random.default_rng(0)
+    return Dataset(Batches([{"image": random.normal(size=(5, 3, 8, 8)).astype(np.float32)} for _ in range(7)]),
+                   input_specs(model))  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["encoder", "convnet"])
+def case(request: pytest.FixtureRequest) -> tuple[ir.Model, Dataset]:
+    if request.param == "encoder":
+        return (model := prepare(tiny_encoder())), tokens(model)
+    return (model := prepare(tiny_convnet())), images(model)
+
+
+def bits(statistics: dict[str, TensorStatistics]) -> bytes:
+    """All of it; rows in the order of their coordinates, which is all that anybody sees of theirs."""
+    arrays = state.to_state(statistics)
+    for key in [key for key in arrays if key.endswith(".coordinates")]:
+        order = np.lexsort(arrays[key].T[::-1])
+        sample = key.removesuffix(".coordinates")
+        for part in ("coordinates", "rows", "exponents"):
+            arrays[f"{sample}.{part}"] = arrays[f"{sample}.{part}"][order]
+    return b"".join(key.encode() + array.tobytes() for key, array in arrays.items())
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_stopped_pass_goes_on(
+    case: tuple[ir.Model, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes, stop: int
+) -> None:
+    model, data = case
+    monkeypatch.setattr(module, "INTERVAL", -1.0)  # keep what was done after every batch
+    whole = collect(model, data, Quiet(), sample=20, histograms=True)
+    done = sum(len(rows) for rows, _ in list(data.batches())[:stop])
+    with pytest.raises(Stopped):
+        collect(model, data, StopsAt(done), sample=20, histograms=True, checkpoint=Checkpoint(tmp_path))
+    again = collect(model, data, notes, sample=20, histograms=True, checkpoint=Checkpoint(tmp_path))
+    assert bits(again) == bits(whole)
+    kept = sum(len(rows) for rows, _ in list(data.batches())[: stop - 1])  # stopped before the last batch was kept
+    assert notes.steps[0] == ("calibrate", kept, len(data))
+    finished = collect(model, data, Quiet(), sample=20, histograms=True, checkpoint=Checkpoint(tmp_path))
+    assert bits(finished) == bits(whole)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_shares_merge_to_the_whole(case: tuple[ir.Model, Dataset], data: st.DataObject) -> None:
+    """Whoever runs which batches, in whatever order they are merged."""
+    model, source = case
+    batches = list(source.batches())
+    owners = data.draw(st.lists(st.integers(0, 2), min_size=len(batches), max_size=len(batches)))
+    order = data.draw(st.permutations(sorted(set(owners))))
+    with Collector(model, source, sample=20, histograms=True) as collector:
+        for batch in batches:
+            collector.add(*batch)
+        whole = bits(collector.take())
+        parts = {}
+        for owner in set(owners):
+            for batch in (batch for batch, other in zip(batches, owners, strict=True) if other == owner):
+                collector.add(*batch)
+            parts[owner] = collector.take()
+    merged = {name: TensorStatistics() for name in parts[order[0]]}
+    for owner in order:
+        for name, seen in parts[owner].items():
+            merged[name].merge(seen)
+    assert bits(merged) == whole
+
+
+def test_statistics_come_back_from_bytes(case: tuple[ir.Model, Dataset]) -> None:
+    found = collect(*case, Quiet(), sample=20, histograms=True)
+    assert bits(state.from_bytes(state.to_bytes(found))) == bits(found)
+
+
+def test_what_other_work_left_is_thrown_away(tmp_path: Path) -> None:
+    folder = unfinished_folder(tmp_path / "a", {"of": [1, "x"]})
+    (folder / "part").touch()
+    assert (unfinished_folder(tmp_path / "a", {"of": [1, "x"]}) / "part").exists()
+    assert not (unfinished_folder(tmp_path / "a", {"of": [2, "x"]}) / "part").exists()
+    (tmp_path / "a" / "key.json").write_text("{")
+    (tmp_path / "a" / "part").touch()
+    assert not (unfinished_folder(tmp_path / "a", {"of": [2, "x"]}) / "part").exists()
+
+
+CONVERT = """
+import os, signal, sys
+from pathlib import Path
+from calib8.calibration import collect
+from calib8.conversion import Convert, convert
+from calib8.data.sources import NpyFolder
+from calib8.progress import Quiet
+from calib8.verification.config import Verify
+
+class Kills(Quiet):
+    def update(self, stage, done, total):
+        if stage == sys.argv[3] and done >= int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+collect.INTERVAL = -1.0
+config = Convert(build=None, verify=Verify(min_cosine=0.5))
+convert(Path(sys.argv[1]) / "model.onnx", NpyFolder(Path(sys.argv[1])), Path(sys.argv[2]), config, Kills())
+"""
+
+
+def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
+    """Killed in the pass, killed again while it solves sites: the third run ends where an undisturbed one does."""
+    save(tiny_encoder(), tmp_path / "model.onnx")
+    for name, array in token_feeds(*[8] * 400).items():
+        np.save(tmp_path / f"{name}.npy", array)
+
+    def run(output: str, stage: str, at: int) -> int:
+        command = [sys.executable, "-c", CONVERT, str(tmp_path), str(tmp_path / output), stage, str(at)]
+        return subprocess.run(command, check=False).returncode
+
+    assert run("whole", "never", 0) == 0
+    assert run("killed", "calibrate", 250) == -signal.SIGKILL
+    assert list((tmp_path / "killed" / "unfinished").glob("batch-*.npz"))
+    assert run("killed", "quantize", 2) == -signal.SIGKILL
+    assert len(list((tmp_path / "killed" / "unfinished" / "sites").glob("site-*.npz"))) == 2
+    assert run("killed", "never", 0) == 0
+    assert not (tmp_path / "killed" / "unfinished").exists()
+    for name in ("model.int8.onnx", "ranges.json", "plan.json", "calibration.cache"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = prepare(tiny_encoder())
+    data = Dataset(Batches([token_feeds(*[8] * 50)]), input_specs(model))
+    statistics = collect(model, data, Quiet(), sample=400)
+    names = {op.name for op in apply.weighted_ops(model)}
+    solved: list[str] = []
+
+    def counted(seen: TensorStatistics, site: apply.Site):  # type: ignore[no-untyped-def]
+        solved.append(site.name)
+        return solve(seen, site)
+
+    monkeypatch.setattr(apply, "solve", counted)
+    with pytest.raises(Stopped):
+        apply.solve_sites(model, names, statistics, StopsAt(2), tmp_path)
+    found = apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
+    assert len(solved) == len(set(solved)) == 4
+    plain = apply.solve_sites(model, names, statistics, Quiet())
+    for name, solution in found.items():
+        assert (solution.trial, solution.trials) == (plain[name].trial, plain[name].trials)
+        for op, weight in solution.quantised.weights.items():
+            np.testing.assert_array_equal(weight.codes, plain[name].quantised.weights[op].codes)
+            np.testing.assert_array_equal(weight.bias, plain[name].quantised.weights[op].bias)
