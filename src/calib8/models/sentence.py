@@ -7,6 +7,7 @@ normalisation, without a prompt. A folder whose files ask for anything else is r
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -72,7 +73,7 @@ class SentenceEncoder:
             while (window := following.result()) is not None:
                 following = reader.submit(self._next_window, texts)
                 tokens, cut_here = window
-                yield self._vectors(tokens, lambda count, before=done: progress.update("embed", before + count, total))
+                yield self._vectors(tokens, partial(_told, progress, done, total))
                 done, cut = done + len(tokens), cut + cut_here
         self.tokenizer.note_cut(cut, done, progress)
 
@@ -111,6 +112,10 @@ class SentenceEncoder:
 
     def _finished(self, rows: Rows, batch: Arrays, run: Pending) -> tuple[Rows, Embeddings]:
         return rows, pool(_hidden(run.result()), batch["attention_mask"], self.pooling)
+
+
+def _told(progress: Progress, before: int, total: int | None, count: int) -> None:
+    progress.update("embed", before + count, total)
 
 
 def _hidden(outputs: Arrays) -> NDArray[np.float32]:
