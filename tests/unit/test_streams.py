@@ -1,5 +1,7 @@
 """Several runs at once, and sentences that stream through them."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -35,6 +37,22 @@ def test_results_belong_to_their_inputs(make) -> None:
             expected = outputs_of(tiny_encoder(), arrays)["last_hidden_state"][real]
             np.testing.assert_allclose(run.result()["last_hidden_state"][real], expected, atol=1e-5)
             assert run.done
+
+
+def test_threads_that_are_the_first_to_use_openvino_do_not_lock_up() -> None:
+    """Its bindings initialise themselves in a process's first run: without a lock, five processes of six never ended."""
+    script = (
+        "import sys\n"
+        "from calib8.runtime.openvino import OpenVinoRuntime\n"
+        "from calib8.runtime.streams import Streams\n"
+        "from calib8.testing import tiny_encoder, token_feeds\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "with Streams(OpenVinoRuntime(tiny_encoder(), streams=3), 3) as runtime:\n"
+        "    runs = [runtime.submit(token_feeds(3, 5)) for _ in range(12)]\n"
+        "    print(len({run.result()['last_hidden_state'].tobytes() for run in runs}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
 
 
 def test_as_many_runs_go_on_at_once_as_there_are_streams() -> None:

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU."""
 
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import onnx_ir as ir
@@ -10,6 +11,10 @@ from calib8.errors import DataError, ModelError, SetupError
 from calib8.graph.io import serialized
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
+
+#: Held while arrays go in or out. Two threads that are the first to use a part of OpenVINO's Python bindings lock up: one
+#: initialises it and waits for Python's lock, the other holds that and waits for it to be initialised.
+BINDINGS = Lock()
 
 
 class OpenVinoRuntime(Runtime):
@@ -44,9 +49,12 @@ class OpenVinoRuntime(Runtime):
     def _run(self, arrays: Arrays) -> Arrays:
         request = self._idle.get()
         try:
-            results = request.infer(arrays)
-            ports = self._compiled.outputs
-            return {name: results[port].copy() for name, port in zip(self._outputs, ports, strict=True)}
+            with BINDINGS:
+                request.start_async(arrays)
+            request.wait()
+            with BINDINGS:
+                results, ports = request.results, self._compiled.outputs
+                return {name: results[port].copy() for name, port in zip(self._outputs, ports, strict=True)}
         except RuntimeError as error:
             shapes = {name: list(array.shape) for name, array in arrays.items()}
             raise DataError(f"the model failed on inputs of shapes {shapes}: {str(error).strip()[-300:]}.") from error
