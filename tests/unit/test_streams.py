@@ -40,7 +40,7 @@ def test_results_belong_to_their_inputs(make) -> None:
 
 
 def test_threads_that_are_the_first_to_use_openvino_do_not_lock_up() -> None:
-    """Its bindings initialise themselves in a process's first run: without a lock, five processes of six never ended."""
+    """Bindings initialise themselves in a process's first run: without a lock, five processes of six never ended."""
     script = (
         "import sys\n"
         "from calib8.runtime.openvino import OpenVinoRuntime\n"

@@ -12,8 +12,8 @@ from calib8.graph.io import serialized
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 
-#: Held while arrays go in or out. Two threads that are the first to use a part of OpenVINO's Python bindings lock up: one
-#: initialises it and waits for Python's lock, the other holds that and waits for it to be initialised.
+#: Held while arrays go in or out. Two threads that are the first to use a part of OpenVINO's Python bindings lock up:
+#: one initialises it and waits for Python's lock, the other holds that and waits for it to be initialised.
 BINDINGS = Lock()
 
 
