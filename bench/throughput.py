@@ -37,6 +37,8 @@ REFERENCE = "ort-fp32"
 #: Sentences in a long text: about 330 tokens.
 IN_LONG = 20
 Row = dict[str, Any]
+#: What each row took for each set of texts, round by round.
+Taken = dict[tuple[str, str], list[Row]]
 
 
 class Peer:
@@ -62,12 +64,12 @@ class Peer:
             self.close()
             raise
 
-    def seconds(self, texts: str) -> float:
-        """How long embedding the set called ``texts`` took."""
+    def measured(self, texts: str) -> Row:
+        """How long embedding the set called ``texts`` took: ``seconds``, and ``cpu_seconds`` of all its threads."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{texts}\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return self._answer()
 
     def close(self) -> None:
         """Let the process end."""
@@ -103,10 +105,10 @@ def main() -> None:
     write_json(work / "settings.json", settings)
     pythons = {"calib8": sys.executable} | dict(item.split("=", 1) for item in options.pythons)
     peers, rows = _opened(options.only or list(ENCODERS), pythons, work / "settings.json")
-    seconds = _rounds(peers, list(texts), options.rounds)
+    taken = _rounds(peers, list(texts), options.rounds)
     for name, peer in peers.items():
         peer.close()
-        rows[name] = peer.facts | _measured(name, seconds, texts, work)
+        rows[name] = peer.facts | _measured(name, taken, texts, work)
     result = {
         "command": " ".join(["python", *(_without_folder(part) for part in sys.argv)]),
         "date": date.today().isoformat(),
@@ -165,25 +167,25 @@ def _opened(names: Sequence[str], pythons: dict[str, str], settings: Path) -> tu
     return peers, absent
 
 
-def _rounds(peers: dict[str, Peer], texts: Sequence[str], rounds: int) -> dict[tuple[str, str], list[float]]:
-    seconds: dict[tuple[str, str], list[float]] = {(name, kind): [] for name in peers for kind in texts}
+def _rounds(peers: dict[str, Peer], texts: Sequence[str], rounds: int) -> Taken:
+    taken: Taken = {(name, kind): [] for name in peers for kind in texts}
     for _ in range(rounds):
         for kind in texts:
             for name, peer in peers.items():
-                seconds[name, kind].append(peer.seconds(kind))
-    return seconds
+                taken[name, kind].append(peer.measured(kind))
+    return taken
 
 
-def _measured(
-    name: str, seconds: dict[tuple[str, str], list[float]], texts: dict[str, list[str]], work: Path
-) -> dict[str, Row]:
+def _measured(name: str, taken: Taken, texts: dict[str, list[str]], work: Path) -> dict[str, Row]:
     """For each set of texts: rate, ratio to the reference, and cosine to it."""
+    seconds = {row: [one["seconds"] for one in rounds] for row, rounds in taken.items()}
     found = {}
     for kind, given in texts.items():
         own = statistics.median(seconds[name, kind])
         found[kind] = {
             "per_second": round(len(given) / own, 2),
-            "rounds_s": [round(taken, 3) for taken in seconds[name, kind]],
+            "rounds_s": [round(one, 3) for one in seconds[name, kind]],
+            "cpu_s": round(statistics.median(one["cpu_seconds"] for one in taken[name, kind]), 3),
         }
         if (REFERENCE, kind) in seconds:
             vectors, expected = (np.load(work / f"{row}-{kind}.npy") for row in (name, REFERENCE))
