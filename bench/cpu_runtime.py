@@ -2,7 +2,7 @@
 
     python bench/cpu_runtime.py build/mpnet models/all-mpnet-base-v2/model.onnx sentences.txt [result.json]
 
-All that `calib8 tune` would try, and OpenVINO with a bf16 remainder, embed the same sentences by turns in one process;
+All that `calib8 tune` would try embed the same sentences by turns in one process;
 medians of three rounds. The reference is the FP32 model in ONNX Runtime.
 """
 
@@ -19,14 +19,12 @@ from calib8.data.text import read_sentences
 from calib8.graph.io import load
 from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
-from calib8.passes.cpu_form import to_cpu_form
 from calib8.report.report import this_machine
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import candidates, cores
+from calib8.runtime.choice import candidates
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
-from calib8.runtime.streams import Streams
 
 ROUNDS = 3
 
@@ -42,9 +40,6 @@ def main() -> None:
         "FP32, OpenVINO": OpenVinoRuntime(reference),
     }
     runtimes |= {f"INT8, {choice}": open_choice(int8, choice) for choice in candidates(int8)}
-    streams = cores()
-    bf16 = OpenVinoRuntime(to_cpu_form(int8, unsigned=False), streams=streams, bf16=True)
-    runtimes[f"INT8, bf16 remainder, OpenVINO, s8, {streams} streams"] = Streams(bf16, streams)
     encoders = {name: SentenceEncoder(folder, runtime) for name, runtime in runtimes.items()}
     vectors = {name: encoder.embed(sentences[:64]) for name, encoder in encoders.items()}
     rates: dict[str, list[float]] = {name: [] for name in encoders}

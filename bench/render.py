@@ -11,6 +11,7 @@ from typing import Any
 
 from calib8.files import read_json, write_text
 from encoders import ENCODERS
+from throughput import OURS
 
 BEGIN, END = "<!-- throughput -->\n", "<!-- /throughput -->"
 
@@ -20,13 +21,13 @@ def markdown(result: dict[str, Any]) -> str:
     kinds = list(result["texts"])
     head = [f"{kind}: texts/s | calib8 is | cosine mean / p1" for kind in kinds]
     lines = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * (3 * len(kinds))}"]
-    mine = result["rows"]["calib8"]
+    mine = next(row for name in reversed(OURS) if "absent" not in (row := result["rows"].get(name, {"absent": ""})))
     for name, row in result["rows"].items():
         cells = []
         for kind in kinds if kinds[0] in row else ():
             own = row[kind]
             ratio = mine[kind]["per_second"] / own["per_second"]
-            cells += [f"{own['per_second']:.1f}", "" if name == "calib8" else f"{ratio:.2f}x"]
+            cells += [f"{own['per_second']:.1f}", "" if name in OURS else f"{ratio:.2f}x"]
             cells += [f"{own['cosine_mean']:.4f} / {own['cosine_p1']:.4f}" if "cosine_mean" in own else ""]
         lines.append(f"| {ENCODERS[name].title} | {' | '.join(cells or [row.get('absent', '')])} |")
     machine = result["machine"]

@@ -34,6 +34,7 @@ from encoders import ENCODERS
 
 #: What ratios and cosines are to.
 REFERENCE = "ort-fp32"
+OURS = ("calib8", "calib8-tuned")
 #: Sentences in a long text: about 330 tokens.
 IN_LONG = 20
 Row = dict[str, Any]
@@ -213,11 +214,12 @@ def table(result: Row) -> str:
     for name, row in result["rows"].items():
         cells = row.get("absent") or "".join(_cells(row[kind]) for kind in texts)
         lines.append(f"{ENCODERS[name].title:40}{cells}")
-    mine = result["rows"].get("calib8", {})
-    for name, row in result["rows"].items():
-        if "short" in mine and "short" in row and name != "calib8":
-            ratios = (f"{mine[kind]['per_second'] / row[kind]['per_second']:.2f} ({kind})" for kind in texts)
-            lines.append(f"calib8 / {ENCODERS[name].title}: {', '.join(ratios)}")
+    measured = {name: row for name, row in result["rows"].items() if "absent" not in row}
+    for own, mine in measured.items():
+        for name, row in measured.items() if own in OURS else ():
+            if name not in OURS:
+                ratios = (f"{mine[kind]['per_second'] / row[kind]['per_second']:.2f} ({kind})" for kind in texts)
+                lines.append(f"{ENCODERS[own].title} / {ENCODERS[name].title}: {', '.join(ratios)}")
     return "\n".join(lines)
 
 
@@ -238,7 +240,7 @@ def plot(result: Row, path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("short", "long"), strict=True):
         rates = [row[kind]["per_second"] for row in rows.values()]
-        colours = ["tab:green" if name == "calib8" else "tab:grey" for name in rows]
+        colours = ["tab:green" if name in OURS else "tab:grey" for name in rows]
         bars = axes.barh([ENCODERS[name].title for name in rows], rates, color=colours)
         axes.bar_label(bars, fmt="%.0f", padding=3)
         axes.set_title(f"{kind} texts per second")

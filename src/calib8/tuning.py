@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
@@ -12,6 +13,7 @@ from calib8.data.sources import Source
 from calib8.errors import ConfigError, ModelError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
+from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.runtime.choice import CpuChoice, Measured, candidates, cores, remember
@@ -25,6 +27,9 @@ from calib8.verification.speed import by_turns
 BATCHES, ROUNDS = 6, 3
 #: How many times as long as the fastest a candidate may take in a first round, and still take part in those that count.
 HOPELESS = 1.7
+#: Mean cosine that outputs with a bf16 remainder must keep to those with an FP32 one. MPNet in u8 instead of s8, where
+#: other sums round the other way, is at 0.9995, and with bf16 at 0.9989; to the FP32 model all of them are at 0.998.
+LEAST_COSINE = 0.998
 
 
 def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | None, progress: Progress) -> Measured:
@@ -45,6 +50,7 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
                 opened[choice] = stack.enter_context(open_choice(model, choice))
             except ModelError as error:
                 progress.note(f"{choice}: {error}")
+        _drop_inexact(opened, batches[0], progress)
         works = {str(choice): _work(runtime, batches) for choice, runtime in opened.items()}
         first = by_turns(works, least=1)
         bound = HOPELESS * min(min(seconds) for seconds in first.values())
@@ -56,6 +62,23 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
     if remember(model, measured) is None:
         progress.note("the cache cannot be written: what was measured is not remembered. Set CALIB8_CACHE.")
     return measured
+
+
+def _drop_inexact(opened: dict[CpuChoice, Runtime], arrays: Arrays, progress: Progress) -> None:
+    """Leave out where bf16 changes the outputs of a batch by more than ``LEAST_COSINE`` allows, and say so."""
+    exact = next(runtime for choice, runtime in opened.items() if not choice.bf16).run(arrays)
+    for choice in [choice for choice in opened if choice.bf16]:
+        rounded = opened[choice].run(arrays)
+        cosine = min(_mean_cosine(exact[name], rounded[name]) for name in exact)
+        progress.note(f"{choice}: cosine {cosine:.5f} to FP32 arithmetic, {LEAST_COSINE} is demanded")
+        if not cosine >= LEAST_COSINE:
+            opened.pop(choice)  # closed by the stack
+
+
+def _mean_cosine(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """Of samples, each as one vector."""
+    rows = (np.asarray(array, np.float32).reshape(len(array), -1) for array in (one, other))
+    return float(cosine_rows(*rows).mean())
 
 
 def some_batches(dataset: Dataset) -> list[Arrays]:

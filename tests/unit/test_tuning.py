@@ -59,12 +59,36 @@ def test_the_rule(quantised: bool, openvino: bool, vnni: bool, expected: str, mo
 
 def test_candidates_begin_with_the_rule_and_saturate_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "cores", lambda: 4)
+    monkeypatch.setattr(choice, "has_bf16", lambda: False)
     for vnni in (True, False):
         monkeypatch.setattr(choice, "has_vnni", lambda vnni=vnni: vnni)
         found = candidates(int8())
         assert found[0] == by_rule(int8(), "auto", 4)
         assert len(set(found)) == len(found) == (8 if vnni else 4)
         assert any(one.unsigned for one in found) == vnni
+
+
+def test_bf16_is_a_candidate_where_the_cpu_has_it_and_never_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "cores", lambda: 4)
+    for flags, expected in [("avx512_vnni avx512_bf16", 2), ("amx_bf16", 1), ("avx512_vnni", 0)]:
+        monkeypatch.setattr(choice, "_cpuinfo", lambda flags=flags: flags)
+        found = candidates(int8())
+        assert [(one.runtime, one.streams) for one in found if one.bf16] == [("openvino", 4)] * expected
+        assert not found[0].bf16
+        assert not any(one.bf16 for one in candidates(prepare(tiny_encoder())))
+
+
+@pytest.mark.parametrize(("least", "kept"), [(-1.0, True), (1.1, False)])
+def test_bf16_that_costs_too_much_is_left_out(
+    least: float, kept: bool, model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "has_bf16", lambda: True)
+    monkeypatch.setattr(tuning, "LEAST_COSINE", least)
+    np.savez(tmp_path / "data.npz", **token_feeds(3, 5, 9))
+    measured = calib8.tune(model, tmp_path / "data.npz", progress=notes)
+    assert any("bf16" in name for name in measured.samples_per_second) == kept
+    assert all(f"to FP32 arithmetic, {least} is demanded" in message for message in notes.messages)
+    assert notes.messages
 
 
 def test_what_was_measured_is_taken_for_this_model_only(model: Path, tmp_path: Path) -> None:
@@ -106,6 +130,7 @@ def test_a_note_of_a_runtime_that_went_away_is_not_followed(model: Path, monkeyp
 
 def test_tune_measures_remembers_and_says(model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "cores", lambda: 2)
+    monkeypatch.setattr(choice, "has_bf16", lambda: False)
     data = tmp_path / "data.npz"
     np.savez(data, **token_feeds(3, 5, 9))
     measured = calib8.tune(model, data, progress=notes)
@@ -119,6 +144,7 @@ def test_tune_measures_remembers_and_says(model: Path, tmp_path: Path, notes, mo
 
 def test_an_unwritable_cache_is_told_and_no_error(model: Path, tmp_path: Path, notes, monkeypatch) -> None:
     (tmp_path / "cache").write_text("a file")
+    monkeypatch.setattr(choice, "has_bf16", lambda: False)
     np.savez(tmp_path / "data.npz", **token_feeds(3))
     calib8.tune(model, tmp_path / "data.npz", progress=notes)
     (message,) = notes.messages

@@ -23,18 +23,22 @@ from calib8.runtime.names import CpuRuntime
 
 
 class CpuChoice(BaseModel):
-    """A runtime, whether activations become uint8 (see ``cpu_form``), and how many runs go on at once."""
+    """A runtime, whether activations become uint8 (see ``cpu_form``), and how many runs go on at once.
+
+    ``bf16``: what is not INT8 computes in bf16; only OpenVINO, and only after ``calib8 tune`` saw what it costs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     runtime: Literal["openvino", "onnxruntime"]
     unsigned: bool
     streams: PositiveInt
+    bf16: bool = False
 
     def __str__(self) -> str:
         name = "OpenVINO" if self.runtime == "openvino" else "ONNX Runtime"
         many = f"{self.streams} streams" if self.streams > 1 else "1 stream"
-        return f"{name}, {'u8' if self.unsigned else 's8'}, {many}"
+        return f"{name}, {'u8' if self.unsigned else 's8'}{', bf16' if self.bf16 else ''}, {many}"
 
 
 class Measured(BaseModel):
@@ -76,7 +80,14 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
         for unsigned in forms
         for streams in dict.fromkeys((cores(), 1))
     )
-    return list(dict.fromkeys((first, *every)))
+    found = list(dict.fromkeys((first, *every)))
+    if is_quantised(model) and has_bf16():
+        found += [
+            one.model_copy(update={"bf16": True})
+            for one in found
+            if one.runtime == "openvino" and one.streams == cores()
+        ]
+    return found
 
 
 def remember(model: ir.Model, measured: Measured) -> Path | None:
@@ -111,6 +122,11 @@ def has_vnni() -> bool:
     Older x86 cores add two products in 16 bits, which saturates for uint8 activations; they get the int8 form.
     """
     return platform.machine() in ("x86_64", "AMD64") and "vnni" in _cpuinfo()
+
+
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 numbers faster than FP32 ones (AVX512-BF16 or AMX)."""
+    return platform.machine() in ("x86_64", "AMD64") and any(unit in _cpuinfo() for unit in ("avx512_bf16", "amx_bf16"))
 
 
 def _file(model: ir.Model) -> Path:

@@ -44,7 +44,8 @@ class OpenVinoRuntime(Runtime):
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._idle.put(self._compiled.create_infer_request())
-        self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+        remainder = ", bf16 for what is not INT8" if bf16 else ""
+        self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU{remainder}"
 
     def _run(self, arrays: Arrays) -> Arrays:
         request = self._idle.get()
