@@ -27,6 +27,9 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'calib8[ray]'"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray sets deprecated options of its own
 ]
+# Ray kills and retries work for ever while the machine is short of memory, whoever takes it.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+
 RAY = calib8.Ray()
 ROWS = 90
 
@@ -136,9 +139,7 @@ def test_after_a_kill_the_missing_parts_are_made(model: Path, corpus: list[Path]
     output = tmp_path / "out"
     arguments = ["embed", model, *corpus, "--ray", "local", "-o", output, "--part-rows", 1, "-q"]
     driver = subprocess.Popen([sys.executable, "-m", "calib8", *map(str, arguments)], start_new_session=True)
-    while not any(output.glob("part-*.parquet")):
-        assert driver.poll() is None
-        time.sleep(0.005)
+    wait_for_a_part(driver, output)
     driver.kill()
     driver.wait()
     wait_for_end_of(driver.pid)
@@ -150,6 +151,14 @@ def test_after_a_kill_the_missing_parts_are_made(model: Path, corpus: list[Path]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sorted(output.iterdir()) == [output / "_embeddings.json", *parts]
     assert table(output)["id"].to_pylist() == list(range(ROWS))
+
+
+def wait_for_a_part(driver: "subprocess.Popen[bytes]", output: Path) -> None:
+    deadline = time.monotonic() + 180
+    while not any(output.glob("part-*.parquet")):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline, "no part was made"
+        time.sleep(0.005)
 
 
 def wait_for_end_of(session: int) -> None:
@@ -224,9 +233,7 @@ def test_ctrl_c_ends_the_cluster_and_leaves_nothing_half_written(model: Path, co
     output = model.parent / "out"
     arguments = ["embed", model, *corpus, "--ray", "local", "-o", output, "--part-rows", 1, "-q"]
     driver = subprocess.Popen([sys.executable, "-m", "calib8", *map(str, arguments)], start_new_session=True)
-    while not any(output.glob("part-*.parquet")):
-        assert driver.poll() is None
-        time.sleep(0.005)
+    wait_for_a_part(driver, output)
     os.killpg(driver.pid, signal.SIGINT)
     assert driver.wait(30) == 130
     wait_for_end_of(driver.pid)

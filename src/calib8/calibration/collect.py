@@ -74,7 +74,8 @@ class Collector:
         self._mask = data.mask
         self._shares = sample / len(data), sample / positions(data)
         self._tensors = observed_tensors(model)
-        self._shapes = self._found_shapes(model, data, sampled=sample > 0)
+        self._shapes = self._found_shapes(model, data)
+        self._shape_needed = sample > 0 and any(tensor.needs_shape for tensor in self._tensors)
         graph = Reductions(model)
         for tensor in self._tensors:
             tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
@@ -84,7 +85,7 @@ class Collector:
         """Run a batch, the ``samples`` of the data by number, and keep of every tensor what is to be kept."""
         mask = np.asarray(arrays[self._mask]) != 0 if self._mask else None
         batch = Batch(samples, mask, *self._shares)
-        shapes = self._shapes.of(arrays) if any(tensor.shape_needed for tensor in self._tensors) else {}
+        shapes = self._shapes.of(arrays) if self._shape_needed else {}
         asked = {tensor.name: tensor.ask(batch, shapes.get(tensor.name, ())) for tensor in self._tensors}
         feeds = dict(arrays)
         for indices, _ in asked.values():
@@ -97,7 +98,7 @@ class Collector:
         """The statistics of what was added since the last call."""
         return {tensor.name: tensor.take() for tensor in self._tensors}
 
-    def _found_shapes(self, model: ir.Model, data: Dataset, *, sampled: bool) -> Shapes:
+    def _found_shapes(self, model: ir.Model, data: Dataset) -> Shapes:
         """Tell every tensor its layout; the shapes of all batches, where they are needed to sample rows.
 
         They are found before the pass begins, so that no two sessions hold memory at a time.
@@ -108,7 +109,7 @@ class Collector:
             found = shapes.of(two)
             for tensor in self._tensors:
                 tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
-            if sampled and any(tensor.needs_shape for tensor in self._tensors):
+            if self._shares[0] and any(tensor.needs_shape for tensor in self._tensors):
                 for _, arrays in data.batches():
                     shapes.of(arrays)
         return shapes

@@ -57,11 +57,6 @@ class Observed:
         """Whether rows can be sampled only by who knows the tensor's shape in the batch."""
         return bool(self.views) and self.layout != "tokens"
 
-    @property
-    def shape_needed(self) -> bool:
-        """Whether ``ask`` wants to know the tensor's shape in the batch."""
-        return bool(self._picks) and self.layout != "tokens"
-
     def ask(self, batch: Batch, shape: Shape) -> tuple[Arrays, dict[Window | None, Kept]]:
         """The index inputs for a batch in which the tensor has this ``shape``, and which rows those choose."""
         indices: Arrays = {}

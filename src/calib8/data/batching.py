@@ -14,7 +14,7 @@ from calib8.progress import Progress, Quiet
 #: Sample numbers of a batch.
 Rows: TypeAlias = NDArray[np.int64]
 
-#: Positions per batch. Enough to fill two cores, small enough that all observed tensors fit in about 300 MB.
+#: Positions per batch: enough to keep the cores busy; more would only take more memory.
 TOKEN_BUDGET = 512
 
 
