@@ -1,171 +1,295 @@
 """What calibration costs: user CPU, wall time and peak memory against a plain FP32 pass over the same batches.
 
-    python bench/calibration.py models/all-mpnet-base-v2 sentences.csv [--sizes 128,512] [--rounds 3] [-o result.json]
+    python bench/calibration.py models/all-mpnet-base-v2 sentences.csv --sizes 128,512 --results DATE-calibration.json
 
-Rows, each in a process of its own, by turns, medians of the rounds:
-plain        ONNX Runtime runs the model from its file on the batches that calib8 makes. The reference.
-default      calib8's pass with every statistic that the default recipe needs: ranges, and sampled rows of each tensor.
-minmax …     the pass of each observer of `calib8 calibrate`.
-ort …        ONNX Runtime's quantize_static (calibration and quantisation), one sentence a batch without padding.
+Three curves may be asked for: ``--sizes`` (numbers of sentences), ``--lengths`` (sentences of that many tokens) and
+``--layers`` (the model cut behind that many layers); the last two on as many sentences as ``--samples`` says.
+
+Rows, each in a process of its own, by turns, medians of the rounds; what a row took is that of the whole process:
+plain            ONNX Runtime runs the model from its file on the batches that calib8 makes. The reference.
+default          calib8's pass with every statistic that the default recipe needs: ranges, and rows of each tensor.
+minmax …         the pass of each observer of `calib8 calibrate`, and the ranges that it finds.
+quantise NAME    data in, INT8 model out, by a row of bench/quantisers.py, of calib8 or another tool (``--with``).
+
+``--cores 2`` gives each process two cores of its own and lets as many rows run at once as there are such pairs.
+``--results`` is a .json; the table as .txt and (with ``calib8[bench]``) the curves as .svg go beside it.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import date
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from calib8.calibration.collect import collect
 from calib8.calibration.observers import observer_for
 from calib8.data.sources import NpyFolder
 from calib8.data.text import TextTokenizer
-from calib8.files import write_json
+from calib8.files import write_json, write_text
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import load
+from calib8.graph.io import load, save
 from calib8.models.sentence import token_arrays
 from calib8.passes.prepare import prepare
 from calib8.planning.solve import ROWS
 from calib8.progress import Quiet
 from calib8.report.report import this_machine
 from calib8.verification.pairs import read_pairs
+from quantisers import QUANTISERS
+from throughput import without_folder
 
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")
-ORT = {"ort minmax": "MinMax"}  # its entropy and percentile crash on sentences of unequal lengths
+PASSES = ("plain", "default", *OBSERVERS)
+QUANTISE = "quantise "
+CURVES = {"sizes": "sentences", "lengths": "tokens", "layers": "layers"}
+#: Memory that another tool may take.
+MOST_GIB = 20
+Row = dict[str, Any]
 
 
 def main() -> None:
     """Measure, print and keep; with ``--row`` be one of the processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with model.onnx and its tokenizer")
-    parser.add_argument("sentences", type=Path, help="CSV of sentence pairs")
-    parser.add_argument("--sizes", default="128,512", help="numbers of sentences")
-    parser.add_argument("--rows", default=f"plain,default,{','.join(OBSERVERS)},{','.join(ORT)}")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("-o", "--output", type=Path)
-    options = parser.parse_args()
+    options = _options()
     if options.row:
-        return row(options.row, options.folder / "model.onnx", options.sentences)
-    sizes = {int(size): measured(options, int(size)) for size in options.sizes.split(",")}
-    result = {
-        "command": f"python bench/calibration.py {options.folder.name} {options.sentences.name} "
-        f"--sizes {options.sizes} --rounds {options.rounds}",
+        return be(options.row, options.folder)
+    cases = [(curve, int(value)) for curve in CURVES for value in (getattr(options, curve) or "").split(",") if value]
+    result: Row = {
+        "command": " ".join(["python", *(without_folder(part) for part in sys.argv)]),
         "date": date.today().isoformat(),
         "machine": this_machine().model_dump(),
-        "sizes": sizes,
+        "rounds": options.rounds,
+        "note": options.note,
+        "cases": [],
     }
-    if options.output is not None:
-        write_json(options.output, result)
+    for curve, value in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            # In a process of its own: the peak of those measured begins with what their parent holds.
+            with ProcessPoolExecutor(1, get_context("spawn")) as writer:
+                writer.submit(write_case, options, Path(folder), curve, value).result()
+            rows = measured(options, Path(folder))
+        result["cases"].append({"curve": curve, "value": value, "rows": rows})
+        print(table(result).rpartition("\n\n")[2], flush=True)
+        if options.results:
+            write_json(options.results, result)
+            write_text(options.results.with_suffix(".txt"), table(result) + "\n")
+    if options.results:
+        plot(result, options.results.with_suffix(".svg"))
     return None
 
 
-def measured(options: argparse.Namespace, size: int) -> dict[str, dict[str, float]]:
-    """Every row on ``size`` sentences."""
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder with model.onnx and its tokenizer")
+    parser.add_argument("sentences", type=Path, nargs="?", help="CSV of sentence pairs")
+    for curve in CURVES:
+        parser.add_argument(f"--{curve}", metavar="N,N")
+    parser.add_argument("--samples", type=int, default=128, help="sentences for --lengths and --layers")
+    parser.add_argument("--rows", default="plain,default", help=f"of {', '.join(PASSES)}, and '{QUANTISE}NAME'")
+    parser.add_argument("--with", dest="pythons", action="append", default=[], metavar="PACKAGE=PYTHON")
+    parser.add_argument("--cores", type=int, help="cores for each process; default: all, one process at a time")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--note", default="", help="kept with the results")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path)
+    return parser.parse_args()
+
+
+def write_case(options: argparse.Namespace, folder: Path, curve: str, value: int) -> None:
+    """The model, the data and the batches of a point of a curve: all that its processes read."""
+    for file in options.folder.iterdir():
+        if file.is_file():
+            (folder / file.name).symlink_to(file.resolve())
+    shutil.copytree(options.folder / "1_Pooling", folder / "1_Pooling")
+    if curve == "layers":
+        (folder / "model.onnx").unlink()
+        save(cut_behind(load(options.folder / "model.onnx"), value), folder / "model.onnx")
     pairs = read_pairs(options.sentences)
     texts = list(dict.fromkeys(text for first, second, _ in pairs for text in (first, second)))
-    chosen = np.random.default_rng(0).choice(len(texts), size, replace=len(texts) < size)
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in options.rows.split(",")}
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = TextTokenizer(options.folder, 384)
-        arrays = token_arrays(
-            tokenizer, tokenizer.tokens([texts[number] for number in chosen]), ("input_ids", "attention_mask")
-        )
-        for name, array in arrays.items():
-            np.save(Path(folder) / f"{name}.npy", array)
-        write_batches(options.folder / "model.onnx", Path(folder))
-        for _ in range(options.rounds):
-            for name, seen in taken.items():
-                seen.append(process(options.folder, Path(folder), name))
+    tokenizer = TextTokenizer(options.folder, 384)
+    if curve == "lengths":
+        tokens = [_of_length(value, tokenizer.tokens(texts[start : start + value])) for start in range(options.samples)]
+    else:
+        size = value if curve == "sizes" else options.samples
+        chosen = np.random.default_rng(0).choice(len(texts), size, replace=len(texts) < size)
+        tokens = tokenizer.tokens([texts[number] for number in chosen])
+    arrays = token_arrays(tokenizer, tokens, ("input_ids", "attention_mask"))
+    (folder / "data").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "data" / f"{name}.npy", array)
+    np.savez(folder / "calibration.npz", **arrays)  # type: ignore[arg-type]
+    dataset = dataset_for(prepare(load(folder / "model.onnx")), NpyFolder(folder / "data"), Quiet())
+    batches = [(rows.tolist(), batch["input_ids"].shape[1]) for rows, batch in dataset.batches()]
+    (folder / "batches.json").write_text(json.dumps(batches))
+
+
+def _of_length(length: int, sentences: Sequence[Sequence[int]]) -> list[int]:
+    """Exactly ``length`` tokens out of sentences: their own, between the first and the last special one."""
+    inner = [token for sentence in sentences for token in sentence[1:-1]]
+    return [sentences[0][0], *inner[: length - 2], sentences[0][-1]]
+
+
+def cut_behind(model: ir.Model, layers: int) -> ir.Model:
+    """``model`` up to its layer of that number; two LayerNormalizations are a layer, and one is before the first."""
+    norms = [node for node in model.graph if node.op_type == "LayerNormalization"]
+    last = norms[2 * layers].outputs[0]
+    model.graph.outputs.clear()
+    model.graph.outputs.append(last)
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def measured(options: argparse.Namespace, folder: Path) -> dict[str, Row]:
+    """Every row on the case in ``folder``."""
+    names, pythons = options.rows.split(","), dict(item.split("=", 1) for item in options.pythons)
+    own = sorted(os.sched_getaffinity(0))
+    each = options.cores or len(own)
+    idle: SimpleQueue[list[int]] = SimpleQueue()
+    for start in range(0, len(own) - each + 1, each):
+        idle.put(own[start : start + each])
+    jobs = [name for _ in range(options.rounds) for name in names]
+    with ThreadPoolExecutor(max(1, idle.qsize())) as pool:
+        done = list(pool.map(lambda name: _on_cores(idle, partial(process, name, folder, pythons)), jobs))
+    taken = {name: [facts for job, facts in zip(jobs, done, strict=True) if job == name] for name in names}
     rows = {name: {key: statistics.median(one[key] for one in seen) for key in seen[0]} for name, seen in taken.items()}
-    for name, facts in rows.items():
+    for facts in rows.values():
         for key in ("user_s", "wall_s"):
-            facts[f"{key}_ratio"] = round(facts[key] / rows["plain"][key], 2)
-        facts["gib_beyond_plain"] = round(facts["peak_gib"] - rows["plain"]["peak_gib"], 2)
-        print(size, name, facts, flush=True)
+            facts[f"{key}_ratio"] = round(facts[key] / rows["plain"][key], 3)
+        facts["gib_beyond_plain"] = round(facts["peak_gib"] - rows["plain"]["peak_gib"], 3)
     return rows
 
 
-def write_batches(path: Path, data: Path) -> None:
-    """The batches that calib8 makes, as (samples, length), for ``plain``."""
-    dataset = dataset_for(prepare(load(path)), NpyFolder(data), Quiet())
-    batches = [(rows.tolist(), arrays["input_ids"].shape[1]) for rows, arrays in dataset.batches()]
-    (data / "batches.json").write_text(json.dumps(batches))
+def _on_cores(idle: "SimpleQueue[list[int]]", work: Callable[[], Row]) -> Row:
+    """Do ``work`` on cores of its own: processes inherit those of the thread that starts them."""
+    cores = idle.get()
+    try:
+        os.sched_setaffinity(0, cores)
+        return work()
+    finally:
+        idle.put(cores)
 
 
-def process(folder: Path, data: Path, name: str) -> dict[str, float]:
+def process(name: str, folder: Path, pythons: dict[str, str]) -> Row:
     """One row in a process of its own: what it used from start to end, imports included."""
-    started = time.perf_counter()
-    command = [sys.executable, __file__, str(folder), str(data), "--row", name]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"{name} ended with exit code {child.returncode}")
+    command = [sys.executable, __file__, str(folder), "--row", name]
+    with tempfile.TemporaryDirectory() as work:
+        if name.startswith(QUANTISE):
+            tool = name.removeprefix(QUANTISE)
+            python = pythons.get(QUANTISERS[tool].package, sys.executable)
+            script = Path(__file__).with_name("quantisers.py")
+            files = (folder / "model.onnx", folder / "calibration.npz", Path(work) / "int8.onnx")
+            command = [python, str(script), tool, *map(str, files), str(MOST_GIB)]
+        started = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert child.stderr is not None
+        said = child.stderr.read().decode(errors="replace").strip()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.stderr.close()
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"{name} ended with exit code {child.returncode}: {said[-500:]}")
     return {
-        "user_s": usage.ru_utime,
-        "wall_s": time.perf_counter() - started,
-        "peak_gib": usage.ru_maxrss / 2**20,
+        "user_s": round(usage.ru_utime, 3),
+        "system_s": round(usage.ru_stime, 3),
+        "wall_s": round(time.perf_counter() - started, 3),
+        "peak_gib": round(usage.ru_maxrss / 2**20, 4),
     }
 
 
-def row(name: str, path: Path, data: Path) -> None:
-    """What one of the processes does."""
-    work: dict[str, Callable[[], object]] = {"plain": lambda: plain(path, data), "default": lambda: calib8(path, data)}
-    work |= {observer: lambda observer=observer: calib8(path, data, observer) for observer in OBSERVERS}
-    work |= {title: lambda method=method: onnxruntime(path, data, method) for title, method in ORT.items()}
-    work[name]()
+def be(name: str, folder: Path) -> None:
+    """What the process of a pass does."""
+    if name == "plain":
+        plain(folder)
+    else:
+        observed(folder, None if name == "default" else name)
 
 
-def plain(path: Path, data: Path) -> None:
+def plain(folder: Path) -> None:
     """A forward pass, and nothing else."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    specs = [entry.name for entry in session.get_inputs()]
-    whole = {name: np.load(data / f"{name}.npy", allow_pickle=False) for name in specs}
-    for rows, length in json.loads((data / "batches.json").read_text()):
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    whole: dict[str, NDArray[np.int64]] = {
+        name: np.load(folder / "data" / f"{name}.npy", allow_pickle=False) for name in names
+    }
+    for rows, length in json.loads((folder / "batches.json").read_text()):
         session.run(None, {name: array[rows][:, :length] for name, array in whole.items()})
 
 
-def calib8(path: Path, data: Path, observer: str | None = None) -> None:
-    """The pass, and what the observer makes of it."""
-    model = prepare(load(path))
-    dataset = dataset_for(model, NpyFolder(data), Quiet())
+def observed(folder: Path, observer: str | None) -> None:
+    """calib8's pass, and what the observer makes of it."""
+    model = prepare(load(folder / "model.onnx"))
+    dataset = dataset_for(model, NpyFolder(folder / "data"), Quiet())
     chosen = observer_for(observer or "minmax", 99.99)
     found = collect(model, dataset, Quiet(), sample=0 if observer else ROWS, histograms=chosen.histogram)
     for seen in found.values():
         chosen.amax(seen)
 
 
-def onnxruntime(path: Path, data: Path, method: str) -> None:
-    """``quantize_static`` as it is documented for transformers: MatMul, per channel, Q/DQ."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+def table(result: Row) -> str:
+    """The rows as text."""
+    machine = result["machine"]
+    lines = [
+        f"{result['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}; "
+        f"medians of {result['rounds']}; ratios and GiB beyond are to the plain pass of the same case",
+        *([result["note"]] if result["note"] else []),
+        f"$ {result['command']}",
+    ]
+    for case in result["cases"]:
+        title = f"{case['value']} {CURVES[case['curve']]}"
+        lines += ["", f"{title:28}{'user s':>10}{'ratio':>8}{'wall s':>10}{'ratio':>8}{'GiB':>8}{'beyond':>9}"]
+        for name, row in case["rows"].items():
+            lines.append(
+                f"{name:28}{row['user_s']:10.1f}{row['user_s_ratio']:8.2f}{row['wall_s']:10.1f}"
+                f"{row['wall_s_ratio']:8.2f}{row['peak_gib']:8.2f}{row['gib_beyond_plain']:+9.2f}"
+            )
+    return "\n".join(lines)
 
-    arrays = {file.stem: np.load(file, allow_pickle=False) for file in data.glob("*.npy")}
-    lengths = arrays["attention_mask"].sum(axis=1)
-    sentences = iter(
-        [{name: array[row : row + 1, :length] for name, array in arrays.items()} for row, length in enumerate(lengths)]
-    )
 
-    class Reader:
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(sentences, None)
-
-    with tempfile.TemporaryDirectory() as folder:
-        quantize_static(
-            path, Path(folder) / "int8.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=["MatMul"], calibrate_method=getattr(CalibrationMethod, method),
-            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-        )  # fmt: skip
+def plot(result: Row, path: Path) -> None:
+    """Cost against each curve's variable; nothing where matplotlib is not installed, or a curve has one point."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install 'calib8[bench]')", file=sys.stderr)
+        return
+    points = {curve: [case for case in result["cases"] if case["curve"] == curve] for curve in CURVES}
+    curves = [curve for curve, cases in points.items() if len(cases) > 1]
+    if not curves:
+        return
+    figure = Figure(figsize=(4 * len(curves), 6), layout="constrained")
+    panels = figure.subplots(2, len(curves), squeeze=False, sharey="row")
+    shown = (("user_s_ratio", "user CPU, times a plain pass"), ("peak_gib", "peak memory, GiB"))
+    for column, curve in enumerate(curves):
+        values = [case["value"] for case in points[curve]]
+        for axes, (key, title) in zip(panels[:, column], shown, strict=True):
+            for name in points[curve][0]["rows"]:
+                axes.plot(values, [case["rows"][name][key] for case in points[curve]], marker="o", label=name)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(values, [str(value) for value in values])
+            axes.set_xlabel(CURVES[curve])
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            if column == 0:
+                axes.set_ylabel(title)
+    panels[0, 0].legend()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def main() -> None:
         peer.close()
         rows[name] = peer.facts | _measured(name, taken, texts, work)
     result = {
-        "command": " ".join(["python", *(_without_folder(part) for part in sys.argv)]),
+        "command": " ".join(["python", *(without_folder(part) for part in sys.argv)]),
         "date": date.today().isoformat(),
         "machine": this_machine().model_dump(),
         "rounds": options.rounds,
@@ -163,7 +163,7 @@ def _opened(names: Sequence[str], pythons: dict[str, str], settings: Path) -> tu
         try:
             peers[name] = Peer(name, pythons[package], settings)
         except (OSError, RuntimeError) as error:
-            absent[name] = {"absent": _without_folder(str(error))}
+            absent[name] = {"absent": without_folder(str(error))}
         print(f"{name}: {'ready' if name in peers else absent[name]['absent']}", file=sys.stderr, flush=True)
     return peers, absent
 
@@ -248,7 +248,7 @@ def plot(result: Row, path: Path) -> None:
     figure.savefig(path)
 
 
-def _without_folder(text: str) -> str:
+def without_folder(text: str) -> str:
     """Absolute paths cut to their last part: where things are on this machine is nobody's business."""
     head, equals, tail = text.rpartition("=")
     return f"{head}{equals}{Path(tail).name}" if tail.startswith("/") else text
