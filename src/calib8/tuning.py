@@ -27,8 +27,8 @@ from calib8.verification.speed import by_turns
 BATCHES, ROUNDS = 12, 3
 #: How many times as long as the fastest a candidate may take in a first round, and still take part in those that count.
 HOPELESS = 1.7
-#: Mean cosine that outputs with a bf16 remainder must keep to those with an FP32 one. It is 0.998 on MPNet's tokens, and
-#: that of sentence embeddings to the FP32 model stays what it was (docs/performance.md): INT8's own error hides it.
+#: Mean cosine that outputs with a bf16 remainder must keep to those with an FP32 one. It is 0.998 on MPNet's tokens,
+#: and that of its embeddings to FP32 stays what it was (docs/performance.md): INT8's own error hides it.
 LEAST_COSINE = 0.995
 
 

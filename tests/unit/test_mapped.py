@@ -10,8 +10,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calib8.graph.io import load
 from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
-from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder
+from calib8.runtime.ort import OrtRuntime
+from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, token_feeds
 
 LARGE = SMALLEST // 4  # float32 values
 
@@ -86,6 +88,22 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
         load_mapped(saved(outside, tmp_path / "model"))
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_behind_links(tmp_path: Path, external: bool) -> None:
+    """As in the cache of the Hugging Face hub: names link to files that are called by their hashes."""
+    blobs, names = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    names.mkdir()
+    ir.save(tiny_encoder(), tmp_path / "model.onnx", external_data="model.data" if external else None)
+    for number, file in enumerate(sorted(tmp_path.glob("model.*"))):
+        (names / file.name).symlink_to(file.replace(blobs / f"blob{number}"))
+    feeds = token_feeds(3, 5)
+    with OrtRuntime(load(names / "model.onnx")) as runtime:
+        found = runtime.run(feeds)
+    for name, array in outputs_of(tiny_encoder(), feeds).items():
+        np.testing.assert_allclose(found[name], array, atol=1e-5)
+
+
 def test_weights_outlive_the_name_of_their_file(tmp_path: Path) -> None:
     path = saved(model_with(np.full(LARGE, 7, np.float32)), tmp_path)
     model = load_mapped(path)
@@ -101,7 +119,7 @@ def test_a_weight_of_another_size_than_its_shape(tmp_path: Path) -> None:
         load_mapped(saved(proto, tmp_path))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damage_is_told_and_never_crashes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Cut anywhere, or with a byte replaced: either protobuf accepts it, or the error is one of those it raises."""

@@ -77,14 +77,16 @@ def load_mapped(path: Path) -> ir.Model:
             tensor.raw_data = file.data[offset : offset + length]
     model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)
-    mapped |= _external(model, path.parent)
+    mapped |= _external(model, path)
     for name, weight in mapped.items():
         model.graph.initializers[name].const_value = weight
     return ir.external_data.load_to_model(model)  # what is left: of subgraphs, or with several values a byte
 
 
-def _external(model: ir.Model, folder: Path) -> dict[str, MappedTensor]:
-    """The initializers of which the file only says where they are."""
+def _external(model: ir.Model, model_path: Path) -> dict[str, MappedTensor]:
+    """The initializers of which the file only says where they are: in its folder, or, where it is a link, in that of
+    what it links to, as in the cache of the Hugging Face hub."""
+    folders = model_path.parent.resolve(), model_path.resolve().parent
     files: dict[Path, MappedFile] = {}
     mapped = {}
     for graph in model.graphs():
@@ -93,7 +95,7 @@ def _external(model: ir.Model, folder: Path) -> dict[str, MappedTensor]:
             if not isinstance(tensor, ir.ExternalTensor):
                 continue
             path = Path(tensor.path)
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not any(path.resolve().is_relative_to(folder) for folder in folders):
                 raise ValueError(f"the weight {name!r} is in {tensor.location}, which is not in the model's folder")
             if graph is model.graph and tensor.dtype.bitwidth >= BYTE:
                 file = files[path] = files.get(path) or MappedFile(path)
@@ -112,10 +114,10 @@ def _mapped(tensor: onnx.TensorProto, file: "MappedFile", offset: int, length: i
 
 
 class MappedFile:
-    """A file in memory; its ``identity`` tells it from another of the same name."""
+    """A file in memory; its ``identity`` tells it from another of the same name. Links are followed once, here."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.identity = path.absolute(), _identity(path)
+        self.path, self.identity = path.resolve(), _identity(path)
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise DecodeError("the file is empty")
