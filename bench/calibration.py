@@ -223,7 +223,9 @@ def plain(folder: Path) -> None:
     """A forward pass, and nothing else."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))  # its default takes cores that are not ours
+    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     whole: dict[str, NDArray[np.int64]] = {
         name: np.load(folder / "data" / f"{name}.npy", allow_pickle=False) for name in names
@@ -274,7 +276,7 @@ def plot(result: Row, path: Path) -> None:
     if not curves:
         return
     figure = Figure(figsize=(4 * len(curves), 6), layout="constrained")
-    panels = figure.subplots(2, len(curves), squeeze=False, sharey="row")
+    panels = figure.subplots(2, len(curves), squeeze=False)
     shown = (("user_s_ratio", "user CPU, times a plain pass"), ("peak_gib", "peak memory, GiB"))
     for column, curve in enumerate(curves):
         values = [case["value"] for case in points[curve]]
@@ -284,11 +286,11 @@ def plot(result: Row, path: Path) -> None:
             axes.set_xscale("log", base=2)
             axes.set_xticks(values, [str(value) for value in values])
             axes.set_xlabel(CURVES[curve])
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=0, top=1.08 * axes.get_ylim()[1])
             axes.grid(alpha=0.3)
             if column == 0:
                 axes.set_ylabel(title)
-    panels[0, 0].legend()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     figure.savefig(path)
 
 

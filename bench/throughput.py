@@ -242,7 +242,7 @@ def plot(result: Row, path: Path) -> None:
         rates = [row[kind]["per_second"] for row in rows.values()]
         colours = ["tab:green" if name in OURS else "tab:grey" for name in rows]
         bars = axes.barh([ENCODERS[name].title for name in rows], rates, color=colours)
-        axes.bar_label(bars, fmt="%.0f", padding=3)
+        axes.bar_label(bars, fmt="%.3g", padding=3)
         axes.set_title(f"{kind} texts per second")
         axes.margins(x=0.15)
     figure.savefig(path)

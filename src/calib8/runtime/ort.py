@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from calib8.errors import DataError, ModelError
 from calib8.graph.io import SINGLE_FILE_LIMIT, referring, weight_bytes
 from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
+from calib8.runtime.choice import cores
 from calib8.runtime.contract import contract_of
 
 
@@ -37,6 +39,8 @@ class OrtRuntime(Runtime):
         if frugal:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads wait without working
             options.enable_mem_pattern = False  # it keeps memory for each shape that it has seen
+        if threads is None and cores() < (os.cpu_count() or 1):
+            threads = cores()  # by default ONNX Runtime takes every core of the machine, whichever are ours
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
