@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from calib8.judging import bench, doctor, inspect, verify
     from calib8.models.embed_corpus import Corpus, embed_corpus
     from calib8.planning.config import Int8, Migrate
+    from calib8.serving.config import Serve
+    from calib8.serving.server import serve
     from calib8.verification.config import Bench, Verify
 
 _HOME = {
@@ -62,11 +64,13 @@ _HOME = {
     "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
     "Ray": "calib8.cluster.config",
+    "Serve": "calib8.serving.config",
     "Verify": "calib8.verification.config",
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
     "embed_corpus": "calib8.models.embed_corpus",
     "inspect": "calib8.judging",
+    "serve": "calib8.serving.server",
     "tune": "calib8.judging",
     "verify": "calib8.judging",
 }
@@ -84,6 +88,7 @@ __all__ = [
     "Monitor",
     "Prepare",
     "Ray",
+    "Serve",
     "Verify",
     "batches",
     "bench",
@@ -107,6 +112,7 @@ __all__ = [
     "run",
     "save",
     "sensitivity",
+    "serve",
     "tune",
     "verify",
 ]

@@ -1,6 +1,7 @@
 """Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,11 @@ class TextTokenizer:
     def sha256(self) -> str:
         """SHA-256 of ``tokenizer.json``."""
         return sha256_file(self.path)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """One more than the largest token id."""
+        return max(self._tokenizer.get_vocab().values()) + 1
 
     def tokens(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[int]]:
         """Token ids of each sentence, with the special tokens, cut to ``max_length``, with a note of how many were."""

@@ -77,6 +77,12 @@ class SentenceEncoder:
                 done, cut = done + len(tokens), cut + cut_here
         self.tokenizer.note_cut(cut, done, progress)
 
+    def embed_batch(self, tokens: Sequence[Sequence[int]]) -> Embeddings:
+        """One vector per list of token ids, computed in one run. Any thread may call it if the runtime allows that."""
+        batch = token_arrays(self.tokenizer, tokens, self.runtime.contract.names)
+        _, pooled = self._finished(np.arange(len(tokens)), batch, self.runtime.submit(batch))
+        return unit_rows(pooled) if self.normalise else pooled
+
     def _next_window(self, texts: Iterator[str]) -> tuple[list[list[int]], int] | None:
         sentences = list(islice(texts, WINDOW))
         return self.tokenizer.encoded(sentences) if sentences else None

@@ -1,0 +1,1 @@
+"""Embeddings over HTTP, as OpenAI's clients ask for them."""

@@ -1,0 +1,182 @@
+"""Sequences of many requests, run together.
+
+Nothing waits for a batch to fill: a batch is what came while the runs before it went on, so that a lone request is
+computed at once, and under load batches are full.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+
+import numpy as np
+
+from calib8.models.sentence import Embeddings, SentenceEncoder
+from calib8.progress import Progress
+from calib8.serving.config import Serve
+from calib8.serving.metrics import Metrics
+from calib8.serving.refused import Refused, busy, failed
+
+#: Sequences that wait the longest, among which a batch is chosen.
+SEEN = 1024
+#: How much the last batch counts in the estimate of the speed, and the longest wait that is told to a client.
+NEWEST, LONGEST_RETRY = 0.1, 60
+
+
+class Job:
+    """The sequences of one request. ``vectors``: float32 [sequences, width] when all are there."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        self.waiting = [_Waiting(self, row, tokens) for row, tokens in enumerate(sequences)]
+        self.vectors: Future[Embeddings] = Future()
+        self.vectors.set_running_or_notify_cancel()  # whoever loses interest calls Batcher.cancel
+        self._rows: dict[int, Embeddings] = {}
+
+    def put(self, row: int, vector: Embeddings) -> None:
+        """The vector of sequence ``row`` is there."""
+        self._rows[row] = vector
+        if len(self._rows) == len(self.waiting) and not self.vectors.done():
+            self.vectors.set_result(np.stack([self._rows[number] for number in range(len(self.waiting))]))
+
+    def fail(self, error: Refused) -> None:
+        """There will be no vectors."""
+        if not self.vectors.done():
+            self.vectors.set_exception(error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    job: Job
+    row: int
+    tokens: Sequence[int]
+
+
+class Batcher:
+    """Runs sequences in batches of up to ``batch_tokens`` positions. Use it in a ``with`` block.
+
+    On leaving it, what waits is finished first. Every stream of the runtime has a run under way and one more waits.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, config: Serve, metrics: Metrics, progress: Progress) -> None:
+        self._encoder, self._metrics, self._progress = encoder, metrics, progress
+        self._budget, self._capacity = config.batch_tokens, config.queue_tokens
+        self._most_rows = encoder.runtime.largest("input_ids", 0) or self._budget
+        self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # the oldest first; any may leave
+        self._tokens = 0
+        self._seconds_per_token = 0.0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"calib8-batch-{number}")
+            for number in range(encoder.runtime.streams + 1)
+        ]
+
+    def submit(self, sequences: Sequence[Sequence[int]]) -> Job:
+        """Queue the sequences of a request. Raises ``Refused`` (429) if there is no room for all of them."""
+        job = Job(sequences)
+        tokens = sum(map(len, sequences))
+        with self._changed:
+            if self._closing:
+                raise Refused(503, "the server is shutting down.", kind="server_error")
+            if self._tokens + tokens > self._capacity:
+                raise busy(f"{self._tokens} tokens are waiting, and there is room for {self._capacity}", self._wait())
+            self._waiting.update(dict.fromkeys(job.waiting))
+            self._count(tokens)
+            self._changed.notify_all()
+        return job
+
+    @property
+    def at_work(self) -> bool:
+        """Is every worker there?"""
+        return all(worker.is_alive() for worker in self._workers)
+
+    def retry_after(self) -> int:
+        """Seconds until what waits now should be done: 1 to ``LONGEST_RETRY``."""
+        with self._changed:
+            return self._wait()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for ``job`` any more: what was not started never will be."""
+        with self._changed:
+            self._drop(job)
+
+    def _wait(self) -> int:
+        seconds = self._tokens * self._seconds_per_token / len(self._workers)
+        return min(max(1, math.ceil(seconds)), LONGEST_RETRY)
+
+    def _count(self, change: int) -> None:
+        self._tokens += change
+        self._metrics.queue_tokens.set(self._tokens)
+
+    def _drop(self, job: Job) -> None:
+        for item in job.waiting:
+            if item in self._waiting:
+                del self._waiting[item]
+                self._count(-len(item.tokens))
+
+    def _work(self) -> None:
+        while batch := self._next():
+            self._run(batch)
+
+    def _next(self) -> list[_Waiting]:
+        """The next batch; empty when there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            batch = self._chosen()
+            for item in batch:
+                del self._waiting[item]
+                self._count(-len(item.tokens))
+            return batch
+
+    def _chosen(self) -> list[_Waiting]:
+        """Who waits the longest, and those nearest to it in length: little padding, and nobody is passed over."""
+        seen = list(islice(self._waiting, SEEN))
+        nearest = sorted(seen, key=lambda item: abs(len(item.tokens) - len(seen[0].tokens)))
+        longest = count = 0
+        for item in nearest[: self._most_rows]:
+            longest = max(longest, len(item.tokens))
+            if count and (count + 1) * longest > self._budget:
+                break
+            count += 1
+        return nearest[:count]
+
+    def _run(self, batch: list[_Waiting]) -> None:
+        sequences = [item.tokens for item in batch]
+        start = time.perf_counter()
+        try:
+            vectors = self._encoder.embed_batch(sequences)
+        except Exception as error:  # whatever it is, these requests get an answer and the next ones a worker
+            self._progress.note(f"a batch of {len(batch)} failed: {type(error).__name__}: {error}")
+            with self._changed:
+                for job in {item.job for item in batch}:
+                    self._drop(job)
+                    job.fail(failed())
+            return
+        seconds, tokens = time.perf_counter() - start, sum(map(len, sequences))
+        self._metrics.ran(len(batch), tokens, len(batch) * max(map(len, sequences)), seconds)
+        with self._changed:
+            weight = NEWEST if self._seconds_per_token else 1
+            self._seconds_per_token += weight * (seconds / tokens - self._seconds_per_token)
+            for item, vector in zip(batch, vectors, strict=True):
+                item.job.put(item.row, vector)
+
+    def __enter__(self) -> Batcher:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.join()

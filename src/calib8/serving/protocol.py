@@ -1,0 +1,163 @@
+"""Requests and answers of OpenAI's ``/v1/embeddings``, checked against the model before anything is computed.
+
+https://platform.openai.com/docs/api-reference/embeddings
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic_core import to_json
+
+from calib8.data.text import read_settings
+from calib8.errors import ModelError
+from calib8.models.sentence import Embeddings, SentenceEncoder, unit_rows
+from calib8.serving.config import Serve
+from calib8.serving.refused import Refused
+
+
+class Asked(BaseModel):
+    """The body of a request. ``user`` is accepted for compatibility and not used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: PositiveInt | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """Dimensions to which vectors of a model may be cut: ``listed``, or any number if ``whichever``."""
+
+    whichever: bool = False
+    listed: tuple[int, ...] = ()
+
+    def allows(self, dimensions: int) -> bool:
+        """Was the model trained for it?"""
+        return self.whichever or dimensions in self.listed
+
+
+def smaller_of(folder: Path) -> Smaller:
+    """As ``config.json`` in the model's folder says: ``matryoshka_dimensions`` or ``is_matryoshka``, as vLLM reads it.
+
+    Without either the model has one width. Raises ``ModelError`` for a damaged file.
+    """
+    path = Path(folder) / "config.json"
+    settings = read_settings(path, "model configuration")
+    listed = settings.get("matryoshka_dimensions") or []
+    if not isinstance(listed, list) or not all(isinstance(number, int) and number > 0 for number in listed):
+        raise ModelError(f"{path}: matryoshka_dimensions is {listed!r}, expected a list of numbers. Fetch it again.")
+    return Smaller(settings.get("is_matryoshka") is True and not listed, tuple(listed))
+
+
+class Protocol:
+    """Reads requests for one model and writes answers. ``width`` is that of its vectors."""
+
+    def __init__(self, encoder: SentenceEncoder, width: int, name: str, smaller: Smaller, config: Serve) -> None:
+        self._tokenizer, self._normalise = encoder.tokenizer, encoder.normalise
+        self._width, self._smaller, self._config = width, smaller, config
+        self.name = name
+
+    def read(self, body: bytes) -> tuple[Asked, list[list[int]]]:
+        """The request and the tokens of each input. Raises ``Refused`` for what is not to be served."""
+        try:
+            asked = Asked.model_validate_json(body)
+        except ValidationError as error:
+            raise _malformed(error) from None
+        if asked.model != self.name:
+            raise Refused(
+                404,
+                f"The model '{asked.model}' does not exist; this server has '{self.name}'.",
+                code="model_not_found",
+                param="model",
+            )
+        self._check_dimensions(asked.dimensions)
+        sequences = self._sequences(asked.input)
+        tokens = sum(map(len, sequences))
+        if tokens > self._config.max_tokens:
+            raise _input(f"got {tokens} tokens, expected at most {self._config.max_tokens} in one request.")
+        return asked, sequences
+
+    def answer(self, asked: Asked, sequences: Sequence[Sequence[int]], vectors: Embeddings) -> bytes:
+        """The JSON for ``vectors`` [inputs, width], cut to the dimensions that were asked for."""
+        if asked.dimensions is not None and asked.dimensions < self._width:
+            vectors = vectors[:, : asked.dimensions]
+            vectors = unit_rows(vectors) if self._normalise else vectors
+        told: list[Any] = vectors.tolist() if asked.encoding_format == "float" else [*map(_base64, vectors)]
+        tokens = sum(map(len, sequences))
+        return to_json(
+            {
+                "object": "list",
+                "data": [{"object": "embedding", "index": row, "embedding": one} for row, one in enumerate(told)],
+                "model": self.name,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
+        )
+
+    def _check_dimensions(self, dimensions: int | None) -> None:
+        if dimensions is None or dimensions == self._width:
+            return
+        if dimensions > self._width or not self._smaller.allows(dimensions):
+            known = f"1 to {self._width}" if self._smaller.whichever else sorted({*self._smaller.listed, self._width})
+            raise Refused(400, f"dimensions: got {dimensions}; those of this model are {known}.", param="dimensions")
+
+    def _sequences(self, given: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
+        inputs: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]
+        if not inputs or not all(inputs):
+            raise _input("it is empty or holds an empty text or token list; expected at least one token each.")
+        if len(inputs) > self._config.max_inputs:
+            raise _input(f"got {len(inputs)} inputs, expected at most {self._config.max_inputs} in one request.")
+        return self._tokenised(inputs) if isinstance(inputs[0], str) else self._checked(inputs)
+
+    def _tokenised(self, texts: list[str]) -> list[list[int]]:
+        tokens, cut = self._tokenizer.encoded(texts)
+        if cut and not self._config.truncate:
+            first = next(row for row, text in enumerate(texts) if self._tokenizer.encoded([text])[1])
+            raise self._too_long(first)
+        return tokens
+
+    def _checked(self, lists: list[list[int]]) -> list[list[int]]:
+        """Token lists are taken as they are, special tokens included."""
+        vocabulary = self._tokenizer.vocabulary
+        for row, tokens in enumerate(lists):
+            if len(tokens) > self._tokenizer.max_length:
+                raise self._too_long(row)
+            if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
+                raise _input(
+                    f"input {row} holds token {wrong[0]}, expected 0 to {vocabulary - 1}. Send texts, or tokens of "
+                    "this model's own tokenizer."
+                )
+        return lists
+
+    def _too_long(self, row: int) -> Refused:
+        return Refused(
+            400,
+            f"input: input {row} is longer than this model's maximum of {self._tokenizer.max_length} tokens.",
+            code="context_length_exceeded",
+            param="input",
+        )
+
+
+def _base64(vector: Embeddings) -> str:
+    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode("ascii")
+
+
+def _input(problem: str) -> Refused:
+    return Refused(400, f"input: {problem}", param="input")
+
+
+def _malformed(error: ValidationError) -> Refused:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = str(problem["loc"][0]) if problem["loc"] else None
+    if field == "input" and problem["type"] != "missing":  # pydantic tells what is wrong with each of the four forms
+        return _input("expected a text, a list of texts, a list of token numbers, or a list of such lists.")
+    return Refused(400, f"{field or 'body'}: {problem['msg']}.", param=field)

@@ -1,0 +1,120 @@
+"""Open a model, listen, answer until told to stop, finish what is under way."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib8.errors import SetupError
+from calib8.models.sentence import SentenceEncoder
+from calib8.progress import Progress, Quiet
+from calib8.runtime.names import CpuRuntime
+from calib8.runtime.open import open_artefact
+from calib8.serving.config import Serve
+
+if TYPE_CHECKING:
+    import uvicorn
+
+PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
+
+
+def serve(
+    artefact: Path | str,
+    config: Serve | None = None,
+    *,
+    tokenizer: Path | str | None = None,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
+) -> None:
+    """Answer OpenAI's embedding requests until SIGINT or SIGTERM; what is under way then is finished.
+
+    ``tokenizer`` is a folder; beside the artefact if None. Raises ``SetupError`` if the packages of ``calib8[serve]``
+    are missing or the address is taken, ``ModelError`` if the artefact is no token encoder.
+    """
+    artefact, config, progress = Path(artefact), Serve.of(config), progress or Quiet()
+    _require_packages()
+    folder = Path(tokenizer) if tokenizer is not None else artefact.parent
+    with open_artefact(artefact, runtime, throughput=True) as opened:
+        encoder = SentenceEncoder(folder, opened)
+        created = int(artefact.stat().st_mtime)
+        with serving(encoder, config, config.name or artefact.stem, created, progress) as (server, listener):
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            progress.note(f"{config.name or artefact.stem} in {opened.description}: http://{shown}:{port}/v1")
+            with _told_to_stop(server):
+                server.run(sockets=[listener])
+        progress.note("stopped")
+
+
+@contextmanager
+def serving(
+    encoder: SentenceEncoder, config: Serve, name: str, created: int, progress: Progress
+) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
+    """A server that is ready to run, and the socket on which it listens already."""
+    import uvicorn
+
+    from calib8.serving.app import application
+    from calib8.serving.batcher import Batcher
+    from calib8.serving.metrics import Metrics
+    from calib8.serving.protocol import Protocol, smaller_of
+
+    width = encoder.embed(["a"]).shape[1]  # the first run, and the proof that it is a token encoder
+    protocol = Protocol(encoder, width, name, smaller_of(encoder.tokenizer.path.parent), config)
+    metrics = Metrics()
+    with _listening(config) as listener, Batcher(encoder, config, metrics, progress) as batcher:
+        settings = uvicorn.Config(
+            application(protocol, batcher, config, metrics, created),
+            lifespan="off",
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=config.grace_seconds,
+        )
+        yield uvicorn.Server(settings), listener
+
+
+def _listening(config: Serve) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {config.host}, port {config.port}: {error.strerror or error}. Name another with --host "
+            "and --port, or stop who has it."
+        ) from None
+
+
+@contextmanager
+def _told_to_stop(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the server, and a second SIGINT what it still does: a normal end, no interruption.
+
+    uvicorn has handlers of its own while it runs; when it has stopped it raises the signal again, for ours.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _require_packages() -> None:
+    missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise SetupError(
+            f"{', '.join(missing)} not installed. Install what serving needs: pip install 'calib8[serve]'."
+        )
