@@ -1,5 +1,6 @@
 """A real server in a thread, and a runtime that waits until it is told to go on."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ class Served:
     encoder: SentenceEncoder
     runtime: Held
     server: Any
+    listener: socket.socket
     thread: threading.Thread
     clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
@@ -83,7 +85,7 @@ def served(folder: Path, config: Serve | None = None, notes: Any = None) -> Iter
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            found = Served(url, encoder, runtime, server, thread)
+            found = Served(url, encoder, runtime, server, listener, thread)
             try:
                 yield found
             finally:

@@ -153,6 +153,13 @@ def test_the_command_serves_until_it_is_told_to_stop(model: Path, number: signal
         assert process.stderr.read() == "stopped\n"
 
 
+def test_answers_are_not_held_back(tokenizer_folder: Path) -> None:
+    with served(tokenizer_folder) as server:
+        assert (
+            server.listener.proto == socket.IPPROTO_TCP
+        )  # else asyncio leaves Nagle's algorithm on: 40 ms for every answer
+
+
 def test_an_address_that_is_taken(model: Path, calib8: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

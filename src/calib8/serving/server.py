@@ -21,6 +21,8 @@ from calib8.serving.config import Serve
 if TYPE_CHECKING:
     import uvicorn
 
+#: Connections that the system keeps until they are accepted.
+BACKLOG = 2048
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 
 
@@ -81,14 +83,26 @@ def serving(
 
 
 def _listening(config: Serve) -> socket.socket:
+    """A listening socket that says it is TCP: only of such does asyncio switch Nagle's algorithm off, which would hold
+    back the end of an answer until the client acknowledges its beginning, 40 ms later.
+    """
+    listener = None
     try:
-        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise SetupError(
             f"cannot listen on {config.host}, port {config.port}: {error.strerror or error}. Name another with --host "
             "and --port, or stop who has it."
         ) from None
+    return listener
 
 
 @contextmanager
