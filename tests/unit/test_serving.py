@@ -126,8 +126,8 @@ def test_health_and_metrics(server: Served) -> None:
     lines = text.splitlines()
     assert 'calib8_requests_total{path="/v1/embeddings",status="200"} 1.0' in lines
     assert 'calib8_requests_total{path="other",status="404"} 1.0' in lines
-    assert "calib8_tokens_total 7.0" in lines
-    assert "calib8_padding_tokens_total 1.0" in lines
+    assert "calib8_tokens_total 7.0" in lines  # <s> a </s> and <s> b b </s>, in two rows of 8
+    assert "calib8_padding_tokens_total 9.0" in lines
     assert "calib8_queue_tokens 0.0" in lines
     assert "calib8_requests_under_way 0.0" in lines
     assert "process_resident_memory_bytes" in text

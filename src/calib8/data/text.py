@@ -104,9 +104,9 @@ class TextTokenizer:
         if cut:
             progress.note(f"{cut} of {count} sentences are longer than {self.max_length} tokens and were cut")
 
-    def padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, NDArray[np.generic]]:
-        """``input_ids`` and ``attention_mask``, int64 [len(tokens), longest]."""
-        longest = max(map(len, tokens))
+    def padded(self, tokens: Sequence[Sequence[int]], length: int | None = None) -> dict[str, NDArray[np.generic]]:
+        """``input_ids`` and ``attention_mask``, int64 [len(tokens), length]; None is the length of the longest."""
+        longest = length or max(map(len, tokens))
         ids = np.full((len(tokens), longest), self.pad_id, np.int64)
         mask = np.zeros((len(tokens), longest), np.int64)
         for row, sentence in enumerate(tokens):

@@ -77,9 +77,9 @@ class SentenceEncoder:
                 done, cut = done + len(tokens), cut + cut_here
         self.tokenizer.note_cut(cut, done, progress)
 
-    def embed_batch(self, tokens: Sequence[Sequence[int]]) -> Embeddings:
-        """One vector per list of token ids, computed in one run. Any thread may call it if the runtime allows that."""
-        batch = token_arrays(self.tokenizer, tokens, self.runtime.contract.names)
+    def embed_batch(self, tokens: Sequence[Sequence[int]], length: int | None = None) -> Embeddings:
+        """One vector per list of token ids, computed in one run, padded to ``length`` (None: to the longest)."""
+        batch = token_arrays(self.tokenizer, tokens, self.runtime.contract.names, length)
         _, pooled = self._finished(np.arange(len(tokens)), batch, self.runtime.submit(batch))
         return unit_rows(pooled) if self.normalise else pooled
 
@@ -133,9 +133,11 @@ def _hidden(outputs: Arrays) -> NDArray[np.float32]:
     raise ModelError(f"the model is no token encoder: expected an output [batch, sequence, width], got ranks {shapes}.")
 
 
-def token_arrays(tokenizer: TextTokenizer, tokens: Sequence[Sequence[int]], inputs: Sequence[str]) -> Arrays:
+def token_arrays(
+    tokenizer: TextTokenizer, tokens: Sequence[Sequence[int]], inputs: Sequence[str], length: int | None = None
+) -> Arrays:
     """What a model with these ``inputs`` is fed for ``tokens``: a sentence is one segment, number 0."""
-    arrays = tokenizer.padded(tokens)
+    arrays = tokenizer.padded(tokens, length)
     if "token_type_ids" in inputs:
         arrays["token_type_ids"] = np.zeros_like(arrays["input_ids"])
     return arrays
