@@ -22,7 +22,7 @@ from calib8.testing import tiny_encoder
 
 
 class Held(Runtime):
-    """Runs a model, but only while ``go`` is set. ``batches`` keeps how many sequences each run had."""
+    """Runs a model, but only while ``go`` is set. ``shapes`` keeps [sequences, tokens] of each run."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime.contract)
@@ -30,11 +30,11 @@ class Held(Runtime):
         self.go = threading.Event()
         self.go.set()
         self.started = threading.Semaphore(0)
-        self.batches: list[int] = []
+        self.shapes: list[tuple[int, ...]] = []
         self._runtime = runtime
 
     def _run(self, arrays: Arrays) -> Arrays:
-        self.batches.append(len(arrays["input_ids"]))
+        self.shapes.append(arrays["input_ids"].shape)
         self.started.release()
         assert self.go.wait(20)
         return self._runtime.run(arrays)
@@ -74,13 +74,13 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, config: Serve | None = None, notes: Any = None) -> Iterator[Served]:
+def served(folder: Path, config: Serve | None = None, notes: Any = None, positions: int = 16) -> Iterator[Served]:
     """A server of the tiny encoder, as model ``tiny``, on a free port."""
     config = config or Serve(port=0)
-    with Held(OrtRuntime(tiny_encoder())) as runtime:
+    with Held(OrtRuntime(tiny_encoder(positions=positions))) as runtime:
         encoder = SentenceEncoder(folder, runtime)
         with serving(encoder, config, "tiny", 1_700_000_000, notes or Quiet()) as (server, listener):
-            runtime.batches.clear()
+            runtime.shapes.clear()
             runtime.started = threading.Semaphore(0)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()

@@ -65,7 +65,7 @@ def test_models_are_listed_and_found(server: Served) -> None:
 def test_many_clients_get_their_own_vectors_from_shared_batches(server: Served) -> None:
     texts = [" ".join("abcde"[(number >> shift) % 5] for shift in range(1 + number % 5)) for number in range(120)]
     expected = server.encoder.embed(texts)
-    server.runtime.batches.clear()
+    server.runtime.shapes.clear()
     server.runtime.go.clear()
 
     def ask(text: str) -> list[float]:
@@ -76,8 +76,8 @@ def test_many_clients_get_their_own_vectors_from_shared_batches(server: Served) 
         assert all(server.runtime.started.acquire(timeout=20) for _ in range(2))  # both workers hold one request
         server.runtime.go.set()
         np.testing.assert_allclose([answer.result() for answer in answers], expected, atol=1e-6)
-    assert sum(server.runtime.batches) == 120
-    assert len(server.runtime.batches) < 60, server.runtime.batches
+    assert sum(rows for rows, _ in server.runtime.shapes) == 120
+    assert len(server.runtime.shapes) < 60, server.runtime.shapes
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,22 @@ def test_health_and_metrics(server: Served) -> None:
     lines = text.splitlines()
     assert 'calib8_requests_total{path="/v1/embeddings",status="200"} 1.0' in lines
     assert 'calib8_requests_total{path="other",status="404"} 1.0' in lines
-    assert "calib8_tokens_total 7.0" in lines  # <s> a </s> and <s> b b </s>, in two rows of 8
-    assert "calib8_padding_tokens_total 9.0" in lines
+    assert "calib8_tokens_total 7.0" in lines  # <s> a </s> and <s> b b </s>, in two rows of 4
+    assert "calib8_padding_tokens_total 1.0" in lines
     assert "calib8_queue_tokens 0.0" in lines
     assert "calib8_requests_under_way 0.0" in lines
     assert "process_resident_memory_bytes" in text
+
+
+def test_a_server_runs_few_shapes(tokenizer_folder: Path) -> None:
+    """Lengths 1 to 16 are as they are, beyond that every second, fourth, ...; numbers go 1 to 8, 10, 12, 14, 16, 20."""
+    (tokenizer_folder / "sentence_bert_config.json").write_text('{"max_seq_length": 39}')
+    with served(tokenizer_folder, Serve(port=0, batch_tokens=2048), positions=64) as server:
+        create = server.openai().embeddings.create
+        for length, padded in ((9, 9), (16, 16), (17, 18), (18, 18), (33, 36), (37, 39)):
+            server.runtime.shapes.clear()
+            create(model="tiny", input=[[4] * length])
+            assert server.runtime.shapes == [(1, padded)]
+        server.runtime.shapes.clear()
+        create(model="tiny", input=[[4, 5]] * 23)
+        assert sorted(server.runtime.shapes) == [(3, 2), (20, 2)]

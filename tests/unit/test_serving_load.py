@@ -91,7 +91,7 @@ def test_what_a_vanished_client_asked_for_is_not_computed(tokenizer_folder: Path
         until(lambda: metric(server, 'calib8_requests_total{path="/v1/embeddings",status="499"}') == 1)
         server.runtime.go.set()
         assert [len(one.result()) for one in held] == [8, 8]
-        assert server.runtime.batches == [1, 1]
+        assert [rows for rows, _ in server.runtime.shapes] == [1, 1]
 
 
 def test_shutdown_finishes_what_is_under_way(tokenizer_folder: Path) -> None:

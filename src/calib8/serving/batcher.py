@@ -26,9 +26,9 @@ from calib8.serving.refused import Refused, busy, failed
 
 #: Sequences that wait the longest, among which a batch is chosen.
 SEEN = 1024
-#: Batches are padded to a multiple of this. A runtime keeps memory for every shape that it has seen, OpenVINO 1.3 MiB
-#: for MPNet; a server meets all shapes in time, and so there are few.
-STEP = 8
+#: Lengths that batches are padded to, and numbers of sequences in them, between a power of two and the next. A runtime
+#: keeps memory for every shape that it has seen (OpenVINO 1.3 MiB for MPNet), and a server would see all in time.
+LENGTHS, COUNTS = 8, 4
 #: How much the last batch counts in the estimate of the speed, and the longest wait that is told to a client.
 NEWEST, LONGEST_RETRY = 0.1, 60
 
@@ -148,10 +148,11 @@ class Batcher:
             if count and (count + 1) * longest > self._budget:
                 break
             count += 1
-        return nearest[:count]
+        return nearest[: count - count % _step(count, COUNTS)]  # the others are in time for the next batch
 
     def _padded(self, tokens: Sequence[int]) -> int:
-        return min(-(-len(tokens) // STEP) * STEP, self._encoder.tokenizer.max_length)
+        step = _step(len(tokens), LENGTHS)
+        return min(-(-len(tokens) // step) * step, self._encoder.tokenizer.max_length)
 
     def _run(self, batch: list[_Waiting]) -> None:
         sequences = [item.tokens for item in batch]
@@ -187,3 +188,8 @@ class Batcher:
             self._changed.notify_all()
         for worker in self._workers:
             worker.join()
+
+
+def _step(number: int, steps: int) -> int:
+    """Distance of round numbers near ``number``, with ``steps`` of them between a power of two and the next."""
+    return max(1, (1 << number.bit_length() - 1) // steps) if number else 1
