@@ -21,6 +21,8 @@ from calib8.serving.config import Serve
 if TYPE_CHECKING:
     import uvicorn
 
+#: Addresses that only this machine reaches.
+LOOPBACK = ("127.0.0.1", "::1")
 #: Connections that the system keeps until they are accepted.
 BACKLOG = 2048
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
@@ -48,6 +50,8 @@ def serve(
         with serving(encoder, config, config.name or artefact.stem, created, progress) as (server, listener):
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
+            if config.api_key is None and host not in LOOPBACK:
+                progress.note(f"no API key: whoever reaches {host} is served")
             progress.note(f"{config.name or artefact.stem} in {opened.description}: http://{shown}:{port}/v1")
             with _told_to_stop(server):
                 server.run(sockets=[listener])
