@@ -7,15 +7,16 @@ import calib8
 
 PROBE = """
 import sys, time
+HEAVY = ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino", "fastapi", "uvicorn")
 start = time.perf_counter()
 import calib8
 seconds = time.perf_counter() - start
-heavy = [name for name in ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino", "fastapi", "uvicorn") if name in sys.modules]
+heavy = [name for name in HEAVY if name in sys.modules]
 assert not heavy, heavy
 assert seconds < 0.3, seconds
 from calib8 import *
 import calib8.cli.main
-heavy = [name for name in ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino", "fastapi", "uvicorn") if name in sys.modules]
+heavy = [name for name in HEAVY if name in sys.modules]
 assert not heavy, heavy
 """
 

@@ -154,10 +154,8 @@ def test_the_command_serves_until_it_is_told_to_stop(model: Path, number: signal
 
 
 def test_answers_are_not_held_back(tokenizer_folder: Path) -> None:
-    with served(tokenizer_folder) as server:
-        assert (
-            server.listener.proto == socket.IPPROTO_TCP
-        )  # else asyncio leaves Nagle's algorithm on: 40 ms for every answer
+    with served(tokenizer_folder) as server:  # of any other socket asyncio leaves Nagle's algorithm on: 40 ms an answer
+        assert server.listener.proto == socket.IPPROTO_TCP
 
 
 def test_an_address_that_is_taken(model: Path, calib8: Shell) -> None:

@@ -52,8 +52,8 @@ def serve(
             shown = f"[{host}]" if ":" in host else host
             if config.api_key is None and host not in LOOPBACK:
                 progress.note(f"no API key: whoever reaches {host} is served")
-            progress.note(f"{config.name or artefact.stem} in {opened.description}: http://{shown}:{port}/v1")
             with _told_to_stop(server):
+                progress.note(f"{config.name or artefact.stem} in {opened.description}: http://{shown}:{port}/v1")
                 server.run(sockets=[listener])
         progress.note("stopped")
 
