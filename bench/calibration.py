@@ -107,7 +107,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--note", default="", help="kept with the results")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.row and "plain" not in options.rows.split(","):
+        parser.error("--rows: plain is what all others are measured against")
+    if options.cores is not None and not 1 <= options.cores <= len(os.sched_getaffinity(0)):
+        parser.error(f"--cores: 1 to {len(os.sched_getaffinity(0))} here, got {options.cores}")
+    return options
 
 
 def write_case(options: argparse.Namespace, folder: Path, curve: str, value: int) -> None:

@@ -8,7 +8,8 @@ texts, answers with one line of JSON, and then embeds a set of texts for every l
 seconds that took: text in, vectors out.
 
 sentence-transformers is called as its documentation says, batches of 32. What has no encoder of its own (ONNX Runtime,
-OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding.
+OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding; one run at a time, as those
+tools are used.
 """
 
 import json
