@@ -206,12 +206,15 @@ def process(name: str, folder: Path, pythons: dict[str, str]) -> Row:
         _, status, usage = os.wait4(child.pid, 0)
         child.stderr.close()
         child.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - started
         if child.returncode:
             sys.exit(f"{name} ended with exit code {child.returncode}: {said[-500:]}")
+        if name.startswith(QUANTISE) and not (Path(work) / "int8.onnx").is_file():
+            sys.exit(f"{name} made no model: {(Path(work) / 'int8.json').read_text(encoding='utf-8')}")
     return {
         "user_s": round(usage.ru_utime, 3),
         "system_s": round(usage.ru_stime, 3),
-        "wall_s": round(time.perf_counter() - started, 3),
+        "wall_s": round(wall, 3),
         "peak_gib": round(usage.ru_maxrss / 2**20, 4),
     }
 
