@@ -45,7 +45,7 @@ class Held(Runtime):
 
 @dataclass
 class Served:
-    """A running server, and clients for it."""
+    """A running server, and clients for it. ``warm``: the shapes that it ran before."""
 
     url: str
     encoder: SentenceEncoder
@@ -53,6 +53,7 @@ class Served:
     server: Any
     listener: socket.socket
     thread: threading.Thread
+    warm: list[tuple[int, ...]]
     clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     @property
@@ -80,12 +81,11 @@ def served(folder: Path, config: Serve | None = None, notes: Any = None, positio
     with Held(OrtRuntime(tiny_encoder(positions=positions))) as runtime:
         encoder = SentenceEncoder(folder, runtime)
         with serving(encoder, config, "tiny", 1_700_000_000, notes or Quiet()) as (server, listener):
-            runtime.shapes.clear()
-            runtime.started = threading.Semaphore(0)
+            warm, runtime.shapes, runtime.started = runtime.shapes[1:], [], threading.Semaphore(0)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            found = Served(url, encoder, runtime, server, listener, thread)
+            found = Served(url, encoder, runtime, server, listener, thread, warm)
             try:
                 yield found
             finally:

@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from served import Served, served
 
+from calib8.progress import Quiet
+from calib8.serving.batcher import Batcher
 from calib8.serving.config import Serve
+from calib8.serving.metrics import Metrics
+from calib8.serving.shapes import Shapes
 
 TEXTS = ["a b c", "e", "b b b b b b", "d a"]
 
@@ -126,22 +132,53 @@ def test_health_and_metrics(server: Served) -> None:
     lines = text.splitlines()
     assert 'calib8_requests_total{path="/v1/embeddings",status="200"} 1.0' in lines
     assert 'calib8_requests_total{path="other",status="404"} 1.0' in lines
-    assert "calib8_tokens_total 7.0" in lines  # <s> a </s> and <s> b b </s>, in two rows of 4
-    assert "calib8_padding_tokens_total 1.0" in lines
+    assert "calib8_tokens_total 7.0" in lines  # <s> a </s> and <s> b b </s>, in two rows of 8
+    assert "calib8_padding_tokens_total 9.0" in lines
     assert "calib8_queue_tokens 0.0" in lines
     assert "calib8_requests_under_way 0.0" in lines
     assert "process_resident_memory_bytes" in text
 
 
-def test_a_server_runs_few_shapes(tokenizer_folder: Path) -> None:
-    """Lengths 1 to 16 are as they are, beyond that every second, fourth, ...; numbers go 1 to 8, 10, 12, 14, 16, 20."""
-    (tokenizer_folder / "sentence_bert_config.json").write_text('{"max_seq_length": 39}')
-    with served(tokenizer_folder, Serve(port=0, batch_tokens=2048), positions=64) as server:
+def test_shapes_are_run_before_anybody_waits_and_no_other_comes(tokenizer_folder: Path) -> None:
+    texts = [" ".join("abcde"[number % 5] for _ in range(1 + number % 14)) for number in range(150)]
+    with served(tokenizer_folder, Serve(port=0, batch_tokens=64)) as server, ThreadPoolExecutor(20) as clients:
         create = server.openai().embeddings.create
-        for length, padded in ((9, 9), (16, 16), (17, 18), (18, 18), (33, 36), (37, 39)):
-            server.runtime.shapes.clear()
-            create(model="tiny", input=[[4] * length])
-            assert server.runtime.shapes == [(1, padded)]
-        server.runtime.shapes.clear()
-        create(model="tiny", input=[[4, 5]] * 23)
-        assert sorted(server.runtime.shapes) == [(3, 2), (20, 2)]
+        server.openai().embeddings.create(model="tiny", input=texts)
+        list(clients.map(lambda text: create(model="tiny", input=text), texts))
+        assert sum(rows for rows, _ in server.runtime.shapes) == 300
+        assert set(server.runtime.shapes) <= set(server.warm)
+        assert len(server.warm) == len(set(server.warm)) == len(Shapes(64, 16, None))
+        assert [rows * length for rows, length in server.warm[:2]] == [64, 64]  # what needs most memory comes first
+
+
+def test_few_shapes() -> None:
+    shapes = Shapes(512, 39, None)
+    assert [shapes.padded(tokens) for tokens in (1, 8, 9, 16, 17, 33, 37, 39)] == [8, 8, 9, 16, 18, 36, 39, 39]
+    assert shapes.most(8) == 64
+    assert [shapes.count(available, 12) for available in (1, 3, 4, 15, 16, 41, 42, 100)] == [1, 1, 4, 4, 16, 16, 42, 42]
+    assert sorted({length for _, length in shapes}) == [*range(8, 17), *range(18, 33, 2), 36, 39]
+    assert len(Shapes(512, 384, None)) == 131
+
+
+@given(st.integers(1, 3000), st.integers(1, 600), st.none() | st.integers(1, 40))
+def test_a_batch_keeps_within_the_budget(budget: int, longest: int, most_rows: int | None) -> None:
+    shapes = Shapes(budget, longest, most_rows)
+    known = list(shapes)
+    assert len(known) == len(set(known)) == len(shapes)
+    for rows, length in known:
+        assert rows == 1 or (rows * length <= budget and rows <= (most_rows or budget))
+    for tokens in range(1, longest + 1):
+        length = shapes.padded(tokens)
+        assert tokens <= length <= max(8, tokens + tokens // 8)
+        assert all((shapes.count(available, length), length) in known for available in (1, 2, 5, 64))
+
+
+def test_those_of_a_rare_length_are_not_overtaken_for_long(tokenizer_folder: Path) -> None:
+    """One long text among short ones that keep coming: it is chosen among the oldest, whatever is nearer to others."""
+    config = Serve(port=0, batch_tokens=16)
+    with served(tokenizer_folder) as server:
+        batcher = Batcher(server.encoder, config, Metrics(), Quiet())
+        for tokens in ([3] * 40 + [16] + [3] * 200):
+            batcher.submit([[4] * tokens])
+        lengths = [len(batcher._next()[0].tokens) for _ in range(60)]
+        assert lengths.index(16) == 20  # after the 40 that were there before, two at a time

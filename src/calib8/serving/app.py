@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from calib8.models.sentence import Embeddings
 from calib8.serving.batcher import Batcher, Job
@@ -24,55 +27,67 @@ from calib8.serving.refused import Refused, busy, failed
 BODY_SECONDS = 30
 #: What web servers log for a client that did not wait; nobody receives it.
 CLIENT_GONE = 499
+#: Bytes of text or numbers for which a thread costs more than the work that it would do.
+SMALL = 4096
+
+P = ParamSpec("P")
+T = TypeVar("T")
+#: Raises ``Refused`` unless the request brings the key.
+Authorise: TypeAlias = Callable[[Request], None]
 
 
-def application(protocol: Protocol, batcher: Batcher, config: Serve, metrics: Metrics, created: int) -> FastAPI:
+def application(protocol: Protocol, batcher: Batcher, config: Serve, metrics: Metrics, created: int) -> Starlette:
     """The ASGI application for one model; ``created`` is when the model was made, in seconds since 1970."""
-    app = FastAPI(title="calib8", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Measured, metrics=metrics)
-    for error in (Refused, HTTPException, Exception):
-        app.add_exception_handler(error, _refusal)
-    endpoint = _Embeddings(protocol, batcher, config, metrics)
+    authorise = _authorised_by(config)
     model = {"id": protocol.name, "object": "model", "created": created, "owned_by": "calib8"}
-    known_only = [Depends(_authorised_by(config))]
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
+    async def health(_: Request) -> Response:
         if not batcher.at_work:
             raise Refused(503, "a worker ended, which is a bug in calib8: restart the server.", kind="server_error")
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
-    @app.get("/metrics")
-    async def measured() -> Response:
+    async def measured(_: Request) -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
 
-    @app.get("/v1/models", dependencies=known_only)
-    async def models() -> dict[str, object]:
-        return {"object": "list", "data": [model]}
+    async def models(request: Request) -> Response:
+        authorise(request)
+        return JSONResponse({"object": "list", "data": [model]})
 
-    @app.get("/v1/models/{name:path}", dependencies=known_only)
-    async def model_of(name: str) -> dict[str, object]:
-        if name != protocol.name:
-            raise Refused(404, f"The model '{name}' does not exist; this server has '{protocol.name}'.",
-                          code="model_not_found", param="model")  # fmt: skip
-        return model
+    async def model_of(request: Request) -> Response:
+        authorise(request)
+        protocol.require_name(request.path_params["name"])
+        return JSONResponse(model)
 
-    app.post("/v1/embeddings", dependencies=known_only)(endpoint.answer)
-    return app
+    embeddings = _Embeddings(protocol, batcher, config, metrics, authorise)
+    return Starlette(
+        routes=[
+            Route("/v1/embeddings", embeddings.answer, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model_of),
+            Route("/health", health),
+            Route("/metrics", measured),
+        ],
+        middleware=[Middleware(Measured, metrics=metrics)],
+        exception_handlers={error: _refusal for error in (Refused, HTTPException, Exception)},
+    )
 
 
 class _Embeddings:
     """One request after the other, many at once."""
 
-    def __init__(self, protocol: Protocol, batcher: Batcher, config: Serve, metrics: Metrics) -> None:
+    def __init__(
+        self, protocol: Protocol, batcher: Batcher, config: Serve, metrics: Metrics, authorise: Authorise
+    ) -> None:
         self._protocol, self._batcher, self._config, self._metrics = protocol, batcher, config, metrics
+        self._authorise = authorise
         self._under_way = 0
 
     async def answer(self, request: Request) -> Response:
-        """From body to answer; texts and JSON are worked on in threads, so that others are answered meanwhile."""
+        """From body to answer."""
+        self._authorise(request)
         with self._admitted():
             body = await self._body(request)
-            asked, sequences = await asyncio.to_thread(self._protocol.read, body)
+            asked, sequences = await _worked(len(body), self._protocol.read, body)
             job = self._batcher.submit(sequences)
             try:
                 vectors = await _unless_gone(request, job)
@@ -80,7 +95,7 @@ class _Embeddings:
                 self._batcher.cancel(job)  # of a job that is done nothing is left to cancel
             if vectors is None:
                 return Response(status_code=CLIENT_GONE)
-            content = await asyncio.to_thread(self._protocol.answer, asked, sequences, vectors)
+            content = await _worked(vectors.nbytes, self._protocol.answer, asked, sequences, vectors)
             return Response(content, media_type="application/json")
 
     @contextmanager
@@ -100,6 +115,13 @@ class _Embeddings:
             return await asyncio.wait_for(_limited(request, self._config.max_body_bytes), BODY_SECONDS)
         except asyncio.TimeoutError:
             raise Refused(408, f"the body did not arrive within {BODY_SECONDS} s.") from None
+
+
+async def _worked(size: int, work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """What ``work`` returns; if ``size`` is large a thread does it, so that others are answered meanwhile."""
+    if size <= SMALL:
+        return work(*given, **named)
+    return await asyncio.to_thread(work, *given, **named)
 
 
 async def _limited(request: Request, most: int) -> bytes:
@@ -128,10 +150,10 @@ async def _unless_gone(request: Request, job: Job) -> Embeddings | None:
         gone.cancel()
 
 
-def _authorised_by(config: Serve) -> Callable[[Request], Awaitable[None]]:
+def _authorised_by(config: Serve) -> Authorise:
     expected = None if config.api_key is None else config.api_key.get_secret_value().encode()
 
-    async def authorised(request: Request) -> None:
+    def authorised(request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
         if expected is not None and not hmac.compare_digest(given, expected):

@@ -73,19 +73,23 @@ class Protocol:
             asked = Asked.model_validate_json(body)
         except ValidationError as error:
             raise _malformed(error) from None
-        if asked.model != self.name:
-            raise Refused(
-                404,
-                f"The model '{asked.model}' does not exist; this server has '{self.name}'.",
-                code="model_not_found",
-                param="model",
-            )
+        self.require_name(asked.model)
         self._check_dimensions(asked.dimensions)
         sequences = self._sequences(asked.input)
         tokens = sum(map(len, sequences))
         if tokens > self._config.max_tokens:
             raise _input(f"got {tokens} tokens, expected at most {self._config.max_tokens} in one request.")
         return asked, sequences
+
+    def require_name(self, name: str) -> None:
+        """Raises ``Refused`` (404) for another model's name."""
+        if name != self.name:
+            raise Refused(
+                404,
+                f"The model '{name}' does not exist; this server has '{self.name}'.",
+                code="model_not_found",
+                param="model",
+            )
 
     def answer(self, asked: Asked, sequences: Sequence[Sequence[int]], vectors: Embeddings) -> bytes:
         """The JSON for ``vectors`` [inputs, width], cut to the dimensions that were asked for."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "::1")
 #: Connections that the system keeps until they are accepted.
 BACKLOG = 2048
-PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
+PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 
 
 def serve(
@@ -74,6 +74,7 @@ def serving(
     protocol = Protocol(encoder, width, name, smaller_of(encoder.tokenizer.path.parent), config)
     metrics = Metrics()
     with _listening(config) as listener, Batcher(encoder, config, metrics, progress) as batcher:
+        batcher.warm_up()
         settings = uvicorn.Config(
             application(protocol, batcher, config, metrics, created),
             lifespan="off",
