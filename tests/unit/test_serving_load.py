@@ -107,6 +107,21 @@ def test_shutdown_finishes_what_is_under_way(tokenizer_folder: Path) -> None:
         assert not server.thread.is_alive()
 
 
+def test_shutdown_does_not_wait_longer_than_it_may(tokenizer_folder: Path) -> None:
+    """What is under way after ``grace_seconds`` is refused, and what waits is never started."""
+    with served(tokenizer_folder, Serve(port=0, grace_seconds=1)) as server, ThreadPoolExecutor(8) as clients:
+        under_way = [*hold_both_workers(server, clients), clients.submit(ask, server, "b b")]
+        until(lambda: metric(server, "calib8_queue_tokens") == 4)
+        server.stop()
+        server.thread.join(10)
+        assert not server.thread.is_alive()
+        assert ["503" in str(one.exception()) and "shutting down" in str(one.exception()) for one in under_way] == [
+            True
+        ] * 3
+        server.runtime.go.set()
+    assert server.runtime.shapes == [(1, 8), (1, 8)]
+
+
 def _refuses(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port)).close()
@@ -144,9 +159,9 @@ def test_the_command_serves_until_it_is_told_to_stop(model: Path, number: signal
     assert process.stderr is not None
     with process:
         lines = iter(process.stderr.readline, "")
-        line = next(line for line in lines if "http://" in line)
-        assert line.startswith("tiny in ONNX Runtime")
-        with openai.OpenAI(base_url=line.split()[-1], api_key="sesame", max_retries=0) as client:
+        assert next(lines).startswith("tiny in ONNX Runtime")
+        assert next(lines).startswith("warm up: ")
+        with openai.OpenAI(base_url=next(lines).strip(), api_key="sesame", max_retries=0) as client:
             assert len(client.embeddings.create(model="tiny", input="a").data[0].embedding) == 8
         process.send_signal(number)
         assert process.wait(20) == 0

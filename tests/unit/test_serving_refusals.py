@@ -1,5 +1,6 @@
 """Requests that are not served: each gets OpenAI's error, and the server goes on."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def refusal(server: Served, body: str | bytes, status: int = 400) -> dict[str, s
         ('{"model": "tiny", "input": ["a a a a a a a", "a a a a a a a", "a a a a a a a"]}', "input", "got 27 tokens"),
         ('{"model": "tiny", "input": "a", "encoding_format": "hex"}', "encoding_format", "'float' or 'base64'"),
         ('{"model": "tiny", "input": "a", "dimensions": 0}', "dimensions", "greater than 0"),
-        ('{"model": "tiny", "input": "a", "dimensions": 4}', "dimensions", "those of this model are [8]"),
+        ('{"model": "tiny", "input": "a", "dimensions": 4}', "dimensions", "does not support specifying dimensions"),
         ('{"model": "tiny", "input": "a", "colour": 1}', "colour", "Extra inputs are not permitted"),
         (b'{"model": "tiny", "input": "\xff"}', None, "Invalid JSON"),
         (b'{"model": "tiny", "input": "\\ud800"}', None, "Invalid JSON"),
@@ -97,6 +98,16 @@ def test_bodies_that_are_too_large(server: Served, chunked: bool) -> None:
             "the body is larger than 1000 bytes. Send fewer inputs in one request.",
         )
         assert client.get("/health").status_code == 200
+
+
+def test_a_body_that_does_not_arrive(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.serving.app.BODY_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+        slow.sendall(b'POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\n{"model": ')
+        answer = slow.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "the body did not arrive within 0.1 s." in answer
+    assert server.openai().embeddings.create(model="tiny", input="a").usage.total_tokens == 3
 
 
 def test_only_those_with_the_key_are_served(tokenizer_folder: Path) -> None:

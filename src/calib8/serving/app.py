@@ -21,7 +21,7 @@ from calib8.serving.config import Serve
 from calib8.serving.measured import Measured
 from calib8.serving.metrics import Metrics
 from calib8.serving.protocol import Protocol
-from calib8.serving.refused import Refused, busy, failed
+from calib8.serving.refused import Refused, busy, failed, stopping
 
 #: A body that takes longer is not waited for.
 BODY_SECONDS = 30
@@ -68,7 +68,7 @@ def application(protocol: Protocol, batcher: Batcher, config: Serve, metrics: Me
             Route("/metrics", measured),
         ],
         middleware=[Middleware(Measured, metrics=metrics)],
-        exception_handlers={error: _refusal for error in (Refused, HTTPException, Exception)},
+        exception_handlers=dict.fromkeys((Refused, HTTPException, Exception), _refusal),
     )
 
 
@@ -91,6 +91,8 @@ class _Embeddings:
             job = self._batcher.submit(sequences)
             try:
                 vectors = await _unless_gone(request, job)
+            except asyncio.CancelledError:  # uvicorn's, when grace_seconds are over
+                raise stopping() from None
             finally:
                 self._batcher.cancel(job)  # of a job that is done nothing is left to cancel
             if vectors is None:

@@ -45,11 +45,19 @@ class Smaller:
         """Was the model trained for it?"""
         return self.whichever or dimensions in self.listed
 
+    def told(self, width: int) -> str:
+        """What those who asked for other dimensions should know; OpenAI's words, where the model has only its own."""
+        if not self.whichever and not self.listed:
+            return f"This model does not support specifying dimensions other than its own {width}"
+        return f"those of this model are {f'1 to {width}' if self.whichever else sorted({*self.listed, width})}"
+
 
 def smaller_of(folder: Path) -> Smaller:
-    """As ``config.json`` in the model's folder says: ``matryoshka_dimensions`` or ``is_matryoshka``, as vLLM reads it.
+    """As ``config.json`` in the model's folder says: ``matryoshka_dimensions`` or ``is_matryoshka``, as vLLM reads it
+    (https://docs.vllm.ai/en/latest/models/pooling_models, "Matryoshka Embeddings").
 
-    Without either the model has one width. Raises ``ModelError`` for a damaged file.
+    Without either the model has one width: sentence-transformers cuts any model (``truncate_dim``), and no setting of
+    its own says which dimensions one was trained for. Raises ``ModelError`` for a damaged file.
     """
     path = Path(folder) / "config.json"
     settings = read_settings(path, "model configuration")
@@ -111,8 +119,7 @@ class Protocol:
         if dimensions is None or dimensions == self._width:
             return
         if dimensions > self._width or not self._smaller.allows(dimensions):
-            known = f"1 to {self._width}" if self._smaller.whichever else sorted({*self._smaller.listed, self._width})
-            raise Refused(400, f"dimensions: got {dimensions}; those of this model are {known}.", param="dimensions")
+            raise Refused(400, f"dimensions: got {dimensions}; {self._smaller.told(self._width)}.", param="dimensions")
 
     def _sequences(self, given: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
         inputs: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]

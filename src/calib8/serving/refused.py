@@ -42,3 +42,8 @@ def busy(what: str, seconds: int) -> Refused:
 def failed() -> Refused:
     """The fault is not the client's, and what it is is for the log."""
     return Refused(500, "the server failed on this request; its log says why.", kind="server_error")
+
+
+def stopping() -> Refused:
+    """There will be no more answers from this process."""
+    return Refused(503, "the server is shutting down.", kind="server_error")

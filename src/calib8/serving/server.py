@@ -44,16 +44,18 @@ def serve(
     artefact, config, progress = Path(artefact), Serve.of(config), progress or Quiet()
     _require_packages()
     folder = Path(tokenizer) if tokenizer is not None else artefact.parent
+    name = config.name or artefact.stem
     with open_artefact(artefact, runtime, throughput=True) as opened:
+        progress.note(f"{name} in {opened.description}")
         encoder = SentenceEncoder(folder, opened)
         created = int(artefact.stat().st_mtime)
-        with serving(encoder, config, config.name or artefact.stem, created, progress) as (server, listener):
+        with serving(encoder, config, name, created, progress) as (server, listener):
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             if config.api_key is None and host not in LOOPBACK:
                 progress.note(f"no API key: whoever reaches {host} is served")
             with _told_to_stop(server):
-                progress.note(f"{config.name or artefact.stem} in {opened.description}: http://{shown}:{port}/v1")
+                progress.note(f"http://{shown}:{port}/v1")
                 server.run(sockets=[listener])
         progress.note("stopped")
 

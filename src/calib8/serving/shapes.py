@@ -1,14 +1,15 @@
 """The shapes that a server's batches have: few, so that all can be run before anybody waits for one.
 
-A runtime keeps memory and code for every shape that it has seen (OpenVINO about 1.4 MiB on each stream for MPNet) and takes
-longer the first time.
+A runtime keeps memory and code for every shape that it has seen (OpenVINO about 1.4 MiB on each stream for MPNet) and
+takes longer the first time.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-#: The shortest length, and lengths between a power of two and the next.
-SHORTEST, LENGTHS = 8, 8
+#: The shortest length, and lengths between a power of two and the next: more of them save padding, and cost memory and
+#: time at the start.
+SHORTEST, LENGTHS = 8, 4
 #: Sequences of a batch: as many as fit, or a power of this. Those left over are in time for the next, and from about 64
 #: positions on a run costs little more for each than a full one.
 POWERS_OF = 4
@@ -47,7 +48,7 @@ class Shapes:
 
 
 def _lengths(longest: int) -> list[int]:
-    """8, 9, ... 16, 18, ... 32, 36, ..., and the longest."""
+    """8, 10, ... 16, 20, ... 32, 40, ..., and the longest."""
     octaves = range(SHORTEST.bit_length() - 1, longest.bit_length())
     every = (2**octave * (LENGTHS + step) // LENGTHS for octave in octaves for step in range(LENGTHS))
     return [*(length for length in every if length < longest), longest]
