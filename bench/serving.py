@@ -4,9 +4,9 @@
 
 Every client keeps one connection and asks for one text after the other; after a 429 it waits as long as it is told.
 `one at a time` is the same HTTP server, on the same model, with as many clients, that runs every text alone, on all
-cores and one after the other. The two take turns, so that what else the machine does strikes both alike. The clients
-share the server's cores, and their CPU is told. Each answer is compared with the vector that the text had when nothing
-else went on. Latency is from request to whole answer. `ceiling` is what the model gives without a server: `calib8 embed`
+cores and one after the other. The two take turns, so that what else the machine does strikes both alike. Clients
+share the server's cores, and their CPU is told. Each answer is compared with the vector of its text when nothing else
+went on. Latency is from request to whole answer. `ceiling` is what the model gives without a server: `calib8 embed`
 on these texts against runs of one text.
 """
 
@@ -242,8 +242,11 @@ def table(result: dict[str, Any]) -> str:
                 rss = ", ".join(map(str, [*result["rss_mib"][name].values(), row["rss_at_end_mib"]]))
                 speeds = [row["texts_per_second"], row["p50_s"], row["p99_s"]]
                 lines.append([f"{texts['mean_words']} words", clients, name, *speeds, cpu, answers, rss])
-    ratios = [f"{texts['mean_words']} words: {texts['throughput_ratio']} times the throughput of one at a time; without a "
-              f"server {texts['ceiling']['ratio']}" for texts in result["texts"]]  # fmt: skip
+    ratios = [
+        f"{texts['mean_words']} words: {texts['throughput_ratio']} times one at a time; without a server "
+        f"{texts['ceiling']['ratio']}"
+        for texts in result["texts"]
+    ]
     return "\n".join([*(f"| {' | '.join(map(str, line))} |" for line in lines), "", *ratios])
 
 
