@@ -17,12 +17,18 @@ def open_cpu(
     ``auto`` takes what was measured for it on this machine (``calib8 tune``), else OpenVINO for an INT8 model where it
     is installed, ONNX Runtime otherwise. ``throughput`` is for those who ``submit`` many runs: several go on at once.
     """
+    return open_choice(model, chosen(model, runtime, threads=threads, throughput=throughput), threads)
+
+
+def chosen(
+    model: ir.Model, runtime: CpuRuntime = "auto", *, threads: int | None = None, throughput: bool = False
+) -> CpuChoice:
+    """How ``open_cpu`` would open ``model`` at this moment: a later ``calib8 tune`` may change it."""
     choice = remembered(model) if runtime == "auto" else None
     if choice is None:
         choice = by_rule(model, runtime, threads or cores())
     streams = min(choice.streams, threads or choice.streams) if throughput else 1
-    choice = choice.model_copy(update={"streams": streams})
-    return open_choice(model, choice, threads)
+    return choice.model_copy(update={"streams": streams})
 
 
 def open_choice(model: ir.Model, choice: CpuChoice, threads: int | None = None) -> Runtime:
