@@ -29,7 +29,9 @@ class Streams(Runtime):
 
     def submit(self, arrays: Mapping[str, ArrayLike]) -> Pending:
         """Start a run as soon as a stream is free. Raises as ``run`` does; what fails later is raised by ``result``."""
-        return _Queued(self._threads.submit(self._runtime.run, self._fitted(arrays)))
+        fitted = self._fitted(arrays)
+        with self._kept_open():
+            return _Queued(self._threads.submit(self._runtime.run, fitted))
 
     def _run(self, arrays: Arrays) -> Arrays:
         return self._runtime.run(arrays)
