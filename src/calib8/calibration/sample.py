@@ -117,7 +117,7 @@ def _numbers(samples: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDAr
     low = positions & np.uint64(2**20 - 1)
     with np.errstate(over="ignore"):
         high = (positions >> np.uint64(20)) * _GOLDEN << np.uint64(20)
-    return samples << np.uint64(20) ^ samples >> np.uint64(44) ^ low ^ high
+    return np.asarray(samples << np.uint64(20) ^ samples >> np.uint64(44) ^ low ^ high, np.uint64)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
