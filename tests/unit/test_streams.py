@@ -12,7 +12,9 @@ import pytest
 from calib8.errors import DataError, SetupError
 from calib8.models import sentence
 from calib8.models.sentence import SentenceEncoder
+from calib8.runtime.choice import CpuChoice
 from calib8.runtime.contract import contract_of
+from calib8.runtime.cpu import open_choice
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
@@ -68,6 +70,15 @@ def test_as_many_runs_go_on_at_once_as_there_are_streams() -> None:
         assert runtime.description == "null runtime, 3 streams"
         runs = [runtime.submit({"x": np.array([number])}) for number in range(3)]
         assert [int(run.result()["x"][0]) for run in runs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("streams", "expected"), [(1, 4), (2, 1), (3, 1)])
+def test_streams_of_onnxruntime_have_no_threads_in_common(streams: int, expected: int) -> None:
+    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=streams)
+    with open_choice(tiny_mlp(), choice, 4) as opened:
+        session = getattr(opened, "_runtime", opened)._session
+        assert session.get_session_options().intra_op_num_threads == expected
+        assert opened.streams == streams
 
 
 def test_wait_does_not_raise_and_result_does() -> None:

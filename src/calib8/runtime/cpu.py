@@ -32,7 +32,11 @@ def chosen(
 
 
 def open_choice(model: ir.Model, choice: CpuChoice, threads: int | None = None) -> Runtime:
-    """Open ``model`` as ``choice`` says, with ``threads`` in all. ``SetupError`` where its runtime is not installed."""
+    """Open ``model`` as ``choice`` says, with ``threads`` in all. ``SetupError`` where its runtime is not installed.
+
+    OpenVINO divides its threads among the streams. The threads of an ONNX Runtime session would be common to them, so
+    it gets none: of several streams each has one core, that of the thread which runs it.
+    """
     form = to_cpu_form(model.clone(), unsigned=choice.unsigned)
     streams = choice.streams
     if choice.runtime == "openvino":
@@ -42,5 +46,5 @@ def open_choice(model: ir.Model, choice: CpuChoice, threads: int | None = None) 
     else:
         from calib8.runtime.ort import OrtRuntime
 
-        opened = OrtRuntime(form, threads=threads if streams == 1 else max(1, (threads or cores()) // streams))
+        opened = OrtRuntime(form, threads=threads if streams == 1 else 1)
     return opened if streams == 1 else Streams(opened, streams)

@@ -1,4 +1,4 @@
-"""Several runs at once on the CPU, each on cores of its own.
+"""Several runs at once on the CPU, each with its share of the cores (see ``open_choice``).
 
 Two runs side by side, on a core each, wait for each other less often than one that is spread over both: there is no
 meeting after every kernel.
