@@ -62,6 +62,7 @@ def prepare(
     """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S]."""
     from calib8.data.text import prepare as prepare_text
 
+    require_folder(output)
     own = TextTokenizer(Path(tokenizer), Prepare.of(config).max_length)
     return prepare_text([Path(text) for text in texts], own, Path(output), progress or Quiet())
 

@@ -19,7 +19,7 @@ from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
 from calib8.data.sources import Source, open_source
-from calib8.data.split import split
+from calib8.data.split import shared, split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
@@ -36,7 +36,7 @@ from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
@@ -97,7 +97,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
         with job.timed("build"):
             engines, failure = job.build(int8)
         with job.timed("verify"):
-            measured = job.verify(reference, int8, held_out, ranges.origin.data_sha256)
+            measured = job.verify(reference, int8, held_out, fitted)
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
@@ -231,17 +231,23 @@ class _Job:
         )
         return tuple(facts), failure
 
-    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, calibrated_on: str) -> _Measured:
-        """``calibrated_on`` is the fingerprint of the calibration data."""
+    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, fitted: Source) -> _Measured:
+        """``fitted`` is the calibration data."""
         data = self.config.held_out
         contract = contract_of(reference)
         source = held_out or held_out_source(str(data), self.folder, contract, self.progress)
-        if on_calibration_data := source.fingerprint() == calibrated_on:
+        if on_calibration_data := source.fingerprint() == fitted.fingerprint():
             self.progress.note(
                 f"{data} is the calibration data itself: what is measured on it says too much. Hold other "
                 "data out, or go without --held-out, and calib8 holds some back."
             )
         dataset = dataset_for(reference, source, self.progress)
+        known = 0 if on_calibration_data else shared(dataset, dataset_for(reference, fitted, Quiet()))
+        if known:
+            self.progress.note(
+                f"{known} of {len(dataset)} held-out samples are in the calibration data too: what is measured on them "
+                "says too much"
+            )
         pooling, _ = pooling_of(self.folder)
         with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
             accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
