@@ -24,6 +24,7 @@ NEEDS = {
     "triton": "needs a Triton Inference Server",
     "docker": "needs Docker",
     "package": "needs a package that calib8's tests do not install",
+    "own objects": "is about objects that only the reader has",
 }
 SHELL, PYTHON, DATA = ("", "console", "bash", "sh"), ("python",), ("json",)
 
