@@ -77,7 +77,12 @@ def draw_channels(axes: Axes, rows: NDArray[np.float32]) -> None:
     axes.plot(position + 1, np.sort(reach)[::-1][position], color="C3", label="largest value")
     axes.plot(position + 1, np.sort(usual)[::-1][position], color="C0", label="root mean square")
     axes.axhline(reach.max() / LEVELS, color="black", linestyle="--", linewidth=1, label="one INT8 step of min/max")
-    axes.set(xscale="log", yscale="log", xlabel="channels, the largest first (log scale)", ylabel="absolute value (log scale)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="channels, the largest first (log scale)",
+        ylabel="absolute value (log scale)",
+    )
     axes.set_title(f"The {rows.shape[1]:,} channels of layer 8's GELU output", fontsize=10)
     axes.legend(fontsize=8, loc="upper right")
 

@@ -3,9 +3,7 @@
 Pages keep their places in the repository, README.md being the first, so that one link works on GitHub and on the site.
 """
 
-import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
