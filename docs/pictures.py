@@ -1,6 +1,6 @@
 """The pictures of docs/int8.md, from the real calibration of MPNet that `make demo` leaves.
 
-python docs/pictures.py models/all-mpnet-base-v2/model.onnx build/mpnet    write docs/pictures/*.svg; needs calib8[bench]
+python docs/pictures.py models/all-mpnet-base-v2/model.onnx build/mpnet    write docs/pictures/*.svg; needs matplotlib
 """
 
 import sys

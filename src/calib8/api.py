@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
 
 npy_folder = NpyFolder
-"""``npy_folder(folder)``: data in a folder with one ``<input name>.npy`` [N, ...] per model input, or ``.npz`` files."""
+"""``npy_folder(folder)``: data in a folder, one ``<input name>.npy`` [N, ...] per model input, or ``.npz`` files."""
 npz_file = NpzFile
 """``npz_file(path)``: data in one ``.npz`` file, an array [N, ...] per model input."""
 batches = Batches

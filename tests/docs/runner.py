@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from snippets import NEEDS, ROOT, Snippet
+from snippets import CHECKED, ROOT, Snippet
 
 import calib8
 from calib8.cli.main import app, main
 
-#: Programs of which a command line is checked and not run, and why.
-CHECKED = {"make": "its own target of the Makefile: runs for minutes", "pip": "would install into this environment"}
 VERBS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
@@ -44,32 +42,32 @@ class PageRun:
     def __exit__(self, *exc_info: object) -> None:
         self.servers.close()
 
-    def do(self, snippet: Snippet) -> str:
-        """Run or check a snippet. Returns why it was not run, or an empty string."""
+    def do(self, snippet: Snippet) -> None:
+        """Run a snippet, or check it where it cannot run here."""
         if snippet.kind == "data":
             json.loads(snippet.code)
-            return ""
-        code = snippet.code.replace(":8000", f":{self.port}")
-        if snippet.kind == "python":
-            return self._python(code, snippet)
+        elif snippet.kind == "shell":
+            self._shell(snippet)
+        elif snippet.needs:
+            check_python(snippet.code)
+        else:
+            exec(compile(self._here(snippet.code), str(snippet), "exec"), self.names)
+
+    def _here(self, code: str) -> str:
+        """Code with the port that this page's server has here."""
+        return code.replace(":8000", f":{self.port}")
+
+    def _shell(self, snippet: Snippet) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            reasons = [self._command(command, snippet.needs) for command in snippet.commands()]
+            for line in snippet.commands():
+                self._command(self._here(line), snippet.needs)
         assert snippet.prints in printed.getvalue(), f"does not print\n{snippet.prints}\nbut\n{printed.getvalue()}"
-        return "; ".join(sorted(set(filter(None, reasons))))
 
-    def _python(self, code: str, snippet: Snippet) -> str:
-        if snippet.needs:
-            check_python(code)
-            return NEEDS[snippet.needs]
-        exec(compile(code, str(snippet), "exec"), self.names)
-        return ""
-
-    def _command(self, line: str, needs: str) -> str:
+    def _command(self, line: str, needs: str) -> None:
         words = shlex.split(line.replace(".venv/bin/", ""), comments=True)
         if needs or words[0] in CHECKED:
             check_command(words)
-            return NEEDS[needs] if needs else CHECKED[words[0]]
-        if words[:2] == ["calib8", "serve"]:
+        elif words[:2] == ["calib8", "serve"]:
             self._serve(words[1:])
         elif words[:2] == ["calib8", "fetch"]:
             check_command(words)
@@ -78,7 +76,6 @@ class PageRun:
             run_calib8(words[1:])
         else:
             self._in_shell(line)
-        return ""
 
     def _in_shell(self, line: str) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -26,6 +26,8 @@ NEEDS = {
     "package": "needs a package that calib8's tests do not install",
     "own objects": "is about objects that only the reader has",
 }
+#: Programs of which a command line is checked instead of run, and why.
+CHECKED = {"make": "a target of the Makefile, which takes minutes", "pip": "would install into this environment"}
 SHELL, PYTHON, DATA = ("", "console", "bash", "sh"), ("python",), ("json",)
 
 
@@ -50,6 +52,13 @@ class Snippet:
         if self.language == "console" and any(line.startswith("$ ") for line in lines):
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+    def unrun(self) -> str:
+        """Why it is checked and not run, as a whole or some of its commands; empty if all of it runs."""
+        if self.needs:
+            return NEEDS[self.needs]
+        programs = {line.split()[0] for line in self.commands()} if self.kind == "shell" else set()
+        return "; ".join(CHECKED[name] for name in sorted(programs & set(CHECKED)))
 
 
 def pages() -> list[Path]:
@@ -88,6 +97,19 @@ def snippets_of(page: Path) -> list[Snippet]:
     return found
 
 
+def main() -> None:
+    """Print how many snippets there are, and which are checked instead of run."""
+    found = [snippet for page in pages() for snippet in snippets_of(page)]
+    unrun = [snippet for snippet in found if snippet.unrun()]
+    print(f"{len(found)} snippets, all tested: {len(found) - len(unrun)} run, {len(unrun)} checked without being run")
+    for snippet in unrun:
+        print(f"  {snippet}: {snippet.unrun()}")
+
+
 def _kind(language: str) -> str | None:
     kinds = {"shell": SHELL, "python": PYTHON, "data": DATA}
     return next((kind for kind, languages in kinds.items() if language in languages), None)
+
+
+if __name__ == "__main__":
+    main()
