@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL := models/all-mpnet-base-v2
 DEMO := build/mpnet
 STUBS := 10.13.0.35.1
-SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo test check e2e site format help-pages clean
 

@@ -24,7 +24,7 @@ from snippets import CHECKED, ROOT, Snippet
 import calib8
 from calib8.cli.main import app, main
 
-VERBS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+CALIB8: Any = typer.main.get_command(app)
 
 
 class PageRun:
@@ -123,8 +123,11 @@ def check_command(words: list[str]) -> None:
     """That a command line would be understood: by typer, argparse, make or pip's extras; nothing is executed."""
     program = words[0]
     if program == "calib8":
-        assert words[1] in VERBS, f"calib8 has no command {words[1]!r}"
-        VERBS[words[1]].make_context(words[1], words[2:])
+        command, rest = CALIB8, words[1:]
+        while subcommands := getattr(command, "commands", None):
+            assert {*rest[:1]} & {*subcommands}, f"no such command: {shlex.join(words)}"
+            command, rest = subcommands[rest[0]], rest[1:]
+        command.make_context(words[1], rest)
     elif program in ("python", "python3"):
         check_script(ROOT / words[1], words[2:])
     elif program == "make":

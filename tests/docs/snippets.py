@@ -9,7 +9,7 @@ say what a reader need not see:
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -88,7 +88,7 @@ def snippets_of(page: Path) -> list[Snippet]:
             raise ValueError(f"{where}: needs {needs!r}; expected one of {', '.join(NEEDS)}")
         if language == "text":
             if prints:
-                found[-1] = Snippet(**{**vars(found[-1]), "prints": token.content})
+                found[-1] = replace(found[-1], prints=token.content)
         elif (kind := _kind(language)) is None:
             raise ValueError(f"{where}: a block of {language!r}; use bash, console, python, json or text")
         else:
