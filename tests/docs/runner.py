@@ -95,10 +95,12 @@ class PageRun:
         if "--port" in arguments:
             del arguments[(at := arguments.index("--port")) : at + 2]
         command = [sys.executable, "-m", "calib8", *arguments, "--port", self.port]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        log = Path("server.log")  # no pipe: nobody would empty it
+        with log.open("w") as said:
+            server = subprocess.Popen(command, stdout=said, stderr=said)
         self.servers.callback(_stop, server)
         for _ in range(300):
-            assert server.poll() is None, f"{command}\n{server.stderr and server.stderr.read()}"
+            assert server.poll() is None, f"{command}\n{log.read_text()}"
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health"):
                 return
             time.sleep(0.1)
@@ -178,6 +180,6 @@ def inside(template: Path, folder: Path) -> Iterator[Path]:
         os.chdir(before)
 
 
-def _stop(server: "subprocess.Popen[str]") -> None:
+def _stop(server: "subprocess.Popen[bytes]") -> None:
     server.terminate()
-    server.communicate(timeout=30)
+    server.wait(timeout=30)

@@ -39,7 +39,10 @@ def tested() -> list[Snippet]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_page(page: Path, sandbox: Callable[[str], Path], tmp_path: Path, tested: list[Snippet]) -> None:
+def test_page(
+    page: Path, sandbox: Callable[[str], Path], tmp_path: Path, tested: list[Snippet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))  # not the user's
     with inside(sandbox(sandbox_of(page)), tmp_path / "page"), PageRun(fetched) as run:
         for snippet in snippets_of(page):
             try:
