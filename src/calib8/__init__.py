@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
     from calib8.gpu.monitor import Monitor
-    from calib8.judging import bench, doctor, inspect, verify
+    from calib8.judging import bench, doctor, inspect, tune, verify
     from calib8.models.embed_corpus import Corpus, embed_corpus
     from calib8.planning.config import Int8, Migrate
     from calib8.verification.config import Bench, Verify
