@@ -2,9 +2,9 @@
 
     python bench/triton_server.py MODEL.onnx --tokenizer FOLDER --server-venv VENV [--texts FILE]
 
-VENV is a virtual environment with nvidia-pytriton, tokenizers and onnxruntime. Of Triton's back ends that package has the
-one for Python only, so the encoder's ``config.pbtxt`` is changed to it and a stand-in runs the exported ``model.onnx``
-in ONNX Runtime. Tokeniser, pooling and ensemble are served as they were exported.
+VENV is a virtual environment with nvidia-pytriton, tokenizers and onnxruntime. Of Triton's back ends that package has
+the one for Python only, so the encoder's ``config.pbtxt`` is changed to it and a stand-in runs the exported
+``model.onnx`` in ONNX Runtime. Tokeniser, pooling and ensemble are served as they were exported.
 """
 
 import argparse
@@ -142,10 +142,17 @@ def _server(venv: Path, repository: Path, folder: Path, log: Any) -> subprocess.
         "LD_LIBRARY_PATH": f"{packages / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
         "PATH": f"{venv.absolute() / 'bin'}:{os.environ['PATH']}",  # where the embedded Python looks for its packages
     }
-    ports = [f"--http-port={PORTS[0]}", f"--grpc-port={PORTS[1]}", "--http-address=127.0.0.1"]
+    options = {
+        "model-repository": repository,
+        "backend-directory": backends,
+        "http-address": "127.0.0.1",
+        "http-port": PORTS[0],
+        "grpc-address": "127.0.0.1",
+        "grpc-port": PORTS[1],
+        "allow-metrics": "false",
+    }
     return subprocess.Popen(
-        [home / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends}", *ports]
-        + ["--grpc-address=127.0.0.1", "--allow-metrics=false"],
+        [home / "bin" / "tritonserver", *(f"--{name}={value}" for name, value in options.items())],
         env=environment,
         stdout=log,
         stderr=log,

@@ -25,8 +25,7 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class Served:
     """One artefact. ``model`` is the ONNX model, None for an engine; ``sets`` are an engine's optimisation profiles.
 
-    ``lengths`` are the shortest and the longest sequence that a text encoder takes, None for any other model and where
-    nothing is known to bound it.
+    ``lengths`` are the shortest and the longest ``input_ids``; None where nothing is known to bound them.
     """
 
     backend: Literal["tensorrt", "onnxruntime"]
