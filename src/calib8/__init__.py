@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from calib8.judging import bench, doctor, inspect, tune, verify
     from calib8.models.embed_corpus import Corpus, embed_corpus
     from calib8.planning.config import Int8, Migrate
+    from calib8.triton.config import Triton
+    from calib8.triton.repository import export_triton
     from calib8.verification.config import Bench, Verify
 
 _HOME = {
@@ -62,10 +64,12 @@ _HOME = {
     "Monitor": "calib8.gpu.monitor",
     "Prepare": "calib8.data.text",
     "Ray": "calib8.cluster.config",
+    "Triton": "calib8.triton.config",
     "Verify": "calib8.verification.config",
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
     "embed_corpus": "calib8.models.embed_corpus",
+    "export_triton": "calib8.triton.repository",
     "inspect": "calib8.judging",
     "tune": "calib8.judging",
     "verify": "calib8.judging",
@@ -84,6 +88,7 @@ __all__ = [
     "Monitor",
     "Prepare",
     "Ray",
+    "Triton",
     "Verify",
     "batches",
     "bench",
@@ -94,6 +99,7 @@ __all__ = [
     "embed",
     "embed_corpus",
     "export_cache",
+    "export_triton",
     "fetch",
     "inspect",
     "load",
