@@ -37,6 +37,8 @@ from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
 from calib8.progress import Progress
+from calib8.report.page.content import conversion_page
+from calib8.report.page.html import write_page
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
@@ -46,7 +48,7 @@ from calib8.search.quantise import PROBED, Case, quantise_guarded, rows_to_sampl
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
-from calib8.verification.run import TEXT_SUFFIXES, held_out_source
+from calib8.verification.run import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
@@ -77,7 +79,7 @@ class Convert(Config):
 
 
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
-    """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json``.
+    """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json`` and ``.html``.
 
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
     misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
@@ -88,7 +90,8 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
     with watched(config.monitor) as activity:
-        (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
+        for name in ("report.json", "report.html"):  # an old verdict must not outlive what it was about
+            (output / name).unlink(missing_ok=True)
         with job.timed("quantize"):
             reference = prepare(load(model))
             if config.build is not None:  # sizes that are missing are told before the long work, not after it
@@ -104,6 +107,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
         failure = failure or error
     report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
+    write_page(output / "report.html", conversion_page(report, plan, ranges))
     if failure is not None:
         failure.report = report
         raise failure
@@ -155,9 +159,11 @@ class _Job:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
+        """Take the time of ``step``, less that of steps within it."""
+        start, before = time.perf_counter(), sum(self.seconds.values())
         yield
-        self.seconds[step] = round(time.perf_counter() - start, 2)
+        within = sum(self.seconds.values()) - before
+        self.seconds[step] = round(time.perf_counter() - start - within, 2)
 
     def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
         """Ranges, plan and INT8 model: those of the last run where nothing changed, else by one pass over ``data``."""
@@ -173,9 +179,10 @@ class _Job:
         dataset = dataset_for(reference, fitted, self.progress)
         rows = rows_to_sample(self.config.int8)
         unfinished = self.output / "unfinished"
-        found = calibration.calibrate(
-            reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
-        )
+        with self.timed("calibrate"):
+            found = calibration.calibrate(
+                reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
+            )
         case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
@@ -245,6 +252,7 @@ class _Job:
         pooling, _ = pooling_of(self.folder)
         with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
             accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
+            accuracy = accuracy.with_texts(texts_of(data))
             speed = None
             if (self.folder / "tokenizer.json").is_file():
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)

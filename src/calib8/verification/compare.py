@@ -1,13 +1,14 @@
 """Run reference and candidate over the same data and compare what comes out."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.batching import Dataset
+from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.errors import AccuracyMissed, DataError
 from calib8.models.sentence import pool, unit_rows
@@ -15,6 +16,7 @@ from calib8.numerics import cosine_rows, sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.verification.config import Verify
+from calib8.verification.details import Details, details_of
 from calib8.verification.metrics import neighbour_agreement
 
 
@@ -45,11 +47,21 @@ class Closeness(BaseModel):
 
 
 class Comparison(Closeness):
-    """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them."""
+    """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them.
+
+    ``details`` are of the output with the lowest mean cosine.
+    """
 
     samples: int
     outputs: dict[str, Closeness]
     spearman: Spearman | None = None
+    details: Details | None = None
+
+    def with_texts(self, texts: Sequence[str] | None) -> "Comparison":
+        """The same, with the texts of the worst samples; ``texts`` are those of all samples in order, if known."""
+        if texts is None or self.details is None:
+            return self
+        return self.model_copy(update={"details": self.details.with_texts(texts)})
 
     def raise_for_failure(self, limits: Verify) -> None:
         """Raise ``AccuracyMissed`` that names every limit that was missed."""
@@ -100,10 +112,12 @@ def compare(
         mask = np.asarray(arrays[data.mask]) if data.mask else None
         expected, got = (_numbers(runtime, runtime.run(arrays)) for runtime in (reference, candidate))
         for name in _common(expected, got, len(rows)):
-            gathered.setdefault(name, _Gathered()).add(expected[name], got[name], mask, pooling)
+            gathered.setdefault(name, _Gathered()).add(rows, expected[name], got[name], mask, pooling)
         done += len(rows)
         progress.update("verify", done, len(data))
-    return worst({name: found.closeness(name) for name, found in gathered.items()}, done)
+    comparison = worst({name: found.closeness(name) for name, found in gathered.items()}, done)
+    name = min(comparison.outputs, key=lambda name: comparison.outputs[name].cosine_mean)
+    return comparison.model_copy(update={"details": gathered[name].details(name)})
 
 
 def worst(outputs: dict[str, Closeness], samples: int) -> Comparison:
@@ -135,12 +149,14 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
+        self.rows: list[Rows] = []
         self.cosines: list[NDArray[np.float64]] = []
         #: Vectors of reference and candidate, while all are of one length.
         self.vectors: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = []
 
     def add(
         self,
+        rows: Rows,
         expected: NDArray[np.float64],
         got: NDArray[np.float64],
         mask: NDArray[np.generic] | None,
@@ -148,6 +164,7 @@ class _Gathered:
     ) -> None:
         real = np.s_[:] if mask is None or not _tokens(expected, mask) else mask != 0
         self._add_power(expected[real], got[real])
+        self.rows.append(rows)
         vectors = vectors_of(expected, mask, pooling), vectors_of(got, mask, pooling)
         self.cosines.append(cosine_rows(*vectors))
         if self.vectors and self.vectors[0][0].shape[1] != vectors[0].shape[1]:
@@ -170,15 +187,26 @@ class _Gathered:
             sqnr_db=None if math.isinf(ratio) else ratio,
         )
 
+    def details(self, name: str) -> Details:
+        """Where the numbers of ``closeness`` come from; ``name`` is the output's."""
+        return details_of(name, np.concatenate(self.rows), np.concatenate(self.cosines), self._joined())
+
     def _add_power(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
         self.signal += float(np.square(expected).sum())
         self.noise += float(np.square(expected - got).sum())
 
     def _neighbours(self) -> float | None:
+        if (joined := self._joined()) is None:
+            return None
+        reference, candidate = map(unit_rows, joined)
+        return neighbour_agreement(reference, candidate)
+
+    def _joined(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Vectors of reference and candidate, [samples, width] each, in the order of ``rows``."""
         if self.vectors is None:
             return None
-        reference, candidate = (unit_rows(np.concatenate(side)) for side in zip(*self.vectors, strict=True))
-        return neighbour_agreement(reference, candidate)
+        reference, candidate = (np.concatenate(side) for side in zip(*self.vectors, strict=True))
+        return reference, candidate
 
 
 def _numbers(runtime: Runtime, outputs: Arrays) -> dict[str, NDArray[np.float64]]:

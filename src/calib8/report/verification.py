@@ -1,0 +1,35 @@
+"""The report of a verification: how close a candidate is to its reference, and whether that was close enough."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from calib8.files import write_json
+from calib8.report.report import FileFacts, Machine
+from calib8.verification.compare import Comparison
+from calib8.verification.config import Verify
+from calib8.verification.on_gpu import GpuComparison
+
+
+class VerificationReport(BaseModel):
+    """``passed`` is None where no limit was given; ``gpu`` holds what else was found where an engine ran on one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["calib8.verification/1"] = "calib8.verification/1"
+    passed: bool | None
+    failure: str | None
+    created: str
+    calib8: str
+    machine: Machine
+    reference: FileFacts
+    candidate: FileFacts
+    held_out: str
+    limits: Verify
+    accuracy: Comparison
+    gpu: GpuComparison | None = None
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
