@@ -26,10 +26,10 @@ from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
-from calib8.files import atomic, require_folder, sha256_file
+from calib8.files import atomic, require_folder
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
+from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of
 from calib8.passes.prepare import prepare
@@ -39,7 +39,7 @@ from calib8.planning.quant_plan import QuantPlan
 from calib8.progress import Progress
 from calib8.report.page.content import conversion_page
 from calib8.report.page.html import write_page
-from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
+from calib8.report.report import CalibrationFacts, EngineFacts, Report, file_facts, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
@@ -301,10 +301,3 @@ class _Job:
             engines=engines,
             seconds=self.seconds,
         )
-
-
-def file_facts(path: Path) -> FileFacts:
-    """Name, size and hash of an engine, or of an ONNX model with the weights it keeps in files of their own."""
-    if path.suffix == ".onnx":
-        return FileFacts(name=path.name, bytes=stored_bytes(path), sha256=source_sha256(path))
-    return FileFacts(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))

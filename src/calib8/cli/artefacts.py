@@ -133,6 +133,9 @@ def verify(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Insist on an engine and this machine's GPU; measure speed, too.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
+    ] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
     quiet: opt.Quiet = False,
@@ -145,6 +148,9 @@ def verify(
 
     Where there is a GPU: calib8 verify model.onnx model-int8.engine --data held_out.txt --gpu
     """
+    if output is not None:
+        require_separate([output, output.with_suffix(".html")], [reference, candidate, data])
+    found = None
     with ConsoleProgress(quiet=quiet) as progress:
         limits = calib8.Verify(
             min_cosine=min_cosine,
@@ -162,7 +168,9 @@ def verify(
             comparison = judging.compare(
                 reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
             )
-    if gpu:
+    if output is not None:
+        judging.keep_verdict(output, reference, candidate, data, comparison, limits, on_gpu=found)
+    if found is not None:
         _print_on_gpu(found)
     else:
         _print(_facts(comparison))
@@ -194,7 +202,7 @@ def _print_on_gpu(found: GpuComparison) -> None:
 
 def _facts(comparison: Comparison) -> dict[str, Any]:
     once = {"outputs"} if len(comparison.outputs) == 1 else set()  # its numbers are the comparison's
-    return comparison.model_dump(mode="json", exclude_none=True, exclude=once)
+    return comparison.model_dump(mode="json", exclude_none=True, exclude=once | {"details"})
 
 
 def _print(content: dict[str, Any], indent: int = 0) -> None:

@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.plan_check import PlanCheck
-from calib8.files import write_json
+from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
+from calib8.graph.io import source_sha256, stored_bytes
 from calib8.verification.compare import Comparison
 from calib8.verification.speed import Speed
 
@@ -86,6 +87,13 @@ class Report(BaseModel):
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         write_json(path, self.model_dump(mode="json"))
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Name, size and hash of an engine, or of an ONNX model with the weights it keeps in files of their own."""
+    if path.suffix == ".onnx":
+        return FileFacts(name=path.name, bytes=stored_bytes(path), sha256=source_sha256(path))
+    return FileFacts(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def this_machine() -> Machine:

@@ -1,12 +1,15 @@
 """The report of a verification: how close a candidate is to its reference, and whether that was close enough."""
 
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from calib8.errors import AccuracyMissed
 from calib8.files import write_json
-from calib8.report.report import FileFacts, Machine
+from calib8.report.report import FileFacts, Machine, file_facts, this_machine
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
 from calib8.verification.on_gpu import GpuComparison
@@ -33,3 +36,32 @@ class VerificationReport(BaseModel):
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         write_json(path, self.model_dump(mode="json"))
+
+
+def verification_report(
+    reference: Path,
+    candidate: Path,
+    held_out: str,
+    comparison: Comparison,
+    limits: Verify,
+    on_gpu: GpuComparison | None,
+) -> VerificationReport:
+    """The report of a comparison that was made just now; a missed limit is told in it, not raised."""
+    failure = None
+    try:
+        comparison.raise_for_failure(limits)
+    except AccuracyMissed as error:
+        failure = str(error)
+    return VerificationReport(
+        passed=None if limits == Verify() else failure is None,
+        failure=failure,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        calib8=version("calib8"),
+        machine=this_machine(),
+        reference=file_facts(reference),
+        candidate=file_facts(candidate),
+        held_out=held_out,
+        limits=limits,
+        accuracy=comparison,
+        gpu=on_gpu,
+    )

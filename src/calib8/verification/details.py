@@ -12,6 +12,8 @@ from calib8.numerics import Floats
 
 #: What is kept at most, so that a report stays small for any amount of data.
 BINS, WORST, POINTS, CHARACTERS = 30, 10, 300, 300
+#: Of a histogram: models that are equal but for rounding have no spread to divide into bins.
+NARROWEST = 1e-6
 
 Place = tuple[float, float]
 #: A text, cut to what is kept.
@@ -76,7 +78,8 @@ def details_of(
     vectors: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
 ) -> Details:
     """``cosines`` [n] and ``vectors`` [n, width] of reference and candidate belong to the samples ``numbers`` [n]."""
-    counts, edges = np.histogram(cosines, bins=BINS, range=(cosines.min(), max(1.0, cosines.max())))
+    top = max(1.0, float(cosines.max()))
+    counts, edges = np.histogram(cosines, BINS, (min(float(cosines.min()), top - NARROWEST), top))
     order = np.lexsort((numbers, cosines))[:WORST]
     return Details(
         output=output,
@@ -86,7 +89,7 @@ def details_of(
     )
 
 
-def project(reference: Floats, candidate: Floats) -> Projection | None:
+def project(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Projection | None:
     """Principal component analysis of ``reference`` [n, width]; ``candidate`` goes to the same plane.
 
     None with fewer than three samples, two columns, or where all reference vectors are equal.

@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib8.report.page.parts import Chart
 
@@ -24,7 +24,7 @@ _STYLED = {
 #: Inches. Small, so that the text is readable where a phone shrinks the chart to its width.
 WIDTH, HEIGHT = 4.6, 3.0
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it is read aloud, searched and copied
     "text.parse_math": False,  # "$" in the name of an op is no formula
     "font.size": 9.0,
@@ -61,7 +61,7 @@ def draw_stack(name: str, title: str, alternative: str, paints: list[Callable[["
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context({**_SETTINGS, "svg.hashsalt": name}):
+    with rc_context(_SETTINGS | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots(len(paints), 1, sharex=True, squeeze=False)[:, 0]

@@ -44,8 +44,10 @@ def ranges_chart(ranges: Ranges) -> Chart:
         for kind, label in ((False, "largest"), (True, f"largest, over {OUTLIER:g} x typical")):
             chosen = [(x, y) for x, y, is_wild in zip(places, largest, wild, strict=True) if is_wild is kind]
             if chosen:
-                axes.scatter(*zip(*chosen, strict=True), s=14, color=WARN if kind else FIRST, label=label, zorder=3)
+                across, up = zip(*chosen, strict=True)
+                axes.scatter(across, up, s=14, color=WARN if kind else FIRST, label=label, zorder=3)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # the usual 10^x is a formula, and formulas are not parsed
         axes.set_xlabel("tensor, in the order of the graph (number)")
         axes.set_ylabel("|activation| (the model's own unit)")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, columnspacing=1.0, handletextpad=0.2)
@@ -84,9 +86,10 @@ def projection_chart(projection: Projection) -> Chart:
     def paint(axes: "Axes") -> None:
         for expected, got in zip(projection.reference, projection.candidate, strict=True):
             axes.plot(*zip(expected, got, strict=True), color=FAINT, linewidth=0.7)
-        hollow = {"facecolors": "none", "edgecolors": FIRST, "linewidths": 0.9}
-        axes.scatter(*zip(*projection.reference, strict=True), s=18, label="FP32", **hollow)  # type: ignore[arg-type]
-        axes.scatter(*zip(*projection.candidate, strict=True), s=5, color=SECOND, label="INT8")
+        x, y = zip(*projection.reference, strict=True)
+        axes.scatter(x, y, s=18, facecolors="none", edgecolors=FIRST, linewidths=0.9, label="FP32")
+        x, y = zip(*projection.candidate, strict=True)
+        axes.scatter(x, y, s=5, color=SECOND, label="INT8")
         first, second = projection.explained
         axes.set_xlabel(f"1st principal axis ({first:.0%} of variance)")
         axes.set_ylabel(f"2nd principal axis ({second:.0%})")
@@ -94,7 +97,7 @@ def projection_chart(projection: Projection) -> Chart:
 
     said = (
         f"Unit vectors of {len(projection.reference)} samples on two principal axes of FP32, which hold "
-        f"{sum(projection.explained):.0%} of its variance. A circle is FP32, a dot INT8: in its circle it has not moved."
+        f"{sum(projection.explained):.0%} of its variance. A circle is FP32, a dot INT8: in its circle has not moved."
     )
     return draw("projection", "Embeddings, FP32 against INT8", said, paint, height=3.4)
 
@@ -107,7 +110,7 @@ def noise_chart(plan: QuantPlan) -> Chart:
         for treatment, colour in (("int8", FIRST), ("float", WARN)):
             chosen = [(place, left) for place, op, left in ops if op.treatment == treatment and left is not None]
             if chosen:
-                axes.scatter(*zip(*chosen, strict=True), s=12, color=colour, label=treatment)
+                axes.scatter([x for x, _ in chosen], [y for _, y in chosen], s=12, color=colour, label=treatment)
         axes.set_xlabel("op, in the order of the graph (number)")
         axes.set_ylabel("signal to noise in INT8 (dB)")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)

@@ -13,6 +13,7 @@ from calib8.report.report import EngineFacts
 from calib8.report.table import size_of
 from calib8.verification import bench
 from calib8.verification.compare import Comparison
+from calib8.verification.details import Details
 
 NO_CHARTS = "Charts are left out: matplotlib is not installed here. `pip install 'calib8[report]'` adds them."
 
@@ -56,13 +57,19 @@ def accuracy_section(accuracy: Comparison, notes: Sequence[str]) -> Section:
         shown = drawn(lambda: charts.cosine_chart(accuracy, details.cosines))
         if (projection := details.projection) is not None:
             shown += drawn(lambda: charts.projection_chart(projection))
-        worst = ((number(one.cosine, ".5f"), number(one.number, "d"), Cell(one.text or "")) for one in details.worst)
-        columns = ("cosine", "sample", "text")
-        title = f"The worst {len(details.worst)} samples"
-        if not any(one.text for one in details.worst):
-            worst, columns, title = (row[:2] for row in worst), columns[:2], f"{title} (their texts are not known)"
-        tables.append(Table(title, columns, tuple(worst)))
+        tables.append(_worst(details))
     return Section("Accuracy", tuple(notes), shown, tuple(tables))
+
+
+def _worst(details: Details) -> Table:
+    known = any(one.text for one in details.worst)
+    texts = ((Cell(one.text or ""),) if known else () for one in details.worst)
+    rows = (
+        (number(one.cosine, ".5f"), number(one.number, "d"), *text)
+        for one, text in zip(details.worst, texts, strict=True)
+    )
+    title = f"The worst {len(details.worst)} samples" + ("" if known else " (their texts are not known)")
+    return Table(title, ("cosine", "sample", *(("text",) if known else ())), tuple(rows))
 
 
 def engines_section(engines: Sequence[EngineFacts]) -> Section:
