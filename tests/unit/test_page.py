@@ -96,7 +96,7 @@ def test_without_matplotlib_the_numbers_stay(monkeypatch: pytest.MonkeyPatch) ->
     page = html_of(full_page())
     assert "<svg" not in page
     assert "matplotlib is not installed here" in page
-    assert page.count("<table>") == 10
+    assert page.count("<table>") == 9
 
 
 def test_outliers_by_hand() -> None:

@@ -97,7 +97,7 @@ def projection_chart(projection: Projection) -> Chart:
 
     said = (
         f"Unit vectors of {len(projection.reference)} samples on two principal axes of FP32, which hold "
-        f"{sum(projection.explained):.0%} of its variance. A circle is FP32, a dot INT8: in its circle has not moved."
+        f"{sum(projection.explained):.0%} of its variance. A dot (INT8) inside its circle (FP32) has not moved."
     )
     return draw("projection", "Embeddings, FP32 against INT8", said, paint, height=3.4)
 

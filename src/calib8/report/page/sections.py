@@ -102,6 +102,7 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
 
 def plan_section(plan: QuantPlan) -> Section:
     """What is done to every op, and why."""
+    measured = [op for op in plan.ops if op.expected_cosine is not None]
     rows = (
         (
             number(place, "d"),
@@ -110,15 +111,16 @@ def plan_section(plan: QuantPlan) -> Section:
             Cell(op.treatment),
             Cell(op.recipe or ""),
             number(op.sqnr_db, ".1f"),
-            number(op.expected_cosine, ".5f"),
+            *((number(op.expected_cosine, ".5f"),) if measured else ()),
             number(op.extra_columns, "d"),
             Cell(op.reason),
         )
         for place, op in enumerate(plan.ops, start=1)
     )
-    head = ("no.", "op", "kind", "treatment", "recipe", "SQNR (dB)", "cosine alone", "extra columns", "reason")
+    alone = ("cosine alone",) if measured else ()
+    head = ("no.", "op", "kind", "treatment", "recipe", "SQNR (dB)", *alone, "extra columns", "reason")
     shown = drawn(lambda: charts.noise_chart(plan)) if any(op.sqnr_db is not None for op in plan.ops) else ()
-    if measured := [op for op in plan.ops if op.expected_cosine is not None]:
+    if measured:
         shown += drawn(lambda: charts.sensitivity_chart(measured))
     notes = [f"{len(plan.nodes('int8'))} of {len(plan.ops)} ops with weights are INT8. Click a heading to sort."]
     if (budget := plan.budget) is not None:
