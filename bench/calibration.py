@@ -107,7 +107,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--note", default="", help="kept with the results")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.row and "plain" not in options.rows.split(","):
+        parser.error("--rows: plain is what all others are measured against")
+    if options.cores is not None and not 1 <= options.cores <= len(os.sched_getaffinity(0)):
+        parser.error(f"--cores: 1 to {len(os.sched_getaffinity(0))} here, got {options.cores}")
+    return options
 
 
 def write_case(options: argparse.Namespace, folder: Path, curve: str, value: int) -> None:
@@ -201,12 +206,15 @@ def process(name: str, folder: Path, pythons: dict[str, str]) -> Row:
         _, status, usage = os.wait4(child.pid, 0)
         child.stderr.close()
         child.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - started
         if child.returncode:
             sys.exit(f"{name} ended with exit code {child.returncode}: {said[-500:]}")
+        if name.startswith(QUANTISE) and not (Path(work) / "int8.onnx").is_file():
+            sys.exit(f"{name} made no model: {(Path(work) / 'int8.json').read_text(encoding='utf-8')}")
     return {
         "user_s": round(usage.ru_utime, 3),
         "system_s": round(usage.ru_stime, 3),
-        "wall_s": round(time.perf_counter() - started, 3),
+        "wall_s": round(wall, 3),
         "peak_gib": round(usage.ru_maxrss / 2**20, 4),
     }
 

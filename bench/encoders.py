@@ -8,7 +8,8 @@ texts, answers with one line of JSON, and then embeds a set of texts for every l
 seconds that took: text in, vectors out.
 
 sentence-transformers is called as its documentation says, batches of 32. What has no encoder of its own (ONNX Runtime,
-OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding.
+OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding; one run at a time, as those
+tools are used.
 """
 
 import json
@@ -20,16 +21,19 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantisers import versions
+
 Vectors = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]
 Settings = dict[str, Any]
+#: Whose versions are kept.
+TOOLS = ("calib8", "sentence-transformers", "torch", "optimum-intel", "optimum-onnx", "nncf", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def main() -> None:
         encode = encoder.open(settings)
         for name, texts in settings["texts"].items():
             np.save(Path(settings["work"]) / f"{sys.argv[1]}-{name}.npy", np.asarray(encode(texts), np.float32))
-        ready = {"runtime": settings.get("description", ""), "versions": _versions()}
+        ready = {"runtime": settings.get("description", ""), "versions": versions(*TOOLS)}
         answers.write(json.dumps(ready) + "\n")
         for line in sys.stdin:
             texts = settings["texts"][line.strip()]
@@ -173,16 +177,6 @@ def main() -> None:
             encode(texts)
             taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - worked}
             answers.write(json.dumps(taken) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("sentence-transformers", "torch", "optimum-intel", "optimum-onnx", "nncf", "openvino", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

@@ -331,7 +331,9 @@ def main() -> None:
     facts: dict[str, Any]
     try:
         quantiser.quantise(model, data, output)
-        facts = _usage(time.perf_counter() - start) | {"versions": _versions(quantiser.package)}
+        facts = _usage(time.perf_counter() - start) | {
+            "versions": versions(quantiser.package, "onnxruntime", "onnxruntime-gpu", "numpy")
+        }
     except ImportError as error:
         facts = {"absent": str(error)}
     output.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
@@ -350,9 +352,10 @@ def _usage(elapsed: float) -> dict[str, float]:
     }
 
 
-def _versions(package: str) -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
     found = {}
-    for name in dict.fromkeys((package, "onnxruntime", "onnxruntime-gpu", "numpy")):
+    for name in dict.fromkeys(packages):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -249,9 +249,9 @@ def plot(result: Row, path: Path) -> None:
 
 
 def without_folder(text: str) -> str:
-    """Absolute paths cut to their last part: where things are on this machine is nobody's business."""
+    """Paths that leave the project cut to their last part: where things are on this machine is nobody's business."""
     head, equals, tail = text.rpartition("=")
-    return f"{head}{equals}{Path(tail).name}" if tail.startswith("/") else text
+    return f"{head}{equals}{Path(tail).name}" if tail.startswith(("/", "..")) else text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
 from calib8.data.sources import Source
-from calib8.errors import ConfigError, ModelError
+from calib8.errors import Calib8Error, ConfigError, ModelError, SetupError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.numerics import cosine_rows
@@ -48,8 +48,9 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
         for choice in candidates(model):
             try:
                 opened[choice] = stack.enter_context(open_choice(model, choice))
-            except ModelError as error:
+            except (ModelError, SetupError) as error:
                 progress.note(f"{choice}: {error}")
+        _drop_failing(opened, batches[0], progress)
         _drop_inexact(opened, batches[0], progress)
         works = {str(choice): _work(runtime, batches) for choice, runtime in opened.items()}
         first = by_turns(works, least=1)
@@ -62,6 +63,18 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
     if remember(model, measured) is None:
         progress.note("the cache cannot be written: what was measured is not remembered. Set CALIB8_CACHE.")
     return measured
+
+
+def _drop_failing(opened: dict[CpuChoice, Runtime], arrays: Arrays, progress: Progress) -> None:
+    """Leave out what cannot run a batch, and say why. Raises ``ModelError`` if no FP32 remainder is left."""
+    for choice, runtime in list(opened.items()):
+        try:
+            runtime.run(arrays)
+        except Calib8Error as error:
+            progress.note(f"{choice}: {error}")
+            opened.pop(choice)
+    if all(choice.bf16 for choice in opened):
+        raise ModelError("no CPU runtime here runs the model: the notes above say why.")
 
 
 def _drop_inexact(opened: dict[CpuChoice, Runtime], arrays: Arrays, progress: Progress) -> None:
@@ -77,26 +90,20 @@ def _drop_inexact(opened: dict[CpuChoice, Runtime], arrays: Arrays, progress: Pr
 
 def _mean_cosine(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
     """Of samples, each as one vector."""
-    rows = (np.asarray(array, np.float32).reshape(len(array), -1) for array in (one, other))
-    return float(cosine_rows(*rows).mean())
+    whole = (np.atleast_1d(np.asarray(array, np.float32)) for array in (one, other))
+    return float(cosine_rows(*(array.reshape(len(array), -1) for array in whole)).mean())
 
 
 def some_batches(dataset: Dataset) -> list[Arrays]:
     """``BATCHES``, or four for each core, spread over all lengths and as large as ``embed`` makes them."""
-    every = [half for _, arrays in dataset.batches() for half in _halves(arrays)]
+    every = [arrays for _, arrays in dataset.batches()]
     count = min(len(every), max(BATCHES, 4 * cores()))
     return [every[round(number)] for number in np.linspace(0, len(every) - 1, count)]
-
-
-def _halves(arrays: Arrays) -> list[Arrays]:
-    rows = sample_count(arrays)
-    cuts = (slice(rows // 2), slice(rows // 2, rows)) if rows > 1 else (slice(rows),)
-    return [{name: array[cut] for name, array in arrays.items()} for cut in cuts]
 
 
 def _work(runtime: Runtime, batches: list[Arrays]) -> Callable[[], None]:
     def work() -> None:
         for run in [runtime.submit(arrays) for arrays in batches]:
-            run.wait()
+            run.result()
 
     return work

@@ -76,12 +76,13 @@ def test_images(notes) -> None:
     assert positions(data_for(model, {"image": images})) == 20
 
 
-def test_nan_inside_the_model(notes) -> None:
+@pytest.mark.parametrize("histograms", [False, True])
+def test_nan_inside_the_model(notes, histograms: bool) -> None:
     g = GraphBuilder()
     x = g.input("x", ir.DataType.FLOAT, "batch", 2)
     model = prepare(g.model(y=g.op("MatMul", g.op("Log", x, name="log"), g.weight("w", 2, 2))))
     with pytest.raises(DataError, match="tensor 'log_out' became NaN or infinite during calibration"):
-        collect(model, data_for(model, {"x": np.float32([[1, -1]])}), notes)
+        collect(model, data_for(model, {"x": np.float32([[1, -1]])}), notes, histograms=histograms)
 
 
 def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
 from calib8.graph.io import load, referring, save, serialized
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
@@ -17,7 +19,7 @@ from calib8.runtime.cpu import open_cpu
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.open import open_artefact
 from calib8.runtime.openvino import OpenVinoRuntime
-from calib8.runtime.ort import OrtRuntime
+from calib8.runtime.ort import OrtRuntime, _open
 from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, tiny_mlp, token_feeds
 
 RUNTIMES = [OrtRuntime, OpenVinoRuntime]
@@ -53,6 +55,15 @@ def test_a_float_activation_is_not_quantised_on_the_way() -> None:
     with OrtRuntime(model) as opened:
         got = opened.run({"x": x})["y"]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_matmul_with_a_bias_runs_on_integers(tmp_path: Path) -> None:
+    """ONNX Runtime would make a Gemm of a quantised MatMul and its Add, and compute that in float."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    _open(to_cpu_form(quantised(tiny_mlp), unsigned=True), options)
+    kinds = [node.op_type for node in ir.load(tmp_path / "optimised.onnx").graph]
+    assert kinds.count("MatMulIntegerToFloat") == 1, kinds  # and a Gemm, which the model has itself
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

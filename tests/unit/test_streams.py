@@ -81,6 +81,27 @@ def test_wait_does_not_raise_and_result_does() -> None:
             run.result()
 
 
+def test_runs_that_had_to_wait_end_with_the_runtime() -> None:
+    begun, leave = threading.Event(), threading.Event()
+
+    def answer(arrays):
+        begun.set()
+        leave.wait(20)
+        return arrays
+
+    runtime = Streams(NullRuntime(answer), 1)
+    runs = [runtime.submit({"x": np.array([number])}) for number in range(3)]
+    begun.wait(20)
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    runs[2].wait()  # it never began
+    with pytest.raises(SetupError, match="closed before this run began"):
+        runs[2].result()
+    leave.set()
+    closing.join(20)
+    assert int(runs[0].result()["x"][0]) == 0
+
+
 def test_what_does_not_fit_is_refused_at_once() -> None:
     with Streams(NullRuntime(lambda arrays: arrays, contract_of(tiny_mlp())), 2) as runtime:
         with pytest.raises(DataError, match="got arrays for z, expected x"):

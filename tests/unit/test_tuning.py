@@ -9,7 +9,7 @@ import pytest
 
 import calib8
 from calib8 import tuning
-from calib8.errors import ConfigError
+from calib8.errors import ConfigError, DataError
 from calib8.graph.io import load, save
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
@@ -140,6 +140,17 @@ def test_tune_measures_remembers_and_says(model: Path, tmp_path: Path, notes, mo
     assert remembered(load(model)) == measured.choice
     assert notes.steps[-1] == ("tune", tuning.ROUNDS, tuning.ROUNDS)
     assert notes.messages == []
+
+
+def test_what_fails_never_wins(model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self, arrays):
+        raise DataError("no kernel")
+
+    monkeypatch.setattr(OpenVinoRuntime, "_run", refuse)
+    np.savez(tmp_path / "data.npz", **token_feeds(3, 5))
+    measured = calib8.tune(model, tmp_path / "data.npz", progress=notes)
+    assert {name.partition(",")[0] for name in measured.samples_per_second} == {"ONNX Runtime"}
+    assert any("OpenVINO" in message and "no kernel" in message for message in notes.messages)
 
 
 def test_an_unwritable_cache_is_told_and_no_error(model: Path, tmp_path: Path, notes, monkeypatch) -> None:

@@ -98,6 +98,8 @@ class Reductions:
         widths = np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 2) - int(np.log2(BINS)))
         width = self._node("Gather", self._constant(widths, np.float32), number, axis=0)
         bins = self._node("Cast", self._node("Div", size, width), to=int(ir.DataType.INT64))
+        # NaN and infinity have no bin; the extremes tell of them.
+        bins = self._node("Max", self._node("Min", bins, self._constant(BINS - 1)), self._constant(0))
         ones = self._node("Expand", self._constant([1]), self._node("Shape", bins))
         empty = self._constant(np.zeros(BINS))
         return [self._node("ScatterElements", empty, bins, ones, axis=0, reduction="add"), exponent]

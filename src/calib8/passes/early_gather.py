@@ -92,7 +92,7 @@ def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bo
     branch = _Branch(channels)
     if not branch.grow(source) or branch.gemm is None or not branch.closed(gather) or output.is_graph_output():
         return False
-    dequantise = _weight(branch.gemm)
+    dequantise = _weight(branch.gemm, channels)
     if dequantise is None or len(index) > MOST_COLUMNS * channels:
         return False
     constants = Constants(graph)
@@ -111,8 +111,8 @@ def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bo
     return True
 
 
-def _weight(gemm: ir.Node) -> ir.Node | None:
-    """The DequantizeLinear of the GEMM's weight, if it is of rule 1."""
+def _weight(gemm: ir.Node, channels: int) -> ir.Node | None:
+    """The DequantizeLinear of the GEMM's weight, if it is of rule 1 and has so many columns."""
     weight = gemm.inputs[1]
     node = weight.producer() if weight is not None else None
     if node is None or node.op_type != "DequantizeLinear" or len(node.outputs[0].uses()) > 1:
@@ -121,7 +121,8 @@ def _weight(gemm: ir.Node) -> ir.Node | None:
         return None
     codes, *rest = (part.const_value.shape for part in node.inputs if part is not None and part.const_value is not None)
     axis = node.attributes.get_int("axis", 1)
-    per_column = len(codes) == 2 and axis in (1, -1) and all(shape == (codes[1],) for shape in rest)
+    per_column = len(codes) == 2 and codes[1] == channels and axis in (1, -1)
+    per_column = per_column and all(shape == (channels,) for shape in rest)
     return node if per_column and "block_size" not in node.attributes else None
 
 
@@ -139,7 +140,9 @@ def _behind_codes(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) ->
     source, reader = gather.inputs[0], _only_reader(gather)
     multiply = reader if reader is not None and reader.op_type == "Mul" else None
     quantise = _only_reader(multiply) if multiply is not None else reader
-    if quantise is None or quantise.op_type != "QuantizeLinear" or not _one_scale(quantise):
+    if quantise is None or quantise.op_type != "QuantizeLinear" or quantise.outputs[0].is_graph_output():
+        return False
+    if not _one_scale(quantise):
         return False
     constants = Constants(graph)
     if multiply is None:

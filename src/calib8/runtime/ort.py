@@ -12,7 +12,7 @@ from calib8.errors import DataError, ModelError
 from calib8.graph.io import SINGLE_FILE_LIMIT, referring, weight_bytes
 from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import cores
+from calib8.runtime.choice import cores, is_quantised
 from calib8.runtime.contract import contract_of
 
 
@@ -72,17 +72,19 @@ def _open(model: ir.Model, options: Any) -> Any:
     """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
     import onnxruntime as ort
 
-    providers = ["CPUExecutionProvider"]
+    given: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
+    if is_quantised(model):  # a Gemm with a float bias has no integer kernel: its weights would be float in every run
+        given["disabled_optimizers"] = ["MatMulAddFusion"]
     if weight_bytes(model, mapped=False) > SINGLE_FILE_LIMIT:  # beyond protobuf's limit: through a file
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.data")
-            return ort.InferenceSession(str(path), options, providers=providers)
+            return ort.InferenceSession(str(path), options, **given)
     graph, home = referring(model)
     release(model)  # the session reads the files by itself
     if home is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(home))
-    return ort.InferenceSession(graph, options, providers=providers)
+    return ort.InferenceSession(graph, options, **given)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,11 +7,13 @@ meeting after every kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from numpy.typing import ArrayLike
 
 from calib8.data.inputs import Arrays
+from calib8.errors import SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.pending import Pending
 
@@ -50,8 +52,12 @@ class _Queued:
 
     def wait(self) -> None:
         """Wait until it is over, well or not."""
-        wait([self._future])
+        with suppress(CancelledError):
+            self._future.exception()
 
     def result(self) -> Arrays:
-        """Its outputs by name. Raises what ``run`` would have raised."""
-        return self._future.result()
+        """Its outputs by name. Raises what ``run`` would have raised, ``SetupError`` if it was closed before."""
+        try:
+            return self._future.result()
+        except CancelledError as error:
+            raise SetupError("the runtime was closed before this run began. Wait for runs before you close.") from error
