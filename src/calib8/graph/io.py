@@ -113,7 +113,7 @@ def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
 def _data_files(path: Path, model: ir.Model) -> list[Path]:
     """The files of external data of the model in ``path``, sorted."""
     tensors = (value.const_value for value in model.graph.initializers.values())
-    return sorted({tensor.path for tensor in tensors if isinstance(tensor, MappedTensor)} - {path.absolute()})
+    return sorted({tensor.path for tensor in tensors if isinstance(tensor, MappedTensor)} - {path.resolve()})
 
 
 def _weights_sha256(model: ir.Model) -> str:
