@@ -24,7 +24,6 @@ from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
-from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, require_folder
 from calib8.gpu.monitor import watched
@@ -39,7 +38,7 @@ from calib8.planning.quant_plan import QuantPlan
 from calib8.progress import Progress
 from calib8.report.page.content import conversion_page
 from calib8.report.page.html import write_page
-from calib8.report.report import CalibrationFacts, EngineFacts, Report, file_facts, this_machine
+from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_facts, file_facts, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
@@ -66,6 +65,7 @@ class Convert(Config):
         calibration sample is then held back from fitting, to measure on.
     build: None makes no engine.
     monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
+    sentences: quote the worst held-out sentences in the report.
     """
 
     calibrate: Calibrate = Calibrate()
@@ -76,6 +76,7 @@ class Convert(Config):
     pairs: Path | None = None
     budget: float | None = Field(default=None, gt=0, lt=1)
     monitor: bool = False
+    sentences: bool = True
 
 
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
@@ -227,16 +228,7 @@ class _Job:
             engines = build_engine(self.int8_path, name, self.config.build, limits=limits, progress=self.progress)
         except PlanMismatch as error:
             engines, failure = list(error.built), error
-        facts = (
-            EngineFacts(
-                file=file_facts(engine.path),
-                target=engine.target,
-                builder=describe_engine(engine.path).builder,
-                plan=engine.plan,
-            )
-            for engine in engines
-        )
-        return tuple(facts), failure
+        return tuple(engine_facts(engine.path) for engine in engines), failure
 
     def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, calibrated_on: str) -> _Measured:
         """``calibrated_on`` is the fingerprint of the calibration data."""
@@ -252,7 +244,7 @@ class _Job:
         pooling, _ = pooling_of(self.folder)
         with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
             accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
-            accuracy = accuracy.with_texts(texts_of(data))
+            accuracy = accuracy.with_texts(texts_of(data) if self.config.sentences else None)
             speed = None
             if (self.folder / "tokenizer.json").is_file():
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
@@ -294,6 +286,7 @@ class _Job:
                 samples=ranges.samples, positions=ranges.positions, observer=self.config.calibrate.observer
             ),
             held_out=measured.held_out,
+            limits=self.config.verify,
             measured_on_calibration_data=measured.on_calibration_data,
             accuracy=measured.accuracy,
             accuracy_runtime=measured.runtime,

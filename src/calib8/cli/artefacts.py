@@ -136,6 +136,10 @@ def verify(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
     ] = None,
+    sentences: opt.Sentences = True,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="For --gpu: watch it through NVML, and keep the timeline in the report.")
+    ] = False,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
     quiet: opt.Quiet = False,
@@ -148,8 +152,13 @@ def verify(
 
     Where there is a GPU: calib8 verify model.onnx model-int8.engine --data held_out.txt --gpu
     """
+    from calib8.gpu.monitor import watched
+    from calib8.verification.on_gpu import target_of
+
     if output is not None:
         require_separate([output, output.with_suffix(".html")], [reference, candidate, data])
+    if monitor and not gpu:
+        raise ConfigError("--monitor watches the GPU, and without --gpu nothing says that one works: give both.")
     found = None
     with ConsoleProgress(quiet=quiet) as progress:
         limits = calib8.Verify(
@@ -160,14 +169,17 @@ def verify(
             max_spearman_loss=max_spearman_loss,
         )
         if gpu:
-            found = judging.compare_on_gpu(
-                reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
-            )
+            with watched(monitor, target_of(candidate) if monitor else None) as activity:
+                found = judging.compare_on_gpu(
+                    reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
+                )
+            found = (found if sentences else found.without_texts()).model_copy(update={"activity": activity()})
             comparison = found.accuracy
         else:
             comparison = judging.compare(
                 reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
             )
+            comparison = comparison if sentences else comparison.without_texts()
     if output is not None:
         judging.keep_verdict(output, reference, candidate, data, comparison, limits, on_gpu=found)
     if found is not None:
@@ -190,14 +202,17 @@ def inspect(
 
 
 def _print_on_gpu(found: GpuComparison) -> None:
+    from calib8.report.activity import render_activity
     from calib8.report.bench import render_cells
 
-    facts = found.model_dump(mode="json", exclude_none=True, exclude={"accuracy", "against_int8", "speed"})
+    facts = found.model_dump(mode="json", exclude_none=True, exclude={"accuracy", "against_int8", "speed", "activity"})
     facts["engine against FP32 on the CPU"] = _facts(found.accuracy)
     if found.against_int8 is not None:
         facts[f"engine against {found.int8_model} on the CPU"] = _facts(found.against_int8)
     _print(facts)
     out.print(render_cells(found.speed))
+    if found.activity is not None:
+        out.print(render_activity(found.activity))
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:

@@ -9,14 +9,18 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.errors import AccuracyMissed
 from calib8.files import write_json
-from calib8.report.report import FileFacts, Machine, file_facts, this_machine
+from calib8.report.report import EngineFacts, FileFacts, Machine, engine_facts, file_facts, this_machine
+from calib8.runtime.open import is_engine
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
 from calib8.verification.on_gpu import GpuComparison
 
 
 class VerificationReport(BaseModel):
-    """``passed`` is None where no limit was given; ``gpu`` holds what else was found where an engine ran on one."""
+    """``passed`` is None where no limit was given.
+
+    ``engine`` is what is known of a candidate that is one, ``gpu`` what else was found where it ran on request.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +35,7 @@ class VerificationReport(BaseModel):
     held_out: str
     limits: Verify
     accuracy: Comparison
+    engine: EngineFacts | None = None
     gpu: GpuComparison | None = None
 
     def save(self, path: Path) -> None:
@@ -63,5 +68,6 @@ def verification_report(
         held_out=held_out,
         limits=limits,
         accuracy=comparison,
+        engine=engine_facts(candidate, executed=True) if is_engine(candidate) else None,
         gpu=on_gpu,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,15 @@ class Spearman(BaseModel):
     pairs: int
     reference: float
     candidate: float
+
+
+class Judged(NamedTuple):
+    """A number beside its limit, for people: ``mean cosine``, ``0.99850``, ``at least 0.975``."""
+
+    name: str
+    found: str
+    wanted: str
+    kept: bool
 
 
 class Closeness(BaseModel):
@@ -63,27 +72,35 @@ class Comparison(Closeness):
             return self
         return self.model_copy(update={"details": self.details.with_texts(texts)})
 
-    def raise_for_failure(self, limits: Verify) -> None:
-        """Raise ``AccuracyMissed`` that names every limit that was missed."""
+    def without_texts(self) -> "Comparison":
+        """The same without the texts of the worst samples."""
+        return self if self.details is None else self.model_copy(update={"details": self.details.without_texts()})
+
+    def judged(self, limits: Verify) -> list[Judged]:
+        """Every limit that was given, kept or missed."""
         exact = math.inf if self.sqnr_db is None else self.sqnr_db
-        missed = [
-            f"{name} {value:.5f}, expected at least {limit:g}"
+        judged = [
+            Judged(name, f"{value:.5f}", f"at least {limit:g}", value >= limit)  # a NaN misses every limit
             for name, value, limit in (
                 ("mean cosine", self.cosine_mean, limits.min_cosine),
                 ("1st percentile of cosine", self.cosine_p1, limits.min_p1),
                 ("neighbour agreement", _or_nan(self.neighbours), limits.min_neighbours),
                 ("SQNR in dB", exact, limits.min_sqnr_db),
             )
-            if limit is not None and not value >= limit  # a NaN misses every limit
+            if limit is not None
         ]
-        if limits.max_spearman_loss is not None:
-            if self.spearman is None:
-                missed.append("no Spearman correlation was measured: scored pairs are needed (--pairs)")
-            elif not self.spearman.reference - self.spearman.candidate <= limits.max_spearman_loss:
-                missed.append(
-                    f"Spearman {self.spearman.candidate:.2f} against {self.spearman.reference:.2f}, "
-                    f"expected a loss of at most {limits.max_spearman_loss:g}"
-                )
+        if (loss := limits.max_spearman_loss) is not None:
+            found, kept = "not measured: scored pairs are needed (--pairs)", False
+            if (scores := self.spearman) is not None:
+                found = f"{scores.candidate:.2f} against {scores.reference:.2f}"
+                kept = scores.reference - scores.candidate <= loss
+            judged.append(Judged("Spearman", found, f"a loss of at most {loss:g}", kept))
+        return judged
+
+    def raise_for_failure(self, limits: Verify) -> None:
+        """Raise ``AccuracyMissed`` that names every limit that was missed."""
+        judged = self.judged(limits)
+        missed = [f"{name} {found}, expected {wanted}" for name, found, wanted, kept in judged if not kept]
         if missed:
             of = f", the worst of the outputs {', '.join(self.outputs)}" if len(self.outputs) > 1 else ""
             raise AccuracyMissed(

@@ -70,6 +70,10 @@ class Details(BaseModel):
         known = (one.model_copy(update={"text": excerpt(texts[one.number])}) for one in self.worst)
         return self.model_copy(update={"worst": tuple(known)})
 
+    def without_texts(self) -> "Details":
+        """The same, quoting nobody."""
+        return self.model_copy(update={"worst": tuple(one.model_copy(update={"text": None}) for one in self.worst)})
+
 
 def details_of(
     output: str,

@@ -22,12 +22,12 @@ _STYLED = {
     WARN: "var(--warn)",
 }
 #: Inches. Small, so that the text is readable where a phone shrinks the chart to its width.
-WIDTH, HEIGHT = 4.6, 3.0
+WIDTH, HEIGHT = 4.0, 2.8
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it is read aloud, searched and copied
     "text.parse_math": False,  # "$" in the name of an op is no formula
-    "font.size": 9.0,
+    "font.size": 9.5,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -41,7 +41,7 @@ _SETTINGS: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8.0,
+    "legend.fontsize": 9.0,
 }
 
 

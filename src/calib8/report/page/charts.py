@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: The largest number of a tensor above a typical one of it, from which on it has outliers worth a colour.
 OUTLIER = 50.0
 #: Bars of ops that are shown at most, and letters of a name beside its bar.
-BARS, LETTERS = 20, 30
+BARS, LETTERS = 20, 24
 
 
 def outlier_ratio(tensor: TensorRange) -> float | None:
@@ -40,8 +40,8 @@ def ranges_chart(ranges: Ranges) -> Chart:
     def paint(axes: "Axes") -> None:
         colours = [WARN if is_wild else FIRST for is_wild in wild]
         axes.vlines(places, typical, largest, colors=colours, linewidth=1.6)
-        axes.scatter(places, typical, s=7, color=INK, label="typical (RMS of the median row)", zorder=3)
-        for kind, label in ((False, "largest"), (True, f"largest, over {OUTLIER:g} x typical")):
+        axes.scatter(places, typical, s=7, color=INK, label="typical", zorder=3)
+        for kind, label in ((False, "largest"), (True, f"over {OUTLIER:g} x typical")):
             chosen = [(x, y) for x, y, is_wild in zip(places, largest, wild, strict=True) if is_wild is kind]
             if chosen:
                 across, up = zip(*chosen, strict=True)
@@ -50,13 +50,13 @@ def ranges_chart(ranges: Ranges) -> Chart:
         axes.yaxis.set_major_formatter("{x:g}")  # the usual 10^x is a formula, and formulas are not parsed
         axes.set_xlabel("tensor, in the order of the graph (number)")
         axes.set_ylabel("|activation| (the model's own unit)")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, columnspacing=1.0, handletextpad=0.2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3, columnspacing=1.0, handletextpad=0.2)
 
     said = f"{len(shown)} tensors, {sum(wild)} of them with numbers over {OUTLIER:g} times a typical one."
     if ratios:
         name = max(ratios, key=lambda name: ratios[name])
         said += f" The widest is {name}: {ratios[name]:.0f} times."
-    return draw("ranges", "Activation ranges and outliers", said, paint, height=3.4)
+    return draw("ranges", "Activation ranges and outliers", said, paint)
 
 
 def cosine_chart(accuracy: Comparison, histogram: Histogram) -> Chart:
@@ -66,7 +66,7 @@ def cosine_chart(accuracy: Comparison, histogram: Histogram) -> Chart:
     def paint(axes: "Axes") -> None:
         axes.bar(histogram.edges[:-1], histogram.counts, widths, align="edge", color=FIRST, edgecolor="none")
         axes.axvline(accuracy.cosine_mean, color=INK, label=f"mean {accuracy.cosine_mean:.4f}")
-        axes.axvline(accuracy.cosine_p1, color=WARN, linestyle="--", label=f"1st percentile {accuracy.cosine_p1:.4f}")
+        axes.axvline(accuracy.cosine_p1, color=WARN, linestyle="--", label=f"1st perc. {accuracy.cosine_p1:.4f}")
         axes.set_xlabel("cosine to FP32 (1 is equal)")
         axes.set_ylabel("samples (count)")
         axes.locator_params(axis="x", nbins=5)
@@ -99,7 +99,7 @@ def projection_chart(projection: Projection) -> Chart:
         f"Unit vectors of {len(projection.reference)} samples on two principal axes of FP32, which hold "
         f"{sum(projection.explained):.0%} of its variance. A dot (INT8) inside its circle (FP32) has not moved."
     )
-    return draw("projection", "Embeddings, FP32 against INT8", said, paint, height=3.4)
+    return draw("projection", "Embeddings, FP32 against INT8", said, paint)
 
 
 def noise_chart(plan: QuantPlan) -> Chart:

@@ -3,7 +3,7 @@
 from calib8.calibration.ranges import Ranges
 from calib8.planning.quant_plan import QuantPlan
 from calib8.report.bench import BenchReport
-from calib8.report.page import charts
+from calib8.report.page import charts, terms
 from calib8.report.page.canvas import can_draw
 from calib8.report.page.parts import Cell, Page, Section, Table, Tile, number
 from calib8.report.page.sections import (
@@ -11,8 +11,11 @@ from calib8.report.page.sections import (
     accuracy_section,
     accuracy_tiles,
     activity_section,
+    closeness_table,
     drawn,
+    engine_tiles,
     engines_section,
+    kept,
     latency_section,
     plan_section,
     ranges_section,
@@ -20,6 +23,7 @@ from calib8.report.page.sections import (
 from calib8.report.report import Machine, Report
 from calib8.report.table import size_of
 from calib8.report.verification import VerificationReport
+from calib8.verification.on_gpu import GpuComparison
 
 
 def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
@@ -31,7 +35,7 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
     )
     sections = [
         _size_and_speed(report),
-        accuracy_section(report.accuracy, notes),
+        accuracy_section(report.accuracy, report.limits, notes),
         engines_section(report.engines),
         plan_section(plan),
         ranges_section(ranges),
@@ -47,6 +51,7 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
         Tile("size", f"{report.int8.bytes / report.model.bytes:.0%}", smaller),
         *accuracy_tiles(report.accuracy),
         Tile("ops in INT8", f"{report.int8_ops} of {report.weighted_ops}", "with weights"),
+        *engine_tiles(report.engines),
     ]
     if report.speed is not None:
         tiles.append(
@@ -55,10 +60,11 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
     return Page(
         title=f"{report.model.name} in INT8",
         passed=report.passed,
-        verdict=report.failure or f"mean cosine {report.accuracy.cosine_mean:.4f} to FP32, every limit kept",
+        verdict=report.failure or kept(report.accuracy, report.limits),
         tiles=tuple(tiles),
         sections=_with_note(sections),
         made=_made(report.calib8, report.created, report.machine),
+        terms=terms.ACCURACY | terms.PLAN | terms.ENGINE,
     )
 
 
@@ -72,19 +78,37 @@ def verification_page(report: VerificationReport) -> Page:
     notes = [f"Measured on {report.accuracy.samples} samples from {report.held_out}."]
     if report.gpu is not None:
         notes.append(f"The engine ran on {report.gpu.gpu} ({report.gpu.target}), driver {report.gpu.driver}.")
-    sections = [accuracy_section(report.accuracy, notes), files]
+    sections = [accuracy_section(report.accuracy, report.limits, notes), files]
     if report.gpu is not None:
-        runtimes = {"FP32 on the CPU": report.gpu.reference_runtime, "engine": report.gpu.engine_runtime}
-        sections.append(latency_section(report.gpu.speed, runtimes))
-    verdict = report.failure or ("every limit kept" if report.passed else "No limit was given: nothing was judged.")
+        sections[1:1] = _on_gpu(report.gpu)
+    if report.engine is not None:
+        sections.append(engines_section([report.engine]))
     return Page(
         title=f"{report.candidate.name} against {report.reference.name}",
         passed=report.passed,
-        verdict=verdict,
-        tiles=accuracy_tiles(report.accuracy),
+        verdict=report.failure or kept(report.accuracy, report.limits),
+        tiles=(*accuracy_tiles(report.accuracy), *(engine_tiles([report.engine]) if report.engine else ())),
         sections=_with_note(sections),
         made=_made(report.calib8, report.created, report.machine),
+        terms=terms.ACCURACY | (terms.ENGINE if report.engine else {}) | (terms.SPEED if report.gpu else {}),
     )
+
+
+def _on_gpu(found: GpuComparison) -> list[Section]:
+    """How fast the engine ran, what the GPU added to the error of INT8, and what it did meanwhile."""
+    runtimes = {"FP32 on the CPU": found.reference_runtime, "engine": found.engine_runtime}
+    sections = [latency_section(found.speed, runtimes)]
+    if found.against_int8 is not None:
+        note = (
+            f"The engine against {found.int8_model}, from which it was built, on the CPU: what FP16 and the GPU's own "
+            "kernels add to the error of INT8."
+        )
+        sections.append(
+            Section("GPU against CPU", (note,), tables=(closeness_table("Same model", found.against_int8),))
+        )
+    if found.activity is not None:
+        sections.append(activity_section(found.activity))
+    return sections
 
 
 def bench_page(report: BenchReport) -> Page:
@@ -100,6 +124,7 @@ def bench_page(report: BenchReport) -> Page:
         tiles=(),
         sections=_with_note(sections),
         made=_made(report.calib8, report.created, report.machine),
+        terms=terms.SPEED,
     )
 
 

@@ -1,6 +1,7 @@
 """What a page is made of: plain facts, escaped when they are written (see ``html``)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. ``passed`` is None where nothing was judged."""
+    """A whole report. ``passed`` is None where nothing was judged; ``terms`` are words and what they mean."""
 
     title: str
     passed: bool | None
@@ -59,6 +60,7 @@ class Page:
     tiles: tuple[Tile, ...]
     sections: tuple[Section, ...]
     made: str
+    terms: Mapping[str, str] = field(default_factory=dict)
 
 
 def number(value: float | None, spec: str = ",.4g", unit: str = "") -> Cell:

@@ -13,6 +13,7 @@ from calib8.report.report import EngineFacts
 from calib8.report.table import size_of
 from calib8.verification import bench
 from calib8.verification.compare import Comparison
+from calib8.verification.config import Verify
 from calib8.verification.details import Details
 
 NO_CHARTS = "Charts are left out: matplotlib is not installed here. `pip install 'calib8[report]'` adds them."
@@ -30,25 +31,34 @@ def accuracy_tiles(accuracy: Comparison) -> tuple[Tile, ...]:
         Tile("1st percentile", f"{accuracy.cosine_p1:.4f}", f"lowest {accuracy.cosine_min:.4f}"),
     ]
     if accuracy.neighbours is not None:
-        tiles.append(Tile("same nearest neighbour", f"{accuracy.neighbours:.1%}", "in an index of FP32"))
+        tiles.append(Tile("neighbour kept", f"{accuracy.neighbours:.1%}", "in an index of FP32"))
     return tuple(tiles)
 
 
-def accuracy_section(accuracy: Comparison, notes: Sequence[str]) -> Section:
+def engine_tiles(engines: Sequence[EngineFacts]) -> tuple[Tile, ...]:
+    """How many engines run what they should in INT8, and whether that was seen or planned only."""
+    if not engines:
+        return ()
+    whole = sum(not engine.plan.missing for engine in engines)
+    ran = "executed here" if all(engine.executed for engine in engines) else "planned, not run here"
+    return (Tile("engines in INT8", f"{whole} of {len(engines)}", ran),)
+
+
+def kept(accuracy: Comparison, limits: Verify) -> str:
+    """What was asked for and found, where nothing was missed."""
+    found = [f"{name} {found}, {wanted} was asked for" for name, found, wanted, _ in accuracy.judged(limits)]
+    return "; ".join(found) or "No limit was given: nothing was judged."
+
+
+def accuracy_section(accuracy: Comparison, limits: Verify, notes: Sequence[str]) -> Section:
     """How close, output by output; how the cosines spread, what is worst, and where embeddings moved to."""
-    rows = [
-        (
-            Cell(name),
-            number(one.cosine_mean, ".5f"),
-            number(one.cosine_p1, ".5f"),
-            number(one.cosine_min, ".5f"),
-            number(None if one.neighbours is None else 100 * one.neighbours, ".1f"),
-            Cell("exact") if one.sqnr_db is None else number(one.sqnr_db, ".1f"),
+    tables = [closeness_table("Accuracy against FP32", accuracy)]
+    if judged := accuracy.judged(limits):
+        rows = (
+            (Cell(name), Cell(found), Cell(wanted), Cell("yes" if held else "NO"))
+            for name, found, wanted, held in judged
         )
-        for name, one in accuracy.outputs.items()
-    ]
-    head = ("output", "cosine, mean", "1st percentile", "lowest", "same neighbour (%)", "SQNR (dB)")
-    tables = [Table("Accuracy against FP32", head, tuple(rows))]
+        tables.append(Table("Limits", ("limit on", "found", "asked for", "kept"), tuple(rows)))
     if (scores := accuracy.spearman) is not None:
         scored = (number(scores.pairs, "d"), number(scores.reference, ".2f"), number(scores.candidate, ".2f"))
         tables.append(Table("100 x Spearman's correlation with people's scores", ("pairs", "FP32", "INT8"), (scored,)))
@@ -61,6 +71,23 @@ def accuracy_section(accuracy: Comparison, notes: Sequence[str]) -> Section:
     return Section("Accuracy", tuple(notes), shown, tuple(tables))
 
 
+def closeness_table(title: str, accuracy: Comparison) -> Table:
+    """How close each output is."""
+    rows = [
+        (
+            Cell(name),
+            number(one.cosine_mean, ".5f"),
+            number(one.cosine_p1, ".5f"),
+            number(one.cosine_min, ".5f"),
+            number(None if one.neighbours is None else 100 * one.neighbours, ".1f"),
+            Cell("exact") if one.sqnr_db is None else number(one.sqnr_db, ".1f"),
+        )
+        for name, one in accuracy.outputs.items()
+    ]
+    head = ("output", "cosine, mean", "1st percentile", "lowest", "neighbour kept (%)", "SQNR (dB)")
+    return Table(title, head, tuple(rows))
+
+
 def _worst(details: Details) -> Table:
     known = any(one.text for one in details.worst)
     texts = ((Cell(one.text or ""),) if known else () for one in details.worst)
@@ -68,8 +95,8 @@ def _worst(details: Details) -> Table:
         (number(one.cosine, ".5f"), number(one.number, "d"), *text)
         for one, text in zip(details.worst, texts, strict=True)
     )
-    title = f"The worst {len(details.worst)} samples" + ("" if known else " (their texts are not known)")
-    return Table(title, ("cosine", "sample", *(("text",) if known else ())), tuple(rows))
+    title = f"The worst {len(details.worst)} samples" + ("" if known else "; texts left out or not known")
+    return Table(title, ("cosine", "sample (from 0)", *(("text",) if known else ())), tuple(rows))
 
 
 def engines_section(engines: Sequence[EngineFacts]) -> Section:
