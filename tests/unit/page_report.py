@@ -17,12 +17,16 @@ HOSTILE = "<script>alert('x')</script>"
 MACHINE = Machine(processor="CPU", cores=2, python="3.11", system="Linux")
 
 
-def full_page() -> Page:
+def comparison() -> Comparison:
+    """Of 20 samples, with the texts of the worst."""
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     details = details_of("y", np.arange(20), np.linspace(0.97, 1, 20), (rows, rows + 0.01))
     texts = [f"{HOSTILE} {number}" for number in range(20)]
     close = Closeness(cosine_mean=0.985, cosine_p1=0.97, cosine_min=0.97, neighbours=0.95, sqnr_db=20.0)
-    accuracy = Comparison(**close.model_dump(), samples=20, outputs={"y": close}, details=details.with_texts(texts))
+    return Comparison(**close.model_dump(), samples=20, outputs={"y": close}, details=details.with_texts(texts))
+
+
+def full_page() -> Page:
     report = Report(
         passed=True,
         failure=None,
@@ -35,7 +39,7 @@ def full_page() -> Page:
         weighted_ops=3,
         calibration=CalibrationFacts(samples=8, positions=80, observer="minmax"),
         held_out="held_out.txt",
-        accuracy=accuracy,
+        accuracy=comparison(),
         accuracy_runtime="ONNX Runtime",
         speed=Speed(
             sentences=64, rounds=3, reference=10, candidate=31, reference_runtime="ONNX Runtime",

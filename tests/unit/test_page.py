@@ -4,13 +4,17 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from page_report import HOSTILE, full_page, ranges
+from page_gpu import gpu_report
+from page_report import HOSTILE, comparison, full_page, ranges
 
 from calib8.report.page import sections
 from calib8.report.page.charts import outlier_ratio
-from calib8.report.page.html import html_of
+from calib8.report.page.content import verification_page
+from calib8.report.page.html import _breakable, html_of
 from calib8.report.page.parts import Page
+from calib8.verification.config import Verify
 from calib8.verification.speed import Latency
+from h100 import measured_activity
 
 TITLES = [
     "Cosine of each sample to FP32", "Embeddings, FP32 against INT8", "What INT8 leaves of each op's signal",
@@ -116,3 +120,62 @@ def test_latencies() -> None:
     section = sections.latency_section([cell], {"fp32": "A", "int8": "B"})
     assert [row[-1].text for row in section.tables[0].rows] == ["1.00x", "2.00x"]
     assert "int8, 1x16: 5.00 ms" in section.charts[0].alternative
+
+
+def test_an_engine_on_a_gpu() -> None:
+    page = html_of(verification_page(gpu_report()))
+    assert page.index("<strong>PASSED</strong> mean cosine 0.99870, at least 0.975 was asked for; 1st perc") > 0
+    headings = re.findall("<h2>(.*)</h2>", page)
+    assert headings == [
+        "Accuracy", "Speed", "GPU against CPU", "GPU activity", "What was compared", "Engines", "What the words mean"
+    ]  # fmt: skip
+    for told in (
+        "The engine ran on NVIDIA H100 80GB HBM3 (sm90), driver 580.159.04.",
+        "71 of 72",
+        "124 of 124 nodes before Q fused; norms in two kernels: 16",
+        "NVIDIA H100 80GB HBM3 at work",
+        "power: mean 513.4, most 720.8 W",
+        "memory used: mean 3.1, most 3.8 GB",
+        "this process, GPU: mean 67.0, most 99.0 %",
+        "0.99991",
+        "398.24x",  # 4739 / 11.9
+    ):
+        assert told in page
+    assert re.search(r"Ops that the engine does not run in INT8.*attn/<wbr>q/<wbr>MatMul", page, re.DOTALL)
+    assert HOSTILE not in page
+    assert len([1 for _, attributes in Tags(page).found if attributes.get("role") == "img"]) == 2  # latency, activity
+
+
+def test_the_record_of_the_h100_is_read_right() -> None:
+    activity = measured_activity()
+    assert [round(sample.gpu_utilisation_percent or 0, 1) for sample in activity.samples[:3]] == [25, 12.5, 12.5]
+    assert activity.samples[-1].power_watts == 720.8
+    assert len(activity.samples) == 28
+
+
+def test_texts_are_left_out_on_request() -> None:
+    quoted = comparison()
+    assert quoted.details is not None
+    silent = quoted.without_texts()
+    assert HOSTILE in quoted.model_dump_json()
+    assert HOSTILE not in silent.model_dump_json()
+    assert [one.cosine for one in silent.details.worst] == [one.cosine for one in quoted.details.worst]
+    titles = [table.title for table in sections.accuracy_section(silent, Verify(), ()).tables]
+    assert "The worst 10 samples, counted from 0; texts left out or not known" in titles
+
+
+def test_every_limit_is_told() -> None:
+    limits = Verify(min_cosine=0.9, min_neighbours=0.96)
+    table = next(
+        table for table in sections.accuracy_section(comparison(), limits, ()).tables if table.title == "Limits"
+    )
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["mean cosine", "0.98500", "at least 0.9", "yes"],
+        ["neighbour agreement", "0.95000", "at least 0.96", "NO"],
+    ]
+
+
+def test_names_break_behind_their_parts_only(page: str) -> None:
+    assert "held_<wbr>out.<wbr>txt" not in page  # a sentence, not a name
+    assert _breakable("/a.b/c_d e/ .f") == "/a.<wbr>b/<wbr>c_<wbr>d e/ .f"
+    assert _breakable("<b>/x") == "&lt;b&gt;/x"

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_gpu import gpu_report
 from page_report import full_page
 
+from calib8.report.page.content import verification_page
 from calib8.report.page.html import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,6 +51,31 @@ def test_charts_draw_and_nothing_sticks_out(opened, width: int, scheme: str) -> 
     assert page.evaluate("document.documentElement.scrollWidth") == width
     channels = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill.match(/\\d+/g).map(Number)")
     assert (min(channels) > 200) == (scheme == "dark")
+
+
+def test_on_a_phone_every_table_is_as_wide_as_the_page(opened) -> None:
+    page, _ = opened
+    page.set_viewport_size({"width": 375, "height": 800})
+    widths = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])")
+    assert len(widths) == 9
+    assert all(whole <= seen for whole, seen in widths)
+    pixels = "e => e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize)"
+    assert min(page.evaluate(f"[...document.querySelectorAll('svg text')].map({pixels})")) > 8.5
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_an_engine_on_a_gpu(opened, tmp_path: Path) -> None:
+    page, said = opened
+    other = page.context.browser.new_page()
+    write_page(tmp_path / "gpu.html", verification_page(gpu_report()))
+    other.on("console", lambda message: said.append(message.text))
+    for width in (1280, 375):
+        other.set_viewport_size({"width": width, "height": 800})
+        other.goto((tmp_path / "gpu.html").as_uri())
+        assert other.evaluate("document.documentElement.scrollWidth") == width
+    assert other.locator("svg").count() == 2
+    assert said == []
+    other.close()
 
 
 def test_tables_sort_by_number_and_by_text(opened) -> None:

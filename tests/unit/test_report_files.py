@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from shell import Shell
 
-from calib8.testing import tiny_mlp
+from calib8.testing import tiny_encoder, tiny_mlp
 
 
 @pytest.fixture
@@ -55,6 +55,30 @@ def test_nothing_judged_is_no_pass(calib8: Shell, files: tuple[Path, Path]) -> N
     code, report, page = verified(calib8, files)
     assert (code, report["passed"]) == (0, None)
     assert "nothing was judged" in page
+
+
+def test_sentences_are_quoted_unless_told_otherwise(calib8: Shell, tokenizer_folder: Path, tmp_path: Path) -> None:
+    model, text, output = tokenizer_folder / "model.onnx", tmp_path / "text.txt", tmp_path / "verified.json"
+    ir.save(tiny_encoder(), model)
+    text.write_text("a b c\nd e d e\na a a", encoding="utf-8")
+    arguments = ("verify", model, model, "--data", text, "-o", output, "--runtime", "onnxruntime")
+    for option, quoted in (("--sentences", True), ("--no-sentences", False)):
+        assert calib8(*arguments, option)[0] == 0
+        for path in (output, output.with_suffix(".html")):
+            assert ("d e d e" in path.read_text(encoding="utf-8")) is quoted
+    convert = ("convert", model, "--data", text.with_name("data"), "--held-out", text, "--no-engine", "--min-sqnr", 0)
+    assert calib8("prepare", text, "--tokenizer", tokenizer_folder, "-o", text.with_name("data"))[0] == 0
+    for option, quoted in (("--no-sentences", False), ("--sentences", True)):
+        calib8(*convert, "-o", tmp_path / "made", option)
+        for name in ("report.json", "report.html"):
+            assert ("d e d e" in (tmp_path / "made" / name).read_text(encoding="utf-8")) is quoted
+
+
+def test_only_a_gpu_is_watched(calib8: Shell, files: tuple[Path, Path]) -> None:
+    model, data = files
+    code, _, err = calib8("verify", model, model, "--data", data, "--monitor")
+    assert code == 2
+    assert "--monitor watches the GPU" in err
 
 
 def test_a_benchmark_has_its_page(calib8: Shell, files: tuple[Path, Path]) -> None:

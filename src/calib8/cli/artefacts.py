@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ from calib8.errors import ConfigError
 from calib8.files import require_separate, save_array
 
 if TYPE_CHECKING:
+    from calib8.gpu.activity import Activity
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
@@ -152,9 +155,6 @@ def verify(
 
     Where there is a GPU: calib8 verify model.onnx model-int8.engine --data held_out.txt --gpu
     """
-    from calib8.gpu.monitor import watched
-    from calib8.verification.on_gpu import target_of
-
     if output is not None:
         require_separate([output, output.with_suffix(".html")], [reference, candidate, data])
     if monitor and not gpu:
@@ -169,17 +169,18 @@ def verify(
             max_spearman_loss=max_spearman_loss,
         )
         if gpu:
-            with watched(monitor, target_of(candidate) if monitor else None) as activity:
+            with _watched(monitor, candidate) as activity:
                 found = judging.compare_on_gpu(
                     reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
                 )
-            found = (found if sentences else found.without_texts()).model_copy(update={"activity": activity()})
+            found = found.model_copy(update={"activity": activity()})
             comparison = found.accuracy
         else:
             comparison = judging.compare(
                 reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
             )
-            comparison = comparison if sentences else comparison.without_texts()
+    if not sentences:
+        comparison, found = comparison.without_texts(), found and found.without_texts()
     if output is not None:
         judging.keep_verdict(output, reference, candidate, data, comparison, limits, on_gpu=found)
     if found is not None:
@@ -199,6 +200,14 @@ def inspect(
     Example: calib8 inspect build/mpnet/model.int8.onnx
     """
     _print(judging.inspect(path))
+
+
+def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:
+    """Watch the GPU that ``engine`` runs on if that is ``wanted``."""
+    from calib8.gpu.monitor import watched
+    from calib8.verification.on_gpu import target_of
+
+    return watched(wanted, target_of(engine) if wanted else None)
 
 
 def _print_on_gpu(found: GpuComparison) -> None:

@@ -117,7 +117,9 @@ def noise_chart(plan: QuantPlan) -> Chart:
 
     known = [(left, op) for _, op, left in ops if left is not None]
     lowest, op = min(known, key=lambda pair: pair[0])
-    said = f"{len(known)} ops; the lowest is {op.node} with {lowest:.1f} dB, treated as {op.treatment}."
+    said = (
+        f"{len(known)} ops; higher is better. The lowest is {op.node} with {lowest:.1f} dB, treated as {op.treatment}."
+    )
     return draw("noise", "What INT8 leaves of each op's signal", said, paint)
 
 

@@ -27,7 +27,7 @@ def drawn(*paints: Callable[[], Chart]) -> tuple[Chart, ...]:
 def accuracy_tiles(accuracy: Comparison) -> tuple[Tile, ...]:
     """The numbers that a verdict rests on."""
     tiles = [
-        Tile("mean cosine to FP32", f"{accuracy.cosine_mean:.4f}", f"{accuracy.samples} samples"),
+        Tile("mean cosine", f"{accuracy.cosine_mean:.4f}", f"{accuracy.samples} samples"),
         Tile("1st percentile", f"{accuracy.cosine_p1:.4f}", f"lowest {accuracy.cosine_min:.4f}"),
     ]
     if accuracy.neighbours is not None:
@@ -40,7 +40,7 @@ def engine_tiles(engines: Sequence[EngineFacts]) -> tuple[Tile, ...]:
     if not engines:
         return ()
     whole = sum(not engine.plan.missing for engine in engines)
-    ran = "executed here" if all(engine.executed for engine in engines) else "planned, not run here"
+    ran = "executed here" if all(engine.executed for engine in engines) else "planned, not run"
     return (Tile("engines in INT8", f"{whole} of {len(engines)}", ran),)
 
 
@@ -95,8 +95,10 @@ def _worst(details: Details) -> Table:
         (number(one.cosine, ".5f"), number(one.number, "d"), *text)
         for one, text in zip(details.worst, texts, strict=True)
     )
-    title = f"The worst {len(details.worst)} samples" + ("" if known else "; texts left out or not known")
-    return Table(title, ("cosine", "sample (from 0)", *(("text",) if known else ())), tuple(rows))
+    title = f"The worst {len(details.worst)} samples, counted from 0" + (
+        "" if known else "; texts left out or not known"
+    )
+    return Table(title, ("cosine", "sample", *(("text",) if known else ())), tuple(rows))
 
 
 def engines_section(engines: Sequence[EngineFacts]) -> Section:
