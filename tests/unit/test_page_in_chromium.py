@@ -59,7 +59,7 @@ def test_on_a_phone_every_table_is_as_wide_as_the_page(opened) -> None:
     widths = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])")
     assert len(widths) == 9
     assert all(whole <= seen for whole, seen in widths)
-    pixels = "e => e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize)"
+    pixels = "e => Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) * parseFloat(getComputedStyle(e).fontSize)"
     assert min(page.evaluate(f"[...document.querySelectorAll('svg text')].map({pixels})")) > 8.5
     page.set_viewport_size({"width": 1280, "height": 900})
 
