@@ -178,4 +178,5 @@ def test_every_limit_is_told() -> None:
 def test_names_break_behind_their_parts_only(page: str) -> None:
     assert "held_<wbr>out.<wbr>txt" not in page  # a sentence, not a name
     assert _breakable("/a.b/c_d e/ .f") == "/a.<wbr>b/<wbr>c_<wbr>d e/ .f"
+    assert _breakable("most 33.0 %") == "most 33.0 %"
     assert _breakable("<b>/x") == "&lt;b&gt;/x"

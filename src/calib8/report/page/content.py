@@ -54,9 +54,7 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
         *engine_tiles(report.engines),
     ]
     if report.speed is not None:
-        tiles.append(
-            Tile("speed on the CPU", f"{report.speed.ratio:.2f}x", f"{report.speed.candidate:.0f} sentences/s")
-        )
+        tiles.append(Tile("CPU speed", f"{report.speed.ratio:.2f}x", f"{report.speed.candidate:.0f} sentences/s"))
     return Page(
         title=f"{report.model.name} in INT8",
         passed=report.passed,

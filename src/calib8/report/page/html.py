@@ -34,7 +34,7 @@ def _breakable(text: str) -> "Markup":
     """``text``, which may go on in the next line behind the parts of a path or of a name."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"(?<=\w)([/_.])(?=\w)", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"(?<=\w)([/_](?=\w)|\.(?=[A-Za-z]))", r"\1<wbr>", str(escape(text))))
 
 
 def _beside(name: str) -> str:

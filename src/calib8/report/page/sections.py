@@ -39,8 +39,10 @@ def engine_tiles(engines: Sequence[EngineFacts]) -> tuple[Tile, ...]:
     """How many engines run what they should in INT8, and whether that was seen or planned only."""
     if not engines:
         return ()
-    whole = sum(not engine.plan.missing for engine in engines)
     ran = "executed here" if all(engine.executed for engine in engines) else "planned, not run"
+    if len(engines) == 1:
+        return (Tile("ops in the engine", f"{engines[0].plan.covered} of {engines[0].plan.expected}", f"INT8, {ran}"),)
+    whole = sum(not engine.plan.missing for engine in engines)
     return (Tile("engines in INT8", f"{whole} of {len(engines)}", ran),)
 
 
