@@ -47,7 +47,7 @@ clean:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or later is needed, this is {sys.version}"'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[dev,docs,export,openvino,ray,rtx]'
+		--editable '.[dev,docs,export,openvino,ray,report,rtx]'
 	touch $@
 
 # Not in site-packages, where folders with nothing but .pyi files would make `import tensorrt` succeed. Without what the

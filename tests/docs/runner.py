@@ -138,7 +138,7 @@ def check_command(words: list[str]) -> None:
     elif program == "pip":
         check_extras(words)
     else:
-        assert program in ("docker", "ray"), f"no way to check {program!r}; add one to tests/docs/runner.py"
+        assert program in ("curl", "docker", "ray"), f"no way to check {program!r}; add one to tests/docs/runner.py"
 
 
 def check_script(script: Path, arguments: list[str]) -> None:

@@ -48,6 +48,10 @@ def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, 
     assert report.accuracy.samples == 8
     assert (output / "tiny-int8.sm86.engine").stat().st_size == report.engines[1].file.bytes
     assert json.loads((output / "report.json").read_text())["engines"][0]["plan"]["missing"] == []
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "<strong>PASSED</strong>" in page
+    assert "Activation ranges and outliers" in page
+    assert list(report.seconds) == ["calibrate", "quantize", "build", "verify"]
     beside = json.loads((output / "calibration.cache.json").read_text())
     assert beside["origin"] == json.loads((output / "ranges.json").read_text())["origin"]
 

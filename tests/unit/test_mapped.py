@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from calib8.errors import ModelError
-from calib8.graph.io import load, save, source_sha256, stored_bytes
+from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
 from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, token_feeds
@@ -99,11 +99,20 @@ def test_a_model_behind_links(tmp_path: Path, external: bool) -> None:
     ir.save(tiny_encoder(), tmp_path / "model.onnx", external_data="model.data" if external else None)
     for number, file in enumerate(sorted(tmp_path.glob("model.*"))):
         (names / file.name).symlink_to(file.replace(blobs / f"blob{number}"))
+    assert stored_bytes(names / "model.onnx") == sum(file.stat().st_size for file in blobs.iterdir())
     feeds = token_feeds(3, 5)
     with OrtRuntime(load(names / "model.onnx")) as runtime:
         found = runtime.run(feeds)
     for name, array in outputs_of(tiny_encoder(), feeds).items():
         np.testing.assert_allclose(found[name], array, atol=1e-5)
+
+
+def test_a_linked_folder_makes_no_other_model_of_it(tmp_path: Path) -> None:
+    path = saved(model_with(np.zeros(LARGE, np.float32)), tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    linked = tmp_path / "link" / path.name
+    assert stored_bytes(linked) == path.stat().st_size
+    assert source_sha256(linked) == source_sha256(path) == load(linked).metadata_props[SOURCE_SHA256]
 
 
 def test_weights_outlive_the_name_of_their_file(tmp_path: Path) -> None:
