@@ -1,9 +1,9 @@
 """An ONNX model or engine as LangChain's ``Embeddings``; needs langchain-core.
 
-    from calib8.langchain import Calib8Embeddings
+from calib8.langchain import Calib8Embeddings
 
-    embeddings = Calib8Embeddings("build/mpnet/model.int8.onnx")
-    store = InMemoryVectorStore.from_texts(texts, embeddings)
+embeddings = Calib8Embeddings("build/mpnet/model.int8.onnx")
+store = InMemoryVectorStore.from_texts(texts, embeddings)
 """
 
 from pathlib import Path

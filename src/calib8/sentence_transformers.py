@@ -75,7 +75,7 @@ class Encoder:
         #: What evaluators report to; see ``Evaluations``.
         self.model_card_data = Evaluations()
 
-    def encode(  # noqa: PLR0913
+    def encode(  # noqa: PLR0913, PLR0917
         self,
         inputs: str | Sequence[str],
         prompt_name: None = None,
@@ -86,7 +86,7 @@ class Encoder:
         precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: Any = None,  # noqa: ARG002
+        device: Any = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **others: Any,
@@ -169,14 +169,16 @@ class Encoder:
 
     @cached_property
     def _width(self) -> int:
-        return self._encoder.embed([""]).shape[1]
+        return int(self._encoder.embed([""]).shape[1])
 
     def _vectors(self, texts: list[str], show_progress: bool) -> Embeddings:
         if strange := next((text for text in texts if not isinstance(text, str)), None):
             raise DataError(f"got an input of type {type(strange).__name__}, expected texts.")
         if not texts:
             return np.zeros((0, self._width), np.float32)
-        with ConsoleProgress(quiet=not show_progress) as progress:
+        if not show_progress:
+            return self._encoder.embed(texts)
+        with ConsoleProgress() as progress:
             return self._encoder.embed(texts, progress)
 
     def _encode_as(self, names: Sequence[str], inputs: str | Sequence[str], options: dict[str, Any]) -> Any:
@@ -203,7 +205,7 @@ class Evaluations:
         #: Metric -> value, of all evaluators that ran.
         self.metrics: dict[str, float] = {}
 
-    def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, float], *_: Any) -> None:  # noqa: ARG002
+    def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, float], *_: Any) -> None:
         """Take what ``evaluator`` found."""
         self.metrics |= metrics
 
