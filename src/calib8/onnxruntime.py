@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+import onnx_ir as ir
+
 from calib8.engine.config import Build
 from calib8.engine.profiles import Profile
 from calib8.errors import ConfigError, ModelError, SetupError
-from calib8.files import require_file, sha256_file
-from calib8.graph.io import load
+from calib8.files import require_file, require_folder
+from calib8.graph.io import SOURCE_SHA256, load
 
 Target: TypeAlias = Literal["tensorrt", "tensorrt-rtx", "cuda", "openvino", "cpu"]
 Provider: TypeAlias = "tuple[str, dict[str, Any]]"
@@ -60,7 +62,7 @@ def providers(
     """What ``onnxruntime.InferenceSession`` takes as ``providers``: the one for ``target``, and what it falls back on.
 
     shapes: what TensorRT optimises for, as in ``calib8.Build``; by default what ``calib8 build`` takes.
-    cache: folder for what TensorRT compiled. Engines lie in a folder of their own for each model and each ONNX
+    cache: folder for what TensorRT compiles, made if it is not there. Engines lie in a folder of their own for each model and each ONNX
         Runtime in it, because ONNX Runtime looks for an engine by the names of nodes, and would take the old one for a
         model that was quantised anew. Compiled anew in every process if None.
     device: number of the GPU.
@@ -81,9 +83,7 @@ def providers(
     cuda: Provider = (NAMES["cuda"], {"device_id": device})
     if target == "cuda":
         return [cuda, cpu]
-    profiles = Build(shapes=shapes).profiles(load(path))
-    options = _tensorrt if target == "tensorrt" else _tensorrt_rtx
-    return [(NAMES[target], {"device_id": device, **options(path, profiles, cache)}), cuda, cpu]
+    return [(NAMES[target], {"device_id": device, **_compiled(path, target, shapes, cache)}), cuda, cpu]
 
 
 def session_options(target: Target) -> Any:
@@ -126,6 +126,7 @@ def open_session(model: Path | str, target: Target, *, options: Any = None, **wa
             providers=[one for one in chosen if one[0] in here],
             # A Gemm with a float bias has no integer kernel on the CPU.
             disabled_optimizers=["MatMulAddFusion"] if target == "cpu" else None,
+            enable_fallback=False,
         )
     except Exception as error:  # ONNX Runtime raises many unrelated types, all with the reason as text
         raise ModelError(f"ONNX Runtime does not open {model} on {target}: {str(error).strip()[:300]}") from error
@@ -137,29 +138,25 @@ def open_session(model: Path | str, target: Target, *, options: Any = None, **wa
     return session
 
 
-def _tensorrt(model: Path, profiles: tuple[Profile, ...], cache: Path | str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        # With either of them the network is not strongly typed, and TensorRT chooses the types.
-        "trt_fp16_enable": False,
-        "trt_int8_enable": False,
-        **_shapes("trt_profile", profiles),
-    }
-    if cache is not None:
-        folder = Path(cache).absolute()
+def _compiled(path: Path, target: Target, shapes: Any, cache: Path | str | None) -> dict[str, Any]:
+    """Options of the two TensorRT providers."""
+    model = load(path)
+    profiles = Build(shapes=shapes).profiles(model)
+    folder = None if cache is None else Path(cache).absolute()
+    if folder is not None:
+        require_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)  # ONNX Runtime makes one level only
+    if target == "tensorrt-rtx":  # its cache holds kernels and nothing of a model
+        return _shapes("nv_profile", profiles) | ({} if folder is None else {"nv_runtime_cache_path": str(folder)})
+    # With either of these types the network is not strongly typed, and TensorRT chooses the types.
+    options = {"trt_fp16_enable": False, "trt_int8_enable": False, **_shapes("trt_profile", profiles)}
+    if folder is not None:
         options |= {
             "trt_engine_cache_enable": True,
             "trt_engine_cache_path": str(folder / _identity(model)),
             "trt_timing_cache_enable": True,
             "trt_timing_cache_path": str(folder),
         }
-    return options
-
-
-def _tensorrt_rtx(model: Path, profiles: tuple[Profile, ...], cache: Path | str | None) -> dict[str, Any]:
-    """Its cache holds kernels and nothing of a model, so that models may share it."""
-    options: dict[str, Any] = _shapes("nv_profile", profiles)
-    if cache is not None:
-        options["nv_runtime_cache_path"] = str(Path(cache).absolute())
     return options
 
 
@@ -177,11 +174,11 @@ def _shapes(prefix: str, profiles: tuple[Profile, ...]) -> dict[str, str]:
     }
 
 
-def _identity(model: Path) -> str:
-    """What an engine may be used for again: these bytes of a model, in this ONNX Runtime."""
+def _identity(model: ir.Model) -> str:
+    """What an engine may be used for again: the file that ``model`` was loaded from, in this ONNX Runtime."""
     import onnxruntime as ort
 
-    return f"{sha256_file(model)[:16]}-{ort.__version__}"
+    return f"{model.metadata_props[SOURCE_SHA256][:16]}-{ort.__version__}"
 
 
 def _require_target(target: str) -> None:

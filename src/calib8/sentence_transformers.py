@@ -172,8 +172,8 @@ class Encoder:
         return int(self._encoder.embed([""]).shape[1])
 
     def _vectors(self, texts: list[str], show_progress: bool) -> Embeddings:
-        if strange := next((text for text in texts if not isinstance(text, str)), None):
-            raise DataError(f"got an input of type {type(strange).__name__}, expected texts.")
+        if strange := [type(text).__name__ for text in texts if not isinstance(text, str)]:
+            raise DataError(f"got an input of type {strange[0]}, expected texts.")
         if not texts:
             return np.zeros((0, self._width), np.float32)
         if not show_progress:
