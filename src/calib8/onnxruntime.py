@@ -62,9 +62,9 @@ def providers(
     """What ``onnxruntime.InferenceSession`` takes as ``providers``: the one for ``target``, and what it falls back on.
 
     shapes: what TensorRT optimises for, as in ``calib8.Build``; by default what ``calib8 build`` takes.
-    cache: folder for what TensorRT compiles, made if it is not there. Engines lie in a folder of their own for each model and each ONNX
-        Runtime in it, because ONNX Runtime looks for an engine by the names of nodes, and would take the old one for a
-        model that was quantised anew. Compiled anew in every process if None.
+    cache: folder for what TensorRT compiles, made if it is not there. In it, each model and each ONNX Runtime has a
+        folder of its own for engines, because ONNX Runtime looks for an engine by names in the graph, and would take the
+        old one for a model that was quantised anew. Compiled anew in every process if None.
     device: number of the GPU.
     Raises ``ConfigError`` for an unknown target or an option that it does not have, ``ProfileError`` for impossible
     shapes, ``ModelError``.
