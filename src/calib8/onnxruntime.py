@@ -63,8 +63,8 @@ def providers(
 
     shapes: what TensorRT optimises for, as in ``calib8.Build``; by default what ``calib8 build`` takes.
     cache: folder for what TensorRT compiles, made if it is not there. In it, each model and each ONNX Runtime has a
-        folder of its own for engines, because ONNX Runtime looks for an engine by names in the graph, and would take the
-        old one for a model that was quantised anew. Compiled anew in every process if None.
+        folder of its own for engines, because ONNX Runtime looks for an engine by the names in a graph, and would take
+        the old one for a model that was quantised anew. Compiled anew in every process if None.
     device: number of the GPU.
     Raises ``ConfigError`` for an unknown target or an option that it does not have, ``ProfileError`` for impossible
     shapes, ``ModelError``.
