@@ -67,7 +67,7 @@ def providers(
         the old one for a model that was quantised anew. Compiled anew in every process if None.
     device: number of the GPU.
     Raises ``ConfigError`` for an unknown target or an option that it does not have, ``ProfileError`` for impossible
-    shapes, ``ModelError``.
+    shapes, ``ModelError``, ``InputError`` if there is no such file.
     """
     path = require_file(Path(model), "model")
     _require_target(target)

@@ -11,7 +11,7 @@ Neither sentence-transformers nor PyTorch is needed, nor imported, unless what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,8 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 
+#: What sentence-transformers writes about a model beside its modules.
+SETTINGS = "config_sentence_transformers.json"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 #: Prompts that sentence-transformers looks for by itself, the first that a model has.
@@ -49,7 +51,12 @@ def load(
     settings put a prompt before every text, which calib8 does not.
     """
     folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
-    return Encoder(open_artefact(Path(artefact), runtime, throughput=True), folder, truncate_dim)
+    opened = open_artefact(Path(artefact), runtime, throughput=True)
+    try:
+        return Encoder(opened, folder, truncate_dim)
+    except BaseException:
+        opened.close()
+        raise
 
 
 class Encoder:
@@ -60,15 +67,8 @@ class Encoder:
 
     def __init__(self, runtime: Runtime, folder: Path, truncate_dim: int | None = None) -> None:
         folder = folder.parent if folder.name == "tokenizer.json" else folder
-        settings = read_settings(folder / "config_sentence_transformers.json", "sentence-transformers setting")
-        self._prompts: Mapping[str, str] = settings.get("prompts") or {}
-        default = settings.get("default_prompt_name")
-        if self._prompts.get(default):
-            runtime.close()
-            raise ModelError(
-                f"{folder} asks for the prompt {self._prompts[default]!r} before every text, and calib8 adds none. Put "
-                "it before your texts, and remove default_prompt_name from config_sentence_transformers.json."
-            )
+        settings = read_settings(folder / SETTINGS, "sentence-transformers setting")
+        self._prompts = _prompts_of(settings, folder)
         self._encoder = SentenceEncoder(folder, runtime)
         self.truncate_dim = _checked_dim(truncate_dim)
         self.similarity_fn_name = settings.get("similarity_fn_name") or "cosine"
@@ -114,8 +114,8 @@ class Encoder:
         if normalize_embeddings:
             vectors = unit_rows(vectors)
         converted: Any = np.ascontiguousarray(vectors)
-        if len(texts) and precision not in (None, "float32"):
-            converted = _theirs("util.quantization").quantize_embeddings(converted, precision=precision)
+        if texts and precision is not None and precision != "float32":
+            converted = _quantised(converted, precision)
         if convert_to_tensor or not convert_to_numpy:
             converted = _torch().from_numpy(converted)
             converted = converted if convert_to_tensor else list(converted)
@@ -133,7 +133,7 @@ class Encoder:
         """The width of the vectors that ``encode`` gives."""
         return min(self._width, self.truncate_dim or self._width)
 
-    #: Its name before sentence-transformers 5.4, which much code still uses.
+    #: Its former name, which much code still uses.
     get_sentence_embedding_dimension = get_embedding_dimension
 
     @property
@@ -216,11 +216,32 @@ def _checked_dim(dim: int | None) -> int | None:
     return dim
 
 
+def _prompts_of(settings: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Name -> prompt. Raises ``ModelError`` if one of them belongs before every text."""
+    prompts, default = settings.get("prompts") or {}, str(settings.get("default_prompt_name"))
+    if not isinstance(prompts, dict):
+        raise ModelError(f"{folder / SETTINGS}: its prompts are of type {type(prompts).__name__}, expected an object.")
+    if prompts.get(default):
+        raise ModelError(
+            f"{folder / SETTINGS} asks for the prompt {prompts[default]!r} before every text, and calib8 adds none. "
+            "Put it before your texts, and remove default_prompt_name there."
+        )
+    return prompts
+
+
 def _refuse_others(options: dict[str, Any]) -> None:
     """What ``SentenceTransformer.encode`` takes and calib8 cannot do."""
-    if given := [name for name, value in options.items() if value is not None]:
+    if given := [name for name, value in options.items() if value not in (None, "")]:
         put = " Put the prompt before your texts." if given[0].startswith("prompt") else ""
         raise ConfigError(f"encode() was called with {', '.join(given)}, which calib8 does not have.{put}")
+
+
+def _quantised(vectors: Embeddings, precision: str) -> Any:
+    """Raises ``ConfigError`` where it cannot be done: one vector alone has no range for int8 or uint8."""
+    try:
+        return _theirs("util.quantization").quantize_embeddings(vectors, precision=precision)
+    except ValueError as error:
+        raise ConfigError(f"{len(vectors)} vectors cannot be made {precision}: {error}") from error
 
 
 def _theirs(module: str) -> Any:

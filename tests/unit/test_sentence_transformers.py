@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 import calib8
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
 from calib8.numerics import cosine_rows
+from calib8.runtime.null import NullRuntime
 from calib8.sentence_transformers import Encoder, load
 from calib8.testing import tiny_encoder
 
@@ -165,6 +166,27 @@ def test_a_prompt_of_the_model_is_never_forgotten(model: Path) -> None:
     settings(model, prompts={"query": "find: "}, default_prompt_name="query")
     with pytest.raises(ModelError, match="asks for the prompt 'find: ' before every text, and calib8 adds none"):
         load(model)
+    settings(model, prompts=["find: "])
+    with pytest.raises(ModelError, match="its prompts are of type list, expected an object"):
+        load(model)
+
+
+def test_no_prompt_may_be_said(encoder: Encoder) -> None:
+    np.testing.assert_array_equal(encoder.encode(TEXTS, prompt=""), encoder.encode(TEXTS))
+
+
+def test_one_vector_has_no_range(encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match="1 vectors cannot be made int8: "):
+        encoder.encode("a", precision="int8")
+
+
+def test_a_model_that_is_refused_is_closed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = NullRuntime(lambda arrays: {})
+    monkeypatch.setattr("calib8.sentence_transformers.open_artefact", lambda *_, **__: opened)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load(model, model.parent.parent)
+    with pytest.raises(SetupError, match="was closed"):
+        opened.submit({})
 
 
 def test_progress_is_shown_only_if_asked(encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:
