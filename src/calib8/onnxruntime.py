@@ -15,7 +15,6 @@ in silence. What each option is for, and where that is documented: docs/integrat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -162,14 +161,9 @@ def _compiled(path: Path, target: Target, shapes: Any, cache: Path | str | None)
 
 def _shapes(prefix: str, profiles: tuple[Profile, ...]) -> dict[str, str]:
     """``input_ids:1x1,attention_mask:1x1`` for the smallest, usual and largest; an input again is a further profile."""
-    sides: dict[str, Callable[[Profile], tuple[int, ...]]] = {
-        "min": lambda profile: profile.min,
-        "opt": lambda profile: profile.opt,
-        "max": lambda profile: profile.max,
-    }
     return {
-        f"{prefix}_{side}_shapes": ",".join(f"{one.name}:{'x'.join(map(str, shape(one)))}" for one in profiles)
-        for side, shape in sides.items()
+        f"{prefix}_{side}_shapes": ",".join(f"{one.name}:{'x'.join(map(str, getattr(one, side)))}" for one in profiles)
+        for side in ("min", "opt", "max")
         if profiles
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -246,8 +247,6 @@ def _quantised(vectors: Embeddings, precision: str) -> Any:
 
 def _theirs(module: str) -> Any:
     """A module of sentence-transformers. Raises ``SetupError``."""
-    from importlib import import_module
-
     try:
         return import_module(f"sentence_transformers.{module}")
     except ImportError as error:
