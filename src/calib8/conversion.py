@@ -52,7 +52,8 @@ from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
 SENTENCE_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "modules.json", "*Pooling/config.json"
+    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "modules.json", "*Pooling/config.json",
 )  # fmt: skip
 
 

@@ -37,7 +37,9 @@ def config(**changes: object) -> calib8.Convert:
 
 def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, notes) -> None:
     output = tmp_path / "tiny"
+    (model.parent / "config_sentence_transformers.json").write_text('{"prompts": {"query": "find: "}}')
     report = calib8.convert(model, data, output, config(), progress=notes)
+    assert (output / "config_sentence_transformers.json").read_text() == '{"prompts": {"query": "find: "}}'
     assert report.passed
     assert report.int8_ops == report.weighted_ops == 6
     assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
