@@ -4,8 +4,9 @@ BIN := .venv/bin
 MODEL := models/all-mpnet-base-v2
 DEMO := build/mpnet
 STUBS := 10.13.0.35.1
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo test check e2e format help-pages clean
+.PHONY: demo test check e2e site format help-pages clean
 
 demo: .venv/installed
 	$(BIN)/calib8 fetch all-mpnet-base-v2 --to $(MODEL)
@@ -22,6 +23,11 @@ check: .venv/installed .venv/stubs/checked
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
+	$(SITE)
+
+# The documentation, as build/site/index.html.
+site: .venv/installed
+	$(SITE)
 
 # The demo and tests of what it left behind, and three more models.
 e2e: demo
@@ -41,7 +47,7 @@ clean:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or later is needed, this is {sys.version}"'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[dev,export,openvino,ray,rtx]'
+		--editable '.[dev,docs,export,openvino,ray,report,rtx]'
 	touch $@
 
 # Not in site-packages, where folders with nothing but .pyi files would make `import tensorrt` succeed. Without what the

@@ -3,15 +3,16 @@
     PYTHON bench/encoders.py NAME settings.json
 
 PYTHON is one that has the row's tool; nothing else is needed there. ``settings.json`` names the models, the texts and a
-folder to work in. The process makes its model there, unless it is there already, loads it, writes the vectors of all
-texts, answers with one line of JSON, and then embeds a set of texts for every line that names one, answering with the
-seconds that took: text in, vectors out.
+folder to work in. The process makes its model there, unless it has made that of the same inputs before, loads it,
+writes the vectors of all texts, answers with one line of JSON, and then embeds a set of texts for every line that names
+one, answering with the seconds that took: text in, vectors out.
 
 sentence-transformers is called as its documentation says, batches of 32. What has no encoder of its own (ONNX Runtime,
 OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding; one run at a time, as those
 tools are used.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -67,7 +68,7 @@ def onnxruntime_dynamic(settings: Settings) -> Encode:
     """``quantize_dynamic`` with its defaults."""
     from onnxruntime.quantization import quantize_dynamic
 
-    output = Path(settings["work"]) / "onnxruntime-dynamic.onnx"
+    output = Path(settings["made"]) / "onnxruntime-dynamic.onnx"
     if not output.is_file():
         quantize_dynamic(str(Path(settings["fp32"]) / "model.onnx"), str(output))
     return _own(settings, output, "onnxruntime")
@@ -105,7 +106,7 @@ def sentence_transformers_openvino_int8(settings: Settings) -> Encode:
     if not (_copy(settings, "openvino") / file).is_file():
         from sentence_transformers import SentenceTransformer, export_static_quantized_openvino_model
 
-        sentences = Path(settings["work"]) / "sentences"
+        sentences = Path(settings["made"]) / "sentences"
         sentences.mkdir(exist_ok=True)
         lines = [json.dumps({"sentence": text}) for text in settings["calibration"]]
         (sentences / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -137,10 +138,22 @@ def sentence_transformers_onnx_int8(settings: Settings) -> Encode:
 
 def _copy(settings: Settings, name: str) -> Path:
     """The folder of the PyTorch model, copied: some tools write into it."""
-    folder = Path(settings["work"]) / f"model-{name}"
+    folder = Path(settings["made"]) / f"model-{name}"
     if not folder.is_dir():
         shutil.copytree(settings["pytorch"], folder)
     return folder
+
+
+def made_in(settings: Settings) -> Path:
+    """The folder of what tools make of these models and calibration texts, in these versions of theirs."""
+    digest = hashlib.sha256(json.dumps([settings["calibration"], versions(*TOOLS)]).encode())
+    files = [*Path(settings["fp32"]).glob("model.onnx*"), *Path(settings["pytorch"]).rglob("*")]
+    for path in sorted(file for file in files if file.is_file()):
+        digest.update(f"{path.name}|{path.stat().st_size}|".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return Path(settings["work"]) / digest.hexdigest()[:16]
 
 
 ENCODERS = {
@@ -163,6 +176,8 @@ ENCODERS = {
 def main() -> None:
     """Serve until standard input ends; what tools print goes to standard error."""
     encoder, settings = ENCODERS[sys.argv[1]], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    settings["made"] = str(made_in(settings))
+    Path(settings["made"]).mkdir(exist_ok=True)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     with redirect_stdout(sys.stderr):

@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
     from calib8.gpu.monitor import Monitor
-    from calib8.judging import bench, doctor, inspect, verify
+    from calib8.judging import bench, doctor, inspect, tune, verify
     from calib8.models.embed_corpus import Corpus, embed_corpus
     from calib8.planning.config import Int8, Migrate
     from calib8.serving.config import Serve
     from calib8.serving.server import serve
+    from calib8.triton.config import Triton
+    from calib8.triton.repository import export_triton
     from calib8.verification.config import Bench, Verify
 
 _HOME = {
@@ -65,10 +67,12 @@ _HOME = {
     "Prepare": "calib8.data.text",
     "Ray": "calib8.cluster.config",
     "Serve": "calib8.serving.config",
+    "Triton": "calib8.triton.config",
     "Verify": "calib8.verification.config",
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
     "embed_corpus": "calib8.models.embed_corpus",
+    "export_triton": "calib8.triton.repository",
     "inspect": "calib8.judging",
     "serve": "calib8.serving.server",
     "tune": "calib8.judging",
@@ -89,6 +93,7 @@ __all__ = [
     "Prepare",
     "Ray",
     "Serve",
+    "Triton",
     "Verify",
     "batches",
     "bench",
@@ -99,6 +104,7 @@ __all__ = [
     "embed",
     "embed_corpus",
     "export_cache",
+    "export_triton",
     "fetch",
     "inspect",
     "load",

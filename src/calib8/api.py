@@ -41,7 +41,12 @@ if TYPE_CHECKING:
 
 Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
 
-npy_folder, npz_file, batches = NpyFolder, NpzFile, Batches
+npy_folder = NpyFolder
+"""``npy_folder(folder)``: data in a folder, one ``<input name>.npy`` [N, ...] per model input, or ``.npz`` files."""
+npz_file = NpzFile
+"""``npz_file(path)``: data in one ``.npz`` file, an array [N, ...] per model input."""
+batches = Batches
+"""``batches(data)``: data in memory, one dict of input name -> array [N, ...], or an iterable of such dicts."""
 
 
 def fetch(name: str, to: Path | str, *, progress: Progress | None = None) -> Path:
@@ -62,6 +67,7 @@ def prepare(
     """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S]."""
     from calib8.data.text import prepare as prepare_text
 
+    require_folder(output)
     own = TextTokenizer(Path(tokenizer), Prepare.of(config).max_length)
     return prepare_text([Path(text) for text in texts], own, Path(output), progress or Quiet())
 

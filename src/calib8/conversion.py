@@ -19,25 +19,26 @@ from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.config import Config
 from calib8.data.sources import Source, open_source
-from calib8.data.split import split
+from calib8.data.split import shared, split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import load as load_tensorrt
-from calib8.engine.sidecar import describe_engine
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
-from calib8.files import atomic, require_folder, sha256_file
+from calib8.files import atomic, require_folder
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
+from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.progress import Progress
-from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Report, this_machine
+from calib8.progress import Progress, Quiet
+from calib8.report.page.content import conversion_page
+from calib8.report.page.html import write_page
+from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_facts, file_facts, this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
@@ -46,12 +47,13 @@ from calib8.search.quantise import PROBED, Case, quantise_guarded, rows_to_sampl
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
-from calib8.verification.run import TEXT_SUFFIXES, held_out_source
+from calib8.verification.run import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
 SENTENCE_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "modules.json", "*Pooling/config.json"
+    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "modules.json", "*Pooling/config.json",
 )  # fmt: skip
 
 
@@ -64,6 +66,7 @@ class Convert(Config):
         calibration sample is then held back from fitting, to measure on.
     build: None makes no engine.
     monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
+    sentences: quote the worst held-out sentences in the report.
     """
 
     calibrate: Calibrate = Calibrate()
@@ -74,10 +77,11 @@ class Convert(Config):
     pairs: Path | None = None
     budget: float | None = Field(default=None, gt=0, lt=1)
     monitor: bool = False
+    sentences: bool = True
 
 
 def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
-    """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json``.
+    """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json`` and ``.html``.
 
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
     misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
@@ -88,7 +92,8 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
     with watched(config.monitor) as activity:
-        (output / "report.json").unlink(missing_ok=True)  # an old verdict must not outlive what it was about
+        for name in ("report.json", "report.html"):  # an old verdict must not outlive what it was about
+            (output / name).unlink(missing_ok=True)
         with job.timed("quantize"):
             reference = prepare(load(model))
             if config.build is not None:  # sizes that are missing are told before the long work, not after it
@@ -97,13 +102,14 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
         with job.timed("build"):
             engines, failure = job.build(int8)
         with job.timed("verify"):
-            measured = job.verify(reference, int8, held_out, ranges.origin.data_sha256)
+            measured = job.verify(reference, int8, held_out, fitted)
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
         failure = failure or error
     report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
+    write_page(output / "report.html", conversion_page(report, plan, ranges))
     if failure is not None:
         failure.report = report
         raise failure
@@ -155,9 +161,11 @@ class _Job:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
+        """Take the time of ``step``, less that of steps within it."""
+        start, before = time.perf_counter(), sum(self.seconds.values())
         yield
-        self.seconds[step] = round(time.perf_counter() - start, 2)
+        within = sum(self.seconds.values()) - before
+        self.seconds[step] = round(time.perf_counter() - start - within, 2)
 
     def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
         """Ranges, plan and INT8 model: those of the last run where nothing changed, else by one pass over ``data``."""
@@ -173,9 +181,10 @@ class _Job:
         dataset = dataset_for(reference, fitted, self.progress)
         rows = rows_to_sample(self.config.int8)
         unfinished = self.output / "unfinished"
-        found = calibration.calibrate(
-            reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
-        )
+        with self.timed("calibrate"):
+            found = calibration.calibrate(
+                reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
+            )
         case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
@@ -220,31 +229,29 @@ class _Job:
             engines = build_engine(self.int8_path, name, self.config.build, limits=limits, progress=self.progress)
         except PlanMismatch as error:
             engines, failure = list(error.built), error
-        facts = (
-            EngineFacts(
-                file=file_facts(engine.path),
-                target=engine.target,
-                builder=describe_engine(engine.path).builder,
-                plan=engine.plan,
-            )
-            for engine in engines
-        )
-        return tuple(facts), failure
+        return tuple(engine_facts(engine.path) for engine in engines), failure
 
-    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, calibrated_on: str) -> _Measured:
-        """``calibrated_on`` is the fingerprint of the calibration data."""
+    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, fitted: Source) -> _Measured:
+        """``fitted`` is the calibration data."""
         data = self.config.held_out
         contract = contract_of(reference)
         source = held_out or held_out_source(str(data), self.folder, contract, self.progress)
-        if on_calibration_data := source.fingerprint() == calibrated_on:
+        if on_calibration_data := source.fingerprint() == fitted.fingerprint():
             self.progress.note(
                 f"{data} is the calibration data itself: what is measured on it says too much. Hold other "
                 "data out, or go without --held-out, and calib8 holds some back."
             )
         dataset = dataset_for(reference, source, self.progress)
+        known = 0 if on_calibration_data else shared(dataset, dataset_for(reference, fitted, Quiet()))
+        if known:
+            self.progress.note(
+                f"{known} of {len(dataset)} held-out samples are in the calibration data too: what is measured on them "
+                "says too much"
+            )
         pooling, _ = pooling_of(self.folder)
         with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
             accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
+            accuracy = accuracy.with_texts(texts_of(data) if self.config.sentences else None)
             speed = None
             if (self.folder / "tokenizer.json").is_file():
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
@@ -286,6 +293,7 @@ class _Job:
                 samples=ranges.samples, positions=ranges.positions, observer=self.config.calibrate.observer
             ),
             held_out=measured.held_out,
+            limits=self.config.verify,
             measured_on_calibration_data=measured.on_calibration_data,
             accuracy=measured.accuracy,
             accuracy_runtime=measured.runtime,
@@ -293,10 +301,3 @@ class _Job:
             engines=engines,
             seconds=self.seconds,
         )
-
-
-def file_facts(path: Path) -> FileFacts:
-    """Name, size and hash of an engine, or of an ONNX model with the weights it keeps in files of their own."""
-    if path.suffix == ".onnx":
-        return FileFacts(name=path.name, bytes=stored_bytes(path), sha256=source_sha256(path))
-    return FileFacts(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))

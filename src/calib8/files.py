@@ -46,13 +46,50 @@ def atomic(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "Choose another folder")
-        raise SetupError(
-            f"could not write {path}: {error.strerror or error}. {remedy}; nothing half-written was left behind."
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """``atomic`` for a folder and all that the body puts into it. A folder that is there is replaced: check it before.
+
+    Folders that earlier processes left when they were killed go, too. Raises ``SetupError`` as ``atomic`` does.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        temporary.mkdir(parents=True)
+        with _flock(temporary):
+            yield temporary
+            with _set_aside(path):
+                temporary.replace(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+            with contextlib.suppress(OSError), _flock(left, wait=False) as held:
+                if held:
+                    shutil.rmtree(left)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """Move ``folder`` away, if it is there, since none can be renamed over one that holds anything. Back on failure."""
+    if not folder.is_dir():
+        yield
+        return
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
+    folder.replace(aside)
+    try:
+        yield
+    except BaseException:
+        aside.replace(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sweep(path: Path) -> None:
@@ -189,6 +226,13 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> SetupError:
+    remedy = REMEDIES.get(error.errno or 0, "Choose another folder")
+    return SetupError(
+        f"could not write {path}: {error.strerror or error}. {remedy}; nothing half-written was left behind."
+    )
 
 
 def _created(path: Path) -> Path:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calib8.api import Data
     from calib8.doctor.diagnosis import Diagnosis
     from calib8.report.bench import BenchReport
+    from calib8.report.verification import VerificationReport
     from calib8.runtime.choice import Measured
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
@@ -55,6 +56,27 @@ def verify(
     comparison = compare(reference, candidate, data, **options)
     comparison.raise_for_failure(limits)
     return comparison
+
+
+def keep_verdict(
+    output: Path,
+    reference: Path,
+    candidate: Path,
+    data: Path,
+    comparison: Comparison,
+    limits: Verify,
+    *,
+    on_gpu: GpuComparison | None = None,
+) -> VerificationReport:
+    """Write what ``compare`` or ``compare_on_gpu`` found to ``output``, as JSON, and beside it as an HTML page."""
+    from calib8.report.page.content import verification_page
+    from calib8.report.page.html import write_page
+    from calib8.report.verification import verification_report
+
+    report = verification_report(reference, candidate, str(data), comparison, limits, on_gpu)
+    report.save(output)
+    write_page(output.with_suffix(".html"), verification_page(report))
+    return report
 
 
 def compare_on_gpu(

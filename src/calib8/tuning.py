@@ -25,6 +25,8 @@ from calib8.verification.speed import by_turns
 
 #: Batches of the data that are measured, at least, and how often.
 BATCHES, ROUNDS = 12, 3
+#: Batches by which bf16 is judged: short, middling and long samples.
+JUDGED = 3
 #: How many times as long as the fastest a candidate may take in a first round, and still take part in those that count.
 HOPELESS = 1.7
 #: Mean cosine that outputs with a bf16 remainder must keep to those with an FP32 one. It is 0.998 on MPNet's tokens,
@@ -51,7 +53,7 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
             except (ModelError, SetupError) as error:
                 progress.note(f"{choice}: {error}")
         _drop_failing(opened, batches[0], progress)
-        _drop_inexact(opened, batches[0], progress)
+        _drop_inexact(opened, _spread(sorted(batches, key=_values_per_sample), JUDGED), progress)
         works = {str(choice): _work(runtime, batches) for choice, runtime in opened.items()}
         first = by_turns(works, least=1)
         bound = HOPELESS * min(min(seconds) for seconds in first.values())
@@ -77,12 +79,16 @@ def _drop_failing(opened: dict[CpuChoice, Runtime], arrays: Arrays, progress: Pr
         raise ModelError("no CPU runtime here runs the model: the notes above say why.")
 
 
-def _drop_inexact(opened: dict[CpuChoice, Runtime], arrays: Arrays, progress: Progress) -> None:
-    """Leave out where bf16 changes the outputs of a batch by more than ``LEAST_COSINE`` allows, and say so."""
-    exact = next(runtime for choice, runtime in opened.items() if not choice.bf16).run(arrays)
-    for choice in [choice for choice in opened if choice.bf16]:
-        rounded = opened[choice].run(arrays)
-        cosine = min(_mean_cosine(exact[name], rounded[name]) for name in exact)
+def _drop_inexact(opened: dict[CpuChoice, Runtime], batches: list[Arrays], progress: Progress) -> None:
+    """Leave out where bf16 changes an output of any batch by more than ``LEAST_COSINE`` allows, and say so."""
+    reference = next(runtime for choice, runtime in opened.items() if not choice.bf16)
+    inexact = [choice for choice in opened if choice.bf16]
+    exact = [reference.run(arrays) for arrays in batches] if inexact else []
+    for choice in inexact:
+        rounded = [opened[choice].run(arrays) for arrays in batches]
+        cosine = np.min(
+            [_mean_cosine(one[name], other[name]) for one, other in zip(exact, rounded, strict=True) for name in one]
+        )  # of numpy, in which NaN is the least
         progress.note(f"{choice}: cosine {cosine:.5f} to FP32 arithmetic, {LEAST_COSINE} is demanded")
         if not cosine >= LEAST_COSINE:
             opened.pop(choice)  # closed by the stack
@@ -97,8 +103,16 @@ def _mean_cosine(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
 def some_batches(dataset: Dataset) -> list[Arrays]:
     """``BATCHES``, or four for each core, spread over all lengths and as large as ``embed`` makes them."""
     every = [arrays for _, arrays in dataset.batches()]
-    count = min(len(every), max(BATCHES, 4 * cores()))
-    return [every[round(number)] for number in np.linspace(0, len(every) - 1, count)]
+    return _spread(every, max(BATCHES, 4 * cores()))
+
+
+def _spread(batches: list[Arrays], count: int) -> list[Arrays]:
+    """``count`` of them, or all: the first, the last and some between."""
+    return [batches[round(number)] for number in np.linspace(0, len(batches) - 1, min(len(batches), count))]
+
+
+def _values_per_sample(arrays: Arrays) -> int:
+    return sum(array[0].size for array in arrays.values())
 
 
 def _work(runtime: Runtime, batches: list[Arrays]) -> Callable[[], None]:

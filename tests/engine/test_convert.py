@@ -37,7 +37,9 @@ def config(**changes: object) -> calib8.Convert:
 
 def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, notes) -> None:
     output = tmp_path / "tiny"
+    (model.parent / "config_sentence_transformers.json").write_text('{"prompts": {"query": "find: "}}')
     report = calib8.convert(model, data, output, config(), progress=notes)
+    assert (output / "config_sentence_transformers.json").read_text() == '{"prompts": {"query": "find: "}}'
     assert report.passed
     assert report.int8_ops == report.weighted_ops == 6
     assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
@@ -48,6 +50,10 @@ def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, 
     assert report.accuracy.samples == 8
     assert (output / "tiny-int8.sm86.engine").stat().st_size == report.engines[1].file.bytes
     assert json.loads((output / "report.json").read_text())["engines"][0]["plan"]["missing"] == []
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "<strong>PASSED</strong>" in page
+    assert "Activation ranges and outliers" in page
+    assert list(report.seconds) == ["calibrate", "quantize", "build", "verify"]
     beside = json.loads((output / "calibration.cache.json").read_text())
     assert beside["origin"] == json.loads((output / "ranges.json").read_text())["origin"]
 

@@ -1,5 +1,8 @@
 """``calib8 verify --gpu``: a real engine, whose place on the GPU its own INT8 model takes on the CPU."""
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,12 @@ from calib8.cli.main import main
 from calib8.engine.hardware import Driver, Gpu, gpus
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import ConfigError, SetupError
+from calib8.gpu.activity import Activity
 from calib8.runtime.base import Runtime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification import on_gpu
+from h100 import measured_activity
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -123,6 +128,30 @@ def test_the_command_judges_what_the_gpu_computed(
     assert "engine against int8.onnx on the CPU" in out
     assert verify(monkeypatch, *arguments, "--min-cosine", "1") == 1
     assert "accuracy limit missed" in capsys.readouterr().err
+
+
+def test_its_report_has_the_plan_and_what_the_gpu_did(
+    folder: Path, gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    @contextmanager
+    def watched(wanted: bool, target: str | None) -> Iterator[Callable[[], Activity]]:
+        seen.append((wanted, target))
+        yield measured_activity
+
+    monkeypatch.setattr("calib8.gpu.monitor.watched", watched)
+    monkeypatch.setattr(on_gpu, "gpus", lambda: (Gpu("NVIDIA L4", "sm89"), Gpu("NVIDIA A10", "sm86")))
+    output = tmp_path / "verified.json"
+    arguments = (folder / "model.onnx", folder / "int8.engine", "--data", folder / "data.npz", "-o", output)
+    assert verify(monkeypatch, *arguments, "--monitor") == 0
+    assert seen == [(True, "sm86")]
+    report = json.loads(output.read_text())
+    assert (report["engine"]["plan"]["covered"], report["engine"]["executed"]) == (6, True)
+    assert report["gpu"]["activity"]["summary"]["power_watts"]["max"] == 720.8
+    page = output.with_suffix(".html").read_text(encoding="utf-8")
+    assert "6 of 6" in page
+    assert "power: mean 513.4, most 720.8 W" in page
 
 
 def test_an_onnx_model_is_refused(folder: Path) -> None:

@@ -13,7 +13,7 @@ from shell import Shell
 
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
-from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
 
@@ -332,7 +332,8 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     assert report["calibration"]["samples"] == 56
     assert report["accuracy"]["samples"] == 8
     assert {path.name for path in output.iterdir()} == {
-        "ranges.json", "calibration.cache", "calibration.cache.json", "plan.json", "model.int8.onnx", "report.json"
+        "ranges.json", "calibration.cache", "calibration.cache.json", "plan.json", "model.int8.onnx", "report.json",
+        "report.html",
     }  # fmt: skip
     code, out, err = calib8(
         "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine",
@@ -359,6 +360,27 @@ def test_a_limit_kept_on_the_calibration_data_is_called_no_proof(calib8: Shell, 
     _, out, err = calib8(*arguments, "--held-out", tmp_path / "other.npz")
     assert "itself" not in out + err
     assert json.loads((tmp_path / "report.json").read_text())["measured_on_calibration_data"] is False
+
+
+def test_held_out_samples_that_were_calibrated_on_are_counted(calib8: Shell, tmp_path: Path) -> None:
+    ir.save(tiny_encoder(), tmp_path / "encoder.onnx")
+    known, others = token_feeds(*range(3, 11)), token_feeds(4, 7, 9, seed=1)
+    mixed = {name: np.concatenate([known[name][[2, 5]], np.pad(others[name], ((0, 0), (0, 1)))]) for name in known}
+    np.savez(tmp_path / "data.npz", **known)
+    np.savez(tmp_path / "mixed.npz", **mixed)
+    np.savez(tmp_path / "others.npz", **others)
+    arguments = ("convert", tmp_path / "encoder.onnx", "--data", tmp_path / "data.npz", "-o", tmp_path, "--no-engine")
+    _, _, err = calib8(*arguments, "--held-out", tmp_path / "mixed.npz")
+    assert "2 of 5 held-out samples are in the calibration data too: what is measured on them says too much" in err
+    _, _, err = calib8(*arguments, "--held-out", tmp_path / "others.npz")
+    assert "calibration data too" not in err
+
+
+def test_prepare_refuses_a_file_as_its_folder_before_it_reads(calib8: Shell, tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"x")
+    code, _, err = calib8("prepare", tmp_path / "absent.txt", "--tokenizer", tmp_path, "-o", tmp_path / "a.npz")
+    assert code == 2
+    assert "a.npz is a file, expected a folder. Choose another path." in " ".join(err.split())
 
 
 def test_a_candidate_of_another_model_is_named(calib8: Shell, tmp_path: Path) -> None:

@@ -237,3 +237,34 @@ def test_four_axes_with_a_mask(notes) -> None:
     (seen,) = collect(model, data_for(model, token_feeds(5, 2)), notes, sample=1000).values()
     assert seen.rows.counts.sum() == 14  # 7 tokens, 2 heads each
     assert seen.sample().rows().shape == (14, 3)
+
+
+@pytest.mark.parametrize("lengths", [(4, 2), (4, 9)])
+def test_rows_that_are_as_many_as_tokens_by_chance(notes, lengths: tuple[int, int]) -> None:
+    """Four latents per sentence: in a batch of four positions their mask would be that of the tokens."""
+    g = GraphBuilder()
+    mask = g.input("attention_mask", ir.DataType.INT64, "batch", "sequence")
+    ids = g.input("input_ids", ir.DataType.INT64, "batch", "sequence")
+    words = g.op("Gather", g.weight("words", 32, 6), ids, name="words_of")
+    hidden = g.op("MatMul", words, g.weight("a", 6, 6), name="token")
+    latents = g.op("Add", g.op("ReduceMean", hidden, axes=[1]), g.weight("table", 4, 6), name="latents")
+    model = prepare(
+        g.model(y=g.op("MatMul", latents, g.weight("b", 6, 6), name="latent"), z=g.op("Identity", mask)),
+    )
+    chunks = [token_feeds(*lengths)] if max(lengths) == 4 else [token_feeds(length) for length in lengths]
+    seen = collect(model, data_for(model, *chunks), notes, sample=1000)
+    assert {name: s.rows.counts.sum() for name, s in seen.items()} == {"words_of_out": sum(lengths), "latents_out": 8}
+    assert len(seen["latents_out"].sample()) == 8
+
+
+def test_a_model_of_one_length_only(notes) -> None:
+    """Its Reshape holds the length of the trace, though its inputs are declared dynamic."""
+    g = GraphBuilder()
+    mask = g.input("attention_mask", ir.DataType.INT64, "batch", "sequence")
+    ids = g.input("input_ids", ir.DataType.INT64, "batch", "sequence")
+    words = g.op("Gather", g.weight("words", 32, 6), ids, name="words_of")
+    traced = g.op("Reshape", words, g.constant("shape", [-1, 4, 6], np.int64), name="traced")
+    y = g.op("MatMul", g.op("Add", words, traced, name="sum"), g.weight("a", 6, 6))
+    model = prepare(g.model(y=y, z=g.op("Identity", mask)))
+    (seen,) = collect(model, data_for(model, token_feeds(4, 2)), notes, sample=1000).values()
+    assert seen.rows.counts.sum() == 6

@@ -9,8 +9,10 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
-from calib8.graph.io import load
+from calib8.errors import ModelError
+from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
 from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, token_feeds
@@ -97,11 +99,20 @@ def test_a_model_behind_links(tmp_path: Path, external: bool) -> None:
     ir.save(tiny_encoder(), tmp_path / "model.onnx", external_data="model.data" if external else None)
     for number, file in enumerate(sorted(tmp_path.glob("model.*"))):
         (names / file.name).symlink_to(file.replace(blobs / f"blob{number}"))
+    assert stored_bytes(names / "model.onnx") == sum(file.stat().st_size for file in blobs.iterdir())
     feeds = token_feeds(3, 5)
     with OrtRuntime(load(names / "model.onnx")) as runtime:
         found = runtime.run(feeds)
     for name, array in outputs_of(tiny_encoder(), feeds).items():
         np.testing.assert_allclose(found[name], array, atol=1e-5)
+
+
+def test_a_linked_folder_makes_no_other_model_of_it(tmp_path: Path) -> None:
+    path = saved(model_with(np.zeros(LARGE, np.float32)), tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    linked = tmp_path / "link" / path.name
+    assert stored_bytes(linked) == path.stat().st_size
+    assert source_sha256(linked) == source_sha256(path) == load(linked).metadata_props[SOURCE_SHA256]
 
 
 def test_weights_outlive_the_name_of_their_file(tmp_path: Path) -> None:
@@ -132,4 +143,94 @@ def test_damage_is_told_and_never_crashes(tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("damaged") / "model.onnx"
     path.write_bytes(damaged)
     with suppress(DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
+        load_mapped(path)
+
+
+def beside(tensor: onnx.TensorProto, location: str) -> onnx.TensorProto:
+    """``tensor``, its values said to be in the file ``location``."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def in_an_attribute(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    nodes = [helper.make_node("Constant", [], ["y"], value=tensor)]
+    return _model_of(nodes)
+
+
+def in_a_subgraph(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    constant = helper.make_node("Constant", [], ["inner"], value=tensor)
+    branch = helper.make_graph([constant], "branch", [], [_output("inner")])
+    true = helper.make_node("Constant", [], ["true"], value=numpy_helper.from_array(np.array(True)))
+    return _model_of([true, helper.make_node("If", ["true"], ["y"], then_branch=branch, else_branch=branch)])
+
+
+def in_a_weight_of_a_subgraph(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    same = helper.make_node("Identity", [tensor.name], ["inner"])
+    branch = helper.make_graph([same], "branch", [], [_output("inner")], initializer=[tensor])
+    true = helper.make_node("Constant", [], ["true"], value=numpy_helper.from_array(np.array(True)))
+    return _model_of([true, helper.make_node("If", ["true"], ["y"], then_branch=branch, else_branch=branch)])
+
+
+def in_a_function(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    constant = helper.make_node("Constant", [], ["y"], value=tensor)
+    opset = helper.make_opsetid("", 17)
+    model = _model_of([helper.make_node("Own", [], ["y"], domain="own")])
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.functions.append(helper.make_function("own", "Own", [], ["y"], [constant], [opset]))
+    return model
+
+
+def _model_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "graph", [], [_output("y")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def _output(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [3])
+
+
+PLACES = [in_an_attribute, in_a_subgraph, in_a_weight_of_a_subgraph, in_a_function]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_anywhere_belongs_to_the_model(tmp_path: Path, place) -> None:
+    values = np.float32([1, 2, 3])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.data").write_bytes(values.tobytes())
+    path = saved(place(beside(numpy_helper.from_array(values, "w"), "a.data")), tmp_path / "here")
+    before = source_sha256(path)
+    moved = save(load(path), tmp_path / "there" / "model.onnx")
+    assert stored_bytes(path) == path.stat().st_size + 12
+    (tmp_path / "here" / "a.data").write_bytes((values + 1).tobytes())
+    assert source_sha256(path) not in (before, "")
+    (found,) = outputs_of(load(path), {}).values()
+    assert found.tolist() == [2, 3, 4]
+    (found,) = outputs_of(load(moved), {}).values()
+    assert found.tolist() == [1, 2, 3]
+    assert [file.name for file in moved.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("location", ["../secret.data", "link.data", "folder/../../secret.data"])
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_outside_the_folder_is_refused_anywhere(tmp_path: Path, place, location: str) -> None:
+    home = tmp_path / "model"
+    (home / "folder").mkdir(parents=True)
+    (tmp_path / "secret.data").write_bytes(np.float32([1, 2, 3]).tobytes())
+    (home / "link.data").symlink_to(tmp_path / "secret.data")
+    path = saved(place(beside(numpy_helper.from_array(np.float32([1, 2, 3]), "w"), location)), home)
+    with pytest.raises(ModelError, match=f"the weight 'w' is in {location}, which is not in the model's folder"):
+        load(path)
+
+
+def test_external_values_of_half_a_byte(tmp_path: Path) -> None:
+    proto = model_with(np.zeros(4, np.float32))
+    tensor = proto.graph.initializer.add(name="packed", data_type=onnx.TensorProto.INT4, dims=[4])
+    beside(tensor, "a.data")
+    path = saved(proto, tmp_path)
+    (tmp_path / "a.data").write_bytes(b"\x21\x43")
+    assert load_mapped(path).graph.initializers["packed"].const_value.numpy().tolist() == [1, 2, 3, 4]
+    (tmp_path / "a.data").write_bytes(b"\x21")
+    with pytest.raises(ValueError, match=r"a\.data ends within the weight 'packed'"):
         load_mapped(path)

@@ -1,5 +1,6 @@
 """Work over a Ray cluster of this machine: two workers, some of which are killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from calib8.calibration import over_ray
 from calib8.cluster.session import ENVIRONMENT
 from calib8.errors import DataError, InputError, SetupError
 from calib8.models import embed_corpus
+from calib8.runtime import cpu
+from calib8.runtime.choice import CpuChoice
 from calib8.testing import tiny_encoder
 
 pytestmark = [
@@ -151,6 +154,44 @@ def test_after_a_kill_the_missing_parts_are_made(model: Path, corpus: list[Path]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sorted(output.iterdir()) == [output / "_embeddings.json", *parts]
     assert table(output)["id"].to_pylist() == list(range(ROWS))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_tune_finds_meanwhile_is_not_mixed_in(
+    model: Path, corpus: list[Path], tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    first, *others = calib8.embed_corpus(model, corpus, output, calib8.Corpus(part_rows=30))
+    whole = vectors(output)
+    assert json.loads((output / "_embeddings.json").read_text())["cpu"]["runtime"] == "onnxruntime"
+    for part in others:
+        part.unlink()
+    tuned = CpuChoice(runtime="openvino", unsigned=False, streams=1, bf16=True)
+    monkeypatch.setattr(cpu, "remembered", lambda _: tuned)
+    calib8.embed_corpus(model, corpus, output, calib8.Corpus(part_rows=30), progress=notes)
+    assert notes.messages[0] == (
+        "going on with ONNX Runtime, s8, 1 stream, as in the earlier run; for OpenVINO, s8, bf16, 1 stream choose "
+        "another folder"
+    )
+    np.testing.assert_array_equal(vectors(output), whole)
+    assert first.exists()
+
+
+@pytest.mark.parametrize("damage", [None, {}, {"runtime": "none"}])
+def test_parts_of_an_unknown_arithmetic_are_left_alone(tmp_path: Path, damage: object) -> None:
+    made_by = {"model": "m"}
+    (tmp_path / "_embeddings.json").write_text(json.dumps({**made_by, "cpu": damage}))
+    with pytest.raises(InputError, match="of another origin, told by cpu"):
+        embed_corpus._continue(tmp_path, made_by, CpuChoice(runtime="onnxruntime", unsigned=False, streams=1))
+
+
+def test_a_worker_without_the_units_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_corpus, "has_bf16", lambda: False)
+    monkeypatch.setattr(embed_corpus, "has_vnni", lambda: False)
+    choice = CpuChoice(runtime="openvino", unsigned=True, streams=1)
+    assert not embed_corpus._here(choice).unsigned
+    with pytest.raises(SetupError, match="has no bf16 units for OpenVINO, u8, bf16, 1 stream"):
+        embed_corpus._here(choice.model_copy(update={"bf16": True}))
 
 
 def wait_for_a_part(driver: "subprocess.Popen[bytes]", output: Path) -> None:

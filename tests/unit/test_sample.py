@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.calibration.sample import keep_rows
+from calib8.calibration.sample import _numbers, keep_rows
 
 fractions = st.floats(0, 1)
+large = st.integers(0, 2**63 - 1) | st.integers(0, 2**44).map(lambda high: high << 18)
 numbers = st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True)
 
 
@@ -49,3 +50,23 @@ def test_neighbours_are_unrelated(axis: int) -> None:
     near, far = (kept[:-1], kept[1:]) if axis == 0 else (kept[:, :-1], kept[:, 1:])
     # independent bits agree half the time, with a standard deviation of 0.5 / sqrt(399 x 400) = 0.00125
     assert np.mean(near == far) == pytest.approx(0.5, abs=0.005)
+
+
+def test_the_same_rows_are_kept_as_ever() -> None:
+    """What is kept decides what a model's INT8 form is: another version must not choose others of the same data."""
+    kept = keep_rows(np.array([0, 1, 7, 2**43]), 16, 0.5)
+    assert [int("".join(map(str, row.astype(int))), 2) for row in kept] == [7474, 44962, 29934, 40924]
+
+
+@given(large, st.lists(large, min_size=2, max_size=9, unique=True))
+def test_rows_far_out_are_rows_of_their_own(one: int, others: list[int]) -> None:
+    alone, many = np.array([one], np.uint64), np.array(others, np.uint64)
+    assert len(set(_numbers(alone, many).tolist())) == len(others)
+    assert len(set(_numbers(many, alone).tolist())) == len(others)
+
+
+def test_a_long_sample_is_not_mixed_with_the_next_ones() -> None:
+    far = keep_rows(np.array([0]), 2**20 + 40_000, 0.5)[0, 2**20 :]
+    for sample in (0, 1):
+        # independent bits agree half the time, with a standard deviation of 0.5 / sqrt(40,000) = 0.0025
+        assert np.mean(far == keep_rows(np.array([sample]), 40_000, 0.5)[0]) == pytest.approx(0.5, abs=0.01)

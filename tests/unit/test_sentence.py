@@ -120,6 +120,8 @@ def test_unsupported_pooling(tmp_path: Path, pooling: object, message: str) -> N
         ),
         (("sentence_transformers.models.StaticEmbedding",), "asks for StaticEmbedding; calib8 supports"),
         (UNIT[:1], "asks for Transformer;"),
+        ((*PLAIN, PLAIN[1]), "asks for Transformer, Pooling, Pooling;"),
+        ((PLAIN[0], *UNIT), "asks for Transformer, Transformer, Pooling, Normalize;"),
     ],
 )
 def test_unsupported_modules(tmp_path: Path, modules: tuple[str, ...], message: str) -> None:

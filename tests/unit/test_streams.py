@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from calib8.errors import DataError, SetupError
 from calib8.models import sentence
 from calib8.models.sentence import SentenceEncoder
+from calib8.runtime.choice import CpuChoice
 from calib8.runtime.contract import contract_of
+from calib8.runtime.cpu import open_choice
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
@@ -69,6 +72,15 @@ def test_as_many_runs_go_on_at_once_as_there_are_streams() -> None:
         assert [int(run.result()["x"][0]) for run in runs] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("streams", "expected"), [(1, 4), (2, 1), (3, 1)])
+def test_streams_of_onnxruntime_have_no_threads_in_common(streams: int, expected: int) -> None:
+    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=streams)
+    with open_choice(tiny_mlp(), choice, 4) as opened:
+        session = getattr(opened, "_runtime", opened)._session
+        assert session.get_session_options().intra_op_num_threads == expected
+        assert opened.streams == streams
+
+
 def test_wait_does_not_raise_and_result_does() -> None:
     def answer(arrays):
         raise DataError("no")
@@ -100,6 +112,74 @@ def test_runs_that_had_to_wait_end_with_the_runtime() -> None:
     leave.set()
     closing.join(20)
     assert int(runs[0].result()["x"][0]) == 0
+
+
+@pytest.mark.parametrize("make", [openvino, onnxruntime])
+def test_closing_waits_for_runs_of_other_threads(make) -> None:
+    """More threads than streams, all in ``run`` while the runtime is closed: each run ends well or is refused."""
+    feeds = token_feeds(*[16] * 64)
+    runtime = make(tiny_encoder(), 2)
+    expected = runtime.run(feeds)["last_hidden_state"]
+    begun, refused = threading.Barrier(7), []
+
+    def use() -> None:
+        begun.wait(20)
+        while not refused:
+            try:
+                np.testing.assert_allclose(runtime.run(feeds)["last_hidden_state"], expected, atol=1e-5)
+            except SetupError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=use, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    begun.wait(20)
+    time.sleep(0.05)
+    runtime.close()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert refused
+    assert all("the model was closed" in reason for reason in refused)
+
+
+def test_a_run_that_is_under_way_is_finished_before_anything_is_freed() -> None:
+    begun, leave, freed = threading.Event(), threading.Event(), []
+
+    def answer(arrays):
+        begun.set()
+        assert leave.wait(20)
+        freed.append(runtime.closed)
+        return arrays
+
+    runtime = NullRuntime(answer)
+    running = threading.Thread(target=runtime.run, args=({"x": np.ones(1)},))
+    running.start()
+    assert begun.wait(20)
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    while not runtime._closed:
+        time.sleep(0.001)
+    with pytest.raises(SetupError, match="was closed"):
+        runtime.run({"x": np.ones(1)})
+    leave.set()
+    for thread in (running, closing):
+        thread.join(20)
+    assert (freed, runtime.closed) == ([False], True)
+
+
+def test_a_stream_that_is_closed_while_a_run_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Streams(NullRuntime(lambda arrays: arrays), 1)
+    fitted = runtime._fitted
+
+    def closed_meanwhile(arrays):
+        given = fitted(arrays)
+        runtime.close()
+        return given
+
+    monkeypatch.setattr(runtime, "_fitted", closed_meanwhile)
+    with pytest.raises(SetupError, match="the model was closed"):
+        runtime.submit({"x": np.ones(1)})
 
 
 def test_what_does_not_fit_is_refused_at_once() -> None:

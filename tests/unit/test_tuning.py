@@ -17,6 +17,7 @@ from calib8.passes.prepare import prepare
 from calib8.runtime import choice
 from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
 from calib8.runtime.cpu import open_choice, open_cpu
+from calib8.runtime.null import NullRuntime
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.testing import tiny_encoder, token_feeds
 
@@ -140,6 +141,37 @@ def test_tune_measures_remembers_and_says(model: Path, tmp_path: Path, notes, mo
     assert remembered(load(model)) == measured.choice
     assert notes.steps[-1] == ("tune", tuning.ROUNDS, tuning.ROUNDS)
     assert notes.messages == []
+
+
+@pytest.mark.parametrize("wrong", [1.0, np.nan])
+def test_bf16_is_judged_on_all_lengths(notes, wrong: float) -> None:
+    """Here only samples of two tokens come out wrong."""
+
+    def answer(arrays):
+        length = arrays["input_ids"].shape[1]
+        return {"y": np.full((2, 3), wrong if length == 2 else -1.0), "z": np.ones((2, 3))}
+
+    exact, rounded = (CpuChoice(runtime="openvino", unsigned=False, streams=1, bf16=bf16) for bf16 in (False, True))
+    for lengths, kept in (((9, 5, 3), True), ((9, 2, 5), False)):
+        opened = {
+            exact: NullRuntime(lambda _: {"y": -np.ones((2, 3)), "z": np.ones((2, 3))}),
+            rounded: NullRuntime(answer),
+        }
+        tuning._drop_inexact(opened, [token_feeds(length, length) for length in lengths], notes)
+        assert (rounded in opened) == kept
+
+
+def test_batches_are_judged_from_the_shortest_to_the_longest(
+    model: Path, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = []
+    monkeypatch.setattr(
+        tuning, "_drop_inexact", lambda _, batches, __: judged.extend(one["input_ids"].shape[1] for one in batches)
+    )
+    monkeypatch.setattr(tuning, "candidates", lambda _: [SLOW])
+    chunks = [token_feeds(*[length] * 2) for length in (7, 2, 12, 16, 5)]
+    calib8.tune(model, chunks, progress=notes)
+    assert judged == [2, 7, 16]
 
 
 def test_what_fails_never_wins(model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Reductions happen inside the graph: what comes out of a batch has the size of wh
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 
@@ -13,12 +14,13 @@ import onnx_ir as ir
 
 from calib8.calibration.checkpoint import Checkpoint
 from calib8.calibration.kept import Batch
-from calib8.calibration.layout import Shapes, first
+from calib8.calibration.layout import Shape, Shapes, first
 from calib8.calibration.observed import observed_tensors
 from calib8.calibration.reductions import Reductions
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
+from calib8.errors import DataError
 from calib8.progress import Progress
 from calib8.runtime.ort import OrtRuntime
 
@@ -103,12 +105,13 @@ class Collector:
 
         They are found before the pass begins, so that no two sessions hold memory at a time.
         """
-        shortest = min((arrays for _, arrays in data.batches()), key=_values)
-        two = first(shortest, 2)  # no shape is that of one sample
         with Shapes(model, [tensor.name for tensor in self._tensors]) as shapes:
-            found = shapes.of(two)
+            smallest = min((arrays for _, arrays in data.batches()), key=_values)
+            seen = [_seen(shapes, smallest, data.mask)]
+            with suppress(DataError):  # a model that was traced with one length has no other
+                seen += [_seen(shapes, other, data.mask) for other in _of_another_length(data, smallest)]
             for tensor in self._tensors:
-                tensor.settle(found[tensor.name], two[data.mask].shape if data.mask else None)
+                tensor.settle([(found[tensor.name], mask) for found, mask in seen])
             if self._shares[0] and any(tensor.needs_shape for tensor in self._tensors):
                 for _, arrays in data.batches():
                     shapes.of(arrays)
@@ -129,6 +132,25 @@ def positions(data: Dataset) -> int:
     if data.mask is None:
         return len(data)
     return sum(int(np.count_nonzero(chunk[data.mask])) for chunk in data.chunks)
+
+
+def _seen(shapes: Shapes, arrays: Arrays, mask: str | None) -> tuple[dict[str, Shape], Shape | None]:
+    """The shapes of all tensors and of the mask, if there is one, in a batch of two: no shape is that of one sample."""
+    two = first(arrays, 2)
+    return shapes.of(two), two[mask].shape if mask is not None else None
+
+
+def _of_another_length(data: Dataset, arrays: Arrays) -> list[Arrays]:
+    """The smallest batch with another number of positions than ``arrays``, or these without their last position.
+
+    In batches of one length a tensor may have as many rows as there are positions by chance. None is left to tell where
+    there is no mask, the model's sequence is fixed, or all data are single tokens.
+    """
+    if (mask := data.mask) is None:
+        return []
+    others = (other for _, other in data.batches() if other[mask].shape[1] != arrays[mask].shape[1])
+    other = min(others, key=_values, default=None) or data.shortened(arrays)
+    return [] if other is None else [other]
 
 
 def _values(arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> int:

@@ -61,19 +61,28 @@ def first(arrays: Arrays, times: int) -> Arrays:
     return {name: np.repeat(array[:1], times, axis=0) for name, array in arrays.items()}
 
 
-def layout_of(shape: Shape, mask: Shape | None, *, read_by_conv: bool, at_a_site: bool) -> Layout:
-    """The layout of a tensor of this ``shape`` in a batch whose mask has the shape ``mask``.
+def layout_of(seen: list[tuple[Shape, Shape | None]], *, read_by_conv: bool, at_a_site: bool) -> Layout:
+    """The layout of a tensor that had these shapes in batches whose masks had those, None where there is no mask.
 
     at_a_site: whether its rows are multiplied with a matrix, see ``graph.site``.
+
+    Its rows are tokens if they follow the mask in every batch. Where a model takes one length only, any tensor with as
+    many rows as that counts as tokens, since nearly all are: rows at padding are then left out.
     """
+    shape, mask = seen[0]
     if read_by_conv:
         return "channels first"
     if not at_a_site and len(shape) not in (2, 3):
         return "samples"
     if mask is None:
         return "rows"
-    tokens = shape[:2] == mask if len(shape) > 2 else shape[0] == mask[0] * mask[1]
-    return "tokens" if tokens else "rows"
+    follows = all(_follows(*one) and one[0][2:-1] == shape[2:-1] for one in seen)
+    return "tokens" if follows else "rows"
+
+
+def _follows(shape: Shape, mask: Shape | None) -> bool:
+    assert mask is not None
+    return shape[:2] == mask if len(shape) > 2 else shape[0] == mask[0] * mask[1]
 
 
 def _output(name: str) -> str:

@@ -39,10 +39,10 @@ class Observed:
     def __post_init__(self) -> None:
         self._statistics = TensorStatistics(self.spool)
 
-    def settle(self, shape: Shape, mask: Shape | None) -> None:
-        """Learn the layout from the shape in a batch whose mask has the shape ``mask``."""
-        self.layout = layout_of(shape, mask, read_by_conv=self.read_by_conv, at_a_site=bool(self.views))
-        self.shape = shape
+    def settle(self, seen: list[tuple[Shape, Shape | None]]) -> None:
+        """Learn the layout from the shapes of the tensor, and of the mask, in some batches."""
+        self.layout = layout_of(seen, read_by_conv=self.read_by_conv, at_a_site=bool(self.views))
+        self.shape = seen[0][0]
 
     def reduce(self, graph: Reductions, *, histogram: bool, sampled: bool) -> None:
         """Add to the graph what ``add`` reads."""

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LARGEST = np.float64(2**64)
+#: 2**64 over the golden ratio, odd: its multiples are far from each other.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Spool:
@@ -102,14 +104,26 @@ def keep_rows(samples: NDArray[np.int64], positions: int, fraction: float) -> ND
     """
     if fraction >= 1:
         return np.ones((len(samples), positions), np.bool_)
-    coordinates = (samples.astype(np.uint64)[:, None] << np.uint64(20)) | np.arange(positions, dtype=np.uint64)
-    return np.asarray(_mixed(coordinates) < np.uint64(fraction * _LARGEST), np.bool_)
+    numbers = _numbers(samples.astype(np.uint64)[:, None], np.arange(positions, dtype=np.uint64))
+    return np.asarray(_mixed(numbers) < np.uint64(fraction * _LARGEST), np.bool_)
+
+
+def _numbers(samples: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A number for each row: another for each position below 2**63 of a sample, and for each sample at a position.
+
+    The last 20 bits are those of the position, the others those of the sample. What is left of the position is spread
+    over the latter, so that it meets no sample that is likely to exist.
+    """
+    low = positions & np.uint64(2**20 - 1)
+    with np.errstate(over="ignore"):
+        high = (positions >> np.uint64(20)) * _GOLDEN << np.uint64(20)
+    return np.asarray(samples << np.uint64(20) ^ samples >> np.uint64(44) ^ low ^ high, np.uint64)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele, Lea and Flood, 2014): neighbouring numbers become unrelated ones."""
     with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = x + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.asarray(x ^ (x >> np.uint64(31)), np.uint64)

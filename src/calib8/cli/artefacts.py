@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ from calib8.errors import ConfigError
 from calib8.files import require_separate, save_array
 
 if TYPE_CHECKING:
+    from calib8.gpu.activity import Activity
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
@@ -133,6 +136,13 @@ def verify(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Insist on an engine and this machine's GPU; measure speed, too.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
+    ] = None,
+    sentences: opt.Sentences = True,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="For --gpu: watch it through NVML, and keep the timeline in the report.")
+    ] = False,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
     quiet: opt.Quiet = False,
@@ -145,6 +155,11 @@ def verify(
 
     Where there is a GPU: calib8 verify model.onnx model-int8.engine --data held_out.txt --gpu
     """
+    if output is not None:
+        require_separate([output, output.with_suffix(".html")], [reference, candidate, data])
+    if monitor and not gpu:
+        raise ConfigError("--monitor watches the GPU, and without --gpu nothing says that one works: give both.")
+    found = None
     with ConsoleProgress(quiet=quiet) as progress:
         limits = calib8.Verify(
             min_cosine=min_cosine,
@@ -154,15 +169,21 @@ def verify(
             max_spearman_loss=max_spearman_loss,
         )
         if gpu:
-            found = judging.compare_on_gpu(
-                reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
-            )
+            with _watched(monitor, candidate) as activity:
+                found = judging.compare_on_gpu(
+                    reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
+                )
+            found = found.model_copy(update={"activity": activity()})
             comparison = found.accuracy
         else:
             comparison = judging.compare(
                 reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
             )
-    if gpu:
+    if not sentences:
+        comparison, found = comparison.without_texts(), found and found.without_texts()
+    if output is not None:
+        judging.keep_verdict(output, reference, candidate, data, comparison, limits, on_gpu=found)
+    if found is not None:
         _print_on_gpu(found)
     else:
         _print(_facts(comparison))
@@ -181,20 +202,31 @@ def inspect(
     _print(judging.inspect(path))
 
 
+def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:
+    """Watch the GPU that ``engine`` runs on if that is ``wanted``."""
+    from calib8.gpu.monitor import watched
+    from calib8.verification.on_gpu import target_of
+
+    return watched(wanted, target_of(engine) if wanted else None)
+
+
 def _print_on_gpu(found: GpuComparison) -> None:
+    from calib8.report.activity import render_activity
     from calib8.report.bench import render_cells
 
-    facts = found.model_dump(mode="json", exclude_none=True, exclude={"accuracy", "against_int8", "speed"})
+    facts = found.model_dump(mode="json", exclude_none=True, exclude={"accuracy", "against_int8", "speed", "activity"})
     facts["engine against FP32 on the CPU"] = _facts(found.accuracy)
     if found.against_int8 is not None:
         facts[f"engine against {found.int8_model} on the CPU"] = _facts(found.against_int8)
     _print(facts)
     out.print(render_cells(found.speed))
+    if found.activity is not None:
+        out.print(render_activity(found.activity))
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:
     once = {"outputs"} if len(comparison.outputs) == 1 else set()  # its numbers are the comparison's
-    return comparison.model_dump(mode="json", exclude_none=True, exclude=once)
+    return comparison.model_dump(mode="json", exclude_none=True, exclude=once | {"details"})
 
 
 def _print(content: dict[str, Any], indent: int = 0) -> None:

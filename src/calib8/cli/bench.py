@@ -26,7 +26,9 @@ def bench(
         str, typer.Option(help="Sequence lengths; default: that of the median sample.", metavar="16,128")
     ] = "",
     seconds: Annotated[float, typer.Option(help="Time for each artefact and shape.")] = 3.0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
@@ -40,9 +42,11 @@ def bench(
     Example: calib8 bench model.onnx model.int8.onnx --data held_out.txt --batches 1,8
     """
     from calib8.report.bench import render_bench
+    from calib8.report.page.content import bench_page
+    from calib8.report.page.html import write_page
 
     if output is not None:
-        require_separate([output], [data, *artefacts])
+        require_separate([output, output.with_suffix(".html")], [data, *artefacts])
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Bench(
             batches=_numbers("--batches", batches),
@@ -53,6 +57,7 @@ def bench(
         report = judging.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
     if output is not None:
         report.save(output)
+        write_page(output.with_suffix(".html"), bench_page(report))
     if as_json:
         out.print(report.model_dump_json(indent=2), markup=False)
     else:

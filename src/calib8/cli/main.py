@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from calib8.cli import artefacts, bench, caches, doctor, recipe, serve, tune
+from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
 from calib8.cli.console import err, out
 from calib8.errors import Calib8Error
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (recipe, caches, artefacts, serve, bench, tune, doctor):
+for module in (recipe, caches, artefacts, export, serve, bench, tune, doctor):
     module.register(app)
 
 

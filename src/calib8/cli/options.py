@@ -74,6 +74,9 @@ CalibrationBatch = Annotated[int | None, typer.Option(min=1, help="For --calibra
 Runtime = Annotated[CpuRuntime, typer.Option(help="CPU runtime for ONNX models.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="Folder with tokenizer.json; default: beside the model.")]
 Pairs = Annotated[Path | None, typer.Option(help="CSV of sentence1, sentence2, score, for Spearman's correlation.")]
+Sentences = Annotated[
+    bool, typer.Option("--sentences/--no-sentences", help="Quote the worst ten held-out sentences in the report.")
+]
 Monitor = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline beside the output.")
 ]

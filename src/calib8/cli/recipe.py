@@ -201,6 +201,7 @@ def convert(
     monitor: Annotated[
         bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
     ] = False,
+    sentences: opt.Sentences = True,
     quiet: opt.Quiet = False,
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
@@ -225,6 +226,7 @@ def convert(
             pairs=pairs,
             budget=kept,
             monitor=monitor,
+            sentences=sentences,
         )
         missed = None
         try:

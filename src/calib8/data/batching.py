@@ -61,6 +61,15 @@ class Dataset:
                 yield rows + first, arrays
             first += count
 
+    def shortened(self, arrays: Arrays) -> Arrays | None:
+        """A batch without its last position; None if it has one, or a number of them that the model fixes."""
+        assert self.mask is not None
+        sequence = next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
+        length = arrays[self.mask].shape[1] - 1
+        if isinstance(sequence, int) or not length:
+            return None
+        return {spec.name: _trimmed(arrays[spec.name], spec, sequence, length) for spec in self.specs}
+
     def _check_limits(self, arrays: Arrays) -> None:
         for spec in self.specs:
             for got, dimension in zip(arrays[spec.name].shape, spec.shape, strict=True):

@@ -1,9 +1,11 @@
 """Hold samples back: what is measured on must not be what was fitted."""
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
+from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
 from calib8.data.sources import Source, fingerprint
 from calib8.errors import DataError
@@ -68,3 +70,23 @@ class First:
     def fingerprint(self) -> str:
         """See ``Source``."""
         return fingerprint(self.chunks())
+
+
+def shared(held_out: Dataset, fitted: Dataset) -> int:
+    """How many samples of ``held_out`` are in ``fitted`` too, with the same tokens; 0 for a model without a mask."""
+    if held_out.mask is None:
+        return 0
+    known = set(_contents(fitted))
+    return sum(content in known for content in _contents(held_out))
+
+
+def _contents(data: Dataset) -> Iterator[bytes]:
+    """A hash of each sample, whatever its padding."""
+    for chunk in data.chunks:
+        mask = np.asarray(chunk[data.mask or ""]) != 0
+        arrays = [np.asarray(chunk[spec.name]) for spec in data.specs]
+        for sample, real in enumerate(mask):
+            digest = hashlib.blake2b(digest_size=16)
+            for array in arrays:
+                digest.update((array[sample][real] if array.shape == mask.shape else array[sample]).tobytes())
+            yield digest.digest()

@@ -71,7 +71,7 @@ class TextTokenizer:
         settings = read_settings(Path(folder) / "tokenizer_config.json", "tokenizer setting") | own
         self.limit, self.asked = _limit(settings), max_length
         self.max_length = min(max_length or self.limit, self.limit)
-        self._lower = own.get("do_lower_case") is True
+        self.lower = own.get("do_lower_case") is True
         self.pad_id = _pad_id(self._tokenizer, settings)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
@@ -95,7 +95,7 @@ class TextTokenizer:
 
     def encoded(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
         """``tokens``, and how many sentences were cut. Other threads run meanwhile."""
-        texts = [sentence.lower() for sentence in sentences] if self._lower else list(sentences)
+        texts = [sentence.lower() for sentence in sentences] if self.lower else list(sentences)
         encodings = self._tokenizer.encode_batch_fast(texts)  # without the offsets, which nobody reads
         return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)
 

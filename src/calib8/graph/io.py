@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from calib8.errors import ModelError
 from calib8.files import atomic, require_file, sha256_file
-from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
+from calib8.graph.mapped import SMALLEST, MappedTensor, data_files, load_mapped
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
@@ -34,7 +34,7 @@ def load(path: Path | str) -> ir.Model:
         raise ModelError(_damaged(path, str(error))) from error
     if not model.graph.outputs:
         raise ModelError(_damaged(path, "the graph has no outputs"))
-    model.metadata_props[SOURCE_SHA256] = _sha256(path, _data_files(path, model))
+    model.metadata_props[SOURCE_SHA256] = _sha256(path, data_files(model))
     return model
 
 
@@ -44,7 +44,7 @@ def source_sha256(path: Path | str) -> str:
     An empty text if ``path`` is no ONNX file; ``load`` says why.
     """
     try:
-        return _sha256(Path(path), _data_files(Path(path), load_mapped(Path(path))))
+        return _sha256(Path(path), data_files(load_mapped(Path(path))))
     except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
         return ""
 
@@ -52,7 +52,7 @@ def source_sha256(path: Path | str) -> str:
 def stored_bytes(path: Path | str) -> int:
     """Size of an ONNX file together with the weight files that it names."""
     path = Path(path)
-    return path.stat().st_size + sum(data.stat().st_size for data in _data_files(path, load_mapped(path)))
+    return path.stat().st_size + sum(data.stat().st_size for data in data_files(load_mapped(path)))
 
 
 def save(model: ir.Model, path: Path | str) -> Path:
@@ -108,12 +108,6 @@ def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
     """Bytes of the main graph's initializers, of those in files that ``load`` mapped too or not."""
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
     return sum(weight.nbytes for weight in weights if mapped or not isinstance(weight, MappedTensor))
-
-
-def _data_files(path: Path, model: ir.Model) -> list[Path]:
-    """The files of external data of the model in ``path``, sorted."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return sorted({tensor.path for tensor in tensors if isinstance(tensor, MappedTensor)} - {path.absolute()})
 
 
 def _weights_sha256(model: ir.Model) -> str:

@@ -22,6 +22,8 @@ GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 #: Bytes. What is smaller may be the shape that a Reshape wants, and is not worth a page of its own.
 SMALLEST = 4096
 BYTE = 8
+#: Where a model that was loaded holds the names of its files of external data.
+DATA_FILES = "calib8.data_files"
 #: Protobuf's wire types; the other two, groups, are not in onnx.proto.
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
@@ -61,7 +63,7 @@ def release(model: ir.Model) -> None:
 
 
 def load_mapped(path: Path) -> ir.Model:
-    """The model in ``path``, its large weights mapped, external ones too.
+    """The model in ``path``, its large weights mapped; external ones too, and those of subgraphs and attributes.
 
     Raises ``DecodeError`` if it is damaged, ``OSError`` if a file of external data is missing, ``ValueError`` if such a
     file is too short or not in the model's folder.
@@ -76,32 +78,70 @@ def load_mapped(path: Path) -> ir.Model:
         elif length:  # several values a byte
             tensor.raw_data = file.data[offset : offset + length]
     model = ir.from_proto(proto)
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    mapped |= _external(model, path)
     for name, weight in mapped.items():
         model.graph.initializers[name].const_value = weight
-    return ir.external_data.load_to_model(model)  # what is left: of subgraphs, or with several values a byte
-
-
-def _external(model: ir.Model, model_path: Path) -> dict[str, MappedTensor]:
-    """The initializers of which the file only says where they are: in its folder, or, where it is a link, in that of
-    what it links to, as in the cache of the Hugging Face hub."""
-    folders = model_path.parent.resolve(), model_path.resolve().parent
-    files: dict[Path, MappedFile] = {}
-    mapped = {}
+    beside = _Beside(path)
+    for function in model.functions.values():
+        for graph in (function.graph, *function.subgraphs()):
+            _take_in(graph, beside)
     for graph in model.graphs():
-        for name, value in graph.initializers.items():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
+        _take_in(graph, beside)
+    model.meta[DATA_FILES] = sorted(beside.files)
+    return model
+
+
+def data_files(model: ir.Model) -> list[Path]:
+    """The files of external data that ``load_mapped`` found, sorted."""
+    found: list[Path] = model.meta[DATA_FILES]
+    return found
+
+
+class _Beside:
+    """The files of external data of the model in ``path``, each mapped once.
+
+    They are in the model's folder, or, where it is a link, in that of what it links to, as in the cache of the Hugging
+    Face hub.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path.parent
+        self._allowed = path.parent.resolve(), path.resolve().parent
+        self.files: dict[Path, MappedFile] = {}
+
+    def values(self, tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        """The tensor of which the model says only where it is. Raises ``ValueError`` if that is somewhere else."""
+        path = self._folder / tensor.location
+        if not any(path.resolve().is_relative_to(folder) for folder in self._allowed):
+            raise ValueError(f"the weight {tensor.name!r} is in {tensor.location}, which is not in the model's folder")
+        file = self.files[path] = self.files.get(path) or MappedFile(path)
+        offset, dims = tensor.offset or 0, tensor.shape.numpy()
+        if tensor.dtype.bitwidth >= BYTE:
+            mapped = MappedTensor(file, offset, tensor.nbytes, tensor.dtype, dims)
+            mapped.name = tensor.name
+            return mapped
+        packed = file.data[offset : offset + tensor.nbytes]
+        if len(packed) < tensor.nbytes:
+            raise ValueError(f"{tensor.location} ends within the weight {tensor.name!r}")
+        return ir.from_proto(onnx.TensorProto(name=tensor.name, data_type=tensor.dtype, dims=dims, raw_data=packed))
+
+
+def _take_in(graph: ir.Graph, beside: _Beside) -> None:
+    """Give the initializers and the attributes of ``graph`` their values, wherever they are."""
+
+    def values(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        return beside.values(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = values(value.const_value)
+    for node in graph:
+        for name, attribute in list(node.attributes.items()):
+            if attribute.is_ref():
                 continue
-            path = Path(tensor.path)
-            if not any(path.resolve().is_relative_to(folder) for folder in folders):
-                raise ValueError(f"the weight {name!r} is in {tensor.location}, which is not in the model's folder")
-            if graph is model.graph and tensor.dtype.bitwidth >= BYTE:
-                file = files[path] = files.get(path) or MappedFile(path)
-                mapped[name] = MappedTensor(file, tensor.offset or 0, tensor.nbytes, tensor.dtype, tensor.shape.numpy())
-                mapped[name].name = name
-    return mapped
+            if attribute.type is ir.AttributeType.TENSOR:
+                node.attributes[name] = ir.AttrTensor(name, values(attribute.as_tensor()))
+            elif attribute.type is ir.AttributeType.TENSORS:
+                node.attributes[name] = ir.AttrTensors(name, [values(one) for one in attribute.as_tensors()])
 
 
 def _mapped(tensor: onnx.TensorProto, file: "MappedFile", offset: int, length: int) -> MappedTensor:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected, require_ray
@@ -21,10 +21,12 @@ from calib8.config import Config
 from calib8.data.text import TextTokenizer
 from calib8.errors import InputError, SetupError
 from calib8.files import atomic, locked, read_json, require_file, sha256_file, write_json
-from calib8.graph.io import source_sha256
+from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of
 from calib8.progress import Progress, Quiet
+from calib8.runtime.choice import CpuChoice, has_bf16, has_vnni
+from calib8.runtime.cpu import chosen, open_choice
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
 
@@ -59,7 +61,8 @@ def embed_corpus(
 
     Returns its ``part-<number>.parquet`` files in the order of the rows, with the columns ``id`` (int64, the row's
     number in the corpus), ``text`` if it is kept, ``embedding`` (float32 list of fixed size). ``tokenizer`` is a
-    folder; beside the artefact if None. An engine has a GPU per worker. Workers find all paths where they are here.
+    folder; beside the artefact if None. An engine has a GPU per worker. Workers find all paths where they are here. How
+    a model runs on their CPUs is chosen here and kept, so that all parts are of one arithmetic.
     Raises ``DataError`` for what is no corpus, ``InputError`` if ``output`` holds parts made from something else.
     """
     require_ray()
@@ -68,13 +71,19 @@ def embed_corpus(
     config, cluster, progress = config or Corpus(), cluster or Ray(), progress or Quiet()
     paths = [Path(path).resolve() for path in inputs]
     made_by = _made_by(artefact, folder, config)
+    found = (
+        None if is_engine(artefact) else chosen(load(artefact), config.runtime, threads=cluster.cpus, throughput=True)
+    )
     items = [
         {**asdict(part), "file": str(output / f"part-{number:06d}.parquet")}
         for number, part in enumerate(parts(paths, config.part_rows))
     ]
     output.mkdir(parents=True, exist_ok=True)
     with locked(output):
-        _continue(output, {**made_by, "inputs": {str(path): sha256_file(path) for path in paths}})
+        hashes = {str(path): sha256_file(path) for path in paths}
+        choice = _continue(output, {**made_by, "inputs": hashes}, found)
+        if choice != found:
+            progress.note(f"going on with {choice}, as in the earlier run; for {found} choose another folder")
         missing = [item for item in items if not _is_whole(item)]
         if len(missing) < len(items):
             progress.note(f"{len(items) - len(missing)} of {len(items)} parts are there already")
@@ -82,7 +91,7 @@ def embed_corpus(
         done = total - sum(item["rows"] for item in missing)
         progress.update("embed", done, total)
         if missing:
-            open_worker = partial(Embedder, artefact, folder, config, made_by, cluster.cpus)
+            open_worker = partial(Embedder, artefact, folder, config, made_by, choice, cluster.cpus)
             with connected(cluster):
                 for number, _ in spread(cluster, open_worker, missing, gpu=is_engine(artefact)):
                     done += missing[number]["rows"]
@@ -93,15 +102,22 @@ def embed_corpus(
 class Embedder:
     """A worker: opens the model once, and makes the file of any part."""
 
-    def __init__(self, artefact: Path, folder: Path, config: Corpus, made_by: dict[str, Any], threads: int) -> None:
+    def __init__(
+        self,
+        artefact: Path,
+        folder: Path,
+        config: Corpus,
+        made_by: dict[str, Any],
+        choice: CpuChoice | None,
+        threads: int,
+    ) -> None:
         found = _made_by(artefact, folder, config)
         if changes := [name for name in made_by if made_by[name] != found[name]]:
             raise SetupError(
                 f"a worker of the Ray cluster finds another {', '.join(changes)} at {artefact} and {folder} than this "
                 "machine. Give all machines the same files."
             )
-        own = None if is_engine(artefact) else threads
-        runtime = open_artefact(artefact, config.runtime, threads=own, throughput=True)
+        runtime = open_artefact(artefact) if choice is None else open_choice(load(artefact), _here(choice), threads)
         self._encoder, self._config = SentenceEncoder(folder, runtime), config
 
     def __call__(self, item: Item) -> bytes:
@@ -114,6 +130,13 @@ class Embedder:
         with atomic(Path(item["file"])) as temporary:
             pq.write_table(table, temporary)
         return b""
+
+
+def _here(choice: CpuChoice) -> CpuChoice:
+    """``choice`` on this worker's CPU. Raises ``SetupError`` where it cannot compute the same."""
+    if choice.bf16 and not has_bf16():
+        raise SetupError(f"a worker of the Ray cluster has no bf16 units for {choice}. Name a --runtime.")
+    return choice.model_copy(update={"unsigned": choice.unsigned and has_vnni()})  # the same grid, shifted
 
 
 def _table(part: Part, texts: list[str] | None, vectors: Embeddings) -> Any:
@@ -140,11 +163,19 @@ def _made_by(artefact: Path, folder: Path, config: Corpus) -> dict[str, Any]:
     }
 
 
-def _continue(output: Path, record: dict[str, Any]) -> None:
-    """Make sure that what is in ``output`` is of this ``record``, and remove what a killed worker left half-written."""
+def _continue(output: Path, made_by: dict[str, Any], choice: CpuChoice | None) -> CpuChoice | None:
+    """Make sure that what is in ``output`` was ``made_by`` the same, and remove what a killed worker left half-written.
+
+    Returns how a model runs on the CPU: as it did for the parts that are there, else by ``choice``.
+    """
     if (output / RECORD).is_file():
         before = read_json(output / RECORD, "record of embeddings")
-        changed = [name for name in record if not isinstance(before, dict) or before.get(name) != record[name]]
+        changed = [name for name in made_by if not isinstance(before, dict) or before.get(name) != made_by[name]]
+        if not changed and choice is not None:
+            try:
+                choice = CpuChoice.model_validate(before.get("cpu"))
+            except ValidationError:
+                changed = ["cpu"]
     else:
         changed = ["a record that is missing"] if any(output.glob("part-*.parquet")) else []
     if changed:
@@ -152,9 +183,10 @@ def _continue(output: Path, record: dict[str, Any]) -> None:
             f"{output} holds embeddings of another origin, told by {', '.join(changed)}. Choose another folder, or "
             "remove this one."
         )
-    write_json(output / RECORD, record)
+    write_json(output / RECORD, {**made_by, "cpu": None if choice is None else choice.model_dump()})
     for left in output.glob(".part-*.parquet.*.part"):
         left.unlink(missing_ok=True)
+    return choice
 
 
 def _is_whole(item: Item) -> bool:

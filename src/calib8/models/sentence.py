@@ -154,22 +154,23 @@ def pooling_of(folder: Path) -> tuple[Pooling, bool]:
     if not listed.is_file():
         return _pooling(Path(folder) / "1_Pooling" / "config.json"), True
     modules = _modules(listed)
-    if list(modules) not in MODULES:
+    kinds = [kind for kind, _ in modules]
+    if kinds not in MODULES:
         raise ModelError(
-            f"{listed} asks for {', '.join(modules) or 'nothing'}; calib8 supports Transformer, Pooling and perhaps "
+            f"{listed} asks for {', '.join(kinds) or 'nothing'}; calib8 supports Transformer, Pooling and perhaps "
             "Normalize, in that order."
         )
-    config = Path(folder) / modules["Pooling"] / "config.json"
+    config = Path(folder) / dict(modules)["Pooling"] / "config.json"
     if not config.is_file():
         raise ModelError(f"{listed} names a Pooling module, but there is no {config}. Fetch the model again.")
-    return _pooling(config), "Normalize" in modules
+    return _pooling(config), "Normalize" in kinds
 
 
-def _modules(path: Path) -> dict[str, str]:
-    """Kind -> folder of each module, in order; kinds without the Python package they are in."""
+def _modules(path: Path) -> list[tuple[str, str]]:
+    """Kind and folder of each module, in order; kinds without the Python package they are in."""
     try:
         content: Any = read_json(path, "list of modules")
-        return {module["type"].rpartition(".")[2]: str(module["path"]) for module in content}
+        return [(module["type"].rpartition(".")[2], str(module["path"])) for module in content]
     except InputError as error:
         raise ModelError(str(error)) from None
     except (TypeError, KeyError, AttributeError):

@@ -164,10 +164,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _condensed(content: dict[str, Any]) -> dict[str, Any]:
-    """A timeline's samples as their number: the summary beside them is for people."""
+    """A timeline's samples as their number, a comparison without its details: the summary beside them is for people."""
     if isinstance(content.get("samples"), list):
         return {**content, "samples": len(content["samples"])}
-    return {key: _condensed(value) if isinstance(value, dict) else value for key, value in content.items()}
+    shown = {key: value for key, value in content.items() if key != "details"}  # by the hundred: they have a page
+    return {key: _condensed(value) if isinstance(value, dict) else value for key, value in shown.items()}
 
 
 def _validated(kind: type[_Content], content: Any, path: Path) -> _Content:

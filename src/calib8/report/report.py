@@ -8,9 +8,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.plan_check import PlanCheck
-from calib8.files import write_json
+from calib8.engine.sidecar import describe_engine
+from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
+from calib8.graph.io import source_sha256, stored_bytes
 from calib8.verification.compare import Comparison
+from calib8.verification.config import Verify
 from calib8.verification.speed import Speed
 
 
@@ -74,6 +77,7 @@ class Report(BaseModel):
     weighted_ops: int
     calibration: CalibrationFacts
     held_out: str
+    limits: Verify = Verify()
     #: Such an accuracy is no proof: data of another day will do worse.
     measured_on_calibration_data: bool = False
     accuracy: Comparison
@@ -86,6 +90,21 @@ class Report(BaseModel):
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         write_json(path, self.model_dump(mode="json"))
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Name, size and hash of an engine, or of an ONNX model with the weights it keeps in files of their own."""
+    if path.suffix == ".onnx":
+        return FileFacts(name=path.name, bytes=stored_bytes(path), sha256=source_sha256(path))
+    return FileFacts(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def engine_facts(path: Path, *, executed: bool = False) -> EngineFacts:
+    """An engine by its sidecar. Raises ``InputError`` where that is missing or of another engine."""
+    sidecar = describe_engine(path)
+    return EngineFacts(
+        file=file_facts(path), target=sidecar.target, builder=sidecar.builder, plan=sidecar.plan, executed=executed
+    )
 
 
 def this_machine() -> Machine:

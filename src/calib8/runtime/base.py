@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import Condition
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
@@ -31,6 +33,8 @@ class Runtime(ABC):
         #: What the model may be fed.
         self.contract = contract
         self._closed = False
+        self._under_way = 0
+        self._change = Condition()
 
     def run(self, arrays: Mapping[str, ArrayLike]) -> Arrays:
         """Feed every input by name and return every output by name.
@@ -38,7 +42,9 @@ class Runtime(ABC):
         Raises ``DataError`` if the arrays are not what the model takes (see ``Contract``), ``SetupError`` if the
         runtime was closed.
         """
-        return self._run(self._fitted(arrays))
+        fitted = self._fitted(arrays)
+        with self._kept_open():
+            return self._run(fitted)
 
     def submit(self, arrays: Mapping[str, ArrayLike]) -> Pending:
         """Start a run and wait for it later. On the CPU, which is busy with it anyway, it is over at once.
@@ -62,15 +68,34 @@ class Runtime(ABC):
         return self.contract.largest(name, axis)
 
     def close(self) -> None:
-        """Free what the runtime holds. Called by ``with``; calling it twice is fine."""
-        if not self._closed:
+        """Free what the runtime holds, after the runs that other threads have under way; no more begin.
+
+        Called by ``with``; calling it twice is fine.
+        """
+        with self._change:
+            if self._closed:
+                return
             self._closed = True
-            self._free()
+            self._change.wait_for(lambda: not self._under_way)
+        self._free()
 
     def _fitted(self, arrays: Mapping[str, Any]) -> Any:
         """What ``_run`` takes. Raises ``DataError`` for what the model does not, ``SetupError`` after ``close``."""
         self._require_open()
         return self.contract.fitted(arrays)
+
+    @contextmanager
+    def _kept_open(self) -> Iterator[None]:
+        """A block that ``close`` waits for. Raises ``SetupError`` after ``close``."""
+        with self._change:
+            self._require_open()
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._under_way -= 1
+                self._change.notify_all()
 
     def _require_open(self) -> None:
         if self._closed:

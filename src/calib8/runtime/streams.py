@@ -1,4 +1,4 @@
-"""Several runs at once on the CPU, each on cores of its own.
+"""Several runs at once on the CPU, each with its share of the cores (see ``open_choice``).
 
 Two runs side by side, on a core each, wait for each other less often than one that is spread over both: there is no
 meeting after every kernel.
@@ -29,7 +29,9 @@ class Streams(Runtime):
 
     def submit(self, arrays: Mapping[str, ArrayLike]) -> Pending:
         """Start a run as soon as a stream is free. Raises as ``run`` does; what fails later is raised by ``result``."""
-        return _Queued(self._threads.submit(self._runtime.run, self._fitted(arrays)))
+        fitted = self._fitted(arrays)
+        with self._kept_open():
+            return _Queued(self._threads.submit(self._runtime.run, fitted))
 
     def _run(self, arrays: Arrays) -> Arrays:
         return self._runtime.run(arrays)

@@ -1,13 +1,14 @@
 """Run reference and candidate over the same data and compare what comes out."""
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.batching import Dataset
+from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.errors import AccuracyMissed, DataError
 from calib8.models.sentence import pool, unit_rows
@@ -15,6 +16,7 @@ from calib8.numerics import cosine_rows, sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.verification.config import Verify
+from calib8.verification.details import Details, details_of
 from calib8.verification.metrics import neighbour_agreement
 
 
@@ -26,6 +28,15 @@ class Spearman(BaseModel):
     pairs: int
     reference: float
     candidate: float
+
+
+class Judged(NamedTuple):
+    """A number beside its limit, for people: ``mean cosine``, ``0.99850``, ``at least 0.975``."""
+
+    name: str
+    found: str
+    wanted: str
+    kept: bool
 
 
 class Closeness(BaseModel):
@@ -45,33 +56,51 @@ class Closeness(BaseModel):
 
 
 class Comparison(Closeness):
-    """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them."""
+    """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them.
+
+    ``details`` are of the output with the lowest mean cosine.
+    """
 
     samples: int
     outputs: dict[str, Closeness]
     spearman: Spearman | None = None
+    details: Details | None = None
 
-    def raise_for_failure(self, limits: Verify) -> None:
-        """Raise ``AccuracyMissed`` that names every limit that was missed."""
+    def with_texts(self, texts: Sequence[str] | None) -> "Comparison":
+        """The same, with the texts of the worst samples; ``texts`` are those of all samples in order, if known."""
+        if texts is None or self.details is None:
+            return self
+        return self.model_copy(update={"details": self.details.with_texts(texts)})
+
+    def without_texts(self) -> "Comparison":
+        """The same without the texts of the worst samples."""
+        return self if self.details is None else self.model_copy(update={"details": self.details.without_texts()})
+
+    def judged(self, limits: Verify) -> list[Judged]:
+        """Every limit that was given, kept or missed."""
         exact = math.inf if self.sqnr_db is None else self.sqnr_db
-        missed = [
-            f"{name} {value:.5f}, expected at least {limit:g}"
+        judged = [
+            Judged(name, f"{value:.5f}", f"at least {limit:g}", value >= limit)  # a NaN misses every limit
             for name, value, limit in (
                 ("mean cosine", self.cosine_mean, limits.min_cosine),
                 ("1st percentile of cosine", self.cosine_p1, limits.min_p1),
                 ("neighbour agreement", _or_nan(self.neighbours), limits.min_neighbours),
                 ("SQNR in dB", exact, limits.min_sqnr_db),
             )
-            if limit is not None and not value >= limit  # a NaN misses every limit
+            if limit is not None
         ]
-        if limits.max_spearman_loss is not None:
-            if self.spearman is None:
-                missed.append("no Spearman correlation was measured: scored pairs are needed (--pairs)")
-            elif not self.spearman.reference - self.spearman.candidate <= limits.max_spearman_loss:
-                missed.append(
-                    f"Spearman {self.spearman.candidate:.2f} against {self.spearman.reference:.2f}, "
-                    f"expected a loss of at most {limits.max_spearman_loss:g}"
-                )
+        if (loss := limits.max_spearman_loss) is not None:
+            found, kept = "not measured: scored pairs are needed (--pairs)", False
+            if (scores := self.spearman) is not None:
+                found = f"{scores.candidate:.2f} against {scores.reference:.2f}"
+                kept = scores.reference - scores.candidate <= loss
+            judged.append(Judged("Spearman", found, f"a loss of at most {loss:g}", kept))
+        return judged
+
+    def raise_for_failure(self, limits: Verify) -> None:
+        """Raise ``AccuracyMissed`` that names every limit that was missed."""
+        judged = self.judged(limits)
+        missed = [f"{name} {found}, expected {wanted}" for name, found, wanted, kept in judged if not kept]
         if missed:
             of = f", the worst of the outputs {', '.join(self.outputs)}" if len(self.outputs) > 1 else ""
             raise AccuracyMissed(
@@ -100,10 +129,12 @@ def compare(
         mask = np.asarray(arrays[data.mask]) if data.mask else None
         expected, got = (_numbers(runtime, runtime.run(arrays)) for runtime in (reference, candidate))
         for name in _common(expected, got, len(rows)):
-            gathered.setdefault(name, _Gathered()).add(expected[name], got[name], mask, pooling)
+            gathered.setdefault(name, _Gathered()).add(rows, expected[name], got[name], mask, pooling)
         done += len(rows)
         progress.update("verify", done, len(data))
-    return worst({name: found.closeness(name) for name, found in gathered.items()}, done)
+    comparison = worst({name: found.closeness(name) for name, found in gathered.items()}, done)
+    name = min(comparison.outputs, key=lambda name: comparison.outputs[name].cosine_mean)
+    return comparison.model_copy(update={"details": gathered[name].details(name)})
 
 
 def worst(outputs: dict[str, Closeness], samples: int) -> Comparison:
@@ -135,12 +166,14 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
+        self.rows: list[Rows] = []
         self.cosines: list[NDArray[np.float64]] = []
         #: Vectors of reference and candidate, while all are of one length.
         self.vectors: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = []
 
     def add(
         self,
+        rows: Rows,
         expected: NDArray[np.float64],
         got: NDArray[np.float64],
         mask: NDArray[np.generic] | None,
@@ -148,6 +181,7 @@ class _Gathered:
     ) -> None:
         real = np.s_[:] if mask is None or not _tokens(expected, mask) else mask != 0
         self._add_power(expected[real], got[real])
+        self.rows.append(rows)
         vectors = vectors_of(expected, mask, pooling), vectors_of(got, mask, pooling)
         self.cosines.append(cosine_rows(*vectors))
         if self.vectors and self.vectors[0][0].shape[1] != vectors[0].shape[1]:
@@ -170,15 +204,26 @@ class _Gathered:
             sqnr_db=None if math.isinf(ratio) else ratio,
         )
 
+    def details(self, name: str) -> Details:
+        """Where the numbers of ``closeness`` come from; ``name`` is the output's."""
+        return details_of(name, np.concatenate(self.rows), np.concatenate(self.cosines), self._joined())
+
     def _add_power(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
         self.signal += float(np.square(expected).sum())
         self.noise += float(np.square(expected - got).sum())
 
     def _neighbours(self) -> float | None:
+        if (joined := self._joined()) is None:
+            return None
+        reference, candidate = map(unit_rows, joined)
+        return neighbour_agreement(reference, candidate)
+
+    def _joined(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Vectors of reference and candidate, [samples, width] each, in the order of ``rows``."""
         if self.vectors is None:
             return None
-        reference, candidate = (unit_rows(np.concatenate(side)) for side in zip(*self.vectors, strict=True))
-        return neighbour_agreement(reference, candidate)
+        reference, candidate = (np.concatenate(side) for side in zip(*self.vectors, strict=True))
+        return reference, candidate
 
 
 def _numbers(runtime: Runtime, outputs: Arrays) -> dict[str, NDArray[np.float64]]:

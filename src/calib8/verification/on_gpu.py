@@ -8,6 +8,7 @@ from calib8.data.sources import Source
 from calib8.engine.hardware import Gpu, driver, gpus
 from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
+from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
@@ -26,6 +27,7 @@ class GpuComparison(BaseModel):
 
     ``accuracy`` is the engine against FP32 on the CPU. ``against_int8`` is the engine against ``int8_model``, the same
     quantised model, on the CPU: what FP16 and the GPU's own kernels add. It is None if that model is not beside it.
+    ``activity`` is what the GPU did meanwhile, if it was watched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,12 @@ class GpuComparison(BaseModel):
     int8_model: str | None
     against_int8: Comparison | None
     speed: tuple[Cell, ...]
+    activity: Activity | None = None
+
+    def without_texts(self) -> "GpuComparison":
+        """The same without the texts of the worst samples."""
+        against = self.against_int8 and self.against_int8.without_texts()
+        return self.model_copy(update={"accuracy": self.accuracy.without_texts(), "against_int8": against})
 
 
 def verify_on_gpu(

@@ -34,12 +34,15 @@ class HeldOut:
     folder: Path
     pairs: list[Pair] | None
     progress: Progress
+    #: The sentences behind the data, in its order, if it is text.
+    texts: list[str] | None = None
 
     def judge(self, candidate: Runtime, reference: Runtime | None = None) -> Comparison:
         """Compare ``candidate`` with the reference, or with another."""
         pooling, _ = pooling_of(self.folder)
         expected = reference or self.reference
         comparison = compare(expected, candidate, self.dataset, pooling=pooling, progress=self.progress)
+        comparison = comparison.with_texts(self.texts)
         if self.pairs is None:
             return comparison
         encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, candidate)
@@ -61,7 +64,7 @@ def held_out(
     except DataError as error:
         raise DataError(f"{data} is no data for the reference {reference}: {error}") from None
     with open_cpu(model, "onnxruntime") as expected:
-        yield HeldOut(expected, dataset, folder, scored, progress)
+        yield HeldOut(expected, dataset, folder, scored, progress, texts_of(data))
 
 
 def verify_artefacts(
@@ -97,10 +100,16 @@ def held_out_source(
 
     ``contract`` is that of the model to be fed: sentences are cut to what it takes, and it says which arrays to make.
     """
-    if isinstance(data, (str, Path)) and str(data).endswith(TEXT_SUFFIXES):
+    if (texts := texts_of(data)) is not None:
         if not (folder / "tokenizer.json").is_file():
             raise ConfigError(f"{data} is text, but there is no tokenizer.json in {folder}. Name it with --tokenizer.")
         own = TextTokenizer(folder, contract.largest("input_ids", 1) if contract else None)
-        tokens = own.tokens(read_sentences(Path(data)), progress)
+        tokens = own.tokens(texts, progress)
         return Batches([token_arrays(own, tokens, contract.names if contract else ())])
     return open_source(data)
+
+
+def texts_of(data: Path | str | Source | None) -> list[str] | None:
+    """The sentences of a text file; None for any other data."""
+    is_text = isinstance(data, (str, Path)) and str(data).endswith(TEXT_SUFFIXES)
+    return read_sentences(Path(str(data))) if is_text else None

@@ -1,0 +1,264 @@
+"""An ONNX model or engine in the place of a ``sentence_transformers.SentenceTransformer``.
+
+    from calib8.sentence_transformers import load
+
+    model = load("build/mpnet/model.int8.onnx")
+    vectors = model.encode(["a sentence", "another"], normalize_embeddings=True)
+
+Neither sentence-transformers nor PyTorch is needed, nor imported, unless what is asked for is theirs: tensors,
+``similarity``, or embeddings in another ``precision``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from calib8.cli.console import ConsoleProgress
+from calib8.data.text import read_settings
+from calib8.errors import ConfigError, DataError, ModelError, SetupError
+from calib8.models.sentence import Embeddings, SentenceEncoder, unit_rows
+from calib8.runtime.base import Runtime
+from calib8.runtime.names import CpuRuntime
+from calib8.runtime.open import open_artefact
+
+#: What sentence-transformers writes about a model beside its modules.
+SETTINGS = "config_sentence_transformers.json"
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+#: Prompts that sentence-transformers looks for by itself, the first that a model has.
+QUERY_PROMPTS = ("query",)
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+def load(
+    artefact: Path | str,
+    tokenizer: Path | str | None = None,
+    *,
+    runtime: CpuRuntime = "auto",
+    truncate_dim: int | None = None,
+) -> Encoder:
+    """Open a sentence encoder, an ONNX model or an engine, for those who know ``SentenceTransformer``.
+
+    tokenizer: the folder of its tokenizer and sentence-transformers files; beside the artefact if None.
+    truncate_dim: leading dimensions of each vector that are kept, all if None.
+    Close it, or use it in a ``with`` block. Raises what ``calib8.embed`` does, and ``ModelError`` for a model whose
+    settings put a prompt before every text, which calib8 does not.
+    """
+    folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
+    opened = open_artefact(Path(artefact), runtime, throughput=True)
+    try:
+        return Encoder(opened, folder, truncate_dim)
+    except BaseException:
+        opened.close()
+        raise
+
+
+class Encoder:
+    """What ``load`` gives: ``encode`` and its relatives as in ``SentenceTransformer`` of sentence-transformers 6.
+
+    Vectors are those of ``calib8.embed``. Several threads may encode at once.
+    """
+
+    def __init__(self, runtime: Runtime, folder: Path, truncate_dim: int | None = None) -> None:
+        folder = folder.parent if folder.name == "tokenizer.json" else folder
+        settings = read_settings(folder / SETTINGS, "sentence-transformers setting")
+        self._prompts = _prompts_of(settings, folder)
+        self._encoder = SentenceEncoder(folder, runtime)
+        self.truncate_dim = _checked_dim(truncate_dim)
+        self.similarity_fn_name = settings.get("similarity_fn_name") or "cosine"
+        #: What evaluators report to; see ``Evaluations``.
+        self.model_card_data = Evaluations()
+
+    def encode(  # noqa: PLR0913, PLR0917
+        self,
+        inputs: str | Sequence[str],
+        prompt_name: None = None,
+        prompt: None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        **others: Any,
+    ) -> Any:
+        """The vector of a text, float32 [width], or of a list of texts, [len(inputs), width], in the order given.
+
+        Vectors are cut to ``truncate_dim`` first, then normalised if asked, then brought to ``precision``, by
+        sentence-transformers itself. ``convert_to_tensor`` gives a PyTorch tensor, neither that nor
+        ``convert_to_numpy`` a list of them. ``batch_size`` and ``device`` are taken and change nothing: batches are
+        made by length, and the artefact decides where it runs. Raises ``ConfigError`` for what else
+        ``SentenceTransformer`` could do, ``DataError`` for inputs that are no texts, ``SetupError`` where a package is
+        missing.
+        """
+        _refuse_others({"prompt_name": prompt_name, "prompt": prompt, **others})
+        if output_value != "sentence_embedding":
+            raise ConfigError(f"got output_value={output_value!r}; calib8 has 'sentence_embedding' only.")
+        if precision not in (None, *PRECISIONS):
+            raise ConfigError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}.")
+        if batch_size < 1:
+            raise ConfigError(f"got batch_size={batch_size}, expected 1 or more.")
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        vectors = self._vectors(texts, bool(show_progress_bar))
+        dim = _checked_dim(truncate_dim) or self.truncate_dim
+        vectors = vectors[:, :dim]
+        if normalize_embeddings:
+            vectors = unit_rows(vectors)
+        converted: Any = np.ascontiguousarray(vectors)
+        if texts and precision is not None and precision != "float32":
+            converted = _quantised(converted, precision)
+        if convert_to_tensor or not convert_to_numpy:
+            converted = _torch().from_numpy(converted)
+            converted = converted if convert_to_tensor else list(converted)
+        return converted[0] if isinstance(inputs, str) else converted
+
+    def encode_query(self, inputs: str | Sequence[str], **options: Any) -> Any:
+        """``encode``. Raises ``ConfigError`` if the model has a prompt for queries."""
+        return self._encode_as(QUERY_PROMPTS, inputs, options)
+
+    def encode_document(self, inputs: str | Sequence[str], **options: Any) -> Any:
+        """``encode``. Raises ``ConfigError`` if the model has a prompt for documents."""
+        return self._encode_as(DOCUMENT_PROMPTS, inputs, options)
+
+    def get_embedding_dimension(self) -> int:
+        """The width of the vectors that ``encode`` gives."""
+        return min(self._width, self.truncate_dim or self._width)
+
+    #: Its former name, which much code still uses.
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    @property
+    def max_seq_length(self) -> int:
+        """How many tokens of a text count, the special ones among them; the rest is cut off."""
+        return self._encoder.tokenizer.max_length
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """The similarity that ``similarity`` computes and evaluators take by default."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, name: Any) -> None:
+        value = str(getattr(name, "value", name))  # theirs is an enum
+        if value not in SIMILARITIES:
+            raise ConfigError(f"got the similarity {value!r}, expected one of {', '.join(SIMILARITIES)}.")
+        self._similarity_fn_name = value
+
+    @property
+    def similarity(self) -> Any:
+        """``similarity(a, b)``: that of every row of a [n, width] with every one of b [m, width], a tensor [n, m]."""
+        return _theirs("util.similarity").SimilarityFunction.to_similarity_fn(self.similarity_fn_name)
+
+    @property
+    def similarity_pairwise(self) -> Any:
+        """``similarity_pairwise(a, b)``: that of each row of a [n, width] with the same row of b, a tensor [n]."""
+        return _theirs("util.similarity").SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)
+
+    def close(self) -> None:
+        """Free the model. Called by ``with``; calling it twice is fine."""
+        self._encoder.runtime.close()
+
+    @cached_property
+    def _width(self) -> int:
+        return int(self._encoder.embed([""]).shape[1])
+
+    def _vectors(self, texts: list[str], show_progress: bool) -> Embeddings:
+        if strange := [type(text).__name__ for text in texts if not isinstance(text, str)]:
+            raise DataError(f"got an input of type {strange[0]}, expected texts.")
+        if not texts:
+            return np.zeros((0, self._width), np.float32)
+        if not show_progress:
+            return self._encoder.embed(texts)
+        with ConsoleProgress() as progress:
+            return self._encoder.embed(texts, progress)
+
+    def _encode_as(self, names: Sequence[str], inputs: str | Sequence[str], options: dict[str, Any]) -> Any:
+        if prompt := next((self._prompts[name] for name in names if name in self._prompts), ""):
+            raise ConfigError(
+                f"the model has the prompt {prompt!r} for a {names[0]}, and calib8 adds none. Put it before your texts "
+                "and call encode()."
+            )
+        return self.encode(inputs, **options)
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Evaluations:
+    """What evaluators of sentence-transformers found, which they write into the model card of a model."""
+
+    def __init__(self) -> None:
+        #: Metric -> value, of all evaluators that ran.
+        self.metrics: dict[str, float] = {}
+
+    def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, float], *_: Any) -> None:
+        """Take what ``evaluator`` found."""
+        self.metrics |= metrics
+
+
+def _checked_dim(dim: int | None) -> int | None:
+    if dim is not None and dim < 1:
+        raise ConfigError(f"got truncate_dim={dim}, expected 1 or more dimensions, or None for all.")
+    return dim
+
+
+def _prompts_of(settings: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Name -> prompt. Raises ``ModelError`` if one of them belongs before every text."""
+    prompts, default = settings.get("prompts") or {}, str(settings.get("default_prompt_name"))
+    if not isinstance(prompts, dict):
+        raise ModelError(f"{folder / SETTINGS}: its prompts are of type {type(prompts).__name__}, expected an object.")
+    if prompts.get(default):
+        raise ModelError(
+            f"{folder / SETTINGS} asks for the prompt {prompts[default]!r} before every text, and calib8 adds none. "
+            "Put it before your texts, and remove default_prompt_name there."
+        )
+    return prompts
+
+
+def _refuse_others(options: dict[str, Any]) -> None:
+    """What ``SentenceTransformer.encode`` takes and calib8 cannot do."""
+    if given := [name for name, value in options.items() if value not in (None, "")]:
+        put = " Put the prompt before your texts." if given[0].startswith("prompt") else ""
+        raise ConfigError(f"encode() was called with {', '.join(given)}, which calib8 does not have.{put}")
+
+
+def _quantised(vectors: Embeddings, precision: str) -> Any:
+    """Raises ``ConfigError`` where it cannot be done: one vector alone has no range for int8 or uint8."""
+    try:
+        return _theirs("util.quantization").quantize_embeddings(vectors, precision=precision)
+    except ValueError as error:
+        raise ConfigError(f"{len(vectors)} vectors cannot be made {precision}: {error}") from error
+
+
+def _theirs(module: str) -> Any:
+    """A module of sentence-transformers. Raises ``SetupError``."""
+    try:
+        return import_module(f"sentence_transformers.{module}")
+    except ImportError as error:
+        raise SetupError(
+            "this needs sentence-transformers 6 itself, which is not installed. Install it: pip install "
+            "'calib8[sentence-transformers]'."
+        ) from error
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise SetupError("a tensor needs PyTorch, which is not installed. Leave convert_to_numpy=True.") from error
+    return torch

@@ -1,0 +1,98 @@
+"""Every command and snippet of README.md and docs/ works, as it stands there."""
+
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from runner import PageRun, inside
+from sandbox import SANDBOXES, fetched
+from snippets import ROOT, Snippet, pages, sandbox_of, snippets_of
+
+pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+
+# Ray kills and retries work for ever while the machine is short of memory, whoever takes it.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+PAGES = [page for page in pages() if snippets_of(page)]
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name of a sandbox -> its folder, made once."""
+
+    @cache
+    def made(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        SANDBOXES[name](folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tested() -> list[Snippet]:
+    """Filled by the test of each page."""
+    return []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page(
+    page: Path, sandbox: Callable[[str], Path], tmp_path: Path, tested: list[Snippet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))  # not the user's
+    with inside(sandbox(sandbox_of(page)), tmp_path / "page"), PageRun(fetched) as run:
+        for snippet in snippets_of(page):
+            try:
+                run.do(snippet)
+            except Exception as error:
+                raise AssertionError(f"{snippet}: {error}\n{snippet.code}") from error
+            tested.append(snippet)
+
+
+def test_as_many_snippets_are_tested_as_there_are(tested: list[Snippet]) -> None:
+    """Counted without the parser that finds them. Runs after the pages."""
+    if {snippet.page for snippet in tested} != set(PAGES):
+        pytest.skip("not all pages were tested: some failed or were not selected")
+    assert len(tested) == sum(map(blocks, PAGES))
+    assert sum(not snippet.unrun() for snippet in tested) > len(tested) / 2
+
+
+def blocks(page: Path) -> int:
+    """Indented blocks and fences of a page but ```text, by regular expressions."""
+    text = page.read_text(encoding="utf-8")
+    fences = re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return sum(language != "text" for language in fences) + len(re.findall(r"(?:\A|\n)\n(?: {4}.*\n)+", rest))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("```sql\nselect 1\n```\n", "a block of 'sql'"), ("<!-- needs: luck -->\n\n    calib8 doctor\n", "needs 'luck'")],
+)
+def test_a_block_that_nobody_would_test_is_refused(text: str, problem: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("snippets.ROOT", tmp_path)
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        snippets_of(tmp_path / "page.md")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("calib8 doctor --no-such", "shell"),
+        ("calib8 quantise x", "shell"),
+        ("python bench/throughput.py --no-such", "shell"),
+        ("python bench/no_such.py", "shell"),
+        ("make no-such", "shell"),
+        ("pip install 'calib8[no-such]'", "shell"),
+        ("import calib8\ncalib8.no_such()", "python"),
+        ("import calib8\ncalib8.Verify(no_such=1)", "python"),
+    ],
+)
+@pytest.mark.parametrize("needs", ["", "gpu"])
+def test_a_wrong_snippet_fails(code: str, kind: str, needs: str) -> None:
+    with pytest.raises(Exception, match=r"no.such|quantise|exit code|bench/"), PageRun(fetched) as run:
+        run.do(Snippet(ROOT / "page.md", 1, kind, "", code, needs))

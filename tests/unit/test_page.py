@@ -1,0 +1,182 @@
+"""Pages: structure, escaping, nothing from outside, words for every chart."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from page_gpu import gpu_report
+from page_report import HOSTILE, comparison, full_page, ranges
+
+from calib8.report.page import sections
+from calib8.report.page.charts import outlier_ratio
+from calib8.report.page.content import verification_page
+from calib8.report.page.html import _breakable, html_of
+from calib8.report.page.parts import Page
+from calib8.verification.config import Verify
+from calib8.verification.speed import Latency
+from h100 import measured_activity
+
+TITLES = [
+    "Cosine of each sample to FP32", "Embeddings, FP32 against INT8", "What INT8 leaves of each op's signal",
+    "What each op alone costs the output", "Activation ranges and outliers", "Where the time went", "GPU at work",
+]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return html_of(full_page())
+
+
+def test_every_chart_is_drawn_and_told_in_words(page: str) -> None:
+    images = [attributes for _, attributes in Tags(page).found if attributes.get("role") == "img"]
+    assert [str(one["aria-label"]).partition(". ")[0] for one in images] == TITLES
+    assert all(len(str(one["aria-label"])) > len(title) + 20 for one, title in zip(images, TITLES, strict=True))
+    assert page.count("<svg") == len(TITLES)
+    assert "wild: 400 times" in page  # 40 / 0.1
+
+
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+    assert not re.search(r"https?:|//[a-z]|@import|\burl\((?!#)", page)
+    for _, attributes in Tags(page).found:
+        assert "src" not in attributes
+        assert str(attributes.get("href", "#")).startswith("#")
+
+
+def test_what_comes_from_outside_is_text(page: str) -> None:
+    assert HOSTILE not in page
+    assert page.count("&lt;script&gt;alert(") > 10  # in the title, ten sentences, the plan's table and its charts
+    assert len(Tags(page).named("script")) == 1
+
+
+def test_ids_are_unique_and_found(page: str) -> None:
+    ids = [str(attributes["id"]) for _, attributes in Tags(page).found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(ids)
+
+
+def test_colours_follow_the_page(page: str) -> None:
+    assert "#0102" not in page
+    assert "currentColor" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "mathdefault" not in page  # a tick that is a formula, where formulas are not parsed
+
+
+def test_columns_sort_by_number(page: str) -> None:
+    cells = re.findall(r'data-value="([^"]+)">(9\.5|30\.0|110\.0)<', page)
+    assert [float(value) for value, _ in cells] == [float(text) for _, text in cells] == [9.5, 30, 110]
+    assert Tags(page).named("button")
+
+
+def test_the_verdict_comes_first(page: str) -> None:
+    assert page.index("PASSED") < page.index("<h2>")
+    failed = html_of(Page(title="t", passed=False, verdict="too far", tiles=(), sections=(), made="m"))
+    assert "<strong>FAILED</strong> too far" in failed
+    unjudged = html_of(Page(title="t", passed=None, verdict="nothing", tiles=(), sections=(), made="m"))
+    assert "PASSED" not in unjudged
+    assert "FAILED" not in unjudged
+
+
+def test_small_enough_to_mail(page: str) -> None:
+    assert len(page.encode()) < 2_000_000
+
+
+def test_without_matplotlib_the_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.report.page.canvas.find_spec", lambda name: None)
+    page = html_of(full_page())
+    assert "<svg" not in page
+    assert "matplotlib is not installed here" in page
+    assert page.count("<table>") == 9
+
+
+def test_outliers_by_hand() -> None:
+    tensors = ranges().tensors
+    assert outlier_ratio(tensors["calm"]) == 4
+    assert outlier_ratio(tensors["wild"]) == pytest.approx(400)
+    assert outlier_ratio(tensors["dead"]) is None
+
+
+def test_latencies() -> None:
+    latency = {"runs": 5, "p95_ms": 12.0, "p99_ms": 13.0}
+    both = {
+        "fp32": Latency(median_ms=10, samples_per_second=100, **latency),
+        "int8": Latency(median_ms=5, samples_per_second=200, **latency),
+    }
+    cell = sections.bench.Cell(batch=1, length=16, latencies=both)
+    section = sections.latency_section([cell], {"fp32": "A", "int8": "B"})
+    assert [row[-1].text for row in section.tables[0].rows] == ["1.00x", "2.00x"]
+    assert "int8, 1x16: 5.00 ms" in section.charts[0].alternative
+
+
+def test_an_engine_on_a_gpu() -> None:
+    page = html_of(verification_page(gpu_report()))
+    assert page.index("<strong>PASSED</strong> mean cosine 0.99870, at least 0.975 was asked for; 1st perc") > 0
+    headings = re.findall("<h2>(.*)</h2>", page)
+    assert headings == [
+        "Accuracy", "Speed", "GPU against CPU", "GPU activity", "What was compared", "Engines", "What the words mean"
+    ]  # fmt: skip
+    for told in (
+        "The engine ran on NVIDIA H100 80GB HBM3 (sm90), driver 580.159.04.",
+        "71 of 72",
+        "124 of 124 nodes before Q fused; norms in two kernels: 16",
+        "NVIDIA H100 80GB HBM3 at work",
+        "power: mean 513.4, most 720.8 W",
+        "memory used: mean 3.1, most 3.8 GB",
+        "this process, GPU: mean 67.0, most 99.0 %",
+        "0.99991",
+        "398.24x",  # 4739 / 11.9
+    ):
+        assert told in page
+    assert re.search(r"Ops that the engine does not run in INT8.*attn/<wbr>q/<wbr>MatMul", page, re.DOTALL)
+    assert HOSTILE not in page
+    assert len([1 for _, attributes in Tags(page).found if attributes.get("role") == "img"]) == 2  # latency, activity
+
+
+def test_the_record_of_the_h100_is_read_right() -> None:
+    activity = measured_activity()
+    assert [round(sample.gpu_utilisation_percent or 0, 1) for sample in activity.samples[:3]] == [25, 12.5, 12.5]
+    assert activity.samples[-1].power_watts == 720.8
+    assert len(activity.samples) == 28
+
+
+def test_texts_are_left_out_on_request() -> None:
+    quoted = comparison()
+    assert quoted.details is not None
+    silent = quoted.without_texts()
+    assert HOSTILE in quoted.model_dump_json()
+    assert HOSTILE not in silent.model_dump_json()
+    assert [one.cosine for one in silent.details.worst] == [one.cosine for one in quoted.details.worst]
+    titles = [table.title for table in sections.accuracy_section(silent, Verify(), ()).tables]
+    assert "The worst 10 samples, counted from 0; texts left out or not known" in titles
+
+
+def test_every_limit_is_told() -> None:
+    limits = Verify(min_cosine=0.9, min_neighbours=0.96)
+    table = next(
+        table for table in sections.accuracy_section(comparison(), limits, ()).tables if table.title == "Limits"
+    )
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["mean cosine", "0.98500", "at least 0.9", "yes"],
+        ["neighbour agreement", "0.95000", "at least 0.96", "NO"],
+    ]
+
+
+def test_names_break_behind_their_parts_only(page: str) -> None:
+    assert "held_<wbr>out.<wbr>txt" not in page  # a sentence, not a name
+    assert _breakable("/a.b/c_d e/ .f") == "/a.<wbr>b/<wbr>c_<wbr>d e/ .f"
+    assert _breakable("most 33.0 %") == "most 33.0 %"
+    assert _breakable("<b>/x") == "&lt;b&gt;/x"

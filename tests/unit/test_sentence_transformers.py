@@ -1,0 +1,224 @@
+"""A model of ours in the hands of the real sentence-transformers."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import (
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+    TripletEvaluator,
+)
+
+import calib8
+from calib8.errors import ConfigError, DataError, ModelError, SetupError
+from calib8.numerics import cosine_rows
+from calib8.runtime.null import NullRuntime
+from calib8.sentence_transformers import Encoder, load
+from calib8.testing import tiny_encoder
+
+TEXTS = ["a b c", "d", "", "e e a b", "c", "b d d"]
+OTHERS = ["d a", "c b", "e", "a", "e e a b", "d"]
+
+
+@pytest.fixture
+def model(tokenizer_folder: Path) -> Path:
+    """A sentence encoder with its tokenizer beside it."""
+    return calib8.save(tiny_encoder(), tokenizer_folder / "model.onnx")
+
+
+@pytest.fixture
+def encoder(model: Path):
+    with load(model) as opened:
+        yield opened
+
+
+def settings(model: Path, **content: object) -> None:
+    (model.parent / "config_sentence_transformers.json").write_text(json.dumps(content))
+
+
+def test_vectors_are_those_of_embed(model: Path, encoder: Encoder) -> None:
+    expected = calib8.embed(model, TEXTS)
+    got = encoder.encode(TEXTS)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, expected)
+    assert encoder.encode(TEXTS[0]).shape == (8,)
+    np.testing.assert_allclose(encoder.encode(TEXTS[0]), expected[0], atol=1e-6)
+    np.testing.assert_array_equal(encoder.encode(tuple(TEXTS), batch_size=1, device="cuda:0"), expected)
+    assert encoder.encode([]).shape == (0, 8)
+
+
+def test_queries_and_documents_are_texts(encoder: Encoder) -> None:
+    for method in (encoder.encode_query, encoder.encode_document):
+        np.testing.assert_array_equal(method(TEXTS, batch_size=7), encoder.encode(TEXTS))
+
+
+def test_vectors_are_cut_before_they_are_normalised(model: Path, encoder: Encoder) -> None:
+    whole = encoder.encode(TEXTS)
+    np.testing.assert_array_equal(encoder.encode(TEXTS, truncate_dim=3), whole[:, :3])
+    normalised = encoder.encode(TEXTS, truncate_dim=3, normalize_embeddings=True)
+    np.testing.assert_allclose(normalised, whole[:, :3] / np.linalg.norm(whole[:, :3], axis=1)[:, None], rtol=1e-5)
+    with load(model, truncate_dim=3) as short:
+        np.testing.assert_array_equal(short.encode(TEXTS), whole[:, :3])
+        np.testing.assert_array_equal(short.encode(TEXTS, truncate_dim=5), whole[:, :5])
+        assert short.get_embedding_dimension() == short.get_sentence_embedding_dimension() == 3
+    assert encoder.get_embedding_dimension() == 8
+
+
+def test_tensors_if_asked(encoder: Encoder) -> None:
+    whole = encoder.encode(TEXTS)
+    tensor = encoder.encode(TEXTS, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_array_equal(tensor.numpy(), whole)
+    listed = encoder.encode(TEXTS, convert_to_numpy=False)
+    assert [type(one) for one in listed] == [torch.Tensor] * len(TEXTS)
+    np.testing.assert_array_equal(listed[3].numpy(), whole[3])
+
+
+def test_precision_by_hand(encoder: Encoder) -> None:
+    whole = encoder.encode(TEXTS)
+    bits = encoder.encode(TEXTS, precision="ubinary")
+    np.testing.assert_array_equal(np.unpackbits(bits, axis=1), whole > 0)
+    low, high = whole.min(axis=0), whole.max(axis=0)  # 255 steps from a column's lowest value to its highest
+    expected = np.floor((whole - low) / (high - low) * 255)
+    assert np.abs(encoder.encode(TEXTS, precision="uint8") - expected).max() <= 1
+    np.testing.assert_array_equal(encoder.encode(TEXTS, precision=None), whole)
+
+
+def test_similarities(encoder: Encoder) -> None:
+    first, second = encoder.encode(TEXTS), encoder.encode(OTHERS)
+    np.testing.assert_allclose(encoder.similarity(first, second), first @ second.T, atol=1e-5)
+    np.testing.assert_allclose(encoder.similarity_pairwise(first, second), cosine_rows(first, second), atol=1e-5)
+    encoder.similarity_fn_name = "euclidean"
+    assert encoder.similarity(first, first)[0, 1] == pytest.approx(-np.linalg.norm(first[0] - first[1]), abs=1e-3)
+    with pytest.raises(ConfigError, match="got the similarity 'hamming', expected one of cosine, dot, euclidean, man"):
+        encoder.similarity_fn_name = "hamming"
+
+
+def test_their_similarity_evaluator_runs_unchanged(model: Path, encoder: Encoder) -> None:
+    # Told our own cosines as scores, it must find perfect correlation; told their opposite, perfect anticorrelation.
+    scores = cosine_rows(calib8.embed(model, TEXTS), calib8.embed(model, OTHERS))
+    for sign in (1, -1):
+        found = EmbeddingSimilarityEvaluator(TEXTS, OTHERS, list(sign * scores), name="own")(encoder)
+        assert found["own_spearman_cosine"] == pytest.approx(sign)
+        assert found["own_pearson_cosine"] == pytest.approx(sign, abs=1e-5)
+        assert encoder.model_card_data.metrics == found
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+def test_their_similarity_evaluator_with_precision(model: Path, encoder: Encoder, precision: str) -> None:
+    scores = cosine_rows(calib8.embed(model, TEXTS), calib8.embed(model, OTHERS))
+    found = EmbeddingSimilarityEvaluator(TEXTS, OTHERS, list(scores), precision=precision, truncate_dim=7)(encoder)
+    assert found["spearman_cosine"] > 0.5
+
+
+def test_their_other_evaluators_run_unchanged(encoder: Encoder) -> None:
+    texts = {str(number): text for number, text in enumerate(TEXTS)}
+    itself = {number: {number} for number in texts}
+    found = InformationRetrievalEvaluator(texts, texts, itself, accuracy_at_k=[1], map_at_k=[1], ndcg_at_k=[1])(encoder)
+    assert found["cosine_accuracy@1"] == 1
+    assert TripletEvaluator(TEXTS, TEXTS, OTHERS[::-1])(encoder)["cosine_accuracy"] == 1
+
+
+def test_encode_has_their_parameters() -> None:
+    ours, theirs = (inspect.signature(one.encode).parameters for one in (Encoder, SentenceTransformer))
+    expected = [name for name in theirs if name not in ("pool", "chunk_size", "kwargs")]
+    assert [name for name in ours if name != "others"] == expected
+    assert [ours[name].default for name in expected] == [theirs[name].default for name in expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "query: "}, "called with prompt, which calib8 does not have. Put the prompt before your texts"),
+        ({"prompt_name": "query"}, "called with prompt_name, which"),
+        ({"pool": {}, "chunk_size": 3}, "called with pool, chunk_size, which"),
+        ({"output_value": "token_embeddings"}, "got output_value='token_embeddings'; calib8 has 'sentence_embedding'"),
+        ({"precision": "int4"}, "got precision='int4', expected one of float32, int8, uint8, binary, ubinary"),
+        ({"batch_size": 0}, "got batch_size=0, expected 1 or more"),
+        ({"truncate_dim": 0}, "got truncate_dim=0, expected 1 or more dimensions"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(encoder: Encoder, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        encoder.encode(TEXTS, **options)
+
+
+@pytest.mark.parametrize("inputs", [["a", 3], [0], [["a", "b"]], [None]])
+def test_inputs_that_are_no_texts(encoder: Encoder, inputs: list) -> None:
+    with pytest.raises(DataError, match=f"got an input of type {type(inputs[-1]).__name__}, expected texts"):
+        encoder.encode(inputs)
+
+
+def test_a_prompt_of_the_model_is_never_forgotten(model: Path) -> None:
+    settings(model, prompts={"query": "find: ", "document": ""}, similarity_fn_name="dot")
+    with load(model) as encoder:
+        assert encoder.similarity_fn_name == "dot"
+        assert encoder.encode_document(TEXTS).shape == (6, 8)
+        with pytest.raises(ConfigError, match="has the prompt 'find: ' for a query, and calib8 adds none"):
+            encoder.encode_query(TEXTS)
+    settings(model, prompts={"query": "find: "}, default_prompt_name="query")
+    with pytest.raises(ModelError, match="asks for the prompt 'find: ' before every text, and calib8 adds none"):
+        load(model)
+    settings(model, prompts=["find: "])
+    with pytest.raises(ModelError, match="its prompts are of type list, expected an object"):
+        load(model)
+
+
+def test_no_prompt_may_be_said(encoder: Encoder) -> None:
+    np.testing.assert_array_equal(encoder.encode(TEXTS, prompt=""), encoder.encode(TEXTS))
+
+
+def test_one_vector_has_no_range(encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match="1 vectors cannot be made int8: "):
+        encoder.encode("a", precision="int8")
+
+
+def test_a_model_that_is_refused_is_closed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = NullRuntime(lambda arrays: {})
+    monkeypatch.setattr("calib8.sentence_transformers.open_artefact", lambda *_, **__: opened)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load(model, model.parent.parent)
+    with pytest.raises(SetupError, match="was closed"):
+        opened.submit({})
+
+
+def test_progress_is_shown_only_if_asked(encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder.encode(TEXTS)
+    assert capsys.readouterr().err == ""
+    encoder.encode(TEXTS, show_progress_bar=True)
+    assert "embed: 6 done" in capsys.readouterr().err
+
+
+def test_a_closed_encoder_says_so(model: Path) -> None:
+    encoder = load(model)
+    encoder.close()
+    encoder.close()
+    with pytest.raises(SetupError, match="the model was closed"):
+        encoder.encode("a")
+
+
+def test_neither_their_package_nor_pytorch_is_needed_for_vectors(model: Path) -> None:
+    probe = f"""
+import sys
+sys.modules["sentence_transformers"] = sys.modules["torch"] = None
+from calib8.sentence_transformers import load
+from calib8.errors import SetupError
+model = load({str(model)!r})
+assert model.encode(["a", "b"], normalize_embeddings=True).shape == (2, 8)
+for lacking, options in (("PyTorch", dict(convert_to_tensor=True)), ("sentence-transformers", dict(precision="int8"))):
+    try:
+        model.encode(["a", "b"], **options)
+    except SetupError as error:
+        assert lacking in str(error), error
+    else:
+        raise AssertionError(lacking)
+"""
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
