@@ -145,14 +145,14 @@ def of_npz(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes
     if members:
         at = chance.randrange(len(members))
         name, content = members[at]
-        match chance.randrange(6):
+        match chance.randrange(20):
             case 0:
                 members[at] = (chance.choice(("", "x", "../x.npy", "/x.npy", "ids.npy", "a\x00b.npy")), content)
             case 1:
                 members.append((name, content))
             case 2:
-                members[at] = (name, _npy(np.zeros(chance.choice((2**20, 2**24)), np.uint8)))
-            case 3:
+                members[at] = (name, _npy(np.zeros(2**22, np.uint8)))
+            case 3 | 4 | 5 | 6:
                 members[at] = (name, of_bytes(chance, content, corpus))
             case _:
                 members[at] = (name, of_npy(chance, content, corpus))
