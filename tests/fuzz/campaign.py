@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
-from calib8.errors import Calib8Error
 from mutations import Mutation, of_bytes
+
+from calib8.errors import Calib8Error
 
 #: CPU seconds that one input may take, and memory that a campaign may take in addition to what the process has.
 SLOW = 5.0
@@ -62,9 +63,7 @@ class _TooSlow(BaseException):
     """Past every ``except Exception``."""
 
 
-def campaign(
-    target: Target, folder: Path, *, executions: int, seed: int = 0, seconds: float = float("inf")
-) -> Outcome:
+def campaign(target: Target, folder: Path, *, executions: int, seed: int = 0, seconds: float = float("inf")) -> Outcome:
     """Run ``target`` on its seeds and then on mutated inputs, the same ones for the same ``seed``.
 
     While an input is run it lies in ``folder/current``, for the case that it takes the process with it.
@@ -111,6 +110,7 @@ def execute(target: Target, data: bytes, folder: Path, outcome: Outcome) -> int:
 @contextmanager
 def bounded() -> Iterator[None]:
     """An alarm for what is slow, and an end to memory: what exceeds it gets a ``MemoryError``."""
+
     def too_slow(*_: object) -> None:
         raise _TooSlow(f"took more than {SLOW} s of CPU")
 

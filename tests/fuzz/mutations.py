@@ -9,6 +9,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,31 @@ from onnx import ModelProto
 Mutation = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 
 LONGEST = 1 << 16
-NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63 - 1, -(2**63), 2**64)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**63 - 1,
+    -(2**63),
+    2**64,
+)
 ODD_BYTES = tuple(number.to_bytes(size, order, signed=False)
                   for number in (0, 1, 0x7F, 0xFF) for size in (1, 2, 4, 8) for order in ("little", "big"))  # fmt: skip
 ODD_TEXTS = (
-    b"", b"\x00", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff", b"\xed\xa0\x80", b"\xe2\x80\xa8", b":", b"../", b"/dev/zero",
-    b"nan", b"-inf", b"1e999", b"9" * 5000, b"[" * 3000, b'"', b"\\ud800", b"None", b"%s{0}", b"a" * 300,
+    b"", b"\x00", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff", b"\xed\xa0\x80", b"\xe2\x80\xa8", b":", b"../",
+    b"/dev/zero", b"nan", b"-inf", b"1e999", b"9" * 5000, b"[" * 3000, b'"', b"\\ud800", b"None", b"%s{0}", b"a" * 300,
 )  # fmt: skip
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, "", "x", "\ud800", "../../x", [], {}, [[]], [None], {"": None}, 1.5, -0.0, float("nan"),
@@ -82,7 +102,7 @@ def of_json(chance: random.Random, data: bytes, corpus: Sequence[bytes]) -> byte
             case 3:
                 holder[key] = [holder[key]]
             case _:
-                holder[key] = chance.choice(ODD_VALUES)
+                holder[key] = deepcopy(chance.choice(ODD_VALUES))
     return json.dumps(document[0]).encode()[:LONGEST] if document else b"null"
 
 
@@ -220,9 +240,9 @@ def _change(chance: random.Random, message: Any, field: FieldDescriptor) -> None
 
 def _scalar(chance: random.Random, field: FieldDescriptor) -> Any:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        odd = chance.choice((b"", b"x", b"w0", b"y0", b"../secret.data", b"/etc/hostname", b"If", b"MatMul", b"Constant",
-                             b"Gather", b"Identity", b"weights.data", b"offset", b"length", b"location", b"-1",
-                             b"99999999999999999999", b"\x00"))  # fmt: skip
+        odd = chance.choice((b"", b"x", b"w0", b"y0", b"../secret.data", b"/etc/hostname", b"If", b"MatMul",
+                             b"Constant", b"Gather", b"Identity", b"weights.data", b"offset", b"length", b"location",
+                             b"-1", b"99999999999999999999", b"\x00"))  # fmt: skip
         return odd if field.type == FieldDescriptor.TYPE_BYTES else odd.decode()
     if field.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
         return chance.choice((0.0, -1.0, float("nan"), float("inf"), 1e-45))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from zlib import crc32
 
 from campaign import Outcome, campaign
 from targets import TARGETS
@@ -56,9 +57,9 @@ def row(outcome: Outcome) -> str:
 def keep(outcome: Outcome) -> None:
     """Write every finding to a file of its own."""
     folder = ROOT / "build" / "fuzz"
-    for number, finding in enumerate(outcome.findings.values()):
+    for finding in outcome.findings.values():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{outcome.target}.{number}").write_bytes(finding.data)
+        (folder / f"{outcome.target}.{crc32(finding.data):08x}").write_bytes(finding.data)
 
 
 def summary(outcomes: list[Outcome], seed: int) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from campaign import Target
+from mutations import of_json, of_lines, of_npy, of_npz, of_onnx
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from calib8.calibration.cache import Cache, cache_of, version_of
@@ -40,16 +42,23 @@ from calib8.planning.quant_plan import QuantPlan
 from calib8.report.inspect import describe
 from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder, tiny_mlp
 from calib8.verification.pairs import read_pairs
-from campaign import Target
-from mutations import of_json, of_lines, of_npy, of_npz, of_onnx
 
-ORIGIN = {"model_sha256": "a" * 64, "data_sha256": "b" * 64, "settings": {"observer": "minmax"}, "tools": {"calib8": "0"}}
+ORIGIN = {
+    "model_sha256": "a" * 64, "data_sha256": "b" * 64, "settings": {"observer": "minmax"}, "tools": {"calib8": "0"},
+}  # fmt: skip
 RANGE = {"amax": 2.0, "minimum": -2.0, "maximum": 1.0, "typical": 0.5}
-RANGES = {"format": "calib8.ranges/1", "origin": ORIGIN, "samples": 2, "positions": 8, "tensors": {"x": RANGE, "y:0": RANGE}}
+RANGES = {
+    "format": "calib8.ranges/1", "origin": ORIGIN, "samples": 2, "positions": 8, "tensors": {"x": RANGE, "y:0": RANGE},
+}  # fmt: skip
 OP = {"node": "n", "kind": "MatMul", "input": "x", "treatment": "int8", "reason": "r", "amax": 2.0, "sqnr_db": 40.0}
 QUANT_PLAN = {"format": "calib8.plan/1", "ops": [OP, OP | {"node": "m", "treatment": "float", "amax": None}]}
-RECORD = {"format": "calib8.cache/1", "header": "TRT-101600-MinMaxCalibration", "tensors": 1, "entries_sha256": "c", "origin": ORIGIN}
-PLAN_CHECK = {"target": "sm86", "expected": 2, "covered": 1, "planned_kernels": 1, "missing": ["n"], "reasons": {"n": "why"}}
+RECORD = {
+    "format": "calib8.cache/1", "header": "TRT-101600-MinMaxCalibration", "tensors": 1, "entries_sha256": "c",
+    "origin": ORIGIN,
+}  # fmt: skip
+PLAN_CHECK = {
+    "target": "sm86", "expected": 2, "covered": 1, "planned_kernels": 1, "missing": ["n"], "reasons": {"n": "why"},
+}  # fmt: skip
 SIDECAR = {
     "format": 1, "engine_sha256": "d" * 64, "engine_bytes": 4, "family": "rtx", "tensorrt_version": "1.7.1.116",
     "target": "sm75+sm86", "model_sha256": "e" * 64, "model_metadata": {"calib8.made_by": "{}"},
@@ -333,8 +342,8 @@ def _settings(data: bytes, folder: Path) -> None:
         _word_tokenizer().save(str(folder / "tokenizer.json"))
     for name in ("tokenizer_config.json", "sentence_bert_config.json"):
         _put(folder, name, data)
-        tokenizer = TextTokenizer(folder)
-        tokenizer.padded(tokenizer.tokens(["a b", "c"]))
+    tokenizer = TextTokenizer(folder)
+    tokenizer.padded(tokenizer.tokens(["a b", "c"]))
 
 
 def _pooling(data: bytes, folder: Path) -> None:
@@ -389,7 +398,7 @@ TARGETS = (
     Target("plan", _json(QUANT_PLAN), _plan, of_json, 50),
     Target("sidecar", _json(SIDECAR), _sidecar, of_json),
     Target("inspect-json", _json(RANGES, QUANT_PLAN, SENSITIVITY), _any_json, of_json),
-    Target("metadata", lambda: [json.dumps(QUANT_PLAN).encode(), json.dumps(ORIGIN).encode(), CACHE_TEXT], _metadata, of_json, 10),
+    Target("metadata", lambda: [*_json(QUANT_PLAN, ORIGIN)(), CACHE_TEXT], _metadata, of_json, 10),
     Target("onnx", _onnx_seeds, _onnx, of_onnx, 20),
     Target("onnx-external", lambda: [_external_model()], _onnx, of_onnx, 20),
     Target("onnx-graph", _onnx_seeds, _onnx_graph, of_onnx, 15),

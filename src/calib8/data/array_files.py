@@ -1,7 +1,8 @@
 """``.npy`` and ``.npz`` files, read as what they are: data of strangers.
 
-A header is compared with the bytes that follow before NumPy acts on it: NumPy divides by an item size of 0, and allocates
-whatever a shape says. No pickle is ever loaded. Of an archive no more is read than this machine has memory for.
+A header is compared with the bytes that follow before NumPy acts on it: NumPy divides by an item size of 0, which ends
+the process, and allocates whatever a shape says. No pickle is ever loaded. Of an archive no more is read than this
+machine has memory for.
 """
 
 import os

@@ -148,7 +148,7 @@ def _usable(tokenizer: Path) -> Iterator[None]:
 
 
 def _limit(settings: dict[str, Any]) -> int:
-    """The model's own limit in tokens. Hugging Face writes 1e30 for "none". Raises ``ModelError`` for too small a one."""
+    """The model's own limit in tokens. Hugging Face writes 1e30 for "none". Raises ``ModelError`` if too small."""
     own = settings.get("max_seq_length") or settings.get("model_max_length")
     if isinstance(own, int) and own < SHORTEST:
         raise ModelError(f"the tokenizer's settings allow {own} tokens, expected at least {SHORTEST}. Fetch it again.")

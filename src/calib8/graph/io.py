@@ -77,7 +77,9 @@ def serialized(model: ir.Model) -> bytes:
     try:
         return bytes(ir.to_proto(model).SerializeToString())
     except (ir.serde.SerdeError, UnicodeError) as error:
-        raise ModelError(f"the model cannot be written as ONNX: {error.__cause__ or error}. Export it again.") from error
+        raise ModelError(
+            f"the model cannot be written as ONNX: {error.__cause__ or error}. Export it again."
+        ) from error
 
 
 def referring(model: ir.Model) -> tuple[bytes, Path | None]:

@@ -8,6 +8,8 @@ Rules:
 """
 
 from collections.abc import Iterator
+from enum import IntEnum
+from typing import cast
 
 import onnx.defs
 import onnx_ir as ir
@@ -61,11 +63,11 @@ def _misuse(node: ir.Node, operator: onnx.defs.OpSchema) -> Iterator[str]:
     if not operator.min_output <= len(node.outputs) <= operator.max_output:
         yield f"{what} has {len(node.outputs)} outputs, expected {operator.min_output} to {operator.max_output}"
     for name, attribute in operator.attributes.items():
-        own = node.attributes.get(name)
+        own, wanted = node.attributes.get(name), cast(IntEnum, attribute.type)  # onnx's stubs do not tell
         if own is None and attribute.required:
             yield f"{what} has no attribute {name!r}"
-        elif own is not None and int(own.type) != int(attribute.type.value):
-            yield f"the attribute {name!r} of {what} is of the type {own.type.name}, expected {attribute.type.name}"
+        elif own is not None and own.type != wanted:
+            yield f"the attribute {name!r} of {what} is of the type {own.type.name}, expected {wanted.name}"
 
 
 def _of_tensor(tensor: ir.TensorProtocol) -> Iterator[str]:

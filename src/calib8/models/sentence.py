@@ -153,7 +153,7 @@ def pooling_of(folder: Path) -> tuple[Pooling, bool]:
             "Normalize, in that order."
         )
     config = Path(folder) / modules["Pooling"] / "config.json"
-    if not os.path.isfile(config):  # false for an impossible name, too
+    if not os.path.isfile(config):  # noqa: PTH113  False for a name too long, where Path raises
         raise ModelError(f"{listed} names a Pooling module, but there is no {config}. Fetch the model again.")
     return _pooling(config), "Normalize" in modules
 
