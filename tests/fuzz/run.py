@@ -51,7 +51,12 @@ def row(outcome: Outcome) -> str:
     """One line of the summary."""
     counts = f"{outcome.executions:>10,} {outcome.accepted:>10,} {outcome.refused:>10,} {outcome.seconds:>8.0f}"
     lines = [f"{outcome.target:<20} {counts} {len(outcome.findings):>9}"]
-    return "\n".join([*lines, *(f"    {place}: {found.message:.200}" for place, found in outcome.findings.items())])
+    return "\n".join(
+        [
+            *lines,
+            *(f"    {place}: {' '.join(found.message.split())[:150]}" for place, found in outcome.findings.items()),
+        ]
+    )
 
 
 def keep(outcome: Outcome) -> None:
@@ -66,6 +71,7 @@ def summary(outcomes: list[Outcome], seed: int) -> str:
     """The whole table, with what it was measured on."""
     tools = ", ".join(f"{name} {version(name)}" for name in USED)
     total = Outcome("all", *(sum(getattr(o, name) for o in outcomes) for name in ("executions", "accepted", "refused")))
+    total.findings = {f"{o.target}: {place}": found for o in outcomes for place, found in o.findings.items()}
     total.seconds = sum(outcome.seconds for outcome in outcomes)
     return "\n".join([
         f"tests/fuzz/run.py --executions … --seed {seed}, {datetime.date.today().isoformat()}",
@@ -73,7 +79,7 @@ def summary(outcomes: list[Outcome], seed: int) -> str:
         "",
         f"{'target':<20} {'executions':>10} {'accepted':>10} {'refused':>10} {'seconds':>8} {'findings':>9}",
         *map(row, outcomes),
-        row(total),
+        row(total).partition("\n")[0],
         "",
     ])  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Is a graph what ONNX means by one, as far as calib8 relies on it? A model may come from anybody.
 
 Rules:
-1. Whatever a node reads, or the graph gives out, is computed, an input or an initializer.
+1. Whatever a node reads, or the graph gives out, is computed before, an input or an initializer.
 2. A node of ONNX's own operators has the inputs, outputs and attributes that the operator demands, of its types.
 3. A constant has as many values as its shape says.
 4. Names are text. Protobuf hands on bytes that are no UTF-8.
@@ -26,16 +26,27 @@ def require_sound(model: ir.Model) -> None:
 
 
 def _flaws(model: ir.Model) -> Iterator[str]:
-    opset = model.opset_imports.get("", 0)
-    for graph in model.graphs():
-        for value in graph.outputs:
-            if not _is_there(value):
-                yield f"nothing computes the output {value.name!r}"
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield from _of_tensor(value.const_value)
-        for node in graph:
-            yield from _of_node(node, opset)
+    yield from _of_graph(model.graph, set(), model.opset_imports.get("", 0))
+
+
+def _of_graph(graph: ir.Graph, outer: set[ir.Value], opset: int) -> Iterator[str]:
+    """``outer``: what the node that holds this graph could read."""
+    known = outer | {*graph.inputs, *graph.initializers.values()}
+    for weight in graph.initializers.values():
+        if weight.const_value is not None:
+            yield from _of_tensor(weight.const_value)
+    for node in graph:
+        for read in node.inputs:
+            if read is not None and read not in known:
+                yield f"the node {node.name!r} reads {read.name!r}, which nothing before it computes"
+        yield from _of_node(node, opset)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                yield from _of_graph(attribute.as_graph(), known, opset)
+        known.update(node.outputs)
+    for output in graph.outputs:
+        if output not in known:
+            yield f"nothing computes the output {output.name!r}"
 
 
 def _of_node(node: ir.Node, opset: int) -> Iterator[str]:
@@ -44,14 +55,14 @@ def _of_node(node: ir.Node, opset: int) -> Iterator[str]:
     if strange := [name for name in names if not isinstance(name, (str, type(None)))]:
         yield f"the name {strange[0]!r} is not UTF-8"
         return
-    for value in node.inputs:
-        if value is not None and not _is_there(value):
-            yield f"the node {node.name!r} reads {value.name!r}, which nothing computes"
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
             yield from _of_tensor(attribute.as_tensor())
-    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, max_inclusive_version=opset):
-        yield from _misuse(node, onnx.defs.get_schema(node.op_type, opset))
+    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        there = onnx.defs.has(node.op_type, max_inclusive_version=opset)  # or the opset lies: the newest form counts
+        yield from _misuse(
+            node, onnx.defs.get_schema(node.op_type, opset) if there else onnx.defs.get_schema(node.op_type)
+        )
 
 
 def _misuse(node: ir.Node, operator: onnx.defs.OpSchema) -> Iterator[str]:
@@ -78,7 +89,3 @@ def _of_tensor(tensor: ir.TensorProtocol) -> Iterator[str]:
         tensor.numpy()
     except Exception as error:  # whatever NumPy and onnx_ir raise
         yield f"the constant {tensor.name!r} cannot be read ({error})"
-
-
-def _is_there(value: ir.Value) -> bool:
-    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
