@@ -32,9 +32,7 @@ def bench(
     ] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
-    monitor: Annotated[
-        bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
-    ] = False,
+    monitor: opt.MonitorInReport = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure latency and throughput by turns, from arrays in host memory to arrays in host memory.

@@ -206,9 +206,7 @@ def convert(
     target: opt.Target = None,
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
-    monitor: Annotated[
-        bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
-    ] = False,
+    monitor: opt.MonitorInReport = False,
     sentences: opt.Sentences = True,
     quiet: opt.Quiet = False,
 ) -> None:
