@@ -1,6 +1,7 @@
 """``--json``: every command's stdout is one document, with the fields that docs/json.md lists."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -94,10 +95,50 @@ def test_a_missed_limit_is_in_the_document_and_other_errors_are_one(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"), [(["doctor"], "calib8"), (["--show-completion", "bash"], "_CALIB8_COMPLETE")]
+    ("arguments", "message"),
+    [
+        (["calibrate", "x", "--dta", "y"], "No such option: --dta"),
+        (["calibrate"], "Missing argument"),
+        (["calibrate", "x", "--data", "y", "--observer", "magic"], "'magic' is not one of 'minmax'"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
 )
-def test_a_pipe_gets_no_colour_and_a_shell_its_completion(arguments: list[str], part: str) -> None:
-    program = Path(sys.executable).with_name("calib8")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=120)
-    assert part in done.stdout
-    assert "\x1b[" not in done.stdout + done.stderr
+def test_a_mistake_in_the_command_line_is_a_document(calib8: Shell, arguments: list[str], message: str) -> None:
+    code, out, err = calib8(*arguments, "--json")
+    document = json.loads(out)
+    assert message in document.pop("message")
+    assert document == {"format": "calib8.error/1", "error": "UsageError", "exit_code": code}
+    assert code == 2
+    assert message in err
+    assert calib8(*arguments)[:2] == (2, "")
+
+
+def calib8_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = [Path(sys.executable).with_name("calib8"), *arguments]
+    return subprocess.run(
+        program, capture_output=True, text=True, check=True, timeout=120, env=os.environ | environment
+    )
+
+
+def test_a_pipe_gets_no_colour(tmp_path: Path) -> None:
+    done = calib8_process("doctor", COLUMNS="80")
+    assert "calib8" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion(shell: str, tmp_path: Path) -> None:
+    script = calib8_process("--show-completion", shell).stdout
+    assert "_CALIB8_COMPLETE=complete_" in script
+    calib8_process("--install-completion", shell, HOME=str(tmp_path))
+    assert any("_CALIB8_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_completion_knows_commands_and_options() -> None:
+    def completed(words: str) -> set[str]:
+        environment = {"_CALIB8_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return set(calib8_process(**environment).stdout.split())
+
+    assert completed("calib8 cali") == {"calibrate"}
+    assert "--json" in completed("calib8 inspect --")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -36,12 +36,8 @@ class _Stage:
 
     task: TaskID
     already: float
-    began: float = field(default_factory=time.perf_counter)
-    told: float = field(default_factory=time.perf_counter)
-
-    def rate(self, done: float) -> float:
-        """Units per second since it began; what an earlier run did took no time of this one."""
-        return (done - self.already) / max(time.perf_counter() - self.began, 1e-9)
+    began: float
+    told: float
 
 
 class _Done(ProgressColumn):
@@ -85,7 +81,8 @@ class ConsoleProgress:
     def update(self, stage: str, done: float, total: float | None) -> None:
         """See ``calib8.progress.Progress``."""
         if stage not in self._stages:
-            self._stages[stage] = _Stage(self._bars.add_task(stage, total=total, completed=int(done)), done)
+            task, now = self._bars.add_task(stage, total=total, completed=int(done)), time.perf_counter()
+            self._stages[stage] = _Stage(task, done, now, now)
         state = self._stages[stage]
         self._bars.update(state.task, completed=done, total=total)
         if not self.quiet and not err.is_terminal:
@@ -95,8 +92,8 @@ class ConsoleProgress:
 
     def _tell(self, stage: str, state: _Stage, done: float, total: float | None) -> None:
         """A line if the stage is finished, or if nothing was said of it for long."""
-        now, rate = time.perf_counter(), state.rate(done)
-        counted = total != 1
+        now, counted = time.perf_counter(), total != 1
+        rate = (done - state.already) / max(now - state.began, 1e-9)  # what an earlier run did took no time of this one
         speed = f", {_short(rate)}/s" if counted and rate else ""
         if total is not None and done >= total:
             many = f"{total:,.0f} " if counted else ""
