@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from calib8.calibration.kept import Batch, Kept, kept_patches, kept_rows, kept_tokens
 from calib8.calibration.layout import Layout, Shape, layout_of
-from calib8.calibration.reductions import PREFIX, Outputs, Reductions
+from calib8.calibration.reductions import GROUP, PREFIX, Outputs, Reductions
 from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import Histogram, TensorStatistics
 from calib8.data.inputs import Arrays
@@ -61,7 +61,9 @@ class Observed:
         """The index inputs for a batch in which the tensor has this ``shape``, and which rows those choose."""
         indices: Arrays = {}
         if self.layout == "tokens":
-            indices[self._tokens] = batch.tokens(self._rows_per_token)
+            numbers = batch.tokens(self._rows_per_token)
+            indices[self._tokens] = np.pad(numbers, (0, -len(numbers) % GROUP), mode="edge")
+            indices[f"{self._tokens}.count"] = np.array([len(numbers)])
         kept = {view: self._kept(view, batch, shape) for view in self._picks}
         indices |= {self._picks[view][0]: chosen.index for view, chosen in kept.items()}
         return indices, kept
