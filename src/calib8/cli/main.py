@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
 from calib8.cli.console import err, out
+from calib8.cli.documents import Failed
 from calib8.cli.results import answer_in_json, tell, tell_failure
 from calib8.errors import Calib8Error
 
@@ -93,10 +94,10 @@ def _explain_end(ended: SystemExit) -> None:
     elif ended.code in (INTERRUPTED, TERMINATED):
         message = "interrupted; nothing half-written was left behind"
         err.print(message, style="red")
-        tell("error", {"error": "Interrupted", "message": message, "exit_code": ended.code})
+        tell(Failed(error="Interrupted", message=message, exit_code=int(ended.code)))
     elif explain := getattr(cause, "format_message", None):  # before the command could say whom it answers
         answer_in_json("--json" in sys.argv)
-        tell("error", {"error": "UsageError", "message": explain(), "exit_code": ended.code})
+        tell(Failed(error="UsageError", message=explain(), exit_code=Calib8Error.exit_code))
 
 
 def _crash(error: Exception) -> NoReturn:
