@@ -5,8 +5,9 @@ MODEL := models/all-mpnet-base-v2
 DEMO := build/mpnet
 STUBS := 10.13.0.35.1
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+PIP_AUDIT := 2.10.1
 
-.PHONY: demo test check e2e site format help-pages clean
+.PHONY: demo test check e2e fuzz audit site format help-pages clean
 
 demo: .venv/installed
 	$(BIN)/calib8 fetch all-mpnet-base-v2 --to $(MODEL)
@@ -32,6 +33,21 @@ site: .venv/installed
 # The demo and tests of what it left behind, and three more models.
 e2e: demo
 	$(BIN)/python -m pytest tests/e2e
+
+# Long: `make test` has a short one. What it finds lies in build/fuzz.
+EXECUTIONS := 1000000
+SEED := 1
+fuzz: .venv/installed
+	$(BIN)/python tests/fuzz/run.py --executions $(EXECUTIONS) --seed $(SEED) -o bench/results/$$(date +%F)-fuzz.txt
+
+# Known vulnerabilities of everything in constraints.txt, a dependency that cannot be looked up being one. Needs the
+# network. The tool has an environment of its own, since calib8 needs nothing of what it brings.
+audit: .venv/audit/bin/pip-audit
+	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+.venv/audit/bin/pip-audit: .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from calib8.passes.prepare import prepare
 from calib8.testing import tiny_encoder
+
+# Other work on the machine must not fail a test, see CONTRIBUTING.md on speed.
+settings.register_profile("calib8", deadline=None)
+settings.load_profile("calib8")
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e"]
 

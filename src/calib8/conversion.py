@@ -34,7 +34,7 @@ from calib8.models.sentence import SentenceEncoder, pooling_of
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
-from calib8.planning.quant_plan import QuantPlan
+from calib8.planning.quant_plan import QuantPlan, recorded
 from calib8.progress import Progress, Quiet
 from calib8.report.page.content import conversion_page
 from calib8.report.page.html import write_page
@@ -212,11 +212,12 @@ class _Job:
         if ranges is None or not self.int8_path.is_file():
             return None
         int8 = load(self.int8_path)
-        if not repeats(int8, origin, self.config.int8):
+        plan = recorded(QuantPlan, int8, PLAN)
+        if plan is None or not repeats(int8, origin, self.config.int8):
             self.progress.note("quantising again: the options changed, and that needs the data")
             return None
         self.progress.note(f"INT8 model is up to date: reused {self.int8_path}")
-        return ranges, QuantPlan.model_validate_json(int8.metadata_props[PLAN]), int8
+        return ranges, plan, int8
 
     def build(self, int8: ir.Model) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
         """Engines whose plan runs everything in INT8, and the complaint about those whose plan does not."""

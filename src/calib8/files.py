@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from calib8.errors import InputError, SetupError
 
@@ -150,8 +151,8 @@ def read_json(path: Path, what: str) -> Any:
     """Read a JSON file; ``what`` names its role in the error message. Raises ``InputError``."""
     require_file(path, what)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return from_json(Path(path).read_bytes())  # refuses halves of surrogate pairs, which cannot be written again
+    except ValueError as error:
         article = "an" if what[0] in "aeiou" else "a"
         raise InputError(f"{path} is not {article} {what}: it is no valid JSON ({error}). Make it again.") from error
 

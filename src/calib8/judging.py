@@ -68,15 +68,29 @@ def keep_verdict(
     *,
     on_gpu: GpuComparison | None = None,
 ) -> VerificationReport:
-    """Write what ``compare`` or ``compare_on_gpu`` found to ``output``, as JSON, and beside it as an HTML page."""
+    """Write ``verdict`` to ``output``, as JSON, and beside it as an HTML page."""
     from calib8.report.page.content import verification_page
     from calib8.report.page.html import write_page
-    from calib8.report.verification import verification_report
 
-    report = verification_report(reference, candidate, str(data), comparison, limits, on_gpu)
+    report = verdict(reference, candidate, data, comparison, limits, on_gpu=on_gpu)
     report.save(output)
     write_page(output.with_suffix(".html"), verification_page(report))
     return report
+
+
+def verdict(
+    reference: Path,
+    candidate: Path,
+    data: Path,
+    comparison: Comparison,
+    limits: Verify,
+    *,
+    on_gpu: GpuComparison | None = None,
+) -> VerificationReport:
+    """What ``compare`` or ``compare_on_gpu`` found, judged by ``limits``, with the facts of both files."""
+    from calib8.report.verification import verification_report
+
+    return verification_report(reference, candidate, str(data), comparison, limits, on_gpu)
 
 
 def compare_on_gpu(

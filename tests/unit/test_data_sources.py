@@ -126,7 +126,7 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a readable \.npy array .*magic string is not correct"):
         read(tmp_path / "x.npy")
     np.savez(tmp_path / "x.npz", x=pickled_array())
-    with pytest.raises(DataError, match=r"x\.npz is not a readable \.npz file .*allow_pickle=False"):
+    with pytest.raises(DataError, match=r"x\.npz is not a readable \.npz file .*no pickle is loaded"):
         read(tmp_path / "x.npz")
 
 
@@ -156,7 +156,7 @@ def test_damaged_compressed_data_is_refused(tmp_path: Path) -> None:
 def test_an_array_named_npz_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
-    with pytest.raises(DataError, match="a single array, not an archive"):
+    with pytest.raises(DataError, match="File is not a zip file"):
         read(tmp_path / "x.npz")
 
 

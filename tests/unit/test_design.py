@@ -157,7 +157,7 @@ def test_the_last_columns_are_filled_up_for_free() -> None:
     assert design(Channels(-high, 0 * high, high), ones(790), Recipe()).extra == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 4096), st.sampled_from([0.02, 0.04, 0.1]))
 def test_extra_columns_suit_tensor_cores_and_the_budget(count: int, split: float) -> None:
     reach = np.linspace(1, 9, count, dtype=np.float32)
@@ -170,7 +170,7 @@ def test_extra_columns_suit_tensor_cores_and_the_budget(count: int, split: float
     assert len(conditioning.index) == len(conditioning.multiplier) == count + conditioning.extra
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, recipes)
 def test_zero_is_represented_exactly(seed: int, recipe: Recipe) -> None:
     """GELU gives nearly zero most of the time, and padding exactly zero."""
@@ -186,7 +186,7 @@ def test_zero_is_represented_exactly(seed: int, recipe: Recipe) -> None:
     assert error[reached[conditioning.index]].max(initial=0) < 1e-4
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, recipes)
 def test_the_grid_reaches_what_was_seen(seed: int, recipe: Recipe) -> None:
     x = data(seed)
@@ -204,7 +204,7 @@ def _ends(conditioning: Conditioning) -> tuple[np.ndarray, np.ndarray]:
     return centre - half, centre + half
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, recipes)
 def test_the_grid_holds_what_was_seen(seed: int, recipe: Recipe) -> None:
     x = data(seed)
@@ -214,7 +214,7 @@ def test_the_grid_holds_what_was_seen(seed: int, recipe: Recipe) -> None:
     assert (high >= x.max(axis=0)[conditioning.index] - half_a_step).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(CLIPS), st.sampled_from([0.0, 0.5]))
 def test_a_grid_that_clips_lies_within_the_range(seed: int, reach: float, smooth: float) -> None:
     """It wastes nothing beyond the range of a channel that it cannot hold."""
@@ -227,7 +227,7 @@ def test_a_grid_that_clips_lies_within_the_range(seed: int, reach: float, smooth
     assert (high <= x.max(axis=0) + half_a_step)[short].all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, recipes)
 def test_conditioning_changes_nothing_in_float(seed: int, recipe: Recipe) -> None:
     x = data(seed)
@@ -240,7 +240,7 @@ def test_conditioning_changes_nothing_in_float(seed: int, recipe: Recipe) -> Non
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.integers(-30, 30))
 def test_units_do_not_matter(seed: int, exponent: int) -> None:
     """The same data in other units (a power of two, hence exact) gets the same codes."""

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from seen_rows import patches
 
@@ -62,7 +62,6 @@ def test_product_is_what_a_conv_computes(groups: int, outputs: int) -> None:
     np.testing.assert_array_equal(got, np.moveaxis(expected, 1, -1).reshape(-1, outputs))
 
 
-@settings(deadline=None)
 @given(shapes, seeds)
 def test_blocks_are_rounded_one_by_one(shape: tuple[int, int, int, int], seed: int) -> None:
     weight, rows = drawn(shape, seed)

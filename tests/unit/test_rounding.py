@@ -40,7 +40,7 @@ def test_the_next_row_makes_up_for_an_error_by_hand() -> None:
     assert gptq(weight, hessian).codes.ravel().tolist() == [127, 0, 1]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, st.sampled_from([1, 5, BLOCK, BLOCK + 3]))
 def test_unrelated_inputs_are_rounded_to_the_nearest(seed: int, channels: int) -> None:
     weight = random_weight(seed, channels)
@@ -50,7 +50,7 @@ def test_unrelated_inputs_are_rounded_to_the_nearest(seed: int, channels: int) -
     np.testing.assert_array_equal(got.scale, expected.scale)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, st.sampled_from([16, BLOCK - 1, BLOCK + 40]))
 def test_the_output_error_is_smaller(seed: int, channels: int) -> None:
     x, weight = correlated(seed, 256, channels), random_weight(seed, channels)
@@ -69,7 +69,6 @@ def test_inputs_not_seen_profit_too() -> None:
     assert lost(unseen, weight, gptq(weight, x.T @ x)) < 0.5 * lost(unseen, weight, nearest(weight))
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_fewer_rows_than_channels(seed: int) -> None:
     x, weight = correlated(seed, 8, 48), random_weight(seed, 48)

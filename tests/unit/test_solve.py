@@ -129,7 +129,7 @@ def test_a_costlier_recipe_must_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert treatment(solve(seen(x), site(w), recipes)) == recipes[0]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DENSE))
 def test_the_mean_error_is_removed(seed: int, recipe: Recipe) -> None:
     random = np.random.default_rng(seed)

@@ -174,7 +174,7 @@ def version_of(text: str) -> str:
 def _packed(text: str) -> str:
     if re.fullmatch("[0-9]{4,6}", text):
         return text
-    dotted = re.fullmatch(r"([0-9]+)\.([0-9]{1,2})\.([0-9]{1,2})(\.[0-9]+)?", text)
+    dotted = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(\.[0-9]+)?", text)
     if dotted is None:
         raise CacheError(f"got the TensorRT version {text!r}, expected digits, e.g. 101600 for 10.16.0, or 10.16.0.")
     major, minor, patch = (int(part) for part in dotted.groups()[:3])

@@ -16,6 +16,7 @@ from calib8 import api, judging
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
+from calib8.cli.results import add_command, in_json, tell
 from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
 from calib8.files import require_separate, save_array
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     for command in (run, embed, verify, inspect):
-        app.command()(command)
+        add_command(app, command)
 
 
 Artefact = Annotated[Path, typer.Argument(help="ONNX model or engine.")]
@@ -51,6 +52,7 @@ def run(
         written = api.run_to_folder(artefact, data, output, runtime=runtime, progress=progress)
     for path, shape in written.items():
         out.print(f"{path}: {list(shape)}", markup=False)
+    tell("run", {"outputs": {path.stem: {"path": path, "shape": shape} for path, shape in written.items()}})
 
 
 def embed(
@@ -94,6 +96,7 @@ def embed(
                 artefact, texts, output, config, cluster=cluster, tokenizer=tokenizer, progress=progress
             )
         out.print(f"{output}: {len(parts)} parts", markup=False)
+        tell("embed", {"output": output, "parts": len(parts)})
         return
     if output is not None:
         require_separate([output], [artefact, *(texts or ())])
@@ -102,12 +105,19 @@ def embed(
         vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)
         if output is not None:
             save_array(output, vectors)
-    if output is None:
-        for sentence, vector in zip(sentences, vectors, strict=True):
-            values = [round(float(value), 7) for value in vector]
-            sys.stdout.write(json.dumps({"text": sentence, "embedding": values}, ensure_ascii=False) + "\n")
+    if output is not None:
+        out.print(f"{output}: {list(vectors.shape)}", markup=False)
+        tell("embed", {"output": output, "shape": vectors.shape})
         return
-    out.print(f"{output}: {list(vectors.shape)}", markup=False)
+    lines = (
+        {"text": sentence, "embedding": [round(float(value), 7) for value in vector]}
+        for sentence, vector in zip(sentences, vectors, strict=True)
+    )
+    if in_json():
+        tell("embed", {"embeddings": list(lines)})
+        return
+    for line in lines:
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _sentences(texts: list[Path]) -> list[str]:
@@ -187,6 +197,7 @@ def verify(
         _print_on_gpu(found)
     else:
         _print(_facts(comparison))
+    tell("verify", judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found))
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
@@ -199,7 +210,9 @@ def inspect(
 
     Example: calib8 inspect build/mpnet/model.int8.onnx
     """
-    _print(judging.inspect(path))
+    found = judging.inspect(path)
+    _print(found)
+    tell("inspect", {"path": path, "facts": found})
 
 
 def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:

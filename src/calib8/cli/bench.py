@@ -9,13 +9,14 @@ import calib8
 from calib8 import judging
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.results import add_command, tell
 from calib8.errors import ConfigError
 from calib8.files import require_separate
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(bench)
+    add_command(app, bench)
 
 
 def bench(
@@ -29,12 +30,9 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
-    monitor: Annotated[
-        bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
-    ] = False,
+    monitor: opt.MonitorInReport = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure latency and throughput by turns, from arrays in host memory to arrays in host memory.
@@ -58,10 +56,8 @@ def bench(
     if output is not None:
         report.save(output)
         write_page(output.with_suffix(".html"), bench_page(report))
-    if as_json:
-        out.print(report.model_dump_json(indent=2), markup=False)
-    else:
-        out.print(render_bench(report))
+    out.print(render_bench(report))
+    tell("bench", report)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """TensorRT's calibration caches, both ways: migrate, export-cache."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,14 +9,15 @@ import calib8
 from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.results import add_command, tell
 
 AlgorithmName = Literal["minmax", "entropy2", "entropy", "legacy"]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    app.command()(migrate)
-    app.command()(export_cache)
+    add_command(app, migrate)
+    add_command(app, export_cache)
 
 
 def migrate(
@@ -32,7 +32,6 @@ def migrate(
     exclude: opt.Exclude = None,
     remainder: opt.Remainder = "fp16",
     int8_embedding: opt.Embedding = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all names, as JSON.")] = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Turn a calibration cache into a Q/DQ model for TensorRT 11 and TensorRT-RTX.
@@ -51,11 +50,9 @@ def migrate(
             inverse_scales=inverse_scales,
         )
         migration = api.migrate(cache, model, output, config, progress=progress)
-    if as_json:
-        out.print(json.dumps(migration.model_dump(), indent=2, ensure_ascii=False), markup=False)
-        return
     out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
     out.print(render_migration(migration), markup=False)
+    tell("migrate", migration)
 
 
 def export_cache(
@@ -84,3 +81,5 @@ def export_cache(
             "model was made with to have them all",
             markup=False,
         )
+    facts = {"output": output, "header": found.cache.header, "tensors": len(found.cache.scales)}
+    tell("export-cache", facts | {"left_out": found.left_out})

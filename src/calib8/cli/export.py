@@ -1,5 +1,6 @@
 """Formats of other servers: export."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,11 +9,12 @@ import typer
 import calib8
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.results import add_command, tell
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(export)
+    add_command(app, export)
 
 
 def export(
@@ -57,3 +59,4 @@ def export(
     out.print(f"{output}: {made.name} ({takes}), batches of up to {max(made.max_batch, 1)}", markup=False)
     out.print(f"needs {made.needs}", markup=False)
     out.print(f"tritonserver --model-repository={output.resolve()}", markup=False)
+    tell("export-triton", asdict(made))

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
 from calib8.cli.console import err, out
+from calib8.cli.results import answer_in_json, tell_failure
 from calib8.errors import Calib8Error
 
 
@@ -62,15 +63,18 @@ def main() -> None:
     reads the output, 143 terminated.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    answer_in_json(False)  # until the command begins
     try:
         app()
     except Calib8Error as error:
         err.print(f"error: {error}", style="red", markup=False)
+        tell_failure(error, error.exit_code)
         sys.exit(error.exit_code)
-    except MemoryError:
+    except MemoryError as error:
         err.print(
             "error: not enough memory. Free some, or use a smaller model or less data.", style="red", markup=False
         )
+        tell_failure(error, Calib8Error.exit_code)
         sys.exit(Calib8Error.exit_code)
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):  # typer says 1, which would be a missed limit
@@ -91,6 +95,7 @@ def _crash(error: Exception) -> NoReturn:
         style="red",
         markup=False,
     )
+    tell_failure(error, CRASHED)
     sys.exit(CRASHED)
 
 

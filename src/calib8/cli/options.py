@@ -80,6 +80,9 @@ Sentences = Annotated[
 Monitor = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline beside the output.")
 ]
+MonitorInReport = Annotated[
+    bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
+]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]
 RayAddress = Annotated[
     str | None,

@@ -8,11 +8,12 @@ import typer
 from calib8 import judging
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.results import add_command, tell
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(tune)
+    add_command(app, tune)
 
 
 def tune(
@@ -32,3 +33,4 @@ def tune(
     for name, rate in sorted(measured.samples_per_second.items(), key=lambda item: -item[1]):
         chosen = "  <- remembered" if name == str(measured.choice) else ""
         out.print(f"{name:32}{rate:10.1f} samples/s{chosen}", markup=False)
+    tell("tune", measured)

@@ -53,7 +53,7 @@ def declared_inputs(model: ir.Model) -> tuple[InputSpec, ...]:
     for value in model.graph.inputs:
         if value.is_initializer():
             continue
-        if value.dtype is None or value.shape is None:
+        if value.dtype in (None, ir.DataType.UNDEFINED) or value.shape is None:
             raise ModelError(f"input {value.name!r} of the model has no type or no rank. Export the model again.")
         shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
         specs.append(InputSpec(value.name or "", value.dtype.numpy(), shape, _vocabulary(value)))

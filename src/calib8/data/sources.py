@@ -4,8 +4,6 @@ A source yields *chunks*: dicts of input name -> array [n, ...]. Chunks may diff
 """
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.data.array_files import read_npy, read_npz
 from calib8.data.inputs import Arrays, as_array
 from calib8.errors import DataError
 
@@ -48,9 +47,9 @@ class NpyFolder:
     def chunks(self) -> Iterator[Arrays]:
         """One chunk (memory-mapped) for ``.npy`` files; one chunk per ``.npz`` file."""
         if self.arrays:
-            yield {path.stem: _load_array(path) for path in self.arrays}
+            yield {path.stem: read_npy(path) for path in self.arrays}
         for path in self.archives:
-            yield _load_archive(path)
+            yield read_npz(path)
 
     def fingerprint(self) -> str:
         """See ``Source``."""
@@ -67,7 +66,7 @@ class NpzFile:
 
     def chunks(self) -> Iterator[Arrays]:
         """The file's arrays as one chunk."""
-        yield _load_archive(self.path)
+        yield read_npz(self.path)
 
     def fingerprint(self) -> str:
         """See ``Source``."""
@@ -119,22 +118,3 @@ def fingerprint(chunks: Iterable[Arrays]) -> str:
             digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _load_array(path: Path) -> NDArray[np.generic]:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")  # takes nothing but .npy, and never a pickle
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a readable .npy array ({error}). Save it again with np.save.") from error
-
-
-def _load_archive(path: Path) -> Arrays:
-    try:
-        # Opened here, since NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an archive")
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz file ({error}). Save it again with np.savez.") from error

@@ -1,6 +1,7 @@
 """Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 PREPARED_BY = "calib_data.json"
 #: Tokens, where the tokenizer folder states no limit.
 DEFAULT_MAX_LENGTH = 512
+#: Tokens of a sentence with one word: its own, and one that begins and one that ends it.
+SHORTEST = 3
 
 
 class Prepare(Config):
     """Options of ``prepare``. ``max_length`` counts tokens; None takes the model's own limit."""
 
-    max_length: int | None = Field(default=None, ge=3)
+    max_length: int | None = Field(default=None, ge=SHORTEST)
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -63,10 +66,8 @@ class TextTokenizer:
         self.path = folder / "tokenizer.json"
         if not self.path.is_file():
             raise ModelError(f"no tokenizer: expected {self.path}. Name the folder that holds it with --tokenizer.")
-        try:
+        with _usable(self.path):
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(self.path))
-        except Exception as error:  # the library raises bare Exceptions
-            raise ModelError(f"{self.path} is not a usable tokenizer ({error}). Fetch it again.") from error
         own = read_settings(Path(folder) / "sentence_bert_config.json", "tokenizer setting")
         settings = read_settings(Path(folder) / "tokenizer_config.json", "tokenizer setting") | own
         self.limit, self.asked = _limit(settings), max_length
@@ -94,9 +95,13 @@ class TextTokenizer:
         return tokens
 
     def encoded(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
-        """``tokens``, and how many sentences were cut. Other threads run meanwhile."""
+        """``tokens``, and how many sentences were cut. Other threads run meanwhile.
+
+        Raises ``ModelError`` where the tokenizer lacks what it refers to.
+        """
         texts = [sentence.lower() for sentence in sentences] if self.lower else list(sentences)
-        encodings = self._tokenizer.encode_batch_fast(texts)  # without the offsets, which nobody reads
+        with _usable(self.path):
+            encodings = self._tokenizer.encode_batch_fast(texts)  # without the offsets, which nobody reads
         return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)
 
     def note_cut(self, cut: int, count: int, progress: Progress) -> None:
@@ -137,9 +142,22 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
     return Path(output)
 
 
+@contextmanager
+def _usable(tokenizer: Path) -> Iterator[None]:
+    """The library raises bare Exceptions, and panics of Rust, which are no Exceptions."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{tokenizer} is not a usable tokenizer ({error}). Fetch it again.") from error
+
+
 def _limit(settings: dict[str, Any]) -> int:
-    """The model's own limit in tokens. Hugging Face writes 1e30 for "none"."""
+    """The model's own limit in tokens. Hugging Face writes 1e30 for "none". Raises ``ModelError`` if too small."""
     own = settings.get("max_seq_length") or settings.get("model_max_length")
+    if isinstance(own, int) and own < SHORTEST:
+        raise ModelError(f"the tokenizer's settings allow {own} tokens, expected at least {SHORTEST}. Fetch it again.")
     return own if isinstance(own, int) and own < 1_000_000 else DEFAULT_MAX_LENGTH
 
 

@@ -25,7 +25,7 @@ from calib8.engine.targets import describe, members
 from calib8.errors import PlanMismatch
 
 HEADER = "Layers:"
-_TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\][^{}]*?atatype: ([^,}]+?) *[,}]")
+_TENSOR = re.compile(r"Dimensions: \[((?:-?\d{1,18},)*(?:-?\d{1,18})?)\][^{}]*?atatype: ([^,}]+?) *[,}]")
 _PROFILE = re.compile(r"\[profile (\d+)\]")
 _INT8 = re.compile(r"\bInt8\b")
 TURING = "sm75"

@@ -61,10 +61,11 @@ def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
 def parse_profile(text: str) -> Profile:
     """``input_ids:1x1:8x64:64x384`` -> ``Profile``. Names may contain colons. Raises ``ProfileError``."""
     name, *shapes = text.rsplit(":", 3)
-    if too_large := next((size for size in re.findall(r"\d+", ":".join(shapes)) if int(size) > LARGEST), None):
-        raise ProfileError(f"got the shapes {text!r}, with the size {too_large}. Expected at most {LARGEST}.")
+    sizes = re.findall(r"\d+", ":".join(shapes))
+    if too_large := next((size for size in sizes if len(size) > 99 or int(size) > LARGEST), None):
+        raise ProfileError(f"got the shapes {text!r:.200}, with the size {too_large:.99}. Expected at most {LARGEST}.")
     if len(shapes) != 3 or not name or not all(re.fullmatch(r"\d+(x\d+)*", shape) for shape in shapes):
-        raise ProfileError(f"got the shapes {text!r}, expected for example {EXAMPLE}.")
+        raise ProfileError(f"got the shapes {text!r:.200}, expected for example {EXAMPLE}.")
     low, usual, high = (tuple(int(size) for size in shape.split("x")) for shape in shapes)
     return Profile(name=name, min=low, opt=usual, max=high)
 

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
-from calib8.errors import ModelError
+from calib8.errors import InputError, ModelError
 from calib8.files import atomic, require_file, sha256_file
 from calib8.graph.mapped import SMALLEST, MappedTensor, data_files, load_mapped
+from calib8.graph.soundness import require_sound
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
@@ -24,14 +24,7 @@ def load(path: Path | str) -> ir.Model:
     Raises ``ModelError``.
     """
     path = Path(path)
-    try:
-        require_file(path, "ONNX model")
-    except Exception as error:
-        raise ModelError(str(error)) from None
-    try:
-        model = load_mapped(path)
-    except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-        raise ModelError(_damaged(path, str(error))) from error
+    model = _parsed(path)
     if not model.graph.outputs:
         raise ModelError(_damaged(path, "the graph has no outputs"))
     model.metadata_props[SOURCE_SHA256] = _sha256(path, data_files(model))
@@ -44,15 +37,15 @@ def source_sha256(path: Path | str) -> str:
     An empty text if ``path`` is no ONNX file; ``load`` says why.
     """
     try:
-        return _sha256(Path(path), data_files(load_mapped(Path(path))))
-    except (DecodeError, RuntimeError, ValueError, TypeError, KeyError, OSError):
+        return _sha256(Path(path), data_files(_parsed(Path(path))))
+    except ModelError:
         return ""
 
 
 def stored_bytes(path: Path | str) -> int:
-    """Size of an ONNX file together with the weight files that it names."""
+    """Size of an ONNX file together with the weight files that it names. Raises ``ModelError``."""
     path = Path(path)
-    return path.stat().st_size + sum(data.stat().st_size for data in data_files(load_mapped(path)))
+    return path.stat().st_size + sum(data.stat().st_size for data in data_files(_parsed(path)))
 
 
 def save(model: ir.Model, path: Path | str) -> Path:
@@ -80,8 +73,13 @@ def save(model: ir.Model, path: Path | str) -> Path:
 
 
 def serialized(model: ir.Model) -> bytes:
-    """The ONNX file of ``model`` as bytes (under 2 GiB), as runtimes take it."""
-    return bytes(ir.to_proto(model).SerializeToString())
+    """The ONNX file of ``model`` as bytes (under 2 GiB), as runtimes take it. Raises ``ModelError`` if it has none."""
+    try:
+        return bytes(ir.to_proto(model).SerializeToString())
+    except (ir.serde.SerdeError, UnicodeError) as error:
+        raise ModelError(
+            f"the model cannot be written as ONNX: {error.__cause__ or error}. Export it again."
+        ) from error
 
 
 def referring(model: ir.Model) -> tuple[bytes, Path | None]:
@@ -108,6 +106,19 @@ def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
     """Bytes of the main graph's initializers, of those in files that ``load`` mapped too or not."""
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
     return sum(weight.nbytes for weight in weights if mapped or not isinstance(weight, MappedTensor))
+
+
+def _parsed(path: Path) -> ir.Model:
+    try:
+        require_file(path, "ONNX model")
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    try:
+        model = load_mapped(path)
+        require_sound(model)
+    except Exception as error:  # onnx and onnx_ir raise whatever a damaged file leads to
+        raise ModelError(_damaged(path, str(error))) from error
+    return model
 
 
 def _weights_sha256(model: ir.Model) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from calib8.errors import DataError
 from calib8.files import require_file
@@ -96,7 +97,7 @@ def _lines(path: Path, begin: int = 0) -> Iterator[tuple[int, str]]:
 
 def _member(path: Path, line: str, column: str) -> Any:
     try:
-        content = json.loads(line)
+        content = from_json(line)
     except ValueError as error:
         raise DataError(f"{path} is not JSON lines: {line[:80]!r} is no JSON ({error}). Make it again.") from None
     if not isinstance(content, dict) or column not in content:
@@ -105,21 +106,27 @@ def _member(path: Path, line: str, column: str) -> Any:
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except Exception as error:  # of pyarrow's many kinds
         raise DataError(f"{path} is not a Parquet file ({error}). Make it again.") from None
 
 
 def _parquet_rows(path: Path, part: Part, column: str) -> list[Any]:
-    """Read group by group, a batch at a time."""
     file = _parquet(path)
     if column not in file.schema_arrow.names:
         names = ", ".join(file.schema_arrow.names)
         raise DataError(f"{path} has no column {column!r}; it has {names}. Name one with --column.")
+    try:
+        return _rows(file, part, column)
+    except Exception as error:  # of pyarrow's many kinds, also where a text is not UTF-8
+        raise DataError(f"{path} is damaged: column {column!r} cannot be read ({error}). Make it again.") from error
+
+
+def _rows(file: Any, part: Part, column: str) -> list[Any]:
+    """Read group by group, a batch at a time."""
     group, skipped = 0, part.begin
     while skipped >= (size := file.metadata.row_group(group).num_rows):
         group, skipped = group + 1, skipped - size

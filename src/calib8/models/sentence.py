@@ -4,6 +4,7 @@ The part of sentence-transformers that most of its models use: a Transformer, me
 normalisation, without a prompt. A folder whose files ask for anything else is refused.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +162,7 @@ def pooling_of(folder: Path) -> tuple[Pooling, bool]:
             "Normalize, in that order."
         )
     config = Path(folder) / dict(modules)["Pooling"] / "config.json"
-    if not config.is_file():
+    if not os.path.isfile(config):  # noqa: PTH113  False for a name too long, where Path raises
         raise ModelError(f"{listed} names a Pooling module, but there is no {config}. Fetch the model again.")
     return _pooling(config), "Normalize" in kinds
 
@@ -170,11 +171,14 @@ def _modules(path: Path) -> list[tuple[str, str]]:
     """Kind and folder of each module, in order; kinds without the Python package they are in."""
     try:
         content: Any = read_json(path, "list of modules")
-        return [(module["type"].rpartition(".")[2], str(module["path"])) for module in content]
+        modules = [(module["type"].rpartition(".")[2], str(module["path"])) for module in content]
     except InputError as error:
         raise ModelError(str(error)) from None
     except (TypeError, KeyError, AttributeError):
         raise ModelError(f"{path} is no list of modules: expected one {{type, path}} each. Fetch it again.") from None
+    if outside := [folder for _, folder in modules if ".." in Path(folder).parts or Path(folder).is_absolute()]:
+        raise ModelError(f"{path} names the folder {outside[0]!r}, which is not in that of the model. Fetch it again.")
+    return modules
 
 
 def _pooling(config: Path) -> Pooling:

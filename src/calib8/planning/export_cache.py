@@ -24,7 +24,7 @@ from calib8.graph.io import load
 from calib8.graph.values import name_of
 from calib8.planning.apply import CALIBRATION, PLAN
 from calib8.planning.migrate import CACHE, REARRANGING
-from calib8.planning.quant_plan import QuantPlan
+from calib8.planning.quant_plan import QuantPlan, recorded
 from calib8.progress import Quiet
 
 
@@ -56,8 +56,7 @@ def from_ranges(ranges: Ranges) -> Exported:
 def from_model(model: ir.Model) -> Exported:
     """One entry per activation with a grid of its own. Raises ``CacheError`` if there is none."""
     props = model.metadata_props
-    origin = Origin.model_validate_json(props[CALIBRATION]) if CALIBRATION in props else None
-    plan = QuantPlan.model_validate_json(props[PLAN]) if PLAN in props else None
+    origin, plan = recorded(Origin, model, CALIBRATION), recorded(QuantPlan, model, PLAN)
     scales, left_out = _scales(model, plan)
     if not scales:
         reason = next(iter(left_out.items()), ("no activation", "goes through QuantizeLinear with a constant scale"))

@@ -1,13 +1,31 @@
 """The quantisation plan: one line per weighted op, with the treatment and the reason."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from calib8.config import first_problem
-from calib8.errors import InputError
+from calib8.errors import InputError, ModelError
 from calib8.files import read_json, write_json
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def recorded(kind: type[Record], model: ir.Model, key: str) -> Record | None:
+    """What calib8 wrote into ``model`` as JSON under ``key`` of its ``metadata_props``; None if nothing is there.
+
+    Raises ``ModelError`` if it is no longer that.
+    """
+    if key not in model.metadata_props:
+        return None
+    try:
+        return kind.model_validate_json(model.metadata_props[key])
+    except ValidationError as error:
+        raise ModelError(
+            f"what calib8 wrote into the model as {key!r} is damaged: {first_problem(error)}. Quantise again."
+        ) from None
 
 
 class OpPlan(BaseModel):

@@ -1,23 +1,23 @@
 """What a file contains, for people: a model, an engine, arrays, a calibration cache, or one of calib8's JSON files."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from calib8.calibration.cache import Cache
 from calib8.calibration.cache_record import read_record
 from calib8.calibration.ranges import Ranges
 from calib8.config import first_problem
+from calib8.data.array_files import read_npy
 from calib8.data.inputs import input_specs
 from calib8.data.sources import NpzFile
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
-from calib8.errors import DataError, InputError, ModelError
+from calib8.errors import InputError, ModelError
 from calib8.files import read_json, require_file
 from calib8.graph.io import load
 from calib8.graph.limits import dimension_limits
@@ -121,10 +121,7 @@ def _arrays(path: Path) -> dict[str, Any]:
         (chunk,) = NpzFile(path).chunks()
         arrays = {name: f"{array.dtype} {list(array.shape)}" for name, array in chunk.items()}
         return {"kind": "NumPy arrays", "arrays": arrays}
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")  # reads the header only
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a readable .npy array ({error}). Save it again with np.save.") from error
+    array = read_npy(path)
     return {"kind": "NumPy array", "dtype": str(array.dtype), "shape": list(array.shape)}
 
 
@@ -184,6 +181,6 @@ def _widest(amax: dict[str, float]) -> dict[str, float]:
 
 def _decoded(value: str) -> Any:
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:
+        return from_json(value)
+    except ValueError:
         return value

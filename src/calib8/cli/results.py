@@ -1,0 +1,71 @@
+"""``--json`` for every command: its result as one document on stdout, in place of text for people.
+
+A command prints its text with ``out`` and tells its facts with ``tell``, always; ``add_command`` gives it the option
+that lets one of the two through. See docs/json.md.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from calib8.cli.console import out
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+@dataclass
+class _State:
+    """Whether this command answers in JSON, and whether it did."""
+
+    asked: bool = False
+    told: bool = False
+
+
+_state = _State()
+
+
+def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Add ``command`` to ``app``, with ``--json`` as its last option."""
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+
+    @functools.wraps(command)
+    def run(*args: Any, as_json: bool = False, **options: Any) -> None:
+        answer_in_json(as_json)
+        command(*args, **options)
+
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    run.__annotations__ = {name: given.annotation for name, given in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    app.command()(run)
+
+
+def answer_in_json(asked: bool) -> None:
+    """Decide for the command that begins who gets its answer: a program, or people."""
+    _state.asked, _state.told = asked, False
+    out.quiet = asked
+
+
+def in_json() -> bool:
+    """Whether the command that runs answers in JSON."""
+    return _state.asked
+
+
+def tell(command: str, facts: BaseModel | Mapping[str, Any]) -> None:
+    """Print ``facts`` if JSON was asked for; their ``format`` is ``calib8.<command>/1`` unless they have one."""
+    if _state.asked and not _state.told:
+        content = facts.model_dump(mode="json") if isinstance(facts, BaseModel) else dict(facts)
+        document = {"format": f"calib8.{command}/1"} | content
+        sys.stdout.write(to_json(document, indent=2, inf_nan_mode="null").decode() + "\n")
+        _state.told = True
+
+
+def tell_failure(error: BaseException, exit_code: int) -> None:
+    """The same for an error, unless the command told its facts before it: a missed limit is among them."""
+    tell("error", {"error": type(error).__name__, "message": str(error), "exit_code": exit_code})

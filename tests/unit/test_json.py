@@ -1,0 +1,103 @@
+"""``--json``: every command's stdout is one document, with the fields that docs/json.md lists."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import typer
+from shell import Shell
+
+from calib8.cli.main import app
+from calib8.testing import tiny_encoder
+
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+#: Command -> its documented fields besides ``format``, which is the first of a row.
+DOCUMENTED = {
+    verb: (form, set(re.findall(r"`(\w+)`", fields)))
+    for verb, form, fields in re.findall(r"^\| `calib8 ([\w -]+?)` \| `(calib8\.[\w-]+/1)` \| (.*) \|$", PAGE, re.M)
+}
+#: A server: it prints its address and runs until it is stopped.
+WITHOUT = {"serve"}
+SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"] * 4
+
+
+def test_no_command_lacks_it() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lacking = {name for name, command in commands.items() if not any("--json" in o.opts for o in command.params)}
+    assert lacking == WITHOUT
+    assert {verb.split()[0] for verb in DOCUMENTED} == set(commands) - WITHOUT
+
+
+def test_every_document_is_as_documented(
+    calib8: Shell, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("calib8.api.fetch", lambda name, to, progress: to)
+    monkeypatch.chdir(tmp_path)
+    model, int8, text = tokenizer_folder / "model.onnx", tokenizer_folder / "model.int8.onnx", tmp_path / "texts.txt"
+    ir.save(tiny_encoder(), model)
+    text.write_text("\n".join(SENTENCES), encoding="utf-8")
+    ranges = ("--ranges", "ranges.json", "--min-sqnr", 0)
+    seen = set()
+
+    def told(verb: str, *arguments: object) -> dict[str, object]:
+        code, out, err = calib8(*verb.split(), *arguments, "--json")
+        assert code == 0, err
+        document = json.loads(out)
+        form, fields = DOCUMENTED[verb]
+        assert document.pop("format") == form
+        assert set(document) == fields, verb
+        seen.add(verb)
+        return dict(document)
+
+    assert told("fetch", "tiny", "--to", "there") == {"model": "there/model.onnx"}
+    assert told("prepare", text, "--tokenizer", model.parent, "-o", "data") == {"folder": "data"}
+    found = told("calibrate", model, "--data", "data", "--cache", "calibration.cache")
+    assert (found["samples"], found["cache"]) == (40, "calibration.cache")
+    told("sensitivity", model, "--data", "data", "--samples", 4)
+    assert told("quantize", model, *ranges, "-o", int8)["int8_ops"] == 6
+    [engine] = told("build", int8, "-o", "tiny.engine", "--target", "sm86")["engines"]  # type: ignore[misc]
+    assert (engine["target"], engine["size_bytes"]) == ("sm86", Path("tiny.engine").stat().st_size)
+    told("convert", model, "--data", "data", "-o", "all", "--no-engine", "--min-cosine", 0, "--min-sqnr", 0)
+    told("migrate", "calibration.cache", model, "-o", "migrated.onnx")
+    told("export-cache", "ranges.json", "-o", "again.cache")
+    assert told("run", int8, "--data", "data", "-o", "outputs")["outputs"]
+    assert len(told("embed", int8, text)["embeddings"]) == len(SENTENCES)  # type: ignore[arg-type]
+    assert told("verify", model, int8, "--data", text, "--min-cosine", 0)["passed"] is True
+    told("inspect", int8)
+    told("export triton", int8, "-o", "repository")
+    told("bench", model, int8, "--data", text, "--seconds", 0)
+    told("tune", int8, "--data", text)
+    told("doctor")
+    assert seen == set(DOCUMENTED)
+
+
+def test_a_missed_limit_is_in_the_document_and_other_errors_are_one(
+    calib8: Shell, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    model, text = tokenizer_folder / "model.onnx", tmp_path / "texts.txt"
+    other = model.with_name("other.onnx")
+    ir.save(tiny_encoder(), model)
+    ir.save(tiny_encoder(heads=1), other)
+    text.write_text("\n".join(SENTENCES), encoding="utf-8")
+    code, out, err = calib8("verify", model, other, "--data", text, "--min-cosine", 0.9999, "--json")
+    assert (code, json.loads(out)["passed"]) == (1, False)
+    code, out, err = calib8("inspect", tmp_path / "none", "--json")
+    assert code == 2
+    assert json.loads(out)["exit_code"] == 2
+    assert json.loads(out)["message"] in err
+    assert calib8("inspect", model)[1].startswith("kind")  # the next command is for people again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"), [(["doctor"], "calib8"), (["--show-completion", "bash"], "_CALIB8_COMPLETE")]
+)
+def test_a_pipe_gets_no_colour_and_a_shell_its_completion(arguments: list[str], part: str) -> None:
+    program = Path(sys.executable).with_name("calib8")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=120)
+    assert part in done.stdout
+    assert "\x1b[" not in done.stdout + done.stderr
