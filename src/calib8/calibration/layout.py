@@ -1,11 +1,15 @@
 """Where the rows of an observed tensor lie: what has to be known before the model is run on a batch."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
+import onnx.shape_inference
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
+from calib8.graph.mapped import SMALLEST
 from calib8.runtime.ort import OrtRuntime
 
 #: What a row of a tensor is: its last axis at a position that a mask counts or at any, its channels (axis 1) at a
@@ -17,24 +21,27 @@ Shape: TypeAlias = tuple[int, ...]
 class Shapes:
     """The shapes of the tensors ``names`` of ``model``, for any batch.
 
-    Found by running the first sample alone and twice: dimensions are linear in the batch size. Inputs that differ in
-    nothing else are not run again.
+    ONNX infers them from those of the inputs, at next to no cost. Where it cannot tell them all, they are found by
+    running the first sample alone and twice: dimensions are linear in the batch size. Inputs that differ in nothing
+    else are not run again.
     """
 
     def __init__(self, model: ir.Model, names: list[str]) -> None:
-        clone = model.clone()
-        values = {value.name: value for node in clone.graph for value in node.outputs}
-        values |= {value.name: value for value in clone.graph.inputs}
-        nodes = [ir.node("Shape", [values[name]], outputs=[ir.Value(name=_output(name))]) for name in names]
-        clone.graph.extend(nodes)
-        clone.graph.outputs.clear()
-        clone.graph.outputs.extend(node.outputs[0] for node in nodes)
-        self._names = names
-        self._runtime = OrtRuntime(clone, optimised=False)
+        self._model, self._names = model, names
+        self._inferred: Inference | None = Inference(model)
+        self._runtime: OrtRuntime | None = None
         self._known: dict[tuple[Shape, ...], tuple[list[Shape], list[Shape]]] = {}
 
     def of(self, arrays: Arrays) -> dict[str, Shape]:
         """Tensor name -> shape, for the checked model inputs ``arrays``."""
+        if self._inferred is not None:
+            found = self._inferred.of({name: array.shape for name, array in arrays.items()})
+            if all(name in found for name in self._names):
+                return {name: found[name] for name in self._names}
+            self._inferred = None
+        return self._seen(arrays)
+
+    def _seen(self, arrays: Arrays) -> dict[str, Shape]:
         key = tuple(array.shape[1:] for array in arrays.values())
         if key not in self._known:
             self._known[key] = self._run(first(arrays, 1)), self._run(first(arrays, 2))
@@ -45,6 +52,8 @@ class Shapes:
         }
 
     def _run(self, arrays: Arrays) -> list[Shape]:
+        if self._runtime is None:
+            self._runtime = OrtRuntime(_shape_model(self._model, self._names), optimised=False)
         outputs = self._runtime.compute(arrays)
         return [tuple(map(int, outputs[_output(name)])) for name in self._names]
 
@@ -53,7 +62,60 @@ class Shapes:
 
     def __exit__(self, *_: object) -> None:
         """Free the session; what is known stays known."""
-        self._runtime.close()
+        if self._runtime is not None:
+            self._runtime.close()
+
+
+class Inference:
+    """ONNX's shape inference on ``model``, for inputs of known shapes."""
+
+    def __init__(self, model: ir.Model) -> None:
+        clone = model.clone()
+        for name, value in clone.graph.initializers.items():
+            weight = value.const_value
+            if weight is not None and weight.nbytes >= SMALLEST:  # no shape is as long as that
+                value.const_value = ir.ExternalTensor(
+                    "left out", 0, weight.nbytes, weight.dtype, shape=weight.shape, name=name
+                )
+        self._proto = ir.to_proto(clone)
+        del self._proto.graph.value_info[:]
+        for output in self._proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+
+    def of(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Tensor name -> shape, of all tensors of which every dimension is certain; none if they contradict."""
+        for entry in self._proto.graph.input:
+            dimensions = entry.type.tensor_type.shape.dim
+            for dimension, size in zip(dimensions, inputs[entry.name], strict=True):
+                dimension.dim_value = size
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self._proto, strict_mode=True, data_prop=True).graph
+        except onnx.shape_inference.InferenceError:
+            return {}
+        found = {}
+        for value in (*inferred.input, *inferred.value_info, *inferred.output):
+            kind = value.type.tensor_type
+            if kind.HasField("shape") and all(dimension.HasField("dim_value") for dimension in kind.shape.dim):
+                found[value.name] = tuple(dimension.dim_value for dimension in kind.shape.dim)
+        return found if self._reshapes_fit(found) else {}
+
+    def _reshapes_fit(self, found: Mapping[str, Shape]) -> bool:
+        """Whether every Reshape keeps the number of values: inference believes the shape that a traced model gives."""
+        nodes = (node for node in self._proto.graph.node if node.op_type == "Reshape")
+        pairs = ((found.get(node.input[0]), found.get(node.output[0])) for node in nodes)
+        return all(a is None or b is None or math.prod(a) == math.prod(b) for a, b in pairs)
+
+
+def _shape_model(model: ir.Model, names: list[str]) -> ir.Model:
+    """A clone that computes nothing but the shapes of the tensors ``names``."""
+    clone = model.clone()
+    values = {value.name: value for node in clone.graph for value in node.outputs}
+    values |= {value.name: value for value in clone.graph.inputs}
+    nodes = [ir.node("Shape", [values[name]], outputs=[ir.Value(name=_output(name))]) for name in names]
+    clone.graph.extend(nodes)
+    clone.graph.outputs.clear()
+    clone.graph.outputs.extend(node.outputs[0] for node in nodes)
+    return clone
 
 
 def first(arrays: Arrays, times: int) -> Arrays:

@@ -15,8 +15,8 @@ from calib8.errors import ModelError
 PREFIX = "calib8.calibrate."
 #: The opsets in which axes of reductions became an input, and in which ScatterElements learnt to add.
 AXES_AS_INPUT, ADDING = 18, 16
-#: Rows that are compared at once. Along a first axis ONNX Runtime compares values one by one, along a middle one many at
-#: a time: five times as fast, if no more rows than these share a place in the cache.
+#: Rows that are compared at once. Along a first axis ONNX Runtime compares values one by one, along a middle one many
+#: at a time: five times as fast, if no more rows than these share a place in the cache.
 GROUP = 8
 #: Exponents of the powers of two among which the amax of a histogram is looked up.
 LEAST, GREATEST = -100, 127
@@ -50,24 +50,19 @@ class Reductions:
     def reduce(self, name: str, layout: Layout, shape: Sequence[int], tokens: str, *, histogram: bool) -> Outputs:
         """Reduce the tensor ``name``, whose ``shape`` for any batch tells its rank and last axis.
 
-        tokens: for the layout ``tokens`` name of the input with the numbers of the rows that a mask counts, the last one
+        tokens: for the layout ``tokens`` the input with the numbers of the rows that a mask counts, the last one
             repeated until they are whole groups; the input with how many count [1] is called ``<tokens>.count``.
         """
         x = self._as_float(self._begin(name))
         count = self._index(f"{tokens}.count") if layout == "tokens" else None
+        rows = self._rows(x, layout, shape, tokens)
         if layout == "tokens":
-            rows = self._node("Gather", self._matrix(x, shape), self._index(tokens), axis=0)
             grouped = self._node("Reshape", rows, self._constant([-1, GROUP, shape[-1]]))
             found = self._extremes(grouped, [1], [0])
         elif layout == "rows":
-            rows = self._matrix(x, shape)
             found = self._extremes(x, [*range(1, len(shape) - 1)], [0])
-        elif layout == "samples":
-            rows = self._node("Reshape", x, self._constant([0, -1]))
-            found = self._extremes(rows, [0])
         else:
-            rows = x
-            found = self._extremes(rows, [0, *range(2, len(shape))])
+            found = self._extremes(rows, [0, *(range(2, len(shape)) if layout == "channels first" else ())])
         power = self._reduced("ReduceSum", self._node("Mul", rows, rows), [1])
         found.append(self._first(power, count))
         if histogram:
@@ -93,8 +88,11 @@ class Reductions:
         self._graph.outputs.extend([halves, exponents])
         return halves.name or "", exponents.name or ""
 
-    def _matrix(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
-        return self._node("Reshape", x, self._constant([-1, shape[-1]]))
+    def _rows(self, x: ir.Value, layout: Layout, shape: Sequence[int], tokens: str) -> ir.Value:
+        if layout == "channels first":
+            return x
+        rows = self._node("Reshape", x, self._constant([0, -1] if layout == "samples" else [-1, shape[-1]]))
+        return self._node("Gather", rows, self._index(tokens), axis=0) if layout == "tokens" else rows
 
     def _extremes(self, x: ir.Value, *steps: list[int]) -> list[ir.Value]:
         """The least and the greatest values of ``x``, reduced over some axes after others."""
