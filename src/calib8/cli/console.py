@@ -94,7 +94,7 @@ class ConsoleProgress:
         """A line if the stage is finished, or if nothing was said of it for long."""
         now, counted = time.perf_counter(), total != 1
         rate = (done - state.already) / max(now - state.began, 1e-9)  # what an earlier run did took no time of this one
-        speed = f", {_short(rate)}/s" if counted and rate else ""
+        speed = f", {_short(rate)}/s" if counted and rate and now - state.began >= 1 else ""  # too short to tell
         if total is not None and done >= total:
             many = f"{total:,.0f} " if counted else ""
             err.print(f"{stage}: {many}done in {now - state.began:.1f} s{speed}", markup=False)
