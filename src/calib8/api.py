@@ -117,6 +117,8 @@ def calibrate(  # noqa: PLR0913
     path = Path(output) if output is not None else None
     version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
     require_separate([output, cache, record_path(Path(cache)) if cache is not None else None], _named(model, data))
+    if cluster is None and isinstance(model, (str, Path)):
+        model = load(model)
     if isinstance(model, (str, Path)):
         known = source_sha256(Path(model)) if Path(model).is_file() else ""
     else:

@@ -11,8 +11,6 @@ from calib8.cluster.config import Ray
 from calib8.data.sources import Source
 from calib8.errors import ConfigError
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import load
-from calib8.passes.prepare import prepare
 from calib8.progress import Progress
 
 
@@ -26,16 +24,16 @@ def calibrated(
     cluster: Ray | None = None,
     unfinished: Path | None = None,
 ) -> Ranges:
-    """The ranges of ``model``; see ``run.calibrate`` and ``over_ray.calibrate_over``.
+    """The ranges of ``model``, for a cluster its path; see ``run.calibrate`` and ``over_ray.calibrate_over``.
 
     Raises ``ConfigError`` for a model in memory where workers would have to find it.
     """
     if cluster is None:
-        loaded = prepare(load(model)) if isinstance(model, (str, Path)) else model
-        dataset = dataset_for(loaded, source, progress)
-        return run.calibrate(loaded, dataset, config, origin, progress, unfinished=unfinished).ranges
+        assert isinstance(model, ir.Model)
+        dataset = dataset_for(model, source, progress)
+        return run.calibrate(model, dataset, config, origin, progress, unfinished=unfinished).ranges
     from calib8.calibration.over_ray import calibrate_over
 
-    if not isinstance(model, (str, Path)):
+    if isinstance(model, ir.Model):
         raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
     return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress)

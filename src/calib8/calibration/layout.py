@@ -75,7 +75,7 @@ class Inference:
             weight = value.const_value
             if weight is not None and weight.nbytes >= SMALLEST:  # no shape is as long as that
                 value.const_value = ir.ExternalTensor(
-                    "left out", 0, weight.nbytes, weight.dtype, shape=weight.shape, name=name
+                    "left out", 0, weight.nbytes, weight.dtype, shape=ir.Shape(weight.shape.numpy()), name=name
                 )
         self._proto = ir.to_proto(clone)
         del self._proto.graph.value_info[:]
