@@ -275,6 +275,8 @@ def test_ctrl_c_ends_the_cluster_and_leaves_nothing_half_written(model: Path, co
     arguments = ["embed", model, *corpus, "--ray", "local", "-o", output, "--part-rows", 1, "-q"]
     driver = subprocess.Popen([sys.executable, "-m", "calib8", *map(str, arguments)], start_new_session=True)
     wait_for_a_part(driver, output)
+    left = output / ".part-000000.parquet.0123456789abcdef.part"
+    left.write_bytes(b"half")  # as a worker leaves it that Ray kills at the wrong moment
     os.killpg(driver.pid, signal.SIGINT)
     assert driver.wait(30) == 130
     wait_for_end_of(driver.pid)

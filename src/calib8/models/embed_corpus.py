@@ -92,10 +92,13 @@ def embed_corpus(
         progress.update("embed", done, total)
         if missing:
             open_worker = partial(Embedder, artefact, folder, config, made_by, choice, cluster.cpus)
-            with connected(cluster):
-                for number, _ in spread(cluster, open_worker, missing, gpu=is_engine(artefact)):
-                    done += missing[number]["rows"]
-                    progress.update("embed", done, total)
+            try:
+                with connected(cluster):
+                    for number, _ in spread(cluster, open_worker, missing, gpu=is_engine(artefact)):
+                        done += missing[number]["rows"]
+                        progress.update("embed", done, total)
+            finally:  # Ray kills its workers on the way out, in the middle of a file
+                _remove_half_written(output)
     return [Path(item["file"]) for item in items]
 
 
@@ -164,7 +167,7 @@ def _made_by(artefact: Path, folder: Path, config: Corpus) -> dict[str, Any]:
 
 
 def _continue(output: Path, made_by: dict[str, Any], choice: CpuChoice | None) -> CpuChoice | None:
-    """Make sure that what is in ``output`` was ``made_by`` the same, and remove what a killed worker left half-written.
+    """Make sure that what is in ``output`` was ``made_by`` the same, and remove what a killed run left half-written.
 
     Returns how a model runs on the CPU: as it did for the parts that are there, else by ``choice``.
     """
@@ -184,9 +187,13 @@ def _continue(output: Path, made_by: dict[str, Any], choice: CpuChoice | None) -
             "remove this one."
         )
     write_json(output / RECORD, {**made_by, "cpu": None if choice is None else choice.model_dump()})
+    _remove_half_written(output)
+    return choice
+
+
+def _remove_half_written(output: Path) -> None:
     for left in output.glob(".part-*.parquet.*.part"):
         left.unlink(missing_ok=True)
-    return choice
 
 
 def _is_whole(item: Item) -> bool:
