@@ -44,6 +44,7 @@ class Reductions:
         self._graph, self._opset = self.model.graph, self.model.opset_imports.get("", 0)
         self._values = {value.name: value for node in self._graph for value in node.outputs}
         self._values |= {value.name: value for value in self._graph.inputs}
+        self._constants: dict[tuple[type[np.generic], tuple[int, ...], bytes], ir.Value] = {}
         self._last: ir.Node | None = None
         self._graph.outputs.clear()
 
@@ -150,10 +151,12 @@ class Reductions:
 
     def _constant(self, content: Any, dtype: type[np.generic] = np.int64) -> ir.Value:
         array: NDArray[np.generic] = np.asarray(content, dtype)
-        name = f"{PREFIX}{len(self._graph.initializers)}.constant"
-        value = ir.val(name, const_value=ir.tensor(array, name=name))
-        self._graph.register_initializer(value)
-        return value
+        key = dtype, array.shape, array.tobytes()
+        if key not in self._constants:
+            name = f"{PREFIX}{len(self._graph.initializers)}.constant"
+            self._constants[key] = ir.val(name, const_value=ir.tensor(array, name=name))
+            self._graph.register_initializer(self._constants[key])
+        return self._constants[key]
 
     def _begin(self, name: str) -> ir.Value:
         """The tensor ``name``. New nodes go right behind what computes it: nothing is kept for longer than it must."""
