@@ -1,10 +1,11 @@
 """Documentation that cannot drift: links, help pages, commands in sentences, and the size of the source.
 
 python docs/check.py            report what is wrong, exit 1 if anything is
-python docs/check.py --write    write docs/cli.md from the command line's own help
+python docs/check.py --write    write docs/cli.md from the command line's own help, and docs/json-schema.json
 """
 
 import ast
+import json
 import os
 import re
 import sys
@@ -16,10 +17,11 @@ import typer
 from typer.testing import CliRunner
 
 os.environ.update(COLUMNS="80", TERM="dumb", NO_COLOR="1")  # before the command line looks at the terminal
+from calib8.cli.documents import schema
 from calib8.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
-HELP_PAGE = ROOT / "docs" / "cli.md"
+HELP_PAGE, SCHEMA = ROOT / "docs" / "cli.md", ROOT / "docs" / "json-schema.json"
 LONGEST_FUNCTION = 70
 LONGEST_FILE = 420
 SKIPPED = (".venv", "build", "models", ".git")
@@ -27,13 +29,15 @@ SKIPPED = (".venv", "build", "models", ".git")
 
 def main() -> int:
     """Print every problem; the exit code says whether there were any."""
-    page = help_page()
+    written = {HELP_PAGE: help_page(), SCHEMA: json.dumps(schema(), indent=1) + "\n"}
     if "--write" in sys.argv[1:]:
-        HELP_PAGE.write_text(page, encoding="utf-8")
+        for path, text in written.items():
+            path.write_text(text, encoding="utf-8")
         return 0
     problems = [*broken_links(), *unknown_commands(), *oversized_source()]
-    if not HELP_PAGE.is_file() or HELP_PAGE.read_text(encoding="utf-8") != page:
-        problems.append("docs/cli.md is not what the command line says of itself: run `make help-pages`")
+    for path, text in written.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            problems.append(f"docs/{path.name} is not what the command line says of itself: run `make help-pages`")
     print("\n".join(problems) or "documentation: links, help pages, commands and source sizes are fine")
     return 1 if problems else 0
 

@@ -204,10 +204,12 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
             )
 
 
-def unfinished_folder(path: Path, key: Mapping[str, object]) -> Path:
+@contextlib.contextmanager
+def unfinished_folder(path: Path, key: Mapping[str, object]) -> Iterator[Path]:
     """The folder ``path`` for work under way that ``key``, of JSON's types, tells from all other.
 
-    What an earlier run left there of the same work is still there; of other work it is thrown away.
+    What an earlier run left there of the same work is still there; of other work it is thrown away. If the body ends
+    without having kept anything, as by an early Ctrl-C, the folder goes.
     """
     told = json.loads(json.dumps(key))
     try:
@@ -217,7 +219,11 @@ def unfinished_folder(path: Path, key: Mapping[str, object]) -> Path:
     if not same:
         shutil.rmtree(path, ignore_errors=True)
         write_json(path / "key.json", told)
-    return path
+    try:
+        yield path
+    finally:
+        if {kept.name for kept in path.glob("*")} == {"key.json"}:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

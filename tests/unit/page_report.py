@@ -27,7 +27,11 @@ def comparison() -> Comparison:
 
 
 def full_page() -> Page:
-    report = Report(
+    return conversion_page(report(), plan(), ranges())
+
+
+def report() -> Report:
+    return Report(
         passed=True,
         failure=None,
         created="2026-01-01T00:00:00+00:00",
@@ -60,7 +64,6 @@ def full_page() -> Page:
             samples=(Sample(seconds=0, power_watts=100), Sample(seconds=1, power_watts=200)),
         ),
     )  # fmt: skip
-    return conversion_page(report, plan(), ranges())
 
 
 def plan() -> QuantPlan:

@@ -1,6 +1,7 @@
 """``--json``: every command's stdout is one document, with the fields that docs/json.md lists."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import typer
+from jsonschema import Draft202012Validator
 from shell import Shell
 
 from calib8.cli.main import app
 from calib8.testing import tiny_encoder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "json-schema.json").read_text(encoding="utf-8"))
 #: Command -> its documented fields besides ``format``, which is the first of a row.
 DOCUMENTED = {
     verb: (form, set(re.findall(r"`(\w+)`", fields)))
@@ -23,6 +26,17 @@ DOCUMENTED = {
 #: A server: it prints its address and runs until it is stopped.
 WITHOUT = {"serve"}
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"] * 4
+
+
+def valid(out: str) -> dict[str, object]:
+    """The document of a command, which must be one that docs/json-schema.json knows by its ``format``."""
+    document = json.loads(out)
+    kinds = [name for name, kind in SCHEMA["$defs"].items() if kind.get("properties", {}).get("format") is not None]
+    own = [name for name in kinds if SCHEMA["$defs"][name]["properties"]["format"]["const"] == document["format"]]
+    assert own, document["format"]
+    of_format = SCHEMA | {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in own]}
+    Draft202012Validator(of_format).validate(document)
+    return dict(document)
 
 
 def test_no_command_lacks_it() -> None:
@@ -47,7 +61,7 @@ def test_every_document_is_as_documented(
     def told(verb: str, *arguments: object) -> dict[str, object]:
         code, out, err = calib8(*verb.split(), *arguments, "--json")
         assert code == 0, err
-        document = json.loads(out)
+        document = valid(out)
         form, fields = DOCUMENTED[verb]
         assert document.pop("format") == form
         assert set(document) == fields, verb
@@ -68,6 +82,7 @@ def test_every_document_is_as_documented(
     assert told("run", int8, "--data", "data", "-o", "outputs")["outputs"]
     assert len(told("embed", int8, text)["embeddings"]) == len(SENTENCES)  # type: ignore[arg-type]
     assert told("verify", model, int8, "--data", text, "--min-cosine", 0)["passed"] is True
+    assert valid(calib8("embed", int8, text, "-o", "vectors.npy", "--json")[1])["shape"] == [len(SENTENCES), 8]
     told("inspect", int8)
     told("export triton", int8, "-o", "repository")
     told("bench", model, int8, "--data", text, "--seconds", 0)
@@ -85,19 +100,59 @@ def test_a_missed_limit_is_in_the_document_and_other_errors_are_one(
     ir.save(tiny_encoder(heads=1), other)
     text.write_text("\n".join(SENTENCES), encoding="utf-8")
     code, out, err = calib8("verify", model, other, "--data", text, "--min-cosine", 0.9999, "--json")
-    assert (code, json.loads(out)["passed"]) == (1, False)
+    assert (code, valid(out)["passed"]) == (1, False)
     code, out, err = calib8("inspect", tmp_path / "none", "--json")
     assert code == 2
-    assert json.loads(out)["exit_code"] == 2
-    assert json.loads(out)["message"] in err
+    assert valid(out)["exit_code"] == 2
+    assert str(valid(out)["message"]) in err
     assert calib8("inspect", model)[1].startswith("kind")  # the next command is for people again
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"), [(["doctor"], "calib8"), (["--show-completion", "bash"], "_CALIB8_COMPLETE")]
+    ("arguments", "message"),
+    [
+        (["calibrate", "x", "--dta", "y"], "No such option: --dta"),
+        (["calibrate"], "Missing argument"),
+        (["calibrate", "x", "--data", "y", "--observer", "magic"], "'magic' is not one of 'minmax'"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
 )
-def test_a_pipe_gets_no_colour_and_a_shell_its_completion(arguments: list[str], part: str) -> None:
-    program = Path(sys.executable).with_name("calib8")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=120)
-    assert part in done.stdout
-    assert "\x1b[" not in done.stdout + done.stderr
+def test_a_mistake_in_the_command_line_is_a_document(calib8: Shell, arguments: list[str], message: str) -> None:
+    code, out, err = calib8(*arguments, "--json")
+    document = valid(out)
+    assert message in str(document.pop("message"))
+    assert document == {"format": "calib8.error/1", "error": "UsageError", "exit_code": code}
+    assert code == 2
+    assert message in err
+    assert calib8(*arguments)[:2] == (2, "")
+
+
+def calib8_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = [Path(sys.executable).with_name("calib8"), *arguments]
+    return subprocess.run(
+        program, capture_output=True, text=True, check=True, timeout=120, env=os.environ | environment
+    )
+
+
+def test_a_pipe_gets_no_colour(tmp_path: Path) -> None:
+    done = calib8_process("doctor", COLUMNS="80")
+    assert "calib8" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion(shell: str, tmp_path: Path) -> None:
+    script = calib8_process("--show-completion", shell).stdout
+    assert "_CALIB8_COMPLETE=complete_" in script
+    calib8_process("--install-completion", shell, HOME=str(tmp_path))
+    assert any("_CALIB8_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_completion_knows_commands_and_options() -> None:
+    def completed(words: str) -> set[str]:
+        environment = {"_CALIB8_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return set(calib8_process(**environment).stdout.split())
+
+    assert completed("calib8 cali") == {"calibrate"}
+    assert "--json" in completed("calib8 inspect --")

@@ -119,13 +119,22 @@ def test_statistics_come_back_from_bytes(case: tuple[ir.Model, Dataset]) -> None
 
 
 def test_what_other_work_left_is_thrown_away(tmp_path: Path) -> None:
-    folder = unfinished_folder(tmp_path / "a", {"of": [1, "x"]})
-    (folder / "part").touch()
-    assert (unfinished_folder(tmp_path / "a", {"of": [1, "x"]}) / "part").exists()
-    assert not (unfinished_folder(tmp_path / "a", {"of": [2, "x"]}) / "part").exists()
-    (tmp_path / "a" / "key.json").write_text("{")
-    (tmp_path / "a" / "part").touch()
-    assert not (unfinished_folder(tmp_path / "a", {"of": [2, "x"]}) / "part").exists()
+    with unfinished_folder(tmp_path / "a", {"of": [1, "x"]}) as folder:
+        (folder / "part").touch()
+    with unfinished_folder(tmp_path / "a", {"of": [1, "x"]}):
+        assert (folder / "part").exists()
+    with unfinished_folder(tmp_path / "a", {"of": [2, "x"]}):
+        assert not (folder / "part").exists()
+        (folder / "part").touch()
+    (folder / "key.json").write_text("{")
+    with unfinished_folder(tmp_path / "a", {"of": [2, "x"]}):
+        assert not (folder / "part").exists()
+
+
+def test_work_that_kept_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(Stopped), unfinished_folder(tmp_path / "a", {"of": 1}):
+        raise Stopped
+    assert not any(tmp_path.iterdir())
 
 
 CONVERT = """

@@ -135,9 +135,9 @@ def test_sentences_are_tokenised_once(tokenizer_folder: Path, tmp_path: Path, no
     calls = []
 
     class Counting:
-        def encode_batch(self, texts: list[str]) -> object:
+        def encode_batch_fast(self, texts: list[str]) -> object:
             calls.append(len(texts))
-            return inner.encode_batch(texts)
+            return inner.encode_batch_fast(texts)
 
     inner, tokenizer._tokenizer = tokenizer._tokenizer, Counting()
     prepare([write(tmp_path / "a.txt", b"a\nb\n")], tokenizer, tmp_path / "calib", notes)

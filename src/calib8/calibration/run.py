@@ -1,5 +1,6 @@
 """Calibration from end to end: data and model in, ranges out; nothing is done twice."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -82,11 +83,10 @@ def calibrate(
     """
     require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
-    checkpoint = None
-    if unfinished is not None:
-        key = {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
-        checkpoint = Checkpoint(unfinished_folder(unfinished, key))
-    statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=checkpoint)
+    key = {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
+    with unfinished_folder(unfinished, key) if unfinished is not None else nullcontext() as folder:
+        checkpoint = Checkpoint(folder) if folder is not None else None
+        statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=checkpoint)
     return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
 
 

@@ -16,6 +16,7 @@ from calib8 import api, judging
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
+from calib8.cli.documents import Embedded, EmbeddedToFile, EmbeddedToFolder, Embedding, Inspected, Ran, SavedArray
 from calib8.cli.results import add_command, in_json, tell
 from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
@@ -52,7 +53,7 @@ def run(
         written = api.run_to_folder(artefact, data, output, runtime=runtime, progress=progress)
     for path, shape in written.items():
         out.print(f"{path}: {list(shape)}", markup=False)
-    tell("run", {"outputs": {path.stem: {"path": path, "shape": shape} for path, shape in written.items()}})
+    tell(Ran(outputs={path.stem: SavedArray(path=path, shape=shape) for path, shape in written.items()}))
 
 
 def embed(
@@ -96,7 +97,7 @@ def embed(
                 artefact, texts, output, config, cluster=cluster, tokenizer=tokenizer, progress=progress
             )
         out.print(f"{output}: {len(parts)} parts", markup=False)
-        tell("embed", {"output": output, "parts": len(parts)})
+        tell(EmbeddedToFolder(output=output, parts=len(parts)))
         return
     if output is not None:
         require_separate([output], [artefact, *(texts or ())])
@@ -107,14 +108,14 @@ def embed(
             save_array(output, vectors)
     if output is not None:
         out.print(f"{output}: {list(vectors.shape)}", markup=False)
-        tell("embed", {"output": output, "shape": vectors.shape})
+        tell(EmbeddedToFile(output=output, shape=vectors.shape))
         return
     lines = (
         {"text": sentence, "embedding": [round(float(value), 7) for value in vector]}
         for sentence, vector in zip(sentences, vectors, strict=True)
     )
     if in_json():
-        tell("embed", {"embeddings": list(lines)})
+        tell(Embedded(embeddings=tuple(Embedding(**line) for line in lines)))
         return
     for line in lines:
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -197,7 +198,7 @@ def verify(
         _print_on_gpu(found)
     else:
         _print(_facts(comparison))
-    tell("verify", judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found))
+    tell(judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found))
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
@@ -212,7 +213,7 @@ def inspect(
     """
     found = judging.inspect(path)
     _print(found)
-    tell("inspect", {"path": path, "facts": found})
+    tell(Inspected(path=path, facts=found))
 
 
 def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:

@@ -57,7 +57,7 @@ def bench(
         report.save(output)
         write_page(output.with_suffix(".html"), bench_page(report))
     out.print(render_bench(report))
-    tell("bench", report)
+    tell(report)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

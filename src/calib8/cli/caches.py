@@ -9,6 +9,7 @@ import calib8
 from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.documents import ExportedCache
 from calib8.cli.results import add_command, tell
 
 AlgorithmName = Literal["minmax", "entropy2", "entropy", "legacy"]
@@ -52,7 +53,7 @@ def migrate(
         migration = api.migrate(cache, model, output, config, progress=progress)
     out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
     out.print(render_migration(migration), markup=False)
-    tell("migrate", migration)
+    tell(migration)
 
 
 def export_cache(
@@ -81,5 +82,5 @@ def export_cache(
             "model was made with to have them all",
             markup=False,
         )
-    facts = {"output": output, "header": found.cache.header, "tensors": len(found.cache.scales)}
-    tell("export-cache", facts | {"left_out": found.left_out})
+    header, tensors = found.cache.header, len(found.cache.scales)
+    tell(ExportedCache(output=output, header=header, tensors=tensors, left_out=found.left_out))

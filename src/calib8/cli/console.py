@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     Task,
     TaskID,
     TextColumn,
@@ -24,27 +26,52 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class _Done(MofNCompleteColumn):
+#: Seconds between lines about a stage that goes on, where there is no terminal to draw in.
+INTERVAL = 30.0
+
+
+@dataclass
+class _Stage:
+    """A stage under way: its bar, when it began and with how much done, and when a line last told of it."""
+
+    task: TaskID
+    already: float
+    began: float
+    told: float
+
+
+class _Done(ProgressColumn):
     """``7/56``, or ``12%`` of what is told as a share."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.percentage:.0f}%") if task.total == 1 else super().render(task)
+        if task.total == 1:
+            return Text(f"{task.percentage:.0f}%")
+        return Text(_short(task.completed) + (f"/{_short(task.total)}" if task.total is not None else ""))
+
+
+class _Rate(ProgressColumn):
+    """``4.2/s``, nothing for shares."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text(f"{_short(rate)}/s" if rate and task.total != 1 else "")
 
 
 class ConsoleProgress:
-    """Draws ``Progress`` as bars in a terminal, and as one line per finished stage where stderr is no terminal.
+    """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and one every
+    30 seconds while it goes on.
 
     Use it in a ``with`` block. If ``quiet``, it says nothing.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._started: dict[str, float] = {}
-        self._tasks: dict[str, TaskID] = {}
+        self._stages: dict[str, _Stage] = {}
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             _Done(),
+            _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
@@ -53,15 +80,30 @@ class ConsoleProgress:
 
     def update(self, stage: str, done: float, total: float | None) -> None:
         """See ``calib8.progress.Progress``."""
-        start = self._started.setdefault(stage, time.perf_counter())
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+        if stage not in self._stages:
+            task, now = self._bars.add_task(stage, total=total, completed=int(done)), time.perf_counter()
+            self._stages[stage] = _Stage(task, done, now, now)
+        state = self._stages[stage]
+        self._bars.update(state.task, completed=done, total=total)
+        if not self.quiet and not err.is_terminal:
+            self._tell(stage, state, done, total)
         if total is not None and done >= total:
-            if not self.quiet and not err.is_terminal:
-                many = "" if total == 1 else f"{total:,.0f} "
-                err.print(f"{stage}: {many}done in {time.perf_counter() - start:.1f} s", markup=False)
-            del self._started[stage], self._tasks[stage]
+            del self._stages[stage]
+
+    def _tell(self, stage: str, state: _Stage, done: float, total: float | None) -> None:
+        """A line if the stage is finished, or if nothing was said of it for long."""
+        now, counted = time.perf_counter(), total != 1
+        rate = (done - state.already) / max(now - state.began, 1e-9)  # what an earlier run did took no time of this one
+        speed = f", {_short(rate)}/s" if counted and rate and now - state.began >= 1 else ""  # too short to tell
+        if total is not None and done >= total:
+            many = f"{total:,.0f} " if counted else ""
+            err.print(f"{stage}: {many}done in {now - state.began:.1f} s{speed}", markup=False)
+        elif now - state.told >= INTERVAL:
+            state.told = now
+            so_far = _short(done) if counted else f"{done:.0%}"
+            of = f" of {_short(total)}" if counted and total is not None else ""
+            left = f", {_span((total - done) / rate)} left" if total is not None and rate else ""
+            err.print(f"{stage}: {so_far}{of}{speed}{left}", markup=False)
 
     def note(self, message: str) -> None:
         """See ``calib8.progress.Progress``."""
@@ -76,5 +118,21 @@ class ConsoleProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
-        if kind in (KeyboardInterrupt, SystemExit):  # Ctrl-C, which typer turns into exit code 130, or SIGTERM
-            err.print("interrupted; nothing half-written was left behind", style="red")
+
+
+def _short(number: float) -> str:
+    """Four characters or so: ``0.25``, ``4.2``, ``950``, ``12.3k``, ``449M``."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if number >= factor:
+            scaled = number / (1e3 if unit == "k" else factor)
+            return f"{scaled:.{0 if scaled >= 100 else 1}f}{unit}"
+    if number >= 10 or number == int(number):
+        return f"{number:.0f}"
+    return f"{number:.{1 if number >= 1 else 2}f}"
+
+
+def _span(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -21,4 +21,4 @@ def doctor() -> None:
 
     found = judging.doctor()
     out.print(render_diagnosis(found))
-    tell("doctor", found)
+    tell(found)

@@ -9,6 +9,7 @@ import typer
 import calib8
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.documents import ExportedTriton
 from calib8.cli.results import add_command, tell
 
 
@@ -59,4 +60,4 @@ def export(
     out.print(f"{output}: {made.name} ({takes}), batches of up to {max(made.max_batch, 1)}", markup=False)
     out.print(f"needs {made.needs}", markup=False)
     out.print(f"tritonserver --model-repository={output.resolve()}", markup=False)
-    tell("export-triton", asdict(made))
+    tell(ExportedTriton(**asdict(made)))

@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
 from calib8.cli.console import err, out
-from calib8.cli.results import answer_in_json, tell_failure
+from calib8.cli.documents import Failed
+from calib8.cli.results import answer_in_json, tell, tell_failure
 from calib8.errors import Calib8Error
 
 
@@ -54,6 +55,8 @@ def _options(
 
 #: Exit codes of a crash (EX_SOFTWARE of sysexits.h) and of a reader that went away (128 + SIGPIPE).
 CRASHED, UNREAD = 70, 141
+#: Those of Ctrl-C and of SIGTERM.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main() -> None:
@@ -77,11 +80,24 @@ def main() -> None:
         tell_failure(error, Calib8Error.exit_code)
         sys.exit(Calib8Error.exit_code)
     except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # typer says 1, which would be a missed limit
-            ended.code = UNREAD
+        _explain_end(ended)
         raise
     except Exception as error:
         _crash(error)
+
+
+def _explain_end(ended: SystemExit) -> None:
+    """Say what typer leaves unsaid: that it was interrupted, and in JSON what is wrong with the command line."""
+    cause = ended.__context__
+    if isinstance(cause, BrokenPipeError):  # typer says 1, which would be a missed limit
+        ended.code = UNREAD
+    elif ended.code in (INTERRUPTED, TERMINATED):
+        message = "interrupted; nothing half-written was left behind"
+        err.print(message, style="red")
+        tell(Failed(error="Interrupted", message=message, exit_code=int(ended.code)))
+    elif explain := getattr(cause, "format_message", None):  # before the command could say whom it answers
+        answer_in_json("--json" in sys.argv)
+        tell(Failed(error="UsageError", message=explain(), exit_code=Calib8Error.exit_code))
 
 
 def _crash(error: Exception) -> NoReturn:

@@ -10,6 +10,7 @@ from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
+from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
 from calib8.errors import ConfigError, LimitMissed
 from calib8.planning.config import Precision, Treatment
@@ -36,7 +37,7 @@ def fetch(
     with ConsoleProgress(quiet=quiet) as progress:
         folder = api.fetch(name, to, progress=progress)
     out.print(str(folder / "model.onnx"), markup=False)
-    tell("fetch", {"model": folder / "model.onnx"})
+    tell(Fetched(model=folder / "model.onnx"))
 
 
 def prepare(
@@ -54,7 +55,7 @@ def prepare(
         config = calib8.Prepare(max_length=max_length)
         folder = api.prepare(texts, tokenizer, output, config, progress=progress)
     out.print(str(folder), markup=False)
-    tell("prepare", {"folder": folder})
+    tell(Prepared(folder=folder))
 
 
 def calibrate(
@@ -94,8 +95,7 @@ def calibrate(
     header = Cache.load(cache).header if cache is not None else None
     if header is not None:
         out.print(f"{cache}: {header}", markup=False)
-    facts = {"output": output, "tensors": len(ranges.tensors), "samples": ranges.samples}
-    tell("calibrate", facts | {"cache": cache, "header": header})
+    tell(Calibrated(tensors=len(ranges.tensors), samples=ranges.samples, output=output, cache=cache, header=header))
 
 
 def quantize(
@@ -122,7 +122,7 @@ def quantize(
         config = _int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment)
         decided = api.quantize_file(model, ranges, output, config, data=data, plan=plan, progress=progress)
     out.print(f"{output}: {len(decided.nodes('int8'))} of {len(decided.ops)} weighted ops in INT8", markup=False)
-    tell("quantize", {"output": output, "int8_ops": len(decided.nodes("int8")), "weighted_ops": len(decided.ops)})
+    tell(Quantized(output=output, int8_ops=len(decided.nodes("int8")), weighted_ops=len(decided.ops)))
 
 
 def build(
@@ -178,7 +178,7 @@ def build(
             engines = api.build(model, output, config, data=data, progress=progress)
     for engine in engines:
         out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
-    tell("build", {"engines": engines})
+    tell(Built(engines=tuple(engines)))
 
 
 def convert(
@@ -247,7 +247,7 @@ def convert(
     out.print(
         f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
     )
-    tell("convert", report)
+    tell(report)
     if missed is not None:
         raise missed
 
@@ -287,7 +287,7 @@ def sensitivity(
         config = _int8(include, exclude, 0.0, "fp16", int8_embedding, treatment)
         found = api.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
     out.print(render_sensitivity(found, show))
-    tell("sensitivity", found)
+    tell(found)
 
 
 def _int8(

@@ -7,7 +7,7 @@ that lets one of the two through. See docs/json.md.
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from calib8.cli.console import out
+from calib8.cli.documents import Failed
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -57,15 +58,14 @@ def in_json() -> bool:
     return _state.asked
 
 
-def tell(command: str, facts: BaseModel | Mapping[str, Any]) -> None:
-    """Print ``facts`` if JSON was asked for; their ``format`` is ``calib8.<command>/1`` unless they have one."""
+def tell(document: BaseModel) -> None:
+    """Print ``document``, whose ``format`` says what it is, if JSON was asked for and none was printed yet."""
     if _state.asked and not _state.told:
-        content = facts.model_dump(mode="json") if isinstance(facts, BaseModel) else dict(facts)
-        document = {"format": f"calib8.{command}/1"} | content
-        sys.stdout.write(to_json(document, indent=2, inf_nan_mode="null").decode() + "\n")
+        content = document.model_dump(mode="json")
+        sys.stdout.write(to_json(content, indent=2, inf_nan_mode="null").decode() + "\n")
         _state.told = True
 
 
 def tell_failure(error: BaseException, exit_code: int) -> None:
     """The same for an error, unless the command told its facts before it: a missed limit is among them."""
-    tell("error", {"error": type(error).__name__, "message": str(error), "exit_code": exit_code})
+    tell(Failed(error=type(error).__name__, message=str(error), exit_code=exit_code))

@@ -33,4 +33,4 @@ def tune(
     for name, rate in sorted(measured.samples_per_second.items(), key=lambda item: -item[1]):
         chosen = "  <- remembered" if name == str(measured.choice) else ""
         out.print(f"{name:32}{rate:10.1f} samples/s{chosen}", markup=False)
-    tell("tune", measured)
+    tell(measured)

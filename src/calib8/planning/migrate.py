@@ -10,6 +10,7 @@ Rules:
 """
 
 from importlib.metadata import version
+from typing import Literal
 
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
@@ -50,7 +51,7 @@ class Migration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = "calib8.migration/1"
+    format: Literal["calib8.migration/1"] = "calib8.migration/1"
     header: str
     int8_ops: int
     weighted_ops: int

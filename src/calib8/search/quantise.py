@@ -1,6 +1,7 @@
 """Quantise with data at hand: by the numbers of each site first, then by what the model's own output says."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,9 @@ class Case:
         check_ranges(self.model, self.ranges)
         if self.config.treatment == "plain":
             return {}
-        folder = None
-        if self.unfinished is not None:
-            key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
-            folder = unfinished_folder(self.unfinished / "sites", key)
-        return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
+        key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
+        with unfinished_folder(self.unfinished / "sites", key) if self.unfinished else nullcontext() as folder:
+            return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
 
     def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
         """All of ``names`` to be switched between float and INT8."""

@@ -5,6 +5,7 @@ One run of a few samples for each, on a model that holds every op in both forms 
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Sensitivity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = "calib8.sensitivity/1"
+    format: Literal["calib8.sensitivity/1"] = "calib8.sensitivity/1"
     samples: int
     all_float: float
     all_int8: float

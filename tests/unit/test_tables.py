@@ -1,0 +1,56 @@
+"""Tables for people fit 80 columns whatever the names in them are, and lose no number for it."""
+
+import io
+from collections.abc import Callable
+
+import page_report
+import pytest
+from rich.console import Console, RenderableType
+
+from calib8.planning.quant_plan import QuantPlan
+from calib8.report.plan_table import render_plan, render_sensitivity
+from calib8.report.table import render
+from calib8.search.sensitivity import OpSensitivity, Sensitivity
+
+DEEP = "/model/encoder/layer.{}/attention/self/a_module_with_quite_a_long_name/query/MatMul"
+RECIPE = "smooth 0.85, shift, split 32, reach 1.15"
+
+
+def conversion() -> RenderableType:
+    report = page_report.report()
+    [engine] = report.engines
+    several = engine.model_copy(update={"target": "sm75+sm80+sm86+sm89+sm120"})
+    accuracy = report.accuracy.model_copy(update={"sqnr_db": None})
+    return render(report.model_copy(update={"engines": (engine, several), "accuracy": accuracy}))
+
+
+def plan() -> RenderableType:
+    ops = [
+        op.model_copy(update={"node": DEEP.format(number) + "x" * 40 * number, "recipe": RECIPE, "extra_columns": 1024})
+        for number, op in enumerate(page_report.plan().ops)
+    ]
+    return render_plan(QuantPlan(ops=tuple(ops), budget=page_report.plan().budget))
+
+
+def sensitivity() -> RenderableType:
+    costs = [
+        OpSensitivity(node=DEEP.format(number) + "x" * 40, kind="MatMul", recipe=RECIPE, alone=0.98765, spared=0.99999)
+        for number in range(3)
+    ]
+    return render_sensitivity(Sensitivity(samples=32, all_float=0.99998, all_int8=0.97654, ops=tuple(costs)), 20)
+
+
+@pytest.mark.parametrize(
+    ("made", "numbers"),
+    [
+        (conversion, ["400 MB", "100 MB", "25%", "0.9850", "0.9700", "3.10x", "2/2", "exact"]),
+        (plan, ["0.99900", "0.99990", "1024", "0.98500 +- 0.00100"]),
+        (sensitivity, ["0.98765", "0.99999", "0.97654"]),
+    ],
+)
+def test_it_fits_80_columns(made: Callable[[], RenderableType], numbers: list[str]) -> None:
+    console = Console(width=80, file=io.StringIO(), record=True, highlight=False)
+    console.print(made())
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert [number for number in numbers if number not in text] == []
