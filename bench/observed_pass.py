@@ -35,6 +35,7 @@ class InOpenVino(OpenVinoRuntime):
         super().__init__(model, threads=threads or len(os.sched_getaffinity(0)))
 
     def compute(self, arrays: Arrays) -> Arrays:
+        """See ``OrtRuntime``."""
         return self._run(arrays)
 
 
