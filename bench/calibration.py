@@ -8,7 +8,9 @@ Three curves may be asked for: ``--sizes`` (numbers of sentences), ``--lengths``
 Rows, each in a process of its own, by turns, medians of the rounds; what a row took is that of the whole process:
 plain            ONNX Runtime runs the model from its file on the batches that calib8 makes. The reference.
 default          calib8's pass with every statistic that the default recipe needs: ranges, and rows of each tensor.
+openvino         the same pass in OpenVINO, and how far its ranges are from those of ``default``, relative to each amax.
 minmax …         the pass of each observer of `calib8 calibrate`, and the ranges that it finds.
+calibrate        the command `calib8 calibrate`, min/max, from its first import to its file of ranges.
 quantise NAME    data in, INT8 model out, by a row of bench/quantisers.py, of calib8 or another tool (``--with``).
 
 ``--cores 2`` gives each process two cores of its own and lets as many rows run at once as there are such pairs.
@@ -35,11 +37,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from calib8.calibration.collect import collect
-from calib8.calibration.observers import observer_for
 from calib8.data.sources import NpyFolder
 from calib8.data.text import TextTokenizer
 from calib8.files import write_json, write_text
@@ -47,15 +46,13 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load, save
 from calib8.models.sentence import token_arrays
 from calib8.passes.prepare import prepare
-from calib8.planning.solve import ROWS
 from calib8.progress import Quiet
 from calib8.report.report import this_machine
 from calib8.verification.pairs import read_pairs
 from quantisers import QUANTISERS
 from throughput import without_folder
 
-OBSERVERS = ("minmax", "percentile", "mse", "entropy")
-PASSES = ("plain", "default", *OBSERVERS)
+PASSES = ("plain", "default", "openvino", "minmax", "percentile", "mse", "entropy", "calibrate")
 QUANTISE = "quantise "
 CURVES = {"sizes": "sentences", "lengths": "tokens", "layers": "layers"}
 #: Memory that another tool may take.
@@ -64,10 +61,8 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure, print and keep; with ``--row`` be one of the processes."""
+    """Measure, print and keep."""
     options = _options()
-    if options.row:
-        return be(options.row, options.folder)
     cases = [(curve, int(value)) for curve in CURVES for value in (getattr(options, curve) or "").split(",") if value]
     result: Row = {
         "command": " ".join(["python", *(without_folder(part) for part in sys.argv)]),
@@ -90,7 +85,6 @@ def main() -> None:
             write_text(options.results.with_suffix(".txt"), table(result) + "\n")
     if options.results:
         plot(result, options.results.with_suffix(".svg"))
-    return None
 
 
 def _options() -> argparse.Namespace:
@@ -105,10 +99,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, help="cores for each process; default: all, one process at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--note", default="", help="kept with the results")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    if not options.row and "plain" not in options.rows.split(","):
+    if "plain" not in options.rows.split(","):
         parser.error("--rows: plain is what all others are measured against")
     if options.cores is not None and not 1 <= options.cores <= len(os.sched_getaffinity(0)):
         parser.error(f"--cores: 1 to {len(os.sched_getaffinity(0))} here, got {options.cores}")
@@ -172,6 +165,8 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Row]:
         done = list(pool.map(lambda name: _on_cores(idle, partial(process, name, folder, pythons)), jobs))
     taken = {name: [facts for job, facts in zip(jobs, done, strict=True) if job == name] for name in names}
     rows = {name: {key: statistics.median(one[key] for one in seen) for key in seen[0]} for name, seen in taken.items()}
+    if {"default", "openvino"} <= set(rows):
+        rows["openvino"]["range_difference"] = range_difference(folder)
     for facts in rows.values():
         for key in ("user_s", "wall_s"):
             facts[f"{key}_ratio"] = round(facts[key] / rows["plain"][key], 3)
@@ -191,14 +186,17 @@ def _on_cores(idle: "SimpleQueue[list[int]]", work: Callable[[], Row]) -> Row:
 
 def process(name: str, folder: Path, pythons: dict[str, str]) -> Row:
     """One row in a process of its own: what it used from start to end, imports included."""
-    command = [sys.executable, __file__, str(folder), "--row", name]
+    script = "plain_pass.py" if name == "plain" else "observed_pass.py"
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(folder), name]
     with tempfile.TemporaryDirectory() as work:
-        if name.startswith(QUANTISE):
+        if name == "calibrate":
+            model, ranges = str(folder / "model.onnx"), str(Path(work) / "ranges.json")
+            command = [sys.executable, "-m", "calib8", name, model, "--data", str(folder / "data"), "-o", ranges]
+        elif name.startswith(QUANTISE):
             tool = name.removeprefix(QUANTISE)
             python = pythons.get(QUANTISERS[tool].package, sys.executable)
-            script = Path(__file__).with_name("quantisers.py")
             files = (folder / "model.onnx", folder / "calibration.npz", Path(work) / "int8.onnx")
-            command = [python, str(script), tool, *map(str, files), str(MOST_GIB)]
+            command = [python, str(Path(__file__).with_name("quantisers.py")), tool, *map(str, files), str(MOST_GIB)]
         started = time.perf_counter()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert child.stderr is not None
@@ -219,37 +217,10 @@ def process(name: str, folder: Path, pythons: dict[str, str]) -> Row:
     }
 
 
-def be(name: str, folder: Path) -> None:
-    """What the process of a pass does."""
-    if name == "plain":
-        plain(folder)
-    else:
-        observed(folder, None if name == "default" else name)
-
-
-def plain(folder: Path) -> None:
-    """A forward pass, and nothing else."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))  # its default takes cores that are not ours
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    whole: dict[str, NDArray[np.int64]] = {
-        name: np.load(folder / "data" / f"{name}.npy", allow_pickle=False) for name in names
-    }
-    for rows, length in json.loads((folder / "batches.json").read_text()):
-        session.run(None, {name: array[rows][:, :length] for name, array in whole.items()})
-
-
-def observed(folder: Path, observer: str | None) -> None:
-    """calib8's pass, and what the observer makes of it."""
-    model = prepare(load(folder / "model.onnx"))
-    dataset = dataset_for(model, NpyFolder(folder / "data"), Quiet())
-    chosen = observer_for(observer or "minmax", 99.99)
-    found = collect(model, dataset, Quiet(), sample=0 if observer else ROWS, histograms=chosen.histogram)
-    for seen in found.values():
-        chosen.amax(seen)
+def range_difference(folder: Path) -> float:
+    """The largest difference between the ranges of the rows ``default`` and ``openvino``, relative to the amax."""
+    here, there = (json.loads((folder / f"{row}.json").read_text()) for row in ("default", "openvino"))
+    return max(float(np.abs(np.subtract(here[name], there[name])).max() / np.abs(here[name]).max()) for name in here)
 
 
 def table(result: Row) -> str:
@@ -269,6 +240,8 @@ def table(result: Row) -> str:
                 f"{name:28}{row['user_s']:10.1f}{row['user_s_ratio']:8.2f}{row['wall_s']:10.1f}"
                 f"{row['wall_s_ratio']:8.2f}{row['peak_gib']:8.2f}{row['gib_beyond_plain']:+9.2f}"
             )
+            if "range_difference" in row:
+                lines.append(f"{'':28}ranges within {row['range_difference']:.1e} of those of default")
     return "\n".join(lines)
 
 
