@@ -4,8 +4,8 @@
 
 PYTHON is one that has the row's tool; nothing else is needed there. ``settings.json`` names the models, the texts and a
 folder to work in. The process makes its model there, unless it has made that of the same inputs before, loads it,
-writes the vectors of all texts, answers with one line of JSON, and then embeds a set of texts for every line that names
-one, answering with the seconds that took: text in, vectors out.
+embeds all texts once, answers with one line of JSON, and then embeds a set of texts for every line that names one,
+answering with the seconds that took, text in, vectors out; then it writes those vectors.
 
 sentence-transformers is called as its documentation says, batches of 32. What has no encoder of its own (ONNX Runtime,
 OpenVINO) gets calib8's: the same tokeniser, batches sorted by length and little padding; one run at a time, as those
@@ -182,15 +182,16 @@ def main() -> None:
     os.dup2(2, 1)
     with redirect_stdout(sys.stderr):
         encode = encoder.open(settings)
-        for name, texts in settings["texts"].items():
-            np.save(Path(settings["work"]) / f"{sys.argv[1]}-{name}.npy", np.asarray(encode(texts), np.float32))
+        for texts in settings["texts"].values():
+            encode(texts)
         ready = {"runtime": settings.get("description", ""), "versions": versions(*TOOLS)}
         answers.write(json.dumps(ready) + "\n")
         for line in sys.stdin:
-            texts = settings["texts"][line.strip()]
+            kind = line.strip()
             start, worked = time.perf_counter(), time.process_time()
-            encode(texts)
+            vectors = encode(settings["texts"][kind])
             taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - worked}
+            np.save(Path(settings["work"]) / f"{sys.argv[1]}-{kind}.npy", np.asarray(vectors, np.float32))
             answers.write(json.dumps(taken) + "\n")
 
 

@@ -17,17 +17,17 @@ BEGIN, END = "<!-- throughput -->\n", "<!-- /throughput -->"
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The rows as a Markdown table: rate, how many times as fast calib8 is, cosine to FP32; short and long texts."""
+    """The rows as a Markdown table: rate, how many times as fast calib8 is (as it comes / tuned), cosine to FP32; of each kind of texts."""
     kinds = list(result["texts"])
     head = [f"{kind}: texts/s | calib8 is | cosine mean / p1" for kind in kinds]
     lines = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * (3 * len(kinds))}"]
-    mine = next(row for name in reversed(OURS) if "absent" not in (row := result["rows"].get(name, {"absent": ""})))
+    mine = [row for name in OURS if "absent" not in (row := result["rows"].get(name, {"absent": ""}))]
     for name, row in result["rows"].items():
         cells = []
         for kind in kinds if kinds[0] in row else ():
             own = row[kind]
-            ratio = mine[kind]["per_second"] / own["per_second"]
-            cells += [f"{own['per_second']:.1f}", "" if name in OURS else f"{ratio:.2f}x"]
+            ratios = " / ".join(f"{row[kind]['per_second'] / own['per_second']:.2f}x" for row in mine)
+            cells += [f"{own['per_second']:.1f}", "" if name in OURS else ratios]
             cells += [f"{own['cosine_mean']:.4f} / {own['cosine_p1']:.4f}" if "cosine_mean" in own else ""]
         lines.append(f"| {ENCODERS[name].title} | {' | '.join(cells or [row.get('absent', '')])} |")
     machine = result["machine"]
@@ -35,6 +35,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"{result['date']}, {machine['processor']}, {machine['cores']} cores; {result['texts']['short']} sentences, "
         f"{result['texts']['long']} long texts, medians of {result['rounds']} rounds by turns:",
+        "",
+        "<!-- needs: hours -->",
         "",
         f"    {result['command']}",
         "",

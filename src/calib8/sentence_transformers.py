@@ -78,7 +78,7 @@ class Encoder:
 
     def encode(  # noqa: PLR0913, PLR0917
         self,
-        inputs: str | Sequence[str],
+        inputs: str | Sequence[str] | None = None,
         prompt_name: None = None,
         prompt: None = None,
         batch_size: int = 32,
@@ -96,11 +96,13 @@ class Encoder:
 
         Vectors are cut to ``truncate_dim`` first, then normalised if asked, then brought to ``precision``, by
         sentence-transformers itself. ``convert_to_tensor`` gives a PyTorch tensor, neither that nor
-        ``convert_to_numpy`` a list of them. ``batch_size`` and ``device`` are taken and change nothing: batches are
-        made by length, and the artefact decides where it runs. Raises ``ConfigError`` for what else
+        ``convert_to_numpy`` a list of them. ``sentences``, the former name of ``inputs``, is taken too. ``batch_size``
+        and ``device`` are taken and change nothing: batches are made by length, and the artefact decides where it runs.
+        Raises ``ConfigError`` for what else
         ``SentenceTransformer`` could do, ``DataError`` for inputs that are no texts, ``SetupError`` where a package is
         missing.
         """
+        inputs = _inputs(inputs, others)
         _refuse_others({"prompt_name": prompt_name, "prompt": prompt, **others})
         if output_value != "sentence_embedding":
             raise ConfigError(f"got output_value={output_value!r}; calib8 has 'sentence_embedding' only.")
@@ -122,13 +124,15 @@ class Encoder:
             converted = converted if convert_to_tensor else list(converted)
         return converted[0] if isinstance(inputs, str) else converted
 
-    def encode_query(self, inputs: str | Sequence[str], **options: Any) -> Any:
+    def encode_query(self, *given: Any, **options: Any) -> Any:
         """``encode``. Raises ``ConfigError`` if the model has a prompt for queries."""
-        return self._encode_as(QUERY_PROMPTS, inputs, options)
+        self._require_no_prompt(QUERY_PROMPTS)
+        return self.encode(*given, **options)
 
-    def encode_document(self, inputs: str | Sequence[str], **options: Any) -> Any:
+    def encode_document(self, *given: Any, **options: Any) -> Any:
         """``encode``. Raises ``ConfigError`` if the model has a prompt for documents."""
-        return self._encode_as(DOCUMENT_PROMPTS, inputs, options)
+        self._require_no_prompt(DOCUMENT_PROMPTS)
+        return self.encode(*given, **options)
 
     def get_embedding_dimension(self) -> int:
         """The width of the vectors that ``encode`` gives."""
@@ -182,13 +186,12 @@ class Encoder:
         with ConsoleProgress() as progress:
             return self._encoder.embed(texts, progress)
 
-    def _encode_as(self, names: Sequence[str], inputs: str | Sequence[str], options: dict[str, Any]) -> Any:
+    def _require_no_prompt(self, names: Sequence[str]) -> None:
         if prompt := next((self._prompts[name] for name in names if name in self._prompts), ""):
             raise ConfigError(
                 f"the model has the prompt {prompt!r} for a {names[0]}, and calib8 adds none. Put it before your texts "
                 "and call encode()."
             )
-        return self.encode(inputs, **options)
 
     def __enter__(self) -> Encoder:
         return self
@@ -228,6 +231,14 @@ def _prompts_of(settings: dict[str, Any], folder: Path) -> dict[str, str]:
             "Put it before your texts, and remove default_prompt_name there."
         )
     return prompts
+
+
+def _inputs(inputs: Any, others: dict[str, Any]) -> Any:
+    """``inputs``, or what was given by its former name."""
+    named = others.pop("sentences", None)
+    if (inputs is None) == (named is None):
+        raise ConfigError("encode() takes a text or a list of texts as its first argument, and no other `sentences`.")
+    return named if inputs is None else inputs
 
 
 def _refuse_others(options: dict[str, Any]) -> None:

@@ -14,7 +14,10 @@ import numpy as np
 import onnx_ir as ir
 from campaign import Target
 from mutations import of_json, of_lines, of_npy, of_npz, of_onnx
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from server import request
+from server import seeds as request_seeds
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokens import word_tokenizer
 
 from calib8.calibration.cache import Cache, cache_of, version_of
 from calib8.calibration.cache_record import read_record
@@ -262,20 +265,10 @@ def _array_inspect(data: bytes, folder: Path) -> None:
 # --- text
 
 
-def _word_tokenizer() -> Tokenizer:
-    words = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "b"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return tokenizer
-
-
 def _text(data: bytes, folder: Path) -> None:
     sentences = read_sentences(_put(folder, "a.txt", data))
     if not (folder / "tokenizer.json").is_file():
-        _word_tokenizer().save(str(folder / "tokenizer.json"))
+        word_tokenizer().save(str(folder / "tokenizer.json"))
     tokenizer = TextTokenizer(folder, 16)
     assert tokenizer.padded(tokenizer.tokens(sentences))["input_ids"].shape[0] == len(sentences)
 
@@ -292,7 +285,7 @@ def _pairs_seeds() -> list[bytes]:
 
 def _corpus(data: bytes, path: Path) -> None:
     path.write_bytes(data)
-    parts = corpus.parts([path], 2)
+    parts = corpus.parts([path], 2, "text")
     assert sum(len(corpus.read(part, "text")) for part in parts) == sum(part.rows for part in parts)
 
 
@@ -329,7 +322,7 @@ def _tokenizer(data: bytes, folder: Path) -> None:
 
 
 def _tokenizer_seeds() -> list[bytes]:
-    words = _word_tokenizer()
+    words = word_tokenizer()
     pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
     pairs = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     pairs.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -339,7 +332,7 @@ def _tokenizer_seeds() -> list[bytes]:
 
 def _settings(data: bytes, folder: Path) -> None:
     if not (folder / "tokenizer.json").is_file():
-        _word_tokenizer().save(str(folder / "tokenizer.json"))
+        word_tokenizer().save(str(folder / "tokenizer.json"))
     for name in ("tokenizer_config.json", "sentence_bert_config.json"):
         _put(folder, name, data)
     tokenizer = TextTokenizer(folder)
@@ -417,4 +410,5 @@ TARGETS = (
            _pooling_settings, of_json),
     Target("plan-log", _bytes(LAYERS.encode()), _layers, of_lines, 50),
     Target("options", _bytes(b"pids:1x1:8x64:64x384", b"tsm75+sm86,sm120", b"v10.16.0", b"v8601"), _words),
+    Target("server-request", request_seeds, request, of_lines),
 )  # fmt: skip

@@ -26,7 +26,7 @@ def write(path: Path, texts: list[str]) -> Path:
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 9])
 def test_parts_hold_every_row_once_and_in_order(tmp_path: Path, suffix: str, rows: int) -> None:
-    found = parts([write(tmp_path / f"a{suffix}", TEXTS), write(tmp_path / f"b{suffix}", ["sechs"])], rows)
+    found = parts([write(tmp_path / f"a{suffix}", TEXTS), write(tmp_path / f"b{suffix}", ["sechs"])], rows, "text")
     assert [text for part in found for text in read(part, "text")] == [*TEXTS, "sechs"]
     assert [row for part in found for row in range(part.first, part.first + part.rows)] == list(range(6))
     assert max(part.rows for part in found) == min(rows, 5)
@@ -35,13 +35,13 @@ def test_parts_hold_every_row_once_and_in_order(tmp_path: Path, suffix: str, row
 def test_a_part_of_text_begins_at_a_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("ä\n\nb\nc\n".encode())
-    assert parts([path], 2) == [Part(str(path), 0, 2, 0), Part(str(path), 5 + 1, 1, 2)]
+    assert parts([path], 2, "text") == [Part(str(path), 0, 2, 0), Part(str(path), 5 + 1, 1, 2)]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": 3}', "'text' of row 0 is 3, expected a text"),
+        ("a.jsonl", '{"text": 3}', "'text' of the line .* is 3, expected a text. Mend or remove the line"),
         ("a.jsonl", '{"body": "x"}', "has no 'text'. Name the member with --column"),
         ("a.jsonl", "{", "is not JSON lines"),
         ("a.txt", "\n \n", "holds no row"),
@@ -54,18 +54,20 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path, name: str, content: str, m
         pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'calib8[ray]'")
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
-        [read(part, "text") for part in parts([tmp_path / name], 4)]
+        parts([tmp_path / name], 4, "text")
 
 
 def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
-    [part] = parts([write(tmp_path / "a.parquet", TEXTS)], 9)
+    path = write(tmp_path / "a.parquet", TEXTS)
     with pytest.raises(DataError, match="has no column 'body'; it has n, text"):
-        read(part, "body")
+        parts([path], 9, "body")
+    with pytest.raises(DataError, match="'n' of row 0, the first being 0, is 0, expected a text. Mend or"):
+        parts([path], 9, "n")
 
 
 def test_a_file_that_lost_rows_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", TEXTS)
-    [part] = parts([path], 9)
+    [part] = parts([path], 9, "text")
     write(path, TEXTS[:3])
     with pytest.raises(DataError, match="changed while it was read: 3 rows where 5 were"):
         read(part, "text")
@@ -73,4 +75,4 @@ def test_a_file_that_lost_rows_is_noticed(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="corpus not found"):
-        parts([tmp_path / "a.txt"], 1)
+        parts([tmp_path / "a.txt"], 1, "text")

@@ -229,16 +229,29 @@ def processes(session: int) -> dict[int, str]:
 @pytest.mark.usefixtures("cluster")
 def test_what_is_wrong_in_a_worker_is_told_here(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
-    with pytest.raises(DataError, match="'text' of row 1 is None, expected a text"):
-        calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out")
+    with pytest.raises(DataError, match="is None, expected a text"):
+        calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out", calib8.Corpus(part_rows=1))
+    assert not (tmp_path / "out").exists()  # the first row is fine, and no part was made of it
+
+
+def test_no_corpus_is_no_embeddings(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file of texts was named"):
+        calib8.embed_corpus(model, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SetupError, match="is a file, expected a folder"):
+        calib8.embed_corpus(model, [model], model)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_folder_of_other_embeddings_is_left_alone(model: Path, corpus: list[Path], tmp_path: Path) -> None:
     calib8.embed_corpus(model, corpus[2:], tmp_path / "out")
-    for inputs, config, what in ((corpus, calib8.Corpus(), "inputs"), (corpus[2:], calib8.Corpus(part_rows=7), "set")):
+    others = [(inputs, calib8.Corpus(), "inputs") for inputs in (corpus, [*corpus[2:], *corpus[2:]])]
+    for inputs, config, what in (*others, (corpus[2:], calib8.Corpus(part_rows=7), "set")):
         with pytest.raises(InputError, match=f"of another origin, told by {what}"):
             calib8.embed_corpus(model, inputs, tmp_path / "out", config)
+    calib8.embed_corpus(model, corpus[:2], tmp_path / "both")
+    with pytest.raises(InputError, match="told by inputs"):  # whose rows would have other numbers
+        calib8.embed_corpus(model, corpus[1::-1], tmp_path / "both")
     (tmp_path / "out" / "_embeddings.json").unlink()
     with pytest.raises(InputError, match="told by a record that is missing"):
         calib8.embed_corpus(model, corpus[2:], tmp_path / "out")

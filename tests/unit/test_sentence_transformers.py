@@ -57,6 +57,19 @@ def test_vectors_are_those_of_embed(model: Path, encoder: Encoder) -> None:
 def test_queries_and_documents_are_texts(encoder: Encoder) -> None:
     for method in (encoder.encode_query, encoder.encode_document):
         np.testing.assert_array_equal(method(TEXTS, batch_size=7), encoder.encode(TEXTS))
+        np.testing.assert_array_equal(method(TEXTS, None, None, 16), encoder.encode(TEXTS))
+
+
+def test_inputs_are_known_by_their_former_name(encoder: Encoder) -> None:
+    np.testing.assert_array_equal(encoder.encode(sentences=TEXTS), encoder.encode(TEXTS))
+    for wrong in ({}, {"inputs": "a", "sentences": "a"}):
+        with pytest.raises(ConfigError, match="takes a text or a list of texts as its first argument"):
+            encoder.encode(**wrong)
+
+
+def test_half_a_surrogate_pair_is_the_fault_of_the_text(encoder: Encoder) -> None:
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        encoder.encode(["fine", "broken \ud83d"])
 
 
 def test_vectors_are_cut_before_they_are_normalised(model: Path, encoder: Encoder) -> None:
@@ -130,7 +143,8 @@ def test_encode_has_their_parameters() -> None:
     ours, theirs = (inspect.signature(one.encode).parameters for one in (Encoder, SentenceTransformer))
     expected = [name for name in theirs if name not in ("pool", "chunk_size", "kwargs")]
     assert [name for name in ours if name != "others"] == expected
-    assert [ours[name].default for name in expected] == [theirs[name].default for name in expected]
+    # But for inputs, the first: who gives `sentences` gives none.
+    assert [ours[name].default for name in expected[1:]] == [theirs[name].default for name in expected[1:]]
 
 
 @pytest.mark.parametrize(

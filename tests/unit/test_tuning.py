@@ -114,6 +114,36 @@ def test_another_machine_or_version_measures_anew(fact: str, model: Path, monkey
     assert remembered(load(model)) is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("model name\t: EPYC\nflags\t: avx512_vnni avx512_bf16\n", "model name\t: EPYC\nflags\t: avx2\n"),
+        ("CPU part\t: 0xd0c\n\nCPU part\t: 0xd0c\n", "CPU part\t: 0xd40\n\nCPU part\t: 0xd40\n"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(
+    one: str, other: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_cpuinfo", lambda: one)
+    remember(load(model), MEASURED)
+    monkeypatch.setattr(choice, "_cpuinfo", lambda: other)
+    assert remembered(load(model)) is None
+    monkeypatch.setattr(choice, "_cpuinfo", lambda: one)
+    assert remembered(load(model)) == MEASURED.choice
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("200000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 64), ("", 64)]
+)
+def test_a_container_has_as_many_cores_as_its_quota(
+    told: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(told)
+    monkeypatch.setattr(choice, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert choice.cores() == expected
+
+
 @pytest.mark.parametrize("damage", ["", "{}", '{"choice": 3}', "\xff"])
 def test_a_damaged_note_is_no_error(damage: str, model: Path) -> None:
     path = remember(load(model), MEASURED)

@@ -21,6 +21,7 @@ from calib8.cli.results import add_command, in_json, tell
 from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
 from calib8.files import require_separate, save_array
+from calib8.models.corpus import JSON_LINES, PARQUET
 
 if TYPE_CHECKING:
     from calib8.gpu.activity import Activity
@@ -99,6 +100,13 @@ def embed(
         out.print(f"{output}: {len(parts)} parts", markup=False)
         tell(EmbeddedToFolder(output=output, parts=len(parts)))
         return
+    if given := [name for name, value, default in (
+        ("--column", column, "text"), ("--part-rows", part_rows, 4096), ("--keep-text", keep_text, False),
+        ("--ray-cpus", ray_cpus, 1),
+    ) if value != default]:  # fmt: skip
+        raise ConfigError(f"{', '.join(given)} go with --ray, which was not given. Add --ray local, or leave them out.")
+    if rows := [path for path in texts or () if path.suffix in PARQUET + JSON_LINES]:
+        raise ConfigError(f"{rows[0]} holds rows, and without --ray texts are read line by line. Add --ray local.")
     if output is not None:
         require_separate([output], [artefact, *(texts or ())])
     sentences = _sentences(texts or [Path("-")])

@@ -1,5 +1,6 @@
 """Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -51,6 +52,10 @@ def sentences_of(text: bytes, name: str) -> list[str]:
     raise DataError(f"{name} holds no sentence; expected one a line.")
 
 
+#: What Python strings may hold and UTF-8 may not: JSON's "\\ud800" alone becomes one.
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")
+
+
 class TextTokenizer:
     """The model's own tokenizer (``tokenizer.json``), set to truncate and to pad as the model was trained.
 
@@ -97,9 +102,14 @@ class TextTokenizer:
     def encoded(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
         """``tokens``, and how many sentences were cut. Other threads run meanwhile.
 
-        Raises ``ModelError`` where the tokenizer lacks what it refers to.
+        Raises ``ModelError`` where the tokenizer lacks what it refers to, ``DataError`` for half a surrogate pair.
         """
         texts = [sentence.lower() for sentence in sentences] if self.lower else list(sentences)
+        for text in texts:
+            if not text.isascii() and HALF_PAIR.search(text):
+                raise DataError(
+                    f"{text!r:.80} holds half of a surrogate pair, which no UTF-8 text does. Mend the text."
+                )
         with _usable(self.path):
             encodings = self._tokenizer.encode_batch_fast(texts)  # without the offsets, which nobody reads
         return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)

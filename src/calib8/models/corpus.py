@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,15 +30,16 @@ class Part:
     first: int
 
 
-def parts(paths: Sequence[Path], rows: int) -> list[Part]:
+def parts(paths: Sequence[Path], rows: int, column: str) -> list[Part]:
     """The corpus in parts of at most ``rows`` rows of one file. Lines with nothing in them are no rows.
 
-    Raises ``DataError`` for a file that is no corpus or has no row, ``InputError`` for one that is not there.
+    Every row is looked at, so that no part is made of a corpus that has to be mended. Raises ``DataError`` for a file
+    that is no corpus or has no row, and for a row without a text, ``InputError`` for a file that is not there.
     """
     found: list[Part] = []
     first = 0
     for path in paths:
-        begins, total = _begins(require_file(path, "corpus"), rows)
+        begins, total = _begins(require_file(path, "corpus"), rows, column)
         if total == 0:
             raise DataError(f"{path} holds no row; expected at least one.")
         for place, begin in enumerate(begins):
@@ -57,24 +59,25 @@ def read(part: Part, column: str) -> list[str]:
     else:
         lines = (line for _, line in islice(_lines(path, part.begin), part.rows))
         texts = list(lines) if path.suffix in TEXT else [_member(path, line, column) for line in lines]
-    for row, text in enumerate(texts, start=part.first):
-        if not isinstance(text, str):
-            raise DataError(f"{path}: {column!r} of row {row} is {text!r:.80}, expected a text. Name another --column.")
     if len(texts) != part.rows:
         raise DataError(f"{path} changed while it was read: {len(texts)} rows where {part.rows} were. Run it again.")
     return texts
 
 
-def _begins(path: Path, rows: int) -> tuple[list[int], int]:
+def _begins(path: Path, rows: int, column: str) -> tuple[list[int], int]:
     """Where every part begins, and how many rows there are."""
     if path.suffix in PARQUET:
         total = int(_parquet(path).metadata.num_rows)
-        return list(range(0, total, rows)), total
+        begins = list(range(0, total, rows))
+        _check_parquet(path, column)
+        return begins, total
     if path.suffix not in JSON_LINES + TEXT:
         known = ", ".join(PARQUET + JSON_LINES + TEXT)
         raise DataError(f"{path} has the suffix {path.suffix!r}, expected one of {known}. Rename or convert it.")
     begins, total = [], 0
-    for begin, _ in _lines(path):
+    for begin, line in _lines(path):
+        if path.suffix in JSON_LINES:
+            _member(path, line, column)
         if total % rows == 0:
             begins.append(begin)
         total += 1
@@ -95,14 +98,20 @@ def _lines(path: Path, begin: int = 0) -> Iterator[tuple[int, str]]:
             begin += len(line)
 
 
-def _member(path: Path, line: str, column: str) -> Any:
+def _member(path: Path, line: str, column: str) -> str:
     try:
         content = from_json(line)
     except ValueError as error:
         raise DataError(f"{path} is not JSON lines: {line[:80]!r} is no JSON ({error}). Make it again.") from None
     if not isinstance(content, dict) or column not in content:
         raise DataError(f"{path}: the line {line[:80]!r} has no {column!r}. Name the member with --column.")
-    return content[column]
+    text = content[column]
+    if not isinstance(text, str):
+        raise DataError(
+            f"{path}: {column!r} of the line {line[:80]!r} is {text!r:.80}, expected a text. Mend or remove the line, "
+            "or name another --column."
+        )
+    return text
 
 
 def _parquet(path: Path) -> Any:
@@ -114,13 +123,41 @@ def _parquet(path: Path) -> Any:
         raise DataError(f"{path} is not a Parquet file ({error}). Make it again.") from None
 
 
-def _parquet_rows(path: Path, part: Part, column: str) -> list[Any]:
+def _check_parquet(path: Path, column: str) -> None:
+    with _readable(path, column) as file:
+        first = 0
+        for batch in file.iter_batches(columns=[column]):
+            _texts(path, column, batch.column(0).to_pylist(), first)
+            first += len(batch)
+
+
+def _parquet_rows(path: Path, part: Part, column: str) -> list[str]:
+    with _readable(path, column) as file:
+        return _texts(path, column, _rows(file, part, column), part.begin)
+
+
+def _texts(path: Path, column: str, values: list[Any], first: int) -> list[str]:
+    """``values``, the rows from ``first`` on. Raises ``DataError`` unless all are texts."""
+    for row, value in enumerate(values, start=first):
+        if not isinstance(value, str):
+            raise DataError(
+                f"{path}: {column!r} of row {row}, the first being 0, is {value!r:.80}, expected a text. Mend or "
+                "remove the row, or name another --column."
+            )
+    return values
+
+
+@contextmanager
+def _readable(path: Path, column: str) -> Iterator[Any]:
+    """The Parquet file. What fails in the body, other than by our own errors, is its damage."""
     file = _parquet(path)
     if column not in file.schema_arrow.names:
         names = ", ".join(file.schema_arrow.names)
         raise DataError(f"{path} has no column {column!r}; it has {names}. Name one with --column.")
     try:
-        return _rows(file, part, column)
+        yield file
+    except DataError:
+        raise
     except Exception as error:  # of pyarrow's many kinds, also where a text is not UTF-8
         raise DataError(f"{path} is damaged: column {column!r} cannot be read ({error}). Make it again.") from error
 

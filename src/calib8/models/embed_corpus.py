@@ -19,8 +19,8 @@ from calib8.cluster.session import connected, require_ray
 from calib8.cluster.spread import Item, spread
 from calib8.config import Config
 from calib8.data.text import TextTokenizer
-from calib8.errors import InputError, SetupError
-from calib8.files import atomic, locked, read_json, require_file, sha256_file, write_json
+from calib8.errors import DataError, InputError, SetupError
+from calib8.files import atomic, locked, read_json, require_file, require_folder, sha256_file, write_json
 from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of
@@ -63,24 +63,28 @@ def embed_corpus(
     number in the corpus), ``text`` if it is kept, ``embedding`` (float32 list of fixed size). ``tokenizer`` is a
     folder; beside the artefact if None. An engine has a GPU per worker. Workers find all paths where they are here. How
     a model runs on their CPUs is chosen here and kept, so that all parts are of one arithmetic.
-    Raises ``DataError`` for what is no corpus, ``InputError`` if ``output`` holds parts made from something else.
+    Raises ``DataError`` for what is no corpus, before the first part is made; ``InputError`` if ``output`` holds parts
+    made from something else, or from the same files in another order; ``SetupError`` if it cannot be written.
     """
     require_ray()
     artefact, output = Path(artefact).resolve(), Path(output).resolve()
     folder = Path(tokenizer).resolve() if tokenizer is not None else artefact.parent
     config, cluster, progress = config or Corpus(), cluster or Ray(), progress or Quiet()
     paths = [Path(path).resolve() for path in inputs]
+    if not paths:
+        raise DataError("no file of texts was named; expected at least one: .parquet, .jsonl or .txt.")
+    require_folder(output)
     made_by = _made_by(artefact, folder, config)
     found = (
         None if is_engine(artefact) else chosen(load(artefact), config.runtime, threads=cluster.cpus, throughput=True)
     )
     items = [
         {**asdict(part), "file": str(output / f"part-{number:06d}.parquet")}
-        for number, part in enumerate(parts(paths, config.part_rows))
+        for number, part in enumerate(parts(paths, config.part_rows, config.column))
     ]
     output.mkdir(parents=True, exist_ok=True)
     with locked(output):
-        hashes = {str(path): sha256_file(path) for path in paths}
+        hashes = [[str(path), sha256_file(path)] for path in paths]  # rows are numbered in this order
         choice = _continue(output, {**made_by, "inputs": hashes}, found)
         if choice != found:
             progress.note(f"going on with {choice}, as in the earlier run; for {found} choose another folder")

@@ -21,6 +21,9 @@ from calib8.files import default_cache, write_json
 from calib8.graph.io import SOURCE_SHA256
 from calib8.runtime.names import CpuRuntime
 
+#: Where Linux tells a container its share of the CPUs: "200000 100000" is two of them.
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
 
 class CpuChoice(BaseModel):
     """A runtime, whether activations become uint8 (see ``cpu_form``), and how many runs go on at once.
@@ -112,8 +115,18 @@ def remembered(model: ir.Model) -> CpuChoice | None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: those it may run on, or fewer where a container's quota is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, _quota() or allowed)
+
+
+def _quota() -> int | None:
+    """The CPUs that the container's quota amounts to, at least 1; None without one (cgroup v2's ``cpu.max``)."""
+    try:
+        quota, period = CPU_MAX.read_text(encoding="ascii").split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return None
 
 
 def has_vnni() -> bool:
@@ -133,11 +146,18 @@ def _file(model: ir.Model) -> Path:
     facts = [
         model.metadata_props.get(SOURCE_SHA256, ""),
         str(is_quantised(model)),  # a model keeps the hash of what it was made of
-        next((line for line in _cpuinfo().splitlines() if line.startswith("model name")), platform.processor()),
+        *_processor(),
         str(cores()),
         *(_version(package) for package in ("calib8", "onnxruntime", "openvino")),
     ]
     return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:32]}.json"
+
+
+def _processor() -> list[str]:
+    """What the first core says of itself, and the units that decide the form: hypervisors hide both in one name."""
+    first = _cpuinfo().partition("\n\n")[0].splitlines()
+    named = [line for line in first if line.startswith(("model name", "CPU implementer", "CPU part", "Features"))]
+    return [*(named or [platform.processor()]), str(has_vnni()), str(has_bf16())]
 
 
 def _version(package: str) -> str:
