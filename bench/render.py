@@ -17,7 +17,7 @@ BEGIN, END = "<!-- throughput -->\n", "<!-- /throughput -->"
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The rows as a Markdown table: rate, how many times as fast calib8 is (as it comes / tuned), cosine to FP32; of each kind of texts."""
+    """The rows as a Markdown table: for each kind of texts rate, how many times as fast calib8 is, cosine to FP32."""
     kinds = list(result["texts"])
     head = [f"{kind}: texts/s | calib8 is | cosine mean / p1" for kind in kinds]
     lines = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * (3 * len(kinds))}"]
