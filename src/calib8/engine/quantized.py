@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from calib8.errors import ModelError
 
+#: The domain of the operators of ONNX, by both names.
+ONNX = ("", "ai.onnx")
 KINDS = ("MatMul", "Gemm", "Conv")
 #: TensorRT moves Q and DQ across these.
 MOVERS = ("Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -102,7 +104,7 @@ def require_exact(model: ir.Model) -> None:
 
 
 def _quantized_op(node: ir.Node) -> QuantizedOp | None:
-    if node.op_type not in KINDS or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in KINDS or node.domain not in ONNX:
         return None
     left, right = (_source(value) for value in node.inputs[:2])
     if left is None and right is None:
@@ -157,10 +159,10 @@ def _conditions(node: ir.Node) -> bool:
 def _source(value: ir.Value | None) -> _Source | None:
     movers: list[ir.Node] = []
     node = value.producer() if value is not None else None
-    while node is not None and node.op_type in MOVERS and node.inputs[0] is not None:
+    while node is not None and node.op_type in MOVERS and node.domain in ONNX and node.inputs[0] is not None:
         movers.append(node)
         node = node.inputs[0].producer()
-    if node is None or node.op_type != "DequantizeLinear":
+    if node is None or node.op_type != "DequantizeLinear" or node.domain not in ONNX:
         return None
     return _Source(node, tuple(movers), _weight_codes(node.inputs[0]), _constant(node.inputs[1]))
 
@@ -231,7 +233,7 @@ def _name(value: ir.Value | None) -> str:
 
 
 def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain not in ONNX:
         return
     dtype = _code_type(node, opset)
     if dtype is not None and dtype != ir.DataType.INT8:

@@ -2,7 +2,8 @@
 
 Rules:
 1. Whatever a node reads, or the graph gives out, is computed before, an input or an initializer.
-2. A node of ONNX's own operators has the inputs, outputs and attributes that the operator demands, of its types.
+2. A node of ONNX's own operators has the inputs, outputs and attributes that the operator demands, of its types, and
+   attributes have values: only a function may name the caller's instead.
 3. A constant has as many values as its shape says.
 4. Names are text. Protobuf hands on bytes that are no UTF-8.
 """
@@ -41,7 +42,7 @@ def _of_graph(graph: ir.Graph, outer: set[ir.Value], opset: int) -> Iterator[str
                 yield f"the node {node.name!r} reads {read.name!r}, which nothing before it computes"
         yield from _of_node(node, opset)
         for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():  # a flaw of the node, told above
                 yield from _of_graph(attribute.as_graph(), known, opset)
         known.update(node.outputs)
     for output in graph.outputs:
@@ -56,7 +57,9 @@ def _of_node(node: ir.Node, opset: int) -> Iterator[str]:
         yield f"the name {strange[0]!r} is not UTF-8"
         return
     for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+        if attribute.is_ref():
+            yield f"the attribute {attribute.name!r} of the node {node.name!r} is a function's, and this is no function"
+        elif attribute.type == ir.AttributeType.TENSOR:
             yield from _of_tensor(attribute.as_tensor())
     if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
         there = onnx.defs.has(node.op_type, max_inclusive_version=opset)  # or the opset lies: the newest form counts
