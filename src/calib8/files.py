@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,16 @@ def sweep(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Wait until no other process or thread holds ``folder``, and hold it: for files that belong together.
 
     Only those who ask for the lock too are kept out. A process that dies lets go. Where the operating system or the
-    file system knows no such locks, there is none.
+    file system knows no such locks, there is none. ``note`` is told that there is somebody to wait for.
     """
-    with _flock(folder):
+    with contextlib.ExitStack() as held:
+        if not held.enter_context(_flock(folder, wait=False)):
+            note(f"waiting: another run is at work in {folder}")
+            held.enter_context(_flock(folder))
         yield
 
 

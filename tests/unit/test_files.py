@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
@@ -197,3 +198,24 @@ def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:
         files.require_separate([a, b], [b])
     with pytest.raises(InputError, match="written twice"):
         files.require_separate([a, None, tmp_path / "x" / ".." / "a"], [b])
+
+
+def test_who_waits_for_a_folder_is_told_and_gets_it(tmp_path: Path) -> None:
+    order: list[str] = []
+    told = threading.Event()
+
+    def note(text: str) -> None:
+        order.append(text)
+        told.set()
+
+    def second() -> None:
+        with files.locked(tmp_path, note):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with files.locked(tmp_path, note):
+        waiting.start()
+        assert told.wait(10)
+        order.append("first")
+    waiting.join(10)
+    assert order == [f"waiting: another run is at work in {tmp_path}", "first", "second"]

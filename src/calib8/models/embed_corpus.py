@@ -83,7 +83,7 @@ def embed_corpus(
         for number, part in enumerate(parts(paths, config.part_rows, config.column))
     ]
     output.mkdir(parents=True, exist_ok=True)
-    with locked(output):
+    with locked(output, progress.note):
         hashes = [[str(path), sha256_file(path)] for path in paths]  # rows are numbered in this order
         choice = _continue(output, {**made_by, "inputs": hashes}, found)
         if choice != found:
