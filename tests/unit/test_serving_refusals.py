@@ -82,6 +82,8 @@ def test_another_model(server: Served) -> None:
 def test_pages_that_are_not_there(server: Served) -> None:
     with server.http() as client:
         assert client.post("/v1/completions").json()["error"]["message"] == "POST /v1/completions: Not Found."
+        slash = client.post("/v1/embeddings/", follow_redirects=False)
+        assert (slash.status_code, slash.json()["error"]["message"]) == (404, "POST /v1/embeddings/: Not Found.")
         answer = client.get("/v1/embeddings")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["error"]["type"] == "invalid_request_error"

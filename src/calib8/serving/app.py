@@ -59,7 +59,7 @@ def application(protocol: Protocol, batcher: Batcher, config: Serve, metrics: Me
         return JSONResponse(model)
 
     embeddings = _Embeddings(protocol, batcher, config, metrics, authorise)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/embeddings", embeddings.answer, methods=["POST"]),
             Route("/v1/models", models),
@@ -70,6 +70,8 @@ def application(protocol: Protocol, batcher: Batcher, config: Serve, metrics: Me
         middleware=[Middleware(Measured, metrics=metrics)],
         exception_handlers=dict.fromkeys((Refused, HTTPException, Exception), _refusal),
     )
+    app.router.redirect_slashes = False  # to wherever the client's Host header says, and without OpenAI's error
+    return app
 
 
 class _Embeddings:
