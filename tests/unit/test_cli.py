@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -99,6 +100,23 @@ def test_embed_writes_json_lines_in_order(calib8: Shell, int8: Path, text: Path,
     saved = tmp_path / "vectors.npy"
     assert calib8("embed", int8, text, "-o", saved, "--runtime", "onnxruntime")[0] == 0
     np.testing.assert_allclose(np.load(saved), vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{text}", "--column", "body", "--ray-cpus", 2), "--column, --ray-cpus go with --ray, which was not given"),
+        (("{text}", "--keep-text", "--part-rows", 1), "--part-rows, --keep-text go with --ray, which was not given"),
+        (("rows.jsonl",), "rows.jsonl holds rows, and without --ray texts are read line by line"),
+        (("rows.parquet",), "rows.parquet holds rows, and without --ray texts are read line by line"),
+    ],
+)
+def test_embed_ignores_nothing_that_is_for_ray(
+    calib8: Shell, int8: Path, text: Path, arguments: tuple[Any, ...], message: str
+) -> None:
+    code, out, told = calib8("embed", int8, *(str(one).format(text=text) for one in arguments))
+    assert (code, out) == (2, "")
+    assert message in " ".join(told.split())
 
 
 def test_embed_reads_standard_input(calib8: Shell, int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -227,9 +228,17 @@ def processes(session: int) -> dict[int, str]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_is_wrong_in_a_worker_is_told_here(model: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_worker_is_told_here(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    [part] = embed_corpus.parts([tmp_path / "a.jsonl"], 9, "text")
+    monkeypatch.setattr(embed_corpus, "parts", lambda *_: [replace(part, rows=2)])  # as if a row were gone since
+    with pytest.raises(DataError, match="changed while it was read: 1 rows where 2 were"):
+        calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out")
+
+
+def test_a_row_without_a_text_is_told_before_the_first_part(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
-    with pytest.raises(DataError, match="is None, expected a text"):
+    with pytest.raises(DataError, match="'text' of the line .* is None, expected a text"):
         calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out", calib8.Corpus(part_rows=1))
     assert not (tmp_path / "out").exists()  # the first row is fine, and no part was made of it
 
