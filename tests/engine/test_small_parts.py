@@ -9,7 +9,7 @@ from engine_models import Trap, conv_net, gemm_transposed, one_gemm, qkv
 from calib8.engine.failures import build_error
 from calib8.engine.phases import Phases
 from calib8.engine.process import BuildLog, Outcome
-from calib8.engine.quantized import quantized_ops
+from calib8.engine.quantized import conditioning_chains, quantized_ops
 from calib8.engine.targets import describe, parse_targets, path_for, require_known
 from calib8.errors import ProfileError
 
@@ -53,6 +53,20 @@ def test_ops_are_read_from_the_graph():
     for model in (conv_net(), gemm_transposed()):
         assert [op.hint for op in quantized_ops(ir.from_proto(model))] in ([None, None], [None])
     assert quantized_ops(ir.from_proto(one_gemm(Trap(quantised_weight=False, quantised_activation=False)))) == []
+
+
+@pytest.mark.parametrize("op_type", ["DequantizeLinear", "Reshape", "QuantizeLinear"])
+def test_operators_of_other_domains_are_not_taken_for_onnx_s(op_type: str):
+    model = ir.from_proto(one_gemm())
+    foreign = ir.node(op_type, inputs=[], domain="foreign")  # whoever reads the input of ONNX's finds none
+    model.graph.insert_before(model.graph[0], foreign)
+    (gemm,) = (node for node in model.graph if node.op_type == "MatMul")
+    if op_type == "QuantizeLinear":
+        gemm.inputs[1].producer().replace_input_with(0, foreign.outputs[0])
+    else:
+        gemm.replace_input_with(1, foreign.outputs[0])
+    assert [(op.name, op.weight_elements) for op in quantized_ops(model)] == [("mm", 0)]
+    assert conditioning_chains(model) == []
 
 
 def refused(*reasons: str, log: tuple[tuple[str, str], ...] = ()) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calib8.calibration.cache import Cache
 from calib8.errors import CacheError
-from calib8.graph.values import name_of
+from calib8.graph.values import name_of, op_of
 from calib8.numerics import LEVELS
 from calib8.progress import Progress
 
@@ -91,15 +91,16 @@ def _bound(value: ir.Value) -> float | None:
         constant = _floats(value)
         return None if constant is None else float(np.abs(constant).max(initial=0))
     node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None:
         return None
-    if node.op_type in UNIT:
+    kind = op_of(node)
+    if kind in UNIT:
         return 1.0
     operands = [_floats(operand) for operand in node.inputs[1:3]]
-    if node.op_type == "Clip" and len(operands) == 2:
+    if kind == "Clip" and len(operands) == 2:
         low, high = operands
         return None if low is None or high is None else float(max(abs(low.min()), abs(high.max())))
-    if node.op_type == "LayerNormalization" and operands and (gamma := operands[0]) is not None:
+    if kind == "LayerNormalization" and operands and (gamma := operands[0]) is not None:
         beta = operands[1] if len(operands) > 1 else np.zeros(1, np.float32)
         # One of n numbers of mean 0 and variance 1 is at most sqrt(n - 1) from 0.
         return None if beta is None else float((np.abs(gamma) * math.sqrt(gamma.size) + np.abs(beta)).max())

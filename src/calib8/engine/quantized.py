@@ -20,9 +20,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
+from calib8.graph.values import op_of
 
-#: The domain of the operators of ONNX, by both names.
-ONNX = ("", "ai.onnx")
 KINDS = ("MatMul", "Gemm", "Conv")
 #: TensorRT moves Q and DQ across these.
 MOVERS = ("Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -91,7 +90,7 @@ def quantized_ops(model: ir.Model) -> list[QuantizedOp]:
 
 def conditioning_chains(model: ir.Model) -> list[Chain]:
     """The chain of every QuantizeLinear that has one, in graph order."""
-    nodes = [node for node in model.graph.all_nodes() if node.op_type == "QuantizeLinear"]
+    nodes = [node for node in model.graph.all_nodes() if op_of(node) == "QuantizeLinear"]
     return [chain for node in nodes if (chain := _chain(node)) is not None]
 
 
@@ -104,7 +103,7 @@ def require_exact(model: ir.Model) -> None:
 
 
 def _quantized_op(node: ir.Node) -> QuantizedOp | None:
-    if node.op_type not in KINDS or node.domain not in ONNX:
+    if op_of(node) not in KINDS:
         return None
     left, right = (_source(value) for value in node.inputs[:2])
     if left is None and right is None:
@@ -129,18 +128,18 @@ def _chain(quantize: ir.Node) -> Chain | None:
     value = quantize.inputs[0]
     for kind in ("Mul", "Gather", "Sub"):
         node = value.producer() if value is not None else None
-        if node is not None and node.op_type == kind and _conditions(node):
+        if node is not None and op_of(node) == kind and _conditions(node):
             found.insert(0, _plan_name(node))
             value = node.inputs[0]
     if not found:
         return None
     source = value.producer() if value is not None else None
-    cast = source if source is not None and source.op_type == "Cast" else None
+    cast = source if source is not None and op_of(source) == "Cast" else None
     if cast is not None and cast.inputs[0] is not None:
         source = cast.inputs[0].producer()
     return Chain(
         source=_plan_name(source) if source is not None else "",
-        normalised=source is not None and source.op_type.endswith("Normalization"),
+        normalised=source is not None and op_of(source).endswith("Normalization"),
         cast=_plan_name(cast) if cast is not None else "",
         nodes=tuple(found),
         quantize=_plan_name(quantize),
@@ -159,10 +158,10 @@ def _conditions(node: ir.Node) -> bool:
 def _source(value: ir.Value | None) -> _Source | None:
     movers: list[ir.Node] = []
     node = value.producer() if value is not None else None
-    while node is not None and node.op_type in MOVERS and node.domain in ONNX and node.inputs[0] is not None:
+    while node is not None and op_of(node) in MOVERS and node.inputs[0] is not None:
         movers.append(node)
         node = node.inputs[0].producer()
-    if node is None or node.op_type != "DequantizeLinear" or node.domain not in ONNX:
+    if node is None or op_of(node) != "DequantizeLinear":
         return None
     return _Source(node, tuple(movers), _weight_codes(node.inputs[0]), _constant(node.inputs[1]))
 
@@ -170,7 +169,7 @@ def _source(value: ir.Value | None) -> _Source | None:
 def _weight_codes(value: ir.Value | None) -> NDArray[np.generic] | None:
     """The constant behind a DequantizeLinear, also if it is still float and goes through a QuantizeLinear."""
     producer = value.producer() if value is not None else None
-    if producer is not None and producer.op_type == "QuantizeLinear":
+    if producer is not None and op_of(producer) == "QuantizeLinear":
         value = producer.inputs[0]
     return _constant(value)
 
@@ -181,7 +180,7 @@ def _constant(value: ir.Value | None) -> NDArray[np.generic] | None:
     if value.const_value is not None:
         return value.const_value.numpy()
     producer = value.producer()
-    if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
+    if producer is not None and op_of(producer) == "Constant" and "value" in producer.attributes:
         return producer.attributes["value"].as_tensor().numpy()
     return None
 
@@ -233,7 +232,7 @@ def _name(value: ir.Value | None) -> str:
 
 
 def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain not in ONNX:
+    if op_of(node) not in ("QuantizeLinear", "DequantizeLinear"):
         return
     dtype = _code_type(node, opset)
     if dtype is not None and dtype != ir.DataType.INT8:

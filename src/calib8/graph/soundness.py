@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from calib8.errors import ModelError
 from calib8.graph.mapped import MappedTensor
+from calib8.graph.values import op_of
 
 
 def require_sound(model: ir.Model) -> None:
@@ -42,7 +43,7 @@ def _of_graph(graph: ir.Graph, outer: set[ir.Value], opset: int) -> Iterator[str
                 yield f"the node {node.name!r} reads {read.name!r}, which nothing before it computes"
         yield from _of_node(node, opset)
         for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():  # a flaw of the node, told above
+            if attribute.type == ir.AttributeType.GRAPH:  # no reference to one: that was a flaw of the node
                 yield from _of_graph(attribute.as_graph(), known, opset)
         known.update(node.outputs)
     for output in graph.outputs:
@@ -61,7 +62,7 @@ def _of_node(node: ir.Node, opset: int) -> Iterator[str]:
             yield f"the attribute {attribute.name!r} of the node {node.name!r} is a function's, and this is no function"
         elif attribute.type == ir.AttributeType.TENSOR:
             yield from _of_tensor(attribute.as_tensor())
-    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+    if onnx.defs.has(op_of(node)):
         there = onnx.defs.has(node.op_type, max_inclusive_version=opset)  # or the opset lies: the newest form counts
         yield from _misuse(
             node, onnx.defs.get_schema(node.op_type, opset) if there else onnx.defs.get_schema(node.op_type)

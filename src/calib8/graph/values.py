@@ -1,9 +1,14 @@
-"""What several passes ask of a value."""
+"""What several passes ask of values and nodes."""
 
 import onnx_ir as ir
 
 #: Operators that only pass on their first input, in another shape, type or order, or a part of it.
 MOVING = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def op_of(node: ir.Node) -> str:
+    """The operator of ``node`` if it is one of ONNX's own, else nothing: other domains reuse their names."""
+    return node.op_type if node.domain in ("", "ai.onnx") else ""
 
 
 def name_of(value: ir.Value) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.graph.values import op_of
+
 
 @dataclass(frozen=True)
 class WeightedOp:
@@ -63,12 +65,11 @@ def _find(graph: ir.Graph) -> Iterator[WeightedOp]:
 
 
 def _channel_axis(node: ir.Node) -> int | None:
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "MatMul":
+    kind = op_of(node)
+    if kind == "MatMul":
         return 1
-    if node.op_type == "Conv":
+    if kind == "Conv":
         return 0
-    if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
+    if kind == "Gemm" and not node.attributes.get_int("transA", 0):
         return 0 if node.attributes.get_int("transB", 0) else 1
     return None

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.values import drop_unread
+from calib8.graph.values import drop_unread, op_of
 from calib8.passes.half import CONDITIONING
 from calib8.passes.qdq_nodes import Constants
 
@@ -105,7 +105,7 @@ def _normalisation(op: ir.Node, width: int) -> _Affine | None:
 
 def _slot(op: ir.Node, width: int) -> _Slot | None:
     """The constant side of an Add or Mul whose other side is none."""
-    if op.op_type not in ("Add", "Mul") or op.domain not in ("", "ai.onnx"):
+    if op_of(op) not in ("Add", "Mul"):
         return None
     sides = [index for index, value in enumerate(op.inputs) if _is_vector(value, width)]
     return _Slot(op, sides[0], op.inputs[sides[0]]) if len(sides) == 1 else None

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
-from calib8.graph.values import MOVING, readers_of
+from calib8.graph.values import MOVING, op_of, readers_of
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 LARGEST = 65504.0
@@ -168,9 +168,7 @@ def _index_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _schema(node: ir.Node, opset: int) -> "onnx.defs.OpSchema | None":
-    if node.domain not in ("", "ai.onnx"):
-        return None
     try:
-        return onnx.defs.get_schema(node.op_type, opset)
+        return onnx.defs.get_schema(op_of(node), opset)
     except onnx.defs.SchemaError:
         return None
