@@ -21,12 +21,12 @@ def markdown(result: dict[str, Any]) -> str:
     kinds = list(result["texts"])
     head = [f"{kind}: texts/s | calib8 is | cosine mean / p1" for kind in kinds]
     lines = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * (3 * len(kinds))}"]
-    mine = [row for name in OURS if "absent" not in (row := result["rows"].get(name, {"absent": ""}))]
+    ours = [row for name in OURS if "absent" not in (row := result["rows"].get(name, {"absent": ""}))]
     for name, row in result["rows"].items():
         cells = []
         for kind in kinds if kinds[0] in row else ():
             own = row[kind]
-            ratios = " / ".join(f"{row[kind]['per_second'] / own['per_second']:.2f}x" for row in mine)
+            ratios = " / ".join(f"{mine[kind]['per_second'] / own['per_second']:.2f}x" for mine in ours)
             cells += [f"{own['per_second']:.1f}", "" if name in OURS else ratios]
             cells += [f"{own['cosine_mean']:.4f} / {own['cosine_p1']:.4f}" if "cosine_mean" in own else ""]
         lines.append(f"| {ENCODERS[name].title} | {' | '.join(cells or [row.get('absent', '')])} |")

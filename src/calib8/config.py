@@ -33,6 +33,14 @@ class Config(BaseModel):
         except ValidationError as error:
             raise ConfigError(_explain(type(self), error)) from None
 
+    def asked(self) -> dict[str, Any]:
+        """What was chosen other than by default, by name."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.get_default()
+        }
+
 
 def first_problem(error: ValidationError) -> str:
     """``engine_bytes: Input should be a valid integer``: the first thing that a file read as JSON has wrong."""

@@ -98,9 +98,8 @@ class Encoder:
         sentence-transformers itself. ``convert_to_tensor`` gives a PyTorch tensor, neither that nor
         ``convert_to_numpy`` a list of them. ``sentences``, the former name of ``inputs``, is taken too. ``batch_size``
         and ``device`` are taken and change nothing: batches are made by length, and the artefact decides where it runs.
-        Raises ``ConfigError`` for what else
-        ``SentenceTransformer`` could do, ``DataError`` for inputs that are no texts, ``SetupError`` where a package is
-        missing.
+        Raises ``ConfigError`` for what else ``SentenceTransformer`` could do, ``DataError`` for inputs that are no
+        texts, ``SetupError`` where a package is missing.
         """
         inputs = _inputs(inputs, others)
         _refuse_others({"prompt_name": prompt_name, "prompt": prompt, **others})

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
-from tokens import word_tokenizer
+from tokens import put_tokenizer
 
 from calib8.data.text import TextTokenizer
 from calib8.errors import DataError
@@ -41,8 +41,7 @@ def seeds() -> list[bytes]:
 
 def request(data: bytes, folder: Path) -> None:
     """Ask, and look at the answer. A refusal is a ``DataError``, as in other parsers."""
-    if not (folder / "tokenizer.json").is_file():
-        word_tokenizer().save(str(folder / "tokenizer.json"))
+    put_tokenizer(folder)
     start, _, rest = data.partition(b"\n")
     key, _, body = rest.partition(b"\n")
     method, _, path = start.decode("latin-1").partition(" ")

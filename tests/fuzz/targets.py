@@ -17,7 +17,7 @@ from mutations import of_json, of_lines, of_npy, of_npz, of_onnx
 from server import request
 from server import seeds as request_seeds
 from tokenizers import Tokenizer, models, pre_tokenizers
-from tokens import word_tokenizer
+from tokens import put_tokenizer, word_tokenizer
 
 from calib8.calibration.cache import Cache, cache_of, version_of
 from calib8.calibration.cache_record import read_record
@@ -267,8 +267,7 @@ def _array_inspect(data: bytes, folder: Path) -> None:
 
 def _text(data: bytes, folder: Path) -> None:
     sentences = read_sentences(_put(folder, "a.txt", data))
-    if not (folder / "tokenizer.json").is_file():
-        word_tokenizer().save(str(folder / "tokenizer.json"))
+    put_tokenizer(folder)
     tokenizer = TextTokenizer(folder, 16)
     assert tokenizer.padded(tokenizer.tokens(sentences))["input_ids"].shape[0] == len(sentences)
 
@@ -331,8 +330,7 @@ def _tokenizer_seeds() -> list[bytes]:
 
 
 def _settings(data: bytes, folder: Path) -> None:
-    if not (folder / "tokenizer.json").is_file():
-        word_tokenizer().save(str(folder / "tokenizer.json"))
+    put_tokenizer(folder)
     for name in ("tokenizer_config.json", "sentence_bert_config.json"):
         _put(folder, name, data)
     tokenizer = TextTokenizer(folder)

@@ -1,5 +1,7 @@
 """A tokenizer that knows two words."""
 
+from pathlib import Path
+
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 
@@ -12,3 +14,9 @@ def word_tokenizer() -> Tokenizer:
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     return tokenizer
+
+
+def put_tokenizer(folder: Path) -> None:
+    """Make ``folder`` one that has the tokenizer."""
+    if not (folder / "tokenizer.json").is_file():
+        word_tokenizer().save(str(folder / "tokenizer.json"))

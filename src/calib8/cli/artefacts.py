@@ -88,10 +88,10 @@ def embed(
     """
     if monitor and output is None:
         raise ConfigError("--monitor keeps its timeline beside the output: name a file with -o.")
+    config = calib8.Corpus(column=column, part_rows=part_rows, keep_text=keep_text, runtime=runtime)
     if ray is not None:
         if output is None or not texts or monitor:
             raise ConfigError("--ray reads files and writes a folder: name both (-o), and no --monitor.")
-        config = calib8.Corpus(column=column, part_rows=part_rows, keep_text=keep_text, runtime=runtime)
         cluster = calib8.Ray(address=ray, cpus=ray_cpus)
         with ConsoleProgress(quiet=quiet) as progress:
             parts = calib8.embed_corpus(
@@ -100,13 +100,7 @@ def embed(
         out.print(f"{output}: {len(parts)} parts", markup=False)
         tell(EmbeddedToFolder(output=output, parts=len(parts)))
         return
-    if given := [name for name, value, default in (
-        ("--column", column, "text"), ("--part-rows", part_rows, 4096), ("--keep-text", keep_text, False),
-        ("--ray-cpus", ray_cpus, 1),
-    ) if value != default]:  # fmt: skip
-        raise ConfigError(f"{', '.join(given)} go with --ray, which was not given. Add --ray local, or leave them out.")
-    if rows := [path for path in texts or () if path.suffix in PARQUET + JSON_LINES]:
-        raise ConfigError(f"{rows[0]} holds rows, and without --ray texts are read line by line. Add --ray local.")
+    _require_no_ray(texts or [], {**config.asked(), **calib8.Ray(cpus=ray_cpus).asked()})
     if output is not None:
         require_separate([output], [artefact, *(texts or ())])
     sentences = _sentences(texts or [Path("-")])
@@ -127,6 +121,15 @@ def embed(
         return
     for line in lines:
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _require_no_ray(texts: list[Path], asked: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` for options and files that only ``--ray`` reads, lest they be ignored or read as text."""
+    options = {"column": "--column", "part_rows": "--part-rows", "keep_text": "--keep-text", "cpus": "--ray-cpus"}
+    if given := [option for name, option in options.items() if name in asked]:
+        raise ConfigError(f"{', '.join(given)} go with --ray, which was not given. Add --ray local, or leave them out.")
+    if rows := [path for path in texts if path.suffix in PARQUET + JSON_LINES]:
+        raise ConfigError(f"{rows[0]} holds rows, and without --ray texts are read line by line. Add --ray local.")
 
 
 def _sentences(texts: list[Path]) -> list[str]:

@@ -24,6 +24,8 @@ PREPARED_BY = "calib_data.json"
 DEFAULT_MAX_LENGTH = 512
 #: Tokens of a sentence with one word: its own, and one that begins and one that ends it.
 SHORTEST = 3
+#: What Python's strings may hold and UTF-8 may not.
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 
 
 class Prepare(Config):
@@ -50,10 +52,6 @@ def sentences_of(text: bytes, name: str) -> list[str]:
     if sentences := [line for line in lines if line]:
         return sentences
     raise DataError(f"{name} holds no sentence; expected one a line.")
-
-
-#: What Python strings may hold and UTF-8 may not: JSON's "\\ud800" alone becomes one.
-HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 
 
 class TextTokenizer:
@@ -105,11 +103,8 @@ class TextTokenizer:
         Raises ``ModelError`` where the tokenizer lacks what it refers to, ``DataError`` for half a surrogate pair.
         """
         texts = [sentence.lower() for sentence in sentences] if self.lower else list(sentences)
-        for text in texts:
-            if not text.isascii() and HALF_PAIR.search(text):
-                raise DataError(
-                    f"{text!r:.80} holds half of a surrogate pair, which no UTF-8 text does. Mend the text."
-                )
+        if (broken := next(filter(HALF_PAIR.search, texts), None)) is not None:
+            raise DataError(f"{broken!r:.80} holds half of a surrogate pair, which no UTF-8 text does. Mend the text.")
         with _usable(self.path):
             encodings = self._tokenizer.encode_batch_fast(texts)  # without the offsets, which nobody reads
         return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)

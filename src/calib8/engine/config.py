@@ -58,14 +58,6 @@ class Build(Config, Options):
         """
         return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
 
-    def asked(self) -> dict[str, Any]:
-        """What was chosen other than by default, by name."""
-        return {
-            name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) != field.get_default()
-        }
-
     @field_validator("targets", mode="before")
     @classmethod
     def _targets(cls, value: Any) -> tuple[str, ...] | None:

@@ -67,10 +67,8 @@ def read(part: Part, column: str) -> list[str]:
 def _begins(path: Path, rows: int, column: str) -> tuple[list[int], int]:
     """Where every part begins, and how many rows there are."""
     if path.suffix in PARQUET:
-        total = int(_parquet(path).metadata.num_rows)
-        begins = list(range(0, total, rows))
-        _check_parquet(path, column)
-        return begins, total
+        total = _checked_rows(path, column)
+        return list(range(0, total, rows)), total
     if path.suffix not in JSON_LINES + TEXT:
         known = ", ".join(PARQUET + JSON_LINES + TEXT)
         raise DataError(f"{path} has the suffix {path.suffix!r}, expected one of {known}. Rename or convert it.")
@@ -123,12 +121,14 @@ def _parquet(path: Path) -> Any:
         raise DataError(f"{path} is not a Parquet file ({error}). Make it again.") from None
 
 
-def _check_parquet(path: Path, column: str) -> None:
+def _checked_rows(path: Path, column: str) -> int:
+    """How many rows the file has. Raises ``DataError`` unless all of them have a text."""
     with _readable(path, column) as file:
         first = 0
         for batch in file.iter_batches(columns=[column]):
             _texts(path, column, batch.column(0).to_pylist(), first)
             first += len(batch)
+        return int(file.metadata.num_rows)
 
 
 def _parquet_rows(path: Path, part: Part, column: str) -> list[str]:
