@@ -84,7 +84,7 @@ def test_ctrl_c_while_it_works(work: Path, stage: str, kept: bool, command: str)
     before = files(work)
     code, out, err = interrupted(work, AT_STAGE, stage, *command.split(), "--json")
     assert (code, err[-1]) == (130, MESSAGE)
-    assert not any("Traceback" in line or "interrupted" in line for line in err[:-1])
+    assert not any("Traceback" in line or "interrupted" in line for line in err[:-1]), "\n".join(err)
     assert json.loads(out) == {
         "format": "calib8.error/1", "error": "Interrupted", "message": MESSAGE, "exit_code": 130
     }  # fmt: skip

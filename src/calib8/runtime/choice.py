@@ -8,7 +8,6 @@ the rule holds.
 import hashlib
 import os
 import platform
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,7 +167,6 @@ def _version(package: str) -> str:
         return ""
 
 
-@cache
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
