@@ -5,7 +5,6 @@ Composition only: every step lives in a module of its own.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -110,6 +109,7 @@ def calibrate(  # noqa: PLR0913
     from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
     from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
+    from calib8.unfinished import beside, unfinished_work
 
     if cluster is not None and isinstance(data, (str, Path)):
         data = Path(data).resolve()  # workers are in another folder
@@ -126,11 +126,10 @@ def calibrate(  # noqa: PLR0913
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is None:
-        unfinished = path.with_name(f"{path.name}.unfinished") if path is not None else None
-        ranges = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
-        if path is not None and unfinished is not None:
-            ranges.save(path)
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with unfinished_work(beside(path) if path is not None else None) as unfinished:
+            ranges = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
+            if path is not None:
+                ranges.save(path)
     if cache is not None:
         written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
         save_with_record(written_cache, Path(cache), ranges.origin)
@@ -173,14 +172,18 @@ def quantize_file(
 ) -> QuantPlan:
     """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
     from calib8.calibration.ranges import Ranges
+    from calib8.unfinished import beside, unfinished_work
 
     require_separate([output, plan], [model, ranges, *_named(data)])
     calibrated = Ranges.load(Path(ranges))
     folder = Path(model).parent
-    quantised, decided = _quantize(load(model), calibrated, Int8.of(config), data, progress or Quiet(), folder)
-    save(quantised, output)
-    if plan is not None:
-        decided.save(Path(plan))
+    with unfinished_work(beside(Path(output)) if data is not None else None) as unfinished:
+        quantised, decided = _quantize(
+            load(model), calibrated, Int8.of(config), data, progress or Quiet(), folder, unfinished
+        )
+        save(quantised, output)
+        if plan is not None:
+            decided.save(Path(plan))
     return decided
 
 
@@ -191,8 +194,9 @@ def _quantize(
     data: Data | None,
     progress: Progress,
     folder: Path | None = None,
+    unfinished: Path | None = None,
 ) -> tuple[ir.Model, QuantPlan]:
-    """``folder`` holds the model's pooling config, if it is a sentence encoder."""
+    """``folder`` holds the model's pooling config, if it is a sentence encoder; ``unfinished`` what was done before."""
     from calib8.planning.apply import quantize_by_ranges
     from calib8.search.probe import probe_of
     from calib8.search.quantise import PROBED, case_of, quantise_guarded
@@ -200,7 +204,7 @@ def _quantize(
     if data is None:
         return quantize_by_ranges(model, ranges, config)
     source = open_source(data)
-    case = case_of(model, ranges, source, config, progress)
+    case = case_of(model, ranges, source, config, progress, unfinished)
     return quantise_guarded(case, probe_of(model, source, PROBED, folder), progress)
 
 

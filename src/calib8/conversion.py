@@ -44,6 +44,7 @@ from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
 from calib8.search.probe import probe_of
 from calib8.search.quantise import PROBED, Case, quantise_guarded, rows_to_sample
+from calib8.unfinished import unfinished_work
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
@@ -177,10 +178,15 @@ class _Job:
         if (known := self._last_run(origin)) is not None:
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             return known
+        with unfinished_work(self.output / "unfinished") as unfinished:
+            return self._quantized(reference, data, origin, unfinished)
+
+    def _quantized(
+        self, reference: ir.Model, data: Source, origin: Origin, unfinished: Path | None
+    ) -> tuple[Ranges, QuantPlan, ir.Model]:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)
         rows = rows_to_sample(self.config.int8)
-        unfinished = self.output / "unfinished"
         with self.timed("calibrate"):
             found = calibration.calibrate(
                 reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
@@ -197,7 +203,6 @@ class _Job:
                 with atomic(self.output / source.relative_to(self.folder)) as temporary:
                     shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
-        shutil.rmtree(unfinished, ignore_errors=True)
         return found.ranges, plan, int8
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:

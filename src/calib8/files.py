@@ -43,11 +43,11 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _created(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
-        with _flock(temporary):  # which tells `sweep` that somebody is at work
+        with flock(temporary):  # which tells `sweep` that somebody is at work
             yield temporary
             temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -63,16 +63,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         temporary.mkdir(parents=True)
-        with _flock(temporary):
+        with flock(temporary):
             yield temporary
             with _set_aside(path):
                 temporary.replace(path)
         for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
-            with contextlib.suppress(OSError), _flock(left, wait=False) as held:
+            with contextlib.suppress(OSError), flock(left, wait=False) as held:
                 if held:
                     shutil.rmtree(left)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -96,7 +96,7 @@ def _set_aside(folder: Path) -> Iterator[None]:
 def sweep(path: Path) -> None:
     """Remove the temporaries of ``path`` whose writer was killed: ``atomic`` holds those that are being written."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
-        with contextlib.suppress(OSError), _flock(temporary, wait=False) as held:
+        with contextlib.suppress(OSError), flock(temporary, wait=False) as held:
             if held:
                 temporary.unlink()
 
@@ -109,9 +109,9 @@ def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterat
     file system knows no such locks, there is none. ``note`` is told that there is somebody to wait for.
     """
     with contextlib.ExitStack() as held:
-        if not held.enter_context(_flock(folder, wait=False)):
+        if held.enter_context(flock(folder, wait=False)) is False:
             note(f"waiting: another run is at work in {folder}")
-            held.enter_context(_flock(folder))
+            held.enter_context(flock(folder))
         yield
 
 
@@ -207,28 +207,6 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
             )
 
 
-@contextlib.contextmanager
-def unfinished_folder(path: Path, key: Mapping[str, object]) -> Iterator[Path]:
-    """The folder ``path`` for work under way that ``key``, of JSON's types, tells from all other.
-
-    What an earlier run left there of the same work is still there; of other work it is thrown away. If the body ends
-    without having kept anything, as by an early Ctrl-C, the folder goes.
-    """
-    told = json.loads(json.dumps(key))
-    try:
-        same = read_json(path / "key.json", "key") == told
-    except InputError:
-        same = False
-    if not same:
-        shutil.rmtree(path, ignore_errors=True)
-        write_json(path / "key.json", told)
-    try:
-        yield path
-    finally:
-        if {kept.name for kept in path.glob("*")} == {"key.json"}:
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks."""
     digest = hashlib.sha256()
@@ -238,7 +216,8 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _unwritable(path: Path, error: OSError) -> SetupError:
+def unwritable(path: Path, error: OSError) -> SetupError:
+    """What to raise for an ``error`` of the operating system at ``path``."""
     remedy = REMEDIES.get(error.errno or 0, "Choose another folder")
     return SetupError(
         f"could not write {path}: {error.strerror or error}. {remedy}; nothing half-written was left behind."
@@ -252,18 +231,22 @@ def _created(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _flock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a file or folder, and say whether: not while another does, without ``wait``, nor where locks are unknown."""
+def flock(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
+    """Hold a file or folder, and say whether: False while another does, without ``wait``; None where locks are unknown."""
     try:
         import fcntl
     except ImportError:  # not POSIX
-        yield False
+        yield None
         return
-    handle, held = os.open(path, os.O_RDONLY), False
+    handle, held = os.open(path, os.O_RDONLY), None
     try:
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = True
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            pass
         yield held
     finally:
         os.close(handle)

@@ -18,10 +18,11 @@ import pytest
 from shell import Shell
 
 import calib8
-from calib8.calibration import over_ray
+from calib8.calibration import collect, over_ray
 from calib8.cluster.session import ENVIRONMENT
 from calib8.errors import DataError, InputError, SetupError
 from calib8.models import embed_corpus
+from calib8.progress import Quiet
 from calib8.runtime import cpu
 from calib8.runtime.choice import CpuChoice
 from calib8.testing import tiny_encoder
@@ -76,7 +77,7 @@ def dying(worker: type[Any], mark: Path) -> type[Any]:
     class Dying(worker):  # type: ignore[misc]
         def __call__(self, item: Any) -> Any:
             answer = super().__call__(item)
-            if (item.get("begin") or item.get("first")) and not mark.exists():
+            if (item.get("first") or item.get("batches", [0])[0]) and not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return answer
@@ -117,6 +118,36 @@ def test_ranges_are_those_of_one_machine_even_if_a_worker_is_killed(
     assert (tmp_path / "many.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert (tmp_path / "many.cache").read_bytes() == (tmp_path / "one.cache").read_bytes()
     assert ("calibrate", 2000, 2000) in notes.steps[-6:]
+
+
+class Stopped(Exception):
+    """What stops a run in these tests."""
+
+
+class StopsAt(Quiet):
+    def __init__(self, done: int) -> None:
+        self.done = done
+
+    def update(self, stage: str, done: float, total: float | None) -> None:
+        if done >= self.done:
+            raise Stopped
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(("first", "then"), [(RAY, None), (None, RAY), (RAY, RAY)])
+def test_a_stopped_calibration_goes_on_with_or_without_ray(  # noqa: PLR0913
+    model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch, first: Any, then: Any
+) -> None:
+    monkeypatch.setattr(over_ray, "INTERVAL", -1.0)
+    monkeypatch.setattr(collect, "INTERVAL", -1.0)
+    calib8.calibrate(model, data(), output=tmp_path / "whole.json")
+    with pytest.raises(Stopped):
+        calib8.calibrate(model, data(), output=tmp_path / "two.json", cluster=first, progress=StopsAt(1000))
+    calib8.calibrate(model, data(), output=tmp_path / "two.json", cluster=then, progress=notes)
+    assert notes.messages[0].startswith("going on where an earlier run stopped: ")
+    assert notes.steps[0][1] > 0
+    assert (tmp_path / "two.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not (tmp_path / "two.json.unfinished").exists()
 
 
 @pytest.mark.usefixtures("cluster")

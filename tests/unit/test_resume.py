@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import calib8
 from calib8.calibration import collect as module
 from calib8.calibration import state
 from calib8.calibration.checkpoint import Checkpoint
@@ -19,13 +20,14 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
-from calib8.files import unfinished_folder
+from calib8.errors import SetupError
 from calib8.graph.io import save
 from calib8.passes.prepare import prepare
 from calib8.planning import apply
 from calib8.planning.solve import solve
 from calib8.progress import Quiet
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
+from calib8.unfinished import unfinished_step, unfinished_work
 
 
 class Stopped(Exception):
@@ -119,20 +121,20 @@ def test_statistics_come_back_from_bytes(case: tuple[ir.Model, Dataset]) -> None
 
 
 def test_what_other_work_left_is_thrown_away(tmp_path: Path) -> None:
-    with unfinished_folder(tmp_path / "a", {"of": [1, "x"]}) as folder:
+    with unfinished_step(tmp_path / "a", {"of": [1, "x"]}) as folder:
         (folder / "part").touch()
-    with unfinished_folder(tmp_path / "a", {"of": [1, "x"]}):
+    with unfinished_step(tmp_path / "a", {"of": [1, "x"]}):
         assert (folder / "part").exists()
-    with unfinished_folder(tmp_path / "a", {"of": [2, "x"]}):
+    with unfinished_step(tmp_path / "a", {"of": [2, "x"]}):
         assert not (folder / "part").exists()
         (folder / "part").touch()
     (folder / "key.json").write_text("{")
-    with unfinished_folder(tmp_path / "a", {"of": [2, "x"]}):
+    with unfinished_step(tmp_path / "a", {"of": [2, "x"]}):
         assert not (folder / "part").exists()
 
 
 def test_work_that_kept_nothing_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(Stopped), unfinished_folder(tmp_path / "a", {"of": 1}):
+    with pytest.raises(Stopped), unfinished_step(tmp_path / "a", {"of": 1}):
         raise Stopped
     assert not any(tmp_path.iterdir())
 
@@ -169,13 +171,83 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
 
     assert run("whole", "never", 0) == 0
     assert run("killed", "calibrate", 250) == -signal.SIGKILL
-    assert list((tmp_path / "killed" / "unfinished").glob("batch-*.npz"))
+    assert list((tmp_path / "killed" / "unfinished" / "pass").glob("part-*.npz"))
     assert run("killed", "quantize", 2) == -signal.SIGKILL
     assert len(list((tmp_path / "killed" / "unfinished" / "sites").glob("site-*.npz"))) == 2
     assert run("killed", "never", 0) == 0
     assert not (tmp_path / "killed" / "unfinished").exists()
     for name in ("model.int8.onnx", "ranges.json", "plan.json", "calibration.cache"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+QUANTIZE = """
+import os, signal, sys
+from pathlib import Path
+import calib8
+from calib8.calibration import collect
+from calib8.progress import Quiet
+
+class Kills(Quiet):
+    def update(self, stage, done, total):
+        if stage == sys.argv[3] and done >= int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+collect.INTERVAL = -1.0
+work, output = Path(sys.argv[1]), Path(sys.argv[2])
+calib8.quantize_file(work / "model.onnx", work / "ranges.json", output, data=work, progress=Kills())
+"""
+
+
+def test_a_killed_quantize_goes_on(tmp_path: Path) -> None:
+    """Killed in its pass, killed while it solves sites, and given other data in between, of which nothing is mixed in."""
+    work = tmp_path / "work"
+    work.mkdir()
+    save(tiny_encoder(), work / "model.onnx")
+
+    def feeds(seed: int) -> None:
+        for name, array in token_feeds(*[8] * 400, seed=seed).items():
+            np.save(work / f"{name}.npy", array)
+
+    def run(output: str, stage: str, at: int) -> int:
+        command = [sys.executable, "-c", QUANTIZE, str(work), str(tmp_path / output), stage, str(at)]
+        return subprocess.run(command, check=False).returncode
+
+    feeds(0)
+    calib8.calibrate(work / "model.onnx", work, output=work / "ranges.json")
+    assert run("whole.onnx", "never", 0) == 0
+    kept = tmp_path / "killed.onnx.unfinished"
+    assert run("killed.onnx", "calibrate", 250) == -signal.SIGKILL
+    feeds(1)
+    assert run("killed.onnx", "calibrate", 250) == -signal.SIGKILL
+    assert len(list(kept.glob("data-*/pass/part-*.npz"))) == 2 * len(list(next(kept.glob("data-*")).glob("pass/part-*")))
+    feeds(0)
+    assert run("killed.onnx", "quantize", 2) == -signal.SIGKILL
+    assert len(list(kept.glob("data-*/sites/site-*.npz"))) == 2
+    assert run("killed.onnx", "never", 0) == 0
+    assert not kept.exists()
+    assert (tmp_path / "killed.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+def test_two_runs_do_not_share_unfinished_work(tmp_path: Path) -> None:
+    with unfinished_work(tmp_path / "a"):
+        with pytest.raises(SetupError, match=r"another run is at work in .*a\. Wait until it has ended, or choose another"):
+            with unfinished_work(tmp_path / "a"):
+                raise AssertionError("both are at work")
+        assert (tmp_path / "a").is_dir()
+    assert not (tmp_path / "a").exists()
+
+
+def test_unfinished_work_stays_only_if_something_was_kept(tmp_path: Path) -> None:
+    for kept in (True, False):
+        with pytest.raises(Stopped), unfinished_work(tmp_path / "a") as work:
+            assert work is not None
+            with unfinished_step(work / "pass", {"of": 1}) as folder:
+                if kept:
+                    (folder / "part").touch()
+                else:
+                    (folder / "part").unlink()
+                raise Stopped
+        assert (tmp_path / "a").exists() == kept
 
 
 def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

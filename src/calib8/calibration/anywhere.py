@@ -36,4 +36,4 @@ def calibrated(
 
     if isinstance(model, ir.Model):
         raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
-    return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress)
+    return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress, unfinished=unfinished)

@@ -1,32 +1,48 @@
 """What a pass has done so far, in a folder: a killed run goes on there, and finds what it would have found.
 
-Statistics merge exactly, so it does not matter where the pass was interrupted.
+Statistics merge exactly, so it matters neither where the pass was interrupted nor who did which of its batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from calib8.calibration import state
 from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import TensorStatistics
 from calib8.files import atomic
+from calib8.unfinished import unfinished_step
+
+#: Seconds of work that a killed process may lose.
+INTERVAL = 20.0
+
+
+@contextmanager
+def checkpoint(unfinished: Path | None, key: Mapping[str, object]) -> Iterator["Checkpoint | None"]:
+    """That of the pass which ``key`` tells from others, in the folder of all ``unfinished`` work; None without one."""
+    if unfinished is None:
+        yield None
+        return
+    with unfinished_step(unfinished / "pass", key) as folder:
+        yield Checkpoint(folder)
 
 
 class Checkpoint:
-    """Parts of the pass in ``folder``, see ``files.unfinished_folder``; each named by the number of batches done."""
+    """Parts of the pass in ``folder``: statistics, and the numbers of the batches they are of."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    @property
-    def batches(self) -> int:
-        """How many batches are done."""
-        return max((int(part.stem.removeprefix("batch-")) for part in self._parts()), default=0)
+    def done(self) -> set[int]:
+        """The batches that are done."""
+        return {number for part in self._parts() for number in _done(part)}
 
-    def keep(self, batches: int, statistics: Mapping[str, TensorStatistics]) -> None:
-        """Keep the ``statistics`` of the batches since the last call, with which that many are done."""
-        with atomic(self._folder / f"batch-{batches:08d}.npz") as temporary, temporary.open("wb") as stream:
-            state.save(statistics, stream)
+    def keep(self, done: Collection[int], statistics: Mapping[str, TensorStatistics]) -> None:
+        """Keep the ``statistics`` of the batches ``done`` since the last call."""
+        with atomic(self._folder / f"part-{len(self._parts()):08d}.npz") as temporary, temporary.open("wb") as stream:
+            state.save(statistics, stream, done=np.array(sorted(done), np.int64))
 
     def merged(self) -> dict[str, TensorStatistics]:
         """The statistics of everything that is done."""
@@ -39,4 +55,9 @@ class Checkpoint:
         return merged
 
     def _parts(self) -> list[Path]:
-        return sorted(self._folder.glob("batch-*.npz"))
+        return sorted(self._folder.glob("part-*.npz"))
+
+
+def _done(part: Path) -> list[int]:
+    with np.load(part, allow_pickle=False) as arrays:
+        return [int(number) for number in arrays["done"]]

@@ -6,13 +6,12 @@ Reductions happen inside the graph: what comes out of a batch has the size of wh
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import islice
 from types import TracebackType
 
 import numpy as np
 import onnx_ir as ir
 
-from calib8.calibration.checkpoint import Checkpoint
+from calib8.calibration.checkpoint import INTERVAL, Checkpoint
 from calib8.calibration.kept import Batch
 from calib8.calibration.layout import Shape, Shapes, first
 from calib8.calibration.observed import observed_tensors
@@ -23,9 +22,6 @@ from calib8.data.inputs import Arrays
 from calib8.errors import DataError
 from calib8.progress import Progress
 from calib8.runtime.ort import OrtRuntime
-
-#: Seconds of work that a killed process may lose.
-INTERVAL = 20.0
 
 Statistics = dict[str, TensorStatistics]
 
@@ -48,22 +44,25 @@ def collect(
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
     """
-    begin = checkpoint.batches if checkpoint is not None else 0
-    done, total = sum(len(rows) for rows, _ in islice(data.batches(), begin)), len(data)
+    known = checkpoint.done() if checkpoint is not None else set()
+    done, total = sum(len(rows) for number, (rows, _) in enumerate(data.batches()) if number in known), len(data)
     progress.update("calibrate", done, total)
-    if begin:
+    if known:
         progress.note(f"going on where an earlier run stopped: {done} of {total} samples are done")
     if done == total and checkpoint is not None:
         return checkpoint.merged()
     with Collector(model, data, sample=sample, histograms=histograms) as collector:
-        kept_at = time.monotonic()
-        for number, (rows, arrays) in enumerate(islice(data.batches(), begin, None), begin + 1):
+        added, kept_at = list[int](), time.monotonic()
+        for number, (rows, arrays) in enumerate(data.batches()):
+            if number in known:
+                continue
             collector.add(rows, arrays)
+            added.append(number)
             done += len(rows)
             progress.update("calibrate", done, total)
             if checkpoint is not None and (time.monotonic() - kept_at > INTERVAL or done == total):
-                checkpoint.keep(number, collector.take())
-                kept_at = time.monotonic()
+                checkpoint.keep(added, collector.take())
+                added, kept_at = [], time.monotonic()
         return checkpoint.merged() if checkpoint is not None else collector.take()
 
 

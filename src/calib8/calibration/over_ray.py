@@ -3,19 +3,23 @@
 A share is some batches of the one data set, cut as they are everywhere. Statistics merge exactly, in any order.
 """
 
+import time
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from calib8.calibration import run, state
-from calib8.calibration.collect import Collector
+from calib8.calibration.checkpoint import INTERVAL, Checkpoint, checkpoint
+from calib8.calibration.collect import Collector, Statistics
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
 from calib8.calibration.ranges import Origin, Ranges
 from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
-from calib8.cluster.spread import Item, spread
+from calib8.cluster.spread import Item, Worker, spread
+from calib8.data.batching import Dataset
 from calib8.data.sources import Source
 from calib8.errors import SetupError
 from calib8.graph.dataset import dataset_for
@@ -27,10 +31,17 @@ from calib8.progress import Progress, Quiet
 SHARE = 8
 
 
-def calibrate_over(
-    cluster: Ray, path: Path, source: Source, config: Calibrate, origin: Origin, progress: Progress
+def calibrate_over(  # noqa: PLR0913
+    cluster: Ray,
+    path: Path,
+    source: Source,
+    config: Calibrate,
+    origin: Origin,
+    progress: Progress,
+    *,
+    unfinished: Path | None = None,
 ) -> Ranges:
-    """What ``run.calibrate`` finds, with the forward passes on ``cluster``.
+    """What ``run.calibrate`` finds, with the forward passes on ``cluster``; either goes on where the other stopped.
 
     Workers open the model, and data that are files, at the same path as here. Raises ``SetupError`` if what they find
     there, or the versions of their packages, are not what ``origin`` says.
@@ -38,19 +49,37 @@ def calibrate_over(
     model = prepare(load(path))
     run.require_weighted_ops(model)
     data = dataset_for(model, source, progress)
-    sizes = [len(rows) for rows, _ in data.batches()]
-    items = [{"begin": begin, "samples": sum(sizes[begin : begin + SHARE])} for begin in range(0, len(sizes), SHARE)]
-    merged: dict[str, TensorStatistics] = {}
-    done = 0
-    progress.update("calibrate", 0, len(data))
-    with connected(cluster):
+    histograms = observer_for(config.observer, config.percentile).histogram
+    with checkpoint(unfinished, run.pass_key(origin, 0, histograms)) as kept:
         open_worker = partial(Observation, path, source, config, origin, cluster.cpus)
-        for number, content in spread(cluster, open_worker, items):
+        statistics = _merged(cluster, open_worker, data, progress, kept)
+    return run.ranges_of(statistics, data, config, origin, progress)
+
+
+def _merged(
+    cluster: Ray, open_worker: Callable[[], Worker], data: Dataset, progress: Progress, kept: Checkpoint | None
+) -> Statistics:
+    """The statistics of all batches: those that were kept, and those of the cluster."""
+    sizes = [len(rows) for rows, _ in data.batches()]
+    known = kept.done() if kept is not None else set()
+    todo = [number for number in range(len(sizes)) if number not in known]
+    shares = [todo[first : first + SHARE] for first in range(0, len(todo), SHARE)]
+    progress.update("calibrate", done := sum(sizes[number] for number in known), len(data))
+    if known:
+        progress.note(f"going on where an earlier run stopped: {done} of {len(data)} samples are done")
+    merged: Statistics = {}
+    added, kept_at = list[int](), time.monotonic()
+    with connected(cluster):
+        for number, content in spread(cluster, open_worker, [{"batches": share} for share in shares]):
             for name, seen in state.from_bytes(content).items():
                 merged.setdefault(name, TensorStatistics()).merge(seen)
-            done += items[number]["samples"]
+            added += shares[number]
+            done += sum(sizes[batch] for batch in shares[number])
             progress.update("calibrate", done, len(data))
-    return run.ranges_of(merged, data, config, origin, progress)
+            if kept is not None and (time.monotonic() - kept_at > INTERVAL or done == len(data)):
+                kept.keep(added, merged)
+                merged, added, kept_at = {}, [], time.monotonic()
+    return merged if kept is None else kept.merged()
 
 
 class Observation:
@@ -69,7 +98,9 @@ class Observation:
         self._collector = Collector(model, self._data, histograms=histograms, threads=threads)
 
     def __call__(self, item: Item) -> bytes:
-        """The statistics of the batches from number ``begin`` on."""
-        for rows, arrays in islice(self._data.batches(), item["begin"], item["begin"] + SHARE):
-            self._collector.add(rows, arrays)
+        """The statistics of the ``batches`` with these numbers."""
+        wanted = set(item["batches"])
+        for number, (rows, arrays) in enumerate(islice(self._data.batches(), max(wanted) + 1)):
+            if number in wanted:
+                self._collector.add(rows, arrays)
         return state.to_bytes(self._collector.take())

@@ -1,13 +1,12 @@
 """Calibration from end to end: data and model in, ranges out; nothing is done twice."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
 
-from calib8.calibration.checkpoint import Checkpoint
+from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
@@ -15,7 +14,6 @@ from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
-from calib8.files import unfinished_folder
 from calib8.graph.weighted import weighted_ops
 from calib8.progress import Progress
 
@@ -79,15 +77,18 @@ def calibrate(
     """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``.
 
     sample: rows of each tensor to keep in the statistics. unfinished: folder to keep what is done in, and to go on from
-    if it was kept for the same work; the caller removes it once the result is safe.
+    if it was kept for the same pass, see ``calib8.unfinished``.
     """
     require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
-    key = {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
-    with unfinished_folder(unfinished, key) if unfinished is not None else nullcontext() as folder:
-        checkpoint = Checkpoint(folder) if folder is not None else None
-        statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=checkpoint)
+    with checkpoint(unfinished, pass_key(origin, sample, histograms)) as kept:
+        statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=kept)
     return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
+
+
+def pass_key(origin: Origin, sample: int, histograms: bool) -> dict[str, object]:
+    """What tells a pass from others in unfinished work; whether it ran over a cluster makes no difference."""
+    return {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
 
 
 def require_weighted_ops(model: ir.Model) -> None:

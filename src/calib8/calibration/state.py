@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -45,10 +46,13 @@ def from_bytes(content: bytes) -> dict[str, TensorStatistics]:
     return load(io.BytesIO(content))
 
 
-def save(statistics: Mapping[str, TensorStatistics], stream: IO[bytes]) -> None:
-    """Write an ``.npz`` file, one array at a time: the rows of all tensors may be more than memory holds."""
+def save(statistics: Mapping[str, TensorStatistics], stream: IO[bytes], **more: NDArray[Any]) -> None:
+    """Write an ``.npz`` file, one array at a time: the rows of all tensors may be more than memory holds.
+
+    ``more`` are arrays beside, with names of their own, which ``load`` passes over.
+    """
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, array in _arrays(statistics):
+        for name, array in chain(more.items(), _arrays(statistics)):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import collect
 from calib8.calibration.ranges import Ranges
+from calib8.calibration.run import pass_key
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.sources import Source
-from calib8.files import unfinished_folder
 from calib8.graph.dataset import dataset_for
+from calib8.graph.io import SOURCE_SHA256
 from calib8.planning.apply import apply_plan, solve_sites
 from calib8.planning.config import Int8
 from calib8.planning.policy import Measured, check_ranges, make_plan, selected
@@ -23,6 +25,7 @@ from calib8.runtime.cpu import open_cpu
 from calib8.search.probe import Probe
 from calib8.search.sensitivity import Measuring, culprits
 from calib8.search.switchboard import Switchboard
+from calib8.unfinished import unfinished_step
 
 #: Samples that ops are measured on.
 PROBED = 32
@@ -41,11 +44,10 @@ class Case:
 
     def solutions(self, progress: Progress) -> dict[str, Solution]:
         """How each op is conditioned and rounded; none if ranges alone decide."""
-        check_ranges(self.model, self.ranges)
         if self.config.treatment == "plain":
             return {}
         key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
-        with unfinished_folder(self.unfinished / "sites", key) if self.unfinished else nullcontext() as folder:
+        with unfinished_step(self.unfinished / "sites", key) if self.unfinished else nullcontext() as folder:
             return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
 
     def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
@@ -71,10 +73,22 @@ def rows_to_sample(config: Int8) -> int:
     return ROWS if config.treatment == "auto" else 0
 
 
-def case_of(model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress) -> Case:
-    """The case of ``model`` after one more pass over its calibration data."""
-    statistics = collect(model, dataset_for(model, data, progress), progress, sample=rows_to_sample(config))
-    return Case(model, ranges, statistics, config)
+def case_of(
+    model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress, unfinished: Path | None = None
+) -> Case:
+    """The case of ``model`` after one more pass over its calibration data.
+
+    unfinished: folder to keep what is done in, the case's own work too, and to go on from.
+    """
+    check_ranges(model, ranges)
+    made_from = {"model_sha256": model.metadata_props.get(SOURCE_SHA256, ""), "data_sha256": data.fingerprint()}
+    origin = ranges.origin.model_copy(update=made_from)
+    if unfinished is not None:  # of other data nothing is of any use
+        unfinished = unfinished / f"data-{origin.data_sha256[:16]}"
+    sample = rows_to_sample(config)
+    with checkpoint(unfinished, pass_key(origin, sample, histograms=False)) as kept:
+        statistics = collect(model, dataset_for(model, data, progress), progress, sample=sample, checkpoint=kept)
+    return Case(model, ranges, statistics, config, unfinished)
 
 
 def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.Model, QuantPlan]:
