@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,7 @@ def _created(path: Path) -> Path:
 
 @contextlib.contextmanager
 def flock(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
-    """Hold a file or folder, and say whether: False while another does, without ``wait``; None where locks are unknown."""
+    """Hold a file or folder, and say whether: without ``wait`` False while another does; None if there are no locks."""
     try:
         import fcntl
     except ImportError:  # not POSIX

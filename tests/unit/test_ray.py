@@ -18,7 +18,7 @@ import pytest
 from shell import Shell
 
 import calib8
-from calib8.calibration import collect, over_ray
+from calib8.calibration import checkpoint, over_ray
 from calib8.cluster.session import ENVIRONMENT
 from calib8.errors import DataError, InputError, SetupError
 from calib8.models import embed_corpus
@@ -135,11 +135,10 @@ class StopsAt(Quiet):
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(("first", "then"), [(RAY, None), (None, RAY), (RAY, RAY)])
-def test_a_stopped_calibration_goes_on_with_or_without_ray(  # noqa: PLR0913
+def test_a_stopped_calibration_goes_on_with_or_without_ray(
     model: Path, tmp_path: Path, notes, monkeypatch: pytest.MonkeyPatch, first: Any, then: Any
 ) -> None:
-    monkeypatch.setattr(over_ray, "INTERVAL", -1.0)
-    monkeypatch.setattr(collect, "INTERVAL", -1.0)
+    monkeypatch.setattr(checkpoint, "INTERVAL", -1.0)
     calib8.calibrate(model, data(), output=tmp_path / "whole.json")
     with pytest.raises(Stopped):
         calib8.calibrate(model, data(), output=tmp_path / "two.json", cluster=first, progress=StopsAt(1000))

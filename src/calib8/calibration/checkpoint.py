@@ -3,6 +3,7 @@
 Statistics merge exactly, so it matters neither where the pass was interrupted nor who did which of its batches.
 """
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 from calib8.calibration import state
 from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import TensorStatistics
+from calib8.data.batching import Dataset
 from calib8.files import atomic
+from calib8.progress import Progress
 from calib8.unfinished import unfinished_step
 
 #: Seconds of work that a killed process may lose.
@@ -33,7 +36,12 @@ class Checkpoint:
     """Parts of the pass in ``folder``: statistics, and the numbers of the batches they are of."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._kept_at = folder, time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to keep what was done since the last time."""
+        return time.monotonic() - self._kept_at > INTERVAL
 
     def done(self) -> set[int]:
         """The batches that are done."""
@@ -43,6 +51,7 @@ class Checkpoint:
         """Keep the ``statistics`` of the batches ``done`` since the last call."""
         with atomic(self._folder / f"part-{len(self._parts()):08d}.npz") as temporary, temporary.open("wb") as stream:
             state.save(statistics, stream, done=np.array(sorted(done), np.int64))
+        self._kept_at = time.monotonic()
 
     def merged(self) -> dict[str, TensorStatistics]:
         """The statistics of everything that is done."""
@@ -56,6 +65,16 @@ class Checkpoint:
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.npz"))
+
+
+def resumed(kept: Checkpoint | None, data: Dataset, progress: Progress) -> tuple[set[int], int]:
+    """The batches of ``data`` that are done, and the number of samples in them; ``progress`` is told."""
+    known = kept.done() if kept is not None else set()
+    done = sum(len(rows) for number, (rows, _) in enumerate(data.batches()) if number in known) if known else 0
+    progress.update("calibrate", done, len(data))
+    if known:
+        progress.note(f"going on where an earlier run stopped: {done} of {len(data)} samples are done")
+    return known, done
 
 
 def _done(part: Path) -> list[int]:

@@ -3,7 +3,6 @@
 Reductions happen inside the graph: what comes out of a batch has the size of what is kept of it.
 """
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -11,7 +10,7 @@ from types import TracebackType
 import numpy as np
 import onnx_ir as ir
 
-from calib8.calibration.checkpoint import INTERVAL, Checkpoint
+from calib8.calibration.checkpoint import Checkpoint, resumed
 from calib8.calibration.kept import Batch
 from calib8.calibration.layout import Shape, Shapes, first
 from calib8.calibration.observed import observed_tensors
@@ -44,15 +43,11 @@ def collect(
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
     not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
     """
-    known = checkpoint.done() if checkpoint is not None else set()
-    done, total = sum(len(rows) for number, (rows, _) in enumerate(data.batches()) if number in known), len(data)
-    progress.update("calibrate", done, total)
-    if known:
-        progress.note(f"going on where an earlier run stopped: {done} of {total} samples are done")
+    (known, done), total = resumed(checkpoint, data, progress), len(data)
     if done == total and checkpoint is not None:
         return checkpoint.merged()
     with Collector(model, data, sample=sample, histograms=histograms) as collector:
-        added, kept_at = list[int](), time.monotonic()
+        added: list[int] = []
         for number, (rows, arrays) in enumerate(data.batches()):
             if number in known:
                 continue
@@ -60,9 +55,9 @@ def collect(
             added.append(number)
             done += len(rows)
             progress.update("calibrate", done, total)
-            if checkpoint is not None and (time.monotonic() - kept_at > INTERVAL or done == total):
+            if checkpoint is not None and (checkpoint.due or done == total):
                 checkpoint.keep(added, collector.take())
-                added, kept_at = [], time.monotonic()
+                added = []
         return checkpoint.merged() if checkpoint is not None else collector.take()
 
 

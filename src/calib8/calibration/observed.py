@@ -83,11 +83,11 @@ class Observed:
             counts, exponent = outputs[self._outputs.counts], outputs[self._outputs.exponent]
             self._statistics.values.merge(Histogram.of(np.asarray(counts, np.int64), int(exponent)))
         for view, chosen in kept.items():
-            halves, exponents = (outputs[name] for name in self._picks[view][1])
+            halves, exponent = (outputs[name] for name in self._picks[view][1])
             rows = np.asarray(halves, np.float16)
             if chosen.index.ndim > 1:
                 rows = np.where(chosen.index < 0, np.float16(0), rows)  # the padding of a Conv
-            self._statistics.sample(view).add(rows, np.asarray(exponents, np.int32), chosen.coordinates)
+            self._statistics.sample(view).add(rows, np.full(len(rows), int(exponent)), chosen.coordinates)
 
     def take(self) -> TensorStatistics:
         """What was added since the last call."""

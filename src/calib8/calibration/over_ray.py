@@ -3,14 +3,13 @@
 A share is some batches of the one data set, cut as they are everywhere. Statistics merge exactly, in any order.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from calib8.calibration import run, state
-from calib8.calibration.checkpoint import INTERVAL, Checkpoint, checkpoint
+from calib8.calibration.checkpoint import Checkpoint, checkpoint, resumed
 from calib8.calibration.collect import Collector, Statistics
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
@@ -31,7 +30,7 @@ from calib8.progress import Progress, Quiet
 SHARE = 8
 
 
-def calibrate_over(  # noqa: PLR0913
+def calibrate_over(
     cluster: Ray,
     path: Path,
     source: Source,
@@ -60,15 +59,14 @@ def _merged(
     cluster: Ray, open_worker: Callable[[], Worker], data: Dataset, progress: Progress, kept: Checkpoint | None
 ) -> Statistics:
     """The statistics of all batches: those that were kept, and those of the cluster."""
+    known, done = resumed(kept, data, progress)
+    if kept is not None and done == len(data):
+        return kept.merged()
     sizes = [len(rows) for rows, _ in data.batches()]
-    known = kept.done() if kept is not None else set()
     todo = [number for number in range(len(sizes)) if number not in known]
     shares = [todo[first : first + SHARE] for first in range(0, len(todo), SHARE)]
-    progress.update("calibrate", done := sum(sizes[number] for number in known), len(data))
-    if known:
-        progress.note(f"going on where an earlier run stopped: {done} of {len(data)} samples are done")
     merged: Statistics = {}
-    added, kept_at = list[int](), time.monotonic()
+    added: list[int] = []
     with connected(cluster):
         for number, content in spread(cluster, open_worker, [{"batches": share} for share in shares]):
             for name, seen in state.from_bytes(content).items():
@@ -76,9 +74,9 @@ def _merged(
             added += shares[number]
             done += sum(sizes[batch] for batch in shares[number])
             progress.update("calibrate", done, len(data))
-            if kept is not None and (time.monotonic() - kept_at > INTERVAL or done == len(data)):
+            if kept is not None and (kept.due or done == len(data)):
                 kept.keep(added, merged)
-                merged, added, kept_at = {}, [], time.monotonic()
+                merged, added = {}, []
     return merged if kept is None else kept.merged()
 
 

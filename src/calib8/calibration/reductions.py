@@ -15,11 +15,16 @@ from calib8.errors import ModelError
 PREFIX = "calib8.calibrate."
 #: The opsets in which axes of reductions became an input, and in which ScatterElements learnt to add.
 AXES_AS_INPUT, ADDING = 18, 16
+#: Of the number of bins.
+BITS = int(np.log2(BINS))
 #: Rows that are compared at once. Along a first axis ONNX Runtime compares values one by one, along a middle one many
 #: at a time: five times as fast, if no more rows than these share a place in the cache.
 GROUP = 8
-#: Exponents of the powers of two among which the amax of a histogram is looked up.
+#: Exponents of the powers of two among which the amax of a tensor is looked up.
 LEAST, GREATEST = -100, 127
+#: Exponent of the power of two below which the rows of a sample are brought: they stay within float16, and what is not
+#: smaller than 2**-29 of the amax has all of its 11 bits.
+HALVES = 15
 
 
 class Outputs(NamedTuple):
@@ -44,6 +49,7 @@ class Reductions:
         self._graph, self._opset = self.model.graph, self.model.opset_imports.get("", 0)
         self._values = {value.name: value for node in self._graph for value in node.outputs}
         self._values |= {value.name: value for value in self._graph.inputs}
+        self._reduced_to: dict[str, tuple[ir.Value, ir.Node | None]] = {}
         self._constants: dict[tuple[type[np.generic], tuple[int, ...], bytes], ir.Value] = {}
         self._last: ir.Node | None = None
         self._graph.outputs.clear()
@@ -64,30 +70,30 @@ class Reductions:
             found = self._extremes(x, [*range(1, len(shape) - 1)], [0])
         else:
             found = self._extremes(rows, [0, *(range(2, len(shape)) if layout == "channels first" else ())])
+        number = self._powers_reached(found)
         power = self._reduced("ReduceSum", self._node("Mul", rows, rows), [1])
         found.append(self._first(power, count))
         if histogram:
-            found += self._histogram(self._first(rows, count))
+            found += self._histogram(self._first(rows, count), number)
         self._graph.outputs.extend(found)
+        self._reduced_to[name] = number, self._last
         return Outputs(*(value.name or "" for value in found))
 
     def pick(self, name: str, width: int | None, index: str) -> tuple[str, str]:
-        """The outputs with what the input ``index`` chooses of the tensor ``name``, as ``RowSample.add`` takes it.
+        """The outputs with what the input ``index`` chooses of the reduced tensor ``name``: float16 over 2**exponent,
+        and the exponent.
 
         Rows of ``width`` values by their number, or with ``width`` None single values, by an index [n, values per row].
         """
-        flat = self._node("Reshape", self._begin(name), self._constant([-1] if width is None else [-1, width]))
+        number, self._last = self._reduced_to[name]
+        flat = self._node("Reshape", self._values[name], self._constant([-1] if width is None else [-1, width]))
         rows = self._as_float(self._node("Gather", flat, self._index(index), axis=0))
-        amax = self._reduced("ReduceMax", self._node("Abs", rows), [1], keepdims=1)
-        number = self._reached(amax)
-        widths = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
-        last = self._constant(GREATEST - LEAST)
-        number = self._node("Min", number, last)  # what is twice as large is still no trouble for float16
-        width_of = self._node("Unsqueeze", self._node("Gather", widths, number, axis=0), self._constant([1]))
-        halves = self._node("Cast", self._node("Div", rows, width_of), to=int(ir.DataType.FLOAT16))
-        exponents = self._node("Add", number, self._constant(LEAST))
-        self._graph.outputs.extend([halves, exponents])
-        return halves.name or "", exponents.name or ""
+        powers = self._powers(HALVES - np.arange(LEAST, GREATEST + 2))
+        halves = self._node("Mul", rows, self._node("Gather", powers, number, axis=0))
+        halves = self._node("Cast", halves, to=int(ir.DataType.FLOAT16))
+        exponent = self._node("Add", number, self._constant(LEAST - HALVES))
+        self._graph.outputs.extend([halves, exponent])
+        return halves.name or "", exponent.name or ""
 
     def _rows(self, x: ir.Value, layout: Layout, shape: Sequence[int], tokens: str) -> ir.Value:
         if layout == "channels first":
@@ -106,7 +112,7 @@ class Reductions:
         """As many rows of ``x`` as count; all of them if that is None."""
         return x if count is None else self._node("Slice", x, self._constant([0]), count)
 
-    def _histogram(self, rows: ir.Value) -> list[ir.Value]:
+    def _histogram(self, rows: ir.Value, number: ir.Value) -> list[ir.Value]:
         """See ``Histogram``: bins of the smallest width 2**exponent of which ``BINS`` reach beyond the amax."""
         if self._opset < ADDING:
             raise ModelError(
@@ -114,10 +120,8 @@ class Reductions:
                 "later, or use the min/max observer."
             )
         size = self._node("Reshape", self._node("Abs", rows), self._constant([-1]))
-        number = self._reached(self._reduced("ReduceMax", size, [0], keepdims=1))
-        exponent = self._node("Add", number, self._constant(LEAST - int(np.log2(BINS))))
-        widths = np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 2) - int(np.log2(BINS)))
-        width = self._node("Gather", self._constant(widths, np.float32), number, axis=0)
+        exponent = self._node("Add", number, self._constant(LEAST - BITS))
+        width = self._node("Gather", self._powers(np.arange(LEAST, GREATEST + 2) - BITS), number, axis=0)
         bins = self._node("Cast", self._node("Div", size, width), to=int(ir.DataType.INT64))
         # NaN and infinity have no bin; the extremes tell of them.
         bins = self._node("Max", self._node("Min", bins, self._constant(BINS - 1)), self._constant(0))
@@ -125,15 +129,18 @@ class Reductions:
         empty = self._constant(np.zeros(BINS))
         return [self._node("ScatterElements", empty, bins, ones, axis=0, reduction="add"), exponent]
 
-    def _reached(self, amax: ir.Value) -> ir.Value:
-        """How many powers of two from ``LEAST`` to ``GREATEST`` are not beyond each value of ``amax`` [..., 1]: [...].
+    def _powers_reached(self, extremes: Sequence[ir.Value]) -> ir.Value:
+        """How many powers of two from ``LEAST`` to ``GREATEST`` are not beyond the amax: a number without axes.
 
         Their number leads to the smallest power that is beyond it, exactly: a logarithm might be off by a bit.
         """
-        powers = self._constant(np.ldexp(np.float32(1), np.arange(LEAST, GREATEST + 1)), np.float32)
-        reached = self._node("Cast", self._node("GreaterOrEqual", amax, powers), to=int(ir.DataType.FLOAT))
-        number = self._reduced("ReduceSum", reached, [-1])  # of floats it is ten times as fast as of int64
-        return self._node("Cast", number, to=int(ir.DataType.INT64))
+        sizes = [self._reduced("ReduceMax", self._node("Abs", one), [0], keepdims=1) for one in extremes]
+        powers = self._powers(np.arange(LEAST, GREATEST + 1))
+        reached = self._node("GreaterOrEqual", self._node("Max", *sizes), powers)
+        return self._reduced("ReduceSum", self._node("Cast", reached, to=int(ir.DataType.INT64)), [0])
+
+    def _powers(self, exponents: NDArray[np.integer[Any]]) -> ir.Value:
+        return self._constant(np.ldexp(np.float32(1), exponents), np.float32)
 
     def _reduced(self, kind: str, x: ir.Value, axes: list[int], keepdims: int = 0) -> ir.Value:
         if self._opset >= AXES_AS_INPUT or kind == "ReduceSum":

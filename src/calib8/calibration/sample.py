@@ -44,8 +44,8 @@ class Spool:
 
 
 class RowSample:
-    """Rows as float16, each over a power of two not far from its amax: 11 bits of each value, plenty to measure 8 bits
-    with, and none overflows. They are kept in a spool."""
+    """Rows as float16, each over a power of two that keeps it from overflowing: 11 bits of each value, plenty to
+    measure 8 bits with. They are kept in a spool."""
 
     def __init__(self, spool: Spool | None = None) -> None:
         self._spool = spool or Spool()
