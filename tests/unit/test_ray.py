@@ -16,13 +16,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from shell import Shell
+from stops import Stopped, StopsAt
 
 import calib8
 from calib8.calibration import checkpoint, over_ray
 from calib8.cluster.session import ENVIRONMENT
 from calib8.errors import DataError, InputError, SetupError
 from calib8.models import embed_corpus
-from calib8.progress import Quiet
 from calib8.runtime import cpu
 from calib8.runtime.choice import CpuChoice
 from calib8.testing import tiny_encoder
@@ -118,19 +118,6 @@ def test_ranges_are_those_of_one_machine_even_if_a_worker_is_killed(
     assert (tmp_path / "many.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert (tmp_path / "many.cache").read_bytes() == (tmp_path / "one.cache").read_bytes()
     assert ("calibrate", 2000, 2000) in notes.steps[-6:]
-
-
-class Stopped(Exception):
-    """What stops a run in these tests."""
-
-
-class StopsAt(Quiet):
-    def __init__(self, done: int) -> None:
-        self.done = done
-
-    def update(self, stage: str, done: float, total: float | None) -> None:
-        if done >= self.done:
-            raise Stopped
 
 
 @pytest.mark.usefixtures("cluster")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stops import Stopped, StopsAt
 
 import calib8
 from calib8.calibration import checkpoint as module
@@ -28,19 +29,6 @@ from calib8.planning.solve import solve
 from calib8.progress import Quiet
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 from calib8.unfinished import unfinished_step, unfinished_work
-
-
-class Stopped(Exception):
-    """What stops a run in these tests."""
-
-
-class StopsAt(Quiet):
-    def __init__(self, done: int) -> None:
-        self.done = done
-
-    def update(self, stage: str, done: float, total: float | None) -> None:
-        if done >= self.done:
-            raise Stopped
 
 
 def tokens(model: ir.Model) -> Dataset:
