@@ -13,20 +13,21 @@ from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 ENCODER = input_specs(tiny_encoder())
 
 
-@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100))
-def test_token_budget_yields_every_row_once(lengths: list[int], budget: int) -> None:
-    rows = list(by_token_budget(np.array(lengths, np.int64), budget))
+@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100), st.integers(1, 9))
+def test_token_budget_yields_every_row_once(lengths: list[int], budget: int, most: int) -> None:
+    rows = list(by_token_budget(np.array(lengths, np.int64), budget, lambda longest: most + longest))
     assert sorted(row for group in rows for row in group) == list(range(len(lengths)))
     for group in rows:
         longest = max(lengths[row] for row in group)
         assert len(group) == 1 or len(group) * longest <= budget
+        assert len(group) <= most + longest
 
 
 def test_token_budget_sorts_by_length_first() -> None:
     # budget 10: [5, 4] is 2 x 5 = 10; then [3, 1] would allow 10 // 3 = 3 rows
-    groups = by_token_budget(np.array([1, 5, 3, 4]), 10)
+    groups = by_token_budget(np.array([1, 5, 3, 4]), 10, lambda _: 9)
     assert [group.tolist() for group in groups] == [[1, 3], [2, 0]]
-    assert [group.tolist() for group in by_token_budget(np.array([0, 0]), 10)] == [[0, 1]]
+    assert [group.tolist() for group in by_token_budget(np.array([0, 0]), 10, lambda _: 9)] == [[0, 1]]
 
 
 @given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=8), min_size=1, max_size=4), st.integers(1, 60))

@@ -1,12 +1,14 @@
 """Samples into batches: sorted by length and cut to their longest row, so that little padding is computed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.data.inputs import Arrays, InputSpec, checked, mask_name, sample_count
+from calib8.data.rooms import LARGEST, Rooms, most_rows
 from calib8.data.sources import Source
 from calib8.errors import DataError
 from calib8.progress import Progress, Quiet
@@ -51,12 +53,20 @@ class Dataset:
         """Number of samples."""
         return sum(map(sample_count, self.chunks))
 
-    def batches(self) -> Iterator[tuple[Rows, Arrays]]:
-        """Yield (sample numbers [n], arrays) until every sample was yielded once."""
+    @property
+    def leading(self) -> str:
+        """The input whose shape is that of a batch: the mask, if there is one."""
+        return self.mask or self.specs[0].name
+
+    def batches(self, *rooms: Rooms) -> Iterator[tuple[Rows, Arrays]]:
+        """Yield (sample numbers [n], arrays) until every sample was yielded once.
+
+        ``rooms``: for each runtime that is to take them, what it takes of the input ``leading``.
+        """
         first = 0
         for chunk in self.chunks:
             count = sample_count(chunk)
-            for rows, arrays in self._masked(chunk) if self.mask else self._plain(chunk, count):
+            for rows, arrays in self._masked(chunk, rooms) if self.mask else self._plain(chunk, count, rooms):
                 self._check_limits(arrays)
                 yield rows + first, arrays
             first += count
@@ -80,12 +90,14 @@ class Dataset:
                         f"{self.limits[dimension]}`."
                     )
 
-    def _plain(self, chunk: Arrays, count: int) -> Iterator[tuple[Rows, Arrays]]:
-        for start in range(0, count, self.BATCH):
-            rows = np.arange(start, min(start + self.BATCH, count))
-            yield rows, {name: np.asarray(array[start : start + self.BATCH]) for name, array in chunk.items()}
+    def _plain(self, chunk: Arrays, count: int, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, Arrays]]:
+        shape = chunk[self.leading].shape
+        size = min(self.BATCH, _most_rows(rooms, shape[1] if len(shape) > 1 else 1))
+        for start in range(0, count, size):
+            rows = np.arange(start, min(start + size, count))
+            yield rows, {name: np.asarray(array[start : start + size]) for name, array in chunk.items()}
 
-    def _masked(self, chunk: Arrays) -> Iterator[tuple[Rows, Arrays]]:
+    def _masked(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, Arrays]]:
         assert self.mask is not None
         mask = np.asarray(chunk[self.mask]) != 0
         if not mask.any(axis=1).all():
@@ -93,7 +105,7 @@ class Dataset:
             raise DataError(f"sample {empty} has an all-zero {self.mask}: it holds no token. Remove it.")
         lengths = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
         sequence = next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
-        for rows in by_token_budget(lengths, TOKEN_BUDGET):
+        for rows in by_token_budget(lengths, TOKEN_BUDGET, partial(_most_rows, rooms)):
             longest = int(lengths[rows].max())
             yield (
                 rows,
@@ -112,6 +124,10 @@ def _trimmed(array: NDArray[np.generic], spec: InputSpec, sequence: object, long
     return array
 
 
+def _most_rows(rooms: tuple[Rooms, ...], length: int) -> int:
+    return min((most_rows(one, length) for one in rooms), default=LARGEST)
+
+
 class _Once:
     """A ``Progress`` that says what holds for every chunk once."""
 
@@ -125,11 +141,15 @@ class _Once:
             self._progress.note(message)
 
 
-def by_token_budget(lengths: Rows, budget: int) -> Iterator[Rows]:
-    """Group row numbers, longest first, so that rows x longest row stays within ``budget`` (at least one row)."""
+def by_token_budget(lengths: Rows, budget: int, most: Callable[[int], int]) -> Iterator[Rows]:
+    """Group row numbers, longest first, so that rows x longest row stays within ``budget`` (at least one row).
+
+    ``most``: how many rows of a length may be in a group.
+    """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        count = max(1, budget // max(1, int(lengths[order[start]])))
+        longest = max(1, int(lengths[order[start]]))
+        count = max(1, min(budget // longest, most(longest)))
         yield order[start : start + count]
         start += count

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.inputs import InputSpec
+from calib8.data.rooms import LARGEST, Room, Rooms
 from calib8.errors import ProfileError
 
 Shape = tuple[int, ...]
@@ -18,8 +19,6 @@ Range = tuple[int, int, int]
 
 DEFAULT_BATCH: Range = (1, 8, 64)
 DEFAULT_SEQUENCE: Range = (1, 64, 384)
-#: TensorRT counts in 32 bits.
-LARGEST = 2**31 - 1
 EXAMPLE = "input_ids:1x1:8x64:64x384 (name:min:opt:max)"
 
 
@@ -56,6 +55,12 @@ def profile_sets(profiles: Sequence[Profile]) -> tuple[ProfileSet, ...]:
             sets.append({})
         next(known for known in sets if profile.name not in known)[profile.name] = profile
     return tuple(sets)
+
+
+def rooms_of(sets: Sequence[ProfileSet], name: str) -> Rooms:
+    """The batches that the optimisation profiles of the input ``name`` take; none if it has no profile."""
+    ends = [[(low, high) for low, _, high in known[name].ranges()[:2]] for known in sets if name in known]
+    return tuple(Room(*both) for both in ends)
 
 
 def parse_profile(text: str) -> Profile:

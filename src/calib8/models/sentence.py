@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from calib8.data.batching import Rows, by_token_budget
 from calib8.data.inputs import Arrays
+from calib8.data.rooms import most_rows, padded
 from calib8.data.text import TextTokenizer, read_settings
 from calib8.errors import InputError, ModelError
 from calib8.files import read_json
@@ -51,6 +52,7 @@ class SentenceEncoder:
         self.tokenizer = TextTokenizer(folder, runtime.largest("input_ids", 1))
         self.pooling, self.normalise = pooling_of(folder)
         self.runtime = runtime
+        self.rooms = runtime.rooms("input_ids")
 
     def embed(self, sentences: Sequence[str], progress: Progress | None = None) -> Embeddings:
         """One vector per sentence, float32 [len(sentences), width], in the order given."""
@@ -80,7 +82,7 @@ class SentenceEncoder:
 
     def embed_batch(self, tokens: Sequence[Sequence[int]], length: int | None = None) -> Embeddings:
         """One vector per list of token ids, computed in one run, padded to ``length`` (None: to the longest)."""
-        batch = token_arrays(self.tokenizer, tokens, self.runtime.contract.names, length)
+        batch = self._fed(tokens, length)
         _, pooled = self._finished(np.arange(len(tokens)), batch, self.runtime.submit(batch))
         return unit_rows(pooled) if self.normalise else pooled
 
@@ -96,7 +98,7 @@ class SentenceEncoder:
         budget = EMBED_POSITIONS
         if self.runtime.streams > 1:  # of few sentences every stream gets some
             budget = min(budget, -(-int(lengths.sum()) // self.runtime.streams))
-        for rows, pooled in self._pooled(tokens, by_token_budget(lengths, budget)):
+        for rows, pooled in self._pooled(tokens, by_token_budget(lengths, budget, partial(most_rows, self.rooms))):
             if vectors is None:
                 vectors = np.zeros((len(tokens), pooled.shape[1]), np.float32)
             vectors[rows] = unit_rows(pooled) if self.normalise else pooled
@@ -112,13 +114,19 @@ class SentenceEncoder:
         for rows in batches:
             if len(under_way) == most:
                 yield self._finished(*under_way.popleft())
-            batch = token_arrays(self.tokenizer, [tokens[row] for row in rows], self.runtime.contract.names)
+            batch = self._fed([tokens[row] for row in rows])
             under_way.append((rows, batch, self.runtime.submit(batch)))
         while under_way:
             yield self._finished(*under_way.popleft())
 
     def _finished(self, rows: Rows, batch: Arrays, run: Pending) -> tuple[Rows, Embeddings]:
-        return rows, pool(_hidden(run.result()), batch["attention_mask"], self.pooling)
+        return rows, pool(_hidden(run.result()), batch["attention_mask"], self.pooling)[: len(rows)]
+
+    def _fed(self, tokens: Sequence[Sequence[int]], length: int | None = None) -> Arrays:
+        """What is run for ``tokens``: padded to a length and a number of rows that the runtime takes."""
+        rows, length = padded(self.rooms, len(tokens), length or max(map(len, tokens)))
+        spare = [tokens[-1]] * (rows - len(tokens))
+        return token_arrays(self.tokenizer, [*tokens, *spare], self.runtime.contract.names, length)
 
 
 def _told(progress: Progress, before: int, total: int | None, count: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from numpy.typing import ArrayLike
 
 from calib8.data.inputs import Arrays
+from calib8.data.rooms import Rooms
 from calib8.errors import ConfigError, SetupError
 from calib8.runtime.contract import Contract
 from calib8.runtime.pending import Finished, Pending
@@ -66,6 +67,10 @@ class Runtime(ABC):
     def largest(self, name: str, axis: int) -> int | None:
         """How large the input may be along ``axis``; None if nothing is known to bound it."""
         return self.contract.largest(name, axis)
+
+    def rooms(self, name: str) -> Rooms:
+        """The batches that it takes, as rows and lengths (axes 0 and 1) of the input ``name``."""
+        return (self.contract.room(name),)
 
     def close(self) -> None:
         """Free what the runtime holds, after the runs that other threads have under way; no more begin.

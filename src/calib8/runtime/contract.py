@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from calib8.data.inputs import Arrays, InputSpec, as_array, checked, declared_inputs, named_dimensions
+from calib8.data.rooms import LARGEST, Room
 from calib8.engine.sidecar import Sidecar
 from calib8.errors import DataError, ModelError
 from calib8.graph.limits import dimension_limits
@@ -57,6 +58,16 @@ class Contract:
         shape = next((spec.shape for spec in self.specs if spec.name == name), ())
         dimension = shape[axis] if axis < len(shape) else None
         return self.limits.get(dimension) if isinstance(dimension, str) else dimension
+
+    def room(self, name: str) -> Room:
+        """The rows and lengths (axes 0 and 1) that the input may have, as far as is known."""
+        shape = next((spec.shape for spec in self.specs if spec.name == name), ())
+        return Room(*(self._ends(size) for size in shape[:2]))
+
+    def _ends(self, dimension: int | str | None) -> tuple[int, int]:
+        if isinstance(dimension, int):
+            return dimension, dimension
+        return 1, self.limits.get(dimension or "", LARGEST)
 
     def _check_size(self, name: str, dimension: str, size: int, sizes: dict[str, tuple[str, int]]) -> None:
         if size > self.limits.get(dimension, size):

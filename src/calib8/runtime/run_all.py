@@ -16,7 +16,7 @@ def run_all(runtime: Runtime, data: Dataset, progress: Progress) -> Arrays:
     """Every output [N, ...]. Batches of different length are padded with zeros to the longest along each axis."""
     pieces: dict[str, list[tuple[NDArray[np.int64], NDArray[np.generic]]]] = {}
     done = 0
-    for rows, arrays in data.batches():
+    for rows, arrays in data.batches(runtime.rooms(data.leading)):
         for name, output in runtime.run(arrays).items():
             if output.ndim == 0 or len(output) != len(rows):
                 raise DataError(

@@ -13,10 +13,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import numpy as np
 
+from calib8.data.rooms import most_rows
 from calib8.models.sentence import Embeddings, SentenceEncoder
 from calib8.progress import Progress
 from calib8.serving.config import Serve
@@ -68,9 +70,7 @@ class Batcher:
     def __init__(self, encoder: SentenceEncoder, config: Serve, metrics: Metrics, progress: Progress) -> None:
         self._encoder, self._metrics, self._progress = encoder, metrics, progress
         self._capacity, self._seen = config.queue_tokens, SEEN * config.batch_tokens
-        self._shapes = Shapes(
-            config.batch_tokens, encoder.tokenizer.max_length, encoder.runtime.largest("input_ids", 0)
-        )
+        self._shapes = Shapes(config.batch_tokens, encoder.tokenizer.max_length, partial(most_rows, encoder.rooms))
         self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # the oldest first; any may leave
         self._tokens = 0
         self._seconds_per_token = 0.0

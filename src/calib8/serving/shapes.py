@@ -5,7 +5,7 @@ takes longer the first time.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 #: The shortest length, and lengths between a power of two and the next: more of them save padding, and cost memory and
 #: time at the start.
@@ -16,14 +16,13 @@ POWERS_OF = 4
 
 
 class Shapes:
-    """Batches of up to ``budget`` positions and ``most_rows`` sequences, none longer than ``longest``.
+    """Batches of up to ``budget`` positions, none longer than ``longest``; ``most`` sequences of a length go together.
 
     Iterating yields each (sequences, length), the largest first.
     """
 
-    def __init__(self, budget: int, longest: int, most_rows: int | None) -> None:
-        most = budget if most_rows is None else most_rows
-        self._counts = {length: _counts(max(1, min(most, budget // length))) for length in _lengths(longest)}
+    def __init__(self, budget: int, longest: int, most: Callable[[int], int]) -> None:
+        self._counts = {length: _counts(max(1, min(most(length), budget // length))) for length in _lengths(longest)}
         self._lengths = list(self._counts)
 
     def padded(self, tokens: int) -> int:

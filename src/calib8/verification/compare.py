@@ -125,7 +125,7 @@ def compare(
     """
     gathered: dict[str, _Gathered] = {}
     done = 0
-    for rows, arrays in data.batches():
+    for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
         mask = np.asarray(arrays[data.mask]) if data.mask else None
         expected, got = (_numbers(runtime, runtime.run(arrays)) for runtime in (reference, candidate))
         for name in _common(expected, got, len(rows)):

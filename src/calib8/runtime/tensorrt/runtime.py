@@ -16,7 +16,8 @@ import numpy as np
 from calib8.cuda.array import GpuArray, lies_on_gpu, view_of
 from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
-from calib8.engine.profiles import profile_sets
+from calib8.data.rooms import Rooms
+from calib8.engine.profiles import profile_sets, rooms_of
 from calib8.engine.sidecar import describe_engine, fitting_target
 from calib8.errors import DataError
 from calib8.runtime.base import Runtime
@@ -76,6 +77,10 @@ class TensorRtRuntime(Runtime):
         """See ``Runtime``; the optimisation profiles bound what the engine takes."""
         ends = [known[name].max[axis] for known in self._profiles if name in known]
         return max(ends) if ends else super().largest(name, axis)
+
+    def rooms(self, name: str) -> Rooms:
+        """See ``Runtime``."""
+        return rooms_of(self._profiles, name) or super().rooms(name)
 
     def submit(self, arrays: Mapping[str, Any]) -> Pending:
         """Start a run and answer at once, or as soon as one of the contexts is free: then the oldest run is finished.
