@@ -57,8 +57,9 @@ def _fold(graph: ir.Graph) -> None:
         source = node.inputs[0] if node.inputs else None
         if compute is None or source is None or source.const_value is None or node.outputs[0].is_graph_output():
             continue
-        result = ir.tensor(np.ascontiguousarray(compute(node, source.const_value.numpy())), name=node.outputs[0].name)
-        folded = ir.val(node.outputs[0].name, const_value=result)
+        result = compute(node, source.const_value.numpy())
+        result = np.asarray(result, order="C")  # np.ascontiguousarray would give a single number an axis
+        folded = ir.val(node.outputs[0].name, const_value=ir.tensor(result, name=node.outputs[0].name))
         node.outputs[0].replace_all_uses_with(folded)
         graph.remove(node, safe=True)
         graph.register_initializer(folded)
