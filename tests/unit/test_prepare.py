@@ -63,6 +63,31 @@ def test_weights_behind_trivial_ops_are_found(op_type: str, array: np.ndarray, a
     assert_models_equal(original, prepared, X, atol=0)
 
 
+@pytest.mark.parametrize("index", [1, [1]], ids=["shape ()", "shape (1,)"])
+@pytest.mark.parametrize(
+    ("op_type", "dtype", "attributes"),
+    [("Identity", np.int64, {}), ("Cast", np.int32, {"to": 7}), ("Transpose", np.int64, {})],
+)
+def test_a_folded_number_keeps_its_shape(index: int | list[int], op_type: str, dtype: type, attributes: dict) -> None:
+    """A Gather by an index without axes drops the axis, by one of shape (1,) it keeps it."""
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 3, 4)
+    chosen = g.op("Gather", x, g.op(op_type, g.constant("index", index, dtype), **attributes), axis=1)
+    model = g.model(y=g.op("MatMul", chosen, g.weight("w", 4, 2)))
+    prepared = prepare(clone(model))
+    assert [node.op_type for node in prepared.graph] == ["Gather", "MatMul"]
+    assert_models_equal(model, prepared, {"x": np.arange(24, dtype=np.float32).reshape(2, 3, 4)}, atol=0)
+
+
+def test_a_folded_limit_of_a_range_stays_a_number() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    limit = g.op("Cast", g.constant("limit", 4, np.int32), to=7)
+    steps = g.op("Range", g.constant("start", 0, np.int64), limit, g.constant("step", 1, np.int64))
+    model = g.model(y=g.op("Add", x, g.op("Cast", steps, to=1)))
+    assert_models_equal(model, prepare(clone(model)), X, atol=0)
+
+
 def test_constant_nodes_become_initializers() -> None:
     g = GraphBuilder()
     x = g.input("x", FLOAT, "batch", 4)

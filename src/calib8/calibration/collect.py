@@ -13,16 +13,18 @@ import onnx_ir as ir
 from calib8.calibration.checkpoint import Checkpoint, resumed
 from calib8.calibration.kept import Batch
 from calib8.calibration.layout import Shape, Shapes, first
-from calib8.calibration.observed import observed_tensors
+from calib8.calibration.observed import Observed, observed_tensors
 from calib8.calibration.reductions import Reductions
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.runtime.ort import OrtRuntime
 
 Statistics = dict[str, TensorStatistics]
+#: Names shown of tensors that are alike.
+SHOWN = 3
 
 
 def collect(
@@ -46,7 +48,7 @@ def collect(
     (known, done), total = resumed(checkpoint, data, progress), len(data)
     if done == total and checkpoint is not None:
         return checkpoint.merged()
-    with Collector(model, data, sample=sample, histograms=histograms) as collector:
+    with Collector(model, data, sample=sample, histograms=histograms, progress=progress) as collector:
         added: list[int] = []
         for number, (rows, arrays) in enumerate(data.batches()):
             if number in known:
@@ -65,12 +67,20 @@ class Collector:
     """A model that is being observed: batches of ``data`` in, statistics of them out. See ``collect``."""
 
     def __init__(
-        self, model: ir.Model, data: Dataset, *, sample: int = 0, histograms: bool = False, threads: int | None = None
+        self,
+        model: ir.Model,
+        data: Dataset,
+        *,
+        sample: int = 0,
+        histograms: bool = False,
+        threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._mask = data.mask
         self._shares = sample / len(data), sample / positions(data)
         self._tensors = observed_tensors(model)
         self._shapes = self._found_shapes(model, data)
+        _note_order(self._tensors, progress or Quiet())
         self._shape_needed = sample > 0 and any(tensor.needs_shape for tensor in self._tensors)
         graph = Reductions(model)
         for tensor in self._tensors:
@@ -99,13 +109,14 @@ class Collector:
 
         They are found before the pass begins, so that no two sessions hold memory at a time.
         """
-        with Shapes(model, [tensor.name for tensor in self._tensors]) as shapes:
+        names = {name: None for tensor in self._tensors for name in (tensor.name, tensor.unflattened) if name}
+        with Shapes(model, list(names)) as shapes:
             smallest = min((arrays for _, arrays in data.batches()), key=_values)
             seen = [_seen(shapes, smallest, data.mask)]
             with suppress(DataError):  # a model that was traced with one length has no other
                 seen += [_seen(shapes, other, data.mask) for other in _of_another_length(data, smallest)]
             for tensor in self._tensors:
-                tensor.settle([(found[tensor.name], mask) for found, mask in seen])
+                tensor.settle(seen)
             if self._shares[0] and any(tensor.needs_shape for tensor in self._tensors):
                 for _, arrays in data.batches():
                     shapes.of(arrays)
@@ -129,9 +140,22 @@ def positions(data: Dataset) -> int:
 
 
 def _seen(shapes: Shapes, arrays: Arrays, mask: str | None) -> tuple[dict[str, Shape], Shape | None]:
-    """The shapes of all tensors and of the mask, if there is one, in a batch of two: no shape is that of one sample."""
-    two = first(arrays, 2)
-    return shapes.of(two), two[mask].shape if mask is not None else None
+    """The shapes of all tensors and of the mask, if there is one, in a batch of two: no shape is that of one sample.
+
+    Of three where there are two positions: the axes of the mask must differ in size for their order to be told.
+    """
+    few = first(arrays, 3 if mask is not None and arrays[mask].shape[1] == 2 else 2)
+    return shapes.of(few), few[mask].shape if mask is not None else None
+
+
+def _note_order(tensors: list[Observed], progress: Progress) -> None:
+    if untold := [tensor.name for tensor in tensors if tensor.sequence_first is None]:
+        more = ", …" if len(untold) > SHOWN else ""
+        progress.note(
+            f"{len(untold)} of {len(tensors)} tensors ({', '.join(untold[:SHOWN])}{more}) hold batch and sequence in "
+            "one axis, and the graph does not tell which goes first: taken as [batch, sequence]. If it is the other "
+            "way, their padding is counted; export the model with batch_first=True"
+        )
 
 
 def _of_another_length(data: Dataset, arrays: Arrays) -> list[Arrays]:

@@ -22,10 +22,11 @@ class Batch:
     per_sample: float
     per_token: float
 
-    def tokens(self, rows: int) -> NDArray[np.int64]:
+    def tokens(self, rows: int, *, sequence_first: bool = False) -> NDArray[np.int64]:
         """Numbers of the rows of real tokens, where each has that many."""
         assert self.mask is not None
-        return np.flatnonzero(np.repeat(self.mask.reshape(-1), rows))
+        mask = self.mask.T if sequence_first else self.mask
+        return np.flatnonzero(np.repeat(mask.reshape(-1), rows))
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,15 @@ class Kept:
     coordinates: NDArray[np.int64]
 
 
-def kept_tokens(batch: Batch, rows: int) -> Kept:
+def kept_tokens(batch: Batch, rows: int, *, sequence_first: bool = False) -> Kept:
     """Where every token has that many rows; padding has none."""
     assert batch.mask is not None
     chosen = keep_rows(batch.samples, batch.mask.shape[1] * rows, batch.per_token / rows)
     chosen &= np.repeat(batch.mask, rows, axis=1)
-    return Kept(np.flatnonzero(chosen), _coordinates(batch.samples, chosen))
+    number = np.arange(chosen.size)
+    if sequence_first:
+        number = number.reshape(*batch.mask.shape[::-1], rows).swapaxes(0, 1)
+    return Kept(number.reshape(chosen.shape)[chosen], _coordinates(batch.samples, chosen))
 
 
 def kept_rows(batch: Batch, rows: int) -> Kept:

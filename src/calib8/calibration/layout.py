@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx.shape_inference
@@ -16,6 +16,15 @@ from calib8.runtime.ort import OrtRuntime
 #: position of an image, or a whole sample.
 Layout: TypeAlias = Literal["tokens", "rows", "channels first", "samples"]
 Shape: TypeAlias = tuple[int, ...]
+
+
+class Seen(NamedTuple):
+    """Shapes in one batch: of a tensor, of the mask [batch, sequence] if there is one, and of the tensor that this one
+    has the rows of, if it is flat and that is known (see ``graph.flattened``)."""
+
+    shape: Shape
+    mask: Shape | None
+    unflattened: Shape | None = None
 
 
 class Shapes:
@@ -123,28 +132,49 @@ def first(arrays: Arrays, times: int) -> Arrays:
     return {name: np.repeat(array[:1], times, axis=0) for name, array in arrays.items()}
 
 
-def layout_of(seen: list[tuple[Shape, Shape | None]], *, read_by_conv: bool, at_a_site: bool) -> Layout:
-    """The layout of a tensor that had these shapes in batches whose masks had those, None where there is no mask.
+def layout_of(seen: list[Seen], *, read_by_conv: bool, at_a_site: bool) -> Layout:
+    """The layout of a tensor that had these shapes in batches.
 
     at_a_site: whether its rows are multiplied with a matrix, see ``graph.site``.
 
     Its rows are tokens if they follow the mask in every batch. Where a model takes one length only, any tensor with as
     many rows as that counts as tokens, since nearly all are: rows at padding are then left out.
     """
-    shape, mask = seen[0]
+    shape, mask, _ = seen[0]
     if read_by_conv:
         return "channels first"
     if not at_a_site and len(shape) not in (2, 3):
         return "samples"
     if mask is None:
         return "rows"
-    follows = all(_follows(*one) and one[0][2:-1] == shape[2:-1] for one in seen)
+    if any(one.shape[2:-1] != shape[2:-1] for one in seen):
+        return "rows"
+    if len(shape) > 2:
+        follows = sequence_first(seen) is not None
+    else:
+        follows = all(one.shape[0] == math.prod(one.mask or ()) for one in seen)
     return "tokens" if follows else "rows"
 
 
-def _follows(shape: Shape, mask: Shape | None) -> bool:
-    assert mask is not None
-    return shape[:2] == mask if len(shape) > 2 else shape[0] == mask[0] * mask[1]
+def sequence_first(seen: list[Seen]) -> bool | None:
+    """Whether rows of tokens lie position by position, not sample by sample, in a tensor that had these shapes.
+
+    Its leading axes tell, or those of the tensor that a flat one has the rows of. None if they do not.
+    """
+    return next((turned for turned in (False, True) if _leads(seen, turned)), None)
+
+
+def _leads(seen: list[Seen], turned: bool) -> bool:
+    """Whether the axes of the mask, or ``turned`` those in reverse, come first in every batch.
+
+    Of what was flattened the first axis is enough: behind it the batch may be one axis with the heads of attention.
+    """
+    for shape, mask, unflattened in seen:
+        axes = (mask or ())[:: -1 if turned else 1]
+        found, wanted = (shape[:2], axes) if len(shape) > 2 else ((unflattened or ())[:1], axes[:1])
+        if found != wanted:
+            return False
+    return True
 
 
 def _output(name: str) -> str:

@@ -7,12 +7,13 @@ import numpy as np
 import onnx_ir as ir
 
 from calib8.calibration.kept import Batch, Kept, kept_patches, kept_rows, kept_tokens
-from calib8.calibration.layout import Layout, Shape, layout_of
+from calib8.calibration.layout import Layout, Seen, Shape, layout_of, sequence_first
 from calib8.calibration.reductions import GROUP, PREFIX, Outputs, Reductions
 from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import Histogram, TensorStatistics
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
+from calib8.graph.flattened import unflattened
 from calib8.graph.site import sites
 from calib8.graph.weighted import weighted_ops
 from calib8.graph.window import Window, point
@@ -22,14 +23,18 @@ from calib8.graph.window import Window, point
 class Observed:
     """The tensor ``name``.
 
-    views: one per way in which sites read it, None for rows of single positions.
+    views: one per way in which sites read it, None for rows of single positions. unflattened: the tensor that it has
+    the rows of, if it is flat and that is known.
     """
 
     name: str
     spool: Spool
+    unflattened: str | None = None
     read_by_conv: bool = False
     views: list[Window | None] = field(default_factory=list)
     layout: Layout = "rows"
+    #: The order of tokens: position by position or sample by sample, which is taken for granted if it is not told.
+    sequence_first: bool | None = False
     #: For some batch: its rank, and all axes that are not of the batch or the sequence.
     shape: Shape = ()
     _outputs: Outputs | None = None
@@ -39,10 +44,13 @@ class Observed:
     def __post_init__(self) -> None:
         self._statistics = TensorStatistics(self.spool)
 
-    def settle(self, seen: list[tuple[Shape, Shape | None]]) -> None:
-        """Learn the layout from the shapes of the tensor, and of the mask, in some batches."""
+    def settle(self, batches: list[tuple[dict[str, Shape], Shape | None]]) -> None:
+        """Learn the layout from the shapes of tensors, by name, and of the mask, in some batches."""
+        seen = [Seen(shapes[self.name], mask, shapes.get(self.unflattened or "")) for shapes, mask in batches]
         self.layout = layout_of(seen, read_by_conv=self.read_by_conv, at_a_site=bool(self.views))
-        self.shape = seen[0][0]
+        self.shape = seen[0].shape
+        if self.layout == "tokens":
+            self.sequence_first = sequence_first(seen)
 
     def reduce(self, graph: Reductions, *, histogram: bool, sampled: bool) -> None:
         """Add to the graph what ``add`` reads."""
@@ -61,7 +69,7 @@ class Observed:
         """The index inputs for a batch in which the tensor has this ``shape``, and which rows those choose."""
         indices: Arrays = {}
         if self.layout == "tokens":
-            numbers = batch.tokens(self._rows_per_token)
+            numbers = batch.tokens(self._rows_per_token, sequence_first=bool(self.sequence_first))
             indices[self._tokens] = np.pad(numbers, (0, -len(numbers) % GROUP), mode="edge")
             indices[f"{self._tokens}.count"] = np.array([len(numbers)])
         kept = {view: self._kept(view, batch, shape) for view in self._picks}
@@ -96,7 +104,7 @@ class Observed:
 
     def _kept(self, view: Window | None, batch: Batch, shape: Shape) -> Kept:
         if self.layout == "tokens":
-            return kept_tokens(batch, self._rows_per_token)
+            return kept_tokens(batch, self._rows_per_token, sequence_first=bool(self.sequence_first))
         if self.layout == "channels first":
             return kept_patches(batch, shape, view or point(len(shape) - 2))
         return kept_rows(batch, math.prod(shape[:-1]))
@@ -107,7 +115,8 @@ class Observed:
 
     @property
     def _tokens(self) -> str:
-        return f"{PREFIX}tokens.{self._rows_per_token}"
+        first = "sequence" if self.sequence_first else "batch"
+        return f"{PREFIX}tokens.{first}.{self._rows_per_token}"
 
 
 def observed_tensors(model: ir.Model) -> list[Observed]:
@@ -116,7 +125,10 @@ def observed_tensors(model: ir.Model) -> list[Observed]:
     found: dict[str, Observed] = {}
     for op in weighted_ops(model):
         name = op.activation.name or ""
-        tensor = found.setdefault(name, Observed(name, spool))
+        if name not in found:
+            origin = unflattened(op.activation)
+            found[name] = Observed(name, spool, None if origin is None else origin.name)
+        tensor = found[name]
         tensor.read_by_conv |= op.kind == "Conv"
     for site in sites(model):
         if site.view not in found[site.tensor].views:

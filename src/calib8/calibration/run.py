@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calib8.calibration.checkpoint import checkpoint
-from calib8.calibration.collect import collect, positions
+from calib8.calibration.collect import SHOWN, collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
 from calib8.calibration.ranges import Origin, Ranges, TensorRange
@@ -16,9 +16,6 @@ from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
 from calib8.graph.weighted import weighted_ops
 from calib8.progress import Progress
-
-#: Names shown of tensors that are alike.
-SHOWN = 3
 
 
 def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:

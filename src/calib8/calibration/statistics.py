@@ -94,6 +94,7 @@ class TensorStatistics:
 
         ``values`` are added by whoever counted them.
         """
+        low, high = low + np.float32(0), high + np.float32(0)  # -0 becomes 0: neither is less, so order would choose
         self._widen_channels(low, high)
         self.minimum = min(self.minimum, float(low.min()))
         self.maximum = max(self.maximum, float(high.max()))

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.data.selected import as_rows, blocks
 from calib8.errors import DataError, ModelError
 from calib8.progress import Progress
 
@@ -116,7 +117,7 @@ def checked(arrays: Mapping[str, NDArray[np.generic]], specs: tuple[InputSpec, .
             f"the model has no input {', '.join(extra)}: expected exactly {_names(wanted)}. "
             "Remove the extra array or rename it."
         )
-    fitting = {spec.name: _fit(np.asarray(arrays[spec.name]), spec, progress) for spec in specs}
+    fitting = {spec.name: _fit(as_rows(arrays[spec.name]), spec, progress) for spec in specs}
     sample_count(fitting)
     if not all(array.size for array in fitting.values()):
         raise DataError("the data is empty: expected at least one sample. Check the folder and how it was made.")
@@ -170,7 +171,7 @@ def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDA
         if array.dtype == np.int64 and not _fits_int32(array):
             raise DataError(f"{name} holds int64 values that do not fit the model's int32 input. Check the data.")
         progress.note(f"{name}: converted {array.dtype} to {spec.dtype}")
-        array = array.astype(spec.dtype)
+        array = np.asarray(array, spec.dtype)
     if array.ndim != len(spec.shape):
         raise DataError(
             f"{name} has rank {array.ndim} (shape {list(array.shape)}), expected rank {len(spec.shape)} "
@@ -185,15 +186,29 @@ def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDA
 
 def _fits_int32(array: NDArray[np.generic]) -> bool:
     limits = np.iinfo(np.int32)
-    return not array.size or (limits.min <= int(array.min()) and int(array.max()) <= limits.max)
+    low, high = _extremes(array)
+    return limits.min <= low and high <= limits.max
+
+
+def _extremes(array: NDArray[np.generic]) -> tuple[int, int]:
+    """The least and the greatest of integers; 0 for none."""
+    found = [(int(block.min()), int(block.max())) for _, block in blocks(array) if block.size]
+    return min((low for low, _ in found), default=0), max((high for _, high in found), default=0)
+
+
+def _check_finite(array: NDArray[np.generic], name: str) -> None:
+    for first, block in blocks(array):
+        finite = np.isfinite(block)
+        if not finite.all():
+            bad = first + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
+            raise DataError(f"{name} holds NaN or infinity (first in sample {bad}). Remove or repair that sample.")
 
 
 def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        bad = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
-        raise DataError(f"{spec.name} holds NaN or infinity (first in sample {bad}). Remove or repair that sample.")
+    if np.issubdtype(array.dtype, np.floating):
+        _check_finite(array, spec.name)
     if spec.limit is not None and array.size:
-        low, high = int(array.min()), int(array.max())
+        low, high = _extremes(array)
         if high >= spec.limit or low < 0:
             raise DataError(
                 f"{spec.name} holds the index {high if high >= spec.limit else low}, but the model's table has "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calib8.data.array_files import read_npy, read_npz
 from calib8.data.inputs import Arrays, as_array
+from calib8.data.selected import as_rows, blocks
 from calib8.errors import DataError
 
 
@@ -45,7 +46,8 @@ class NpyFolder:
             raise DataError(f"{self.folder} holds {found}; expected one <input name>.npy per input, or .npz files.")
 
     def chunks(self) -> Iterator[Arrays]:
-        """One chunk (memory-mapped) for ``.npy`` files; one chunk per ``.npz`` file."""
+        """One chunk (memory-mapped) for ``.npy`` files, which may be larger than memory; one chunk per ``.npz`` file,
+        which is read whole."""
         if self.arrays:
             yield {path.stem: read_npy(path) for path in self.arrays}
         for path in self.archives:
@@ -65,7 +67,7 @@ class NpzFile:
             raise DataError(f"calibration data not found: expected an .npz file at {self.path}.")
 
     def chunks(self) -> Iterator[Arrays]:
-        """The file's arrays as one chunk."""
+        """The file's arrays, read whole, as one chunk."""
         yield read_npz(self.path)
 
     def fingerprint(self) -> str:
@@ -114,7 +116,8 @@ def fingerprint(chunks: Iterable[Arrays]) -> str:
     digest = hashlib.sha256()
     for chunk in chunks:
         for name in sorted(chunk):
-            array = np.ascontiguousarray(chunk[name])
+            array = as_rows(chunk[name])
             digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            digest.update(array.reshape(-1).view(np.uint8).data)
+            for _, block in blocks(array):
+                digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

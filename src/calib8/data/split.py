@@ -7,6 +7,7 @@ import numpy as np
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
+from calib8.data.selected import selected
 from calib8.data.sources import Source, fingerprint
 from calib8.errors import DataError
 
@@ -22,17 +23,17 @@ class Part:
         self.held_back = held_back
 
     def chunks(self) -> Iterator[Arrays]:
-        """The chunks of the source, cut down to this part; chunks left empty are dropped.
+        """The chunks of the source, cut down to this part, whose rows are read later; chunks left empty are dropped.
 
         Raises ``DataError`` if the arrays of a chunk hold different numbers of samples.
         """
         first = 0
         for chunk in self.source.chunks():
             count = sample_count(chunk)
-            chosen = ((np.arange(first, first + count) % EVERY) == EVERY - 1) == self.held_back
+            rows = np.flatnonzero(((np.arange(first, first + count) % EVERY) == EVERY - 1) == self.held_back)
             first += count
-            if chosen.any():
-                yield {name: array[chosen] for name, array in chunk.items()}
+            if len(rows):
+                yield {name: selected(array, rows) for name, array in chunk.items()}
 
     def fingerprint(self) -> str:
         """See ``Source``."""

@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from calib8.errors import InputError, ModelError
 from calib8.files import atomic, require_file, sha256_file
-from calib8.graph.mapped import SMALLEST, MappedTensor, data_files, load_mapped
+from calib8.graph.mapped import SMALLEST, Folded, MappedTensor, data_files, load_mapped, mapped_weight
 from calib8.graph.soundness import require_sound
+from calib8.graph.values import name_of
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
@@ -106,27 +107,40 @@ def readable(model: ir.Model) -> Iterator[bytes | Path]:
 def referring(model: ir.Model) -> tuple[bytes, Path | None]:
     """The ONNX file of ``model`` as bytes, and the folder of the files in which it says that mapped weights lie.
 
-    A runtime can read them there: nothing is copied. Weights that were made since, or whose file was replaced, are in
-    the bytes.
+    A runtime can read them there: nothing is copied. What is computed from one is left for it to compute. Weights that
+    were made since, or whose file was replaced, are in the bytes.
     """
     clone = model.clone()
     folder = None
-    for name, value in clone.graph.initializers.items():
-        weight = value.const_value
-        if not isinstance(weight, MappedTensor) or weight.nbytes < SMALLEST:  # a runtime folds small ones
+    for value in list(clone.graph.initializers.values()):
+        weight = mapped_weight(value.const_value)
+        if weight is None or weight.nbytes < SMALLEST:  # a runtime folds small ones
             continue
         if weight.unchanged and folder in (None, weight.path.parent):
             folder = weight.path.parent
-            value.const_value = ir.ExternalTensor(
-                weight.path.name, weight.offset, weight.nbytes, weight.dtype, shape=weight.shape, name=name
-            )
+            _refer(clone.graph, value, weight)
     return serialized(clone), folder
+
+
+def _refer(graph: ir.Graph, value: ir.Value, weight: MappedTensor) -> None:
+    """Let the initializer ``value`` say where its ``weight`` lies, or where that which it is computed from does."""
+    folded = value.const_value
+    value.const_value = ir.ExternalTensor(
+        weight.path.name, weight.offset, weight.nbytes, weight.dtype, shape=weight.shape, name=name_of(value)
+    )
+    if isinstance(folded, Folded):
+        value.shape, value.dtype = ir.Shape(weight.shape), weight.dtype
+        readers = list(value.uses())
+        nodes = folded.nodes(value, f"{value.name}.unfolded")
+        graph.insert_before(graph[0], nodes)
+        for reader, index in readers:
+            reader.replace_input_with(index, nodes[-1].outputs[0])
 
 
 def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
     """Bytes of the main graph's initializers, of those in files that ``load`` mapped too or not."""
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
-    return sum(weight.nbytes for weight in weights if mapped or not isinstance(weight, MappedTensor))
+    return sum(weight.nbytes for weight in weights if mapped or not isinstance(weight, (MappedTensor, Folded)))
 
 
 def _parsed(path: Path) -> ir.Model:

@@ -55,10 +55,53 @@ class MappedTensor(ir.Tensor[NDArray[np.generic]]):
         return self.file.identity == _identity(self.path)
 
 
+class Folded(ir.LazyTensor):
+    """What ``node``, a Transpose, Cast or Identity, makes of the constant ``source``.
+
+    It is computed whenever it is asked for, and not kept: all weights of a model of several GB may be transposed.
+    """
+
+    def __init__(self, node: ir.Node, source: ir.TensorProtocol) -> None:
+        self.op_type, self.attributes, self.source = node.op_type, dict(node.attributes), source
+        dtype, dims = source.dtype, source.shape.numpy()
+        if self.op_type == "Cast":
+            dtype = ir.DataType(node.attributes.get_int("to"))
+        elif self.op_type == "Transpose":
+            dims = tuple(dims[axis] for axis in self._order())
+        super().__init__(self._computed, dtype, ir.Shape(dims), name=node.outputs[0].name)
+
+    def nodes(self, read: ir.Value, prefix: str) -> list[ir.Node]:
+        """New nodes, with names that begin so, that compute it from ``read``: what ``mapped_weight`` finds."""
+        before = self.source.nodes(read, f"{prefix}.source") if isinstance(self.source, Folded) else []
+        output = ir.Value(name=f"{prefix}.{self.op_type}")
+        read = before[-1].outputs[0] if before else read
+        node = ir.Node("", self.op_type, [read], self.attributes.values(), outputs=[output], name=output.name)
+        return [*before, node]
+
+    def _order(self) -> list[int]:
+        axes = self.attributes["perm"].as_ints() if "perm" in self.attributes else range(len(self.source.shape))[::-1]
+        return [int(axis) for axis in axes]
+
+    def _computed(self) -> ir.TensorProtocol:
+        values = self.source.numpy()
+        if self.op_type == "Cast":
+            values = values.astype(self.dtype.numpy())
+        elif self.op_type == "Transpose":
+            values = values.transpose(self._order())
+        return ir.tensor(np.asarray(values, order="C"))  # np.ascontiguousarray would give a single number an axis
+
+
+def mapped_weight(weight: ir.TensorProtocol | None) -> MappedTensor | None:
+    """The tensor in a file that ``weight`` is, or is computed from whenever it is asked for; None if it is neither."""
+    while isinstance(weight, Folded):
+        weight = weight.source
+    return weight if isinstance(weight, MappedTensor) else None
+
+
 def release(model: ir.Model) -> None:
     """Give the memory of mapped weights back until they are read again."""
-    weights = (value.const_value for value in model.graph.initializers.values())
-    for file in {weight.file for weight in weights if isinstance(weight, MappedTensor)}:
+    weights = (mapped_weight(value.const_value) for value in model.graph.initializers.values())
+    for file in {weight.file for weight in weights if weight is not None}:
         file.release()
 
 
@@ -71,14 +114,14 @@ def load_mapped(path: Path) -> ir.Model:
     file = MappedFile(path)
     walk = _Walk(file.data)
     proto = onnx.ModelProto.FromString(walk.model())
-    mapped = {}
+    weights = {}
     for tensor, (offset, length) in zip(proto.graph.initializer, walk.weights, strict=True):
         if length and ir.DataType(tensor.data_type).bitwidth >= BYTE:
-            mapped[tensor.name] = _mapped(tensor, file, offset, length)
+            weights[tensor.name] = _mapped(tensor, file, offset, length)
         elif length:  # several values a byte
             tensor.raw_data = file.data[offset : offset + length]
     model = ir.from_proto(proto)
-    for name, weight in mapped.items():
+    for name, weight in weights.items():
         model.graph.initializers[name].const_value = weight
     beside = _Beside(path)
     for function in model.functions.values():
@@ -116,9 +159,9 @@ class _Beside:
         file = self.files[path] = self.files.get(path) or MappedFile(path)
         offset, dims = tensor.offset or 0, tensor.shape.numpy()
         if tensor.dtype.bitwidth >= BYTE:
-            mapped = MappedTensor(file, offset, tensor.nbytes, tensor.dtype, dims)
-            mapped.name = tensor.name
-            return mapped
+            weight = MappedTensor(file, offset, tensor.nbytes, tensor.dtype, dims)
+            weight.name = tensor.name
+            return weight
         packed = file.data[offset : offset + tensor.nbytes]
         if len(packed) < tensor.nbytes:
             raise ValueError(f"{tensor.location} ends within the weight {tensor.name!r}")

@@ -2,7 +2,8 @@
 
 Rules:
 1. Constant nodes become initializers, so that a weight is found wherever the exporter put it.
-2. A Transpose, Cast or Identity of a constant is computed now: exporters leave ``Transpose(weight)`` before MatMul.
+2. A Transpose, Cast or Identity of a constant becomes a constant: exporters leave ``Transpose(weight)`` before MatMul.
+   Of a weight that is mapped from a file it is computed whenever it is asked for, else now.
    Other Identity nodes of the main graph go too; in the body of an If or Loop one may be all there is.
 3. Nodes without a name get one, and names are unique: plans, globs and reports refer to nodes by name.
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
@@ -10,16 +11,14 @@ Rules:
 6. An initializer is no model input: exporters of old list weights among the inputs, where they would stay behind.
 """
 
-from collections.abc import Callable
-
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from calib8.errors import ModelError
+from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
 
 MINIMUM_OPSET = 13
+FOLDABLE = ("Transpose", "Cast", "Identity")
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -53,11 +52,12 @@ def _raise_opset(model: ir.Model) -> ir.Model:
 
 def _fold(graph: ir.Graph) -> None:
     for node in list(graph):
-        compute = _FOLDABLE.get(node.op_type)
-        source = node.inputs[0] if node.inputs else None
-        if compute is None or source is None or source.const_value is None or node.outputs[0].is_graph_output():
+        source = node.inputs[0] if node.op_type in FOLDABLE and node.inputs else None
+        if source is None or source.const_value is None or node.outputs[0].is_graph_output():
             continue
-        result = ir.tensor(np.ascontiguousarray(compute(node, source.const_value.numpy())), name=node.outputs[0].name)
+        result: ir.TensorProtocol = Folded(node, source.const_value)
+        if mapped_weight(result) is None or result.nbytes < SMALLEST:
+            result = ir.tensor(result.numpy(), name=result.name)
         folded = ir.val(node.outputs[0].name, const_value=result)
         node.outputs[0].replace_all_uses_with(folded)
         graph.remove(node, safe=True)
@@ -70,22 +70,6 @@ def _drop_identities(graph: ir.Graph) -> None:
         if source is not None and not node.outputs[0].is_graph_output():
             node.outputs[0].replace_all_uses_with(source)
             graph.remove(node, safe=True)
-
-
-def _transpose(node: ir.Node, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    order = node.attributes.get_ints("perm", list(range(array.ndim))[::-1])
-    return array.transpose([int(axis) for axis in order])
-
-
-def _cast(node: ir.Node, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return array.astype(ir.DataType(node.attributes.get_int("to")).numpy())
-
-
-_FOLDABLE: dict[str, Callable[[ir.Node, NDArray[np.generic]], NDArray[np.generic]]] = {
-    "Transpose": _transpose,
-    "Cast": _cast,
-    "Identity": lambda _, array: array,
-}
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -74,7 +74,7 @@ class Workload:
         """``size`` samples, repeated if there are fewer; each one's own positions repeated up to ``length``."""
         rows = np.resize(np.arange(len(next(iter(self.chunk.values())))), size)
         if length is None:
-            return {spec.name: np.asarray(self.chunk[spec.name])[rows] for spec in self.specs}
+            return {spec.name: np.asarray(self.chunk[spec.name][rows]) for spec in self.specs}
         positions = [np.resize(np.flatnonzero(self._mask()[row]), length) for row in rows]
         arrays: Arrays = {}
         for spec in self.specs:
