@@ -44,6 +44,7 @@ class Case:
 
     def solutions(self, progress: Progress) -> dict[str, Solution]:
         """How each op is conditioned and rounded; none if ranges alone decide."""
+        check_ranges(self.model, self.ranges)
         if self.config.treatment == "plain":
             return {}
         key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
@@ -80,7 +81,7 @@ def case_of(
 
     unfinished: folder to keep what is done in, the case's own work too, and to go on from.
     """
-    check_ranges(model, ranges)
+    check_ranges(model, ranges)  # before the pass, too
     made_from = {"model_sha256": model.metadata_props.get(SOURCE_SHA256, ""), "data_sha256": data.fingerprint()}
     origin = ranges.origin.model_copy(update=made_from)
     if unfinished is not None:  # of other data nothing is of any use
