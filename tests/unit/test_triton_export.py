@@ -363,6 +363,83 @@ def test_a_foreign_folder_is_left_alone(model: Path, tmp_path: Path) -> None:
     assert (output / "other_encoder" / "1" / "model.onnx").is_file()
 
 
+def edit(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n# tuned by hand\n")
+
+
+def link(folder: Path, name: str) -> None:
+    """Keep a file or folder elsewhere, and link to it from its place."""
+    kept = (folder / name).rename(folder.parent / "kept")
+    (folder / name).symlink_to(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda folder: (folder / "tiny_encoder/1/mine.txt").write_text("x"), "tiny_encoder/1/mine.txt was added"),
+        (lambda folder: edit(folder / "tiny_encoder/config.pbtxt"), "tiny_encoder/config.pbtxt was changed"),
+        (lambda folder: edit(folder / "tiny_tokeniser/1/model.py"), "tiny_tokeniser/1/model.py was changed"),
+        (lambda folder: link(folder, "tiny_encoder/1/model.onnx"), "tiny_encoder/1/model.onnx was changed"),
+        (lambda folder: link(folder, "tiny_encoder"), "tiny_encoder was changed"),
+    ],
+)
+def test_nothing_of_a_person_is_lost(model: Path, tmp_path: Path, change: Callable[[Path], object], told: str) -> None:
+    output = tmp_path / "repository"
+    calib8.export_triton(model, output)
+    change(output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"{told} since. Choose an empty or a new folder"):
+        calib8.export_triton(model, output)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_missing_or_compiled_by_triton_is_no_loss(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    calib8.export_triton(model, output)
+    (output / "tiny_tokeniser/1/__pycache__").mkdir()  # of the Python back end
+    (output / "tiny_tokeniser/1/__pycache__/model.cpython-310.pyc").write_bytes(b"x")
+    (output / "tiny_pooling/1/model.py").unlink()
+    calib8.export_triton(model, output)
+    assert (output / "tiny_pooling/1/model.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"models": 7}, "models: Input should be a valid array"),
+        ({"models": [["a"]]}, r"models\.0: Input should be a valid string"),
+        ({"files": ["tiny"]}, "files: Input should be an object"),
+        ({"files": None}, "files: Input should be an object"),
+        ({"format": "calib8.triton/9"}, "format: Input should be 'calib8.triton/1'"),
+        ({"note": "x"}, "note: Extra inputs are not permitted"),
+        (None, "its content: Input should be an object"),
+    ],
+)
+def test_a_damaged_note_of_an_export(model: Path, tmp_path: Path, change: dict[str, Any] | None, told: str) -> None:
+    output = tmp_path / "repository"
+    calib8.export_triton(model, output)
+    note = output / "calib8-triton.json"
+    note.write_text(json.dumps(change if change is None else json.loads(note.read_text()) | change))
+    with pytest.raises(InputError, match=rf"no note of calib8's on an export \({told}\)\. Choose an empty"):
+        calib8.export_triton(model, output)
+    note.write_bytes(b"{")
+    with pytest.raises(InputError, match="no note of calib8's on an export"):
+        calib8.export_triton(model, output)
+    assert (output / "tiny_encoder/1/model.onnx").is_file()
+
+
+def test_a_file_in_the_place_of_a_model(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    folder = calib8.export_triton(model, output).folder / "tiny"
+    (folder / "1" / ".keep").unlink()
+    (folder / "1").rmdir()
+    (folder / "config.pbtxt").unlink()
+    folder.rmdir()
+    folder.write_text("x")
+    with pytest.raises(InputError, match="but tiny was changed since"):
+        calib8.export_triton(model, output)
+
+
 def test_a_failure_leaves_what_was_there(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "repository"
     calib8.export_triton(model, output)
