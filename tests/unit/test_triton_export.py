@@ -22,10 +22,14 @@ from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import parse_profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path
 from calib8.errors import ConfigError, InputError, ModelError, ProfileError, SetupError
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
 from calib8.testing import tiny_convnet, tiny_encoder
 from calib8.triton import repository as repository_module
+from calib8.triton import served
 from calib8.triton.pbtxt import render
-from fake_triton import Step, TritonError, read_config, text
+from fake_triton import Step, TritonError, kernels, read_config, text
 
 CONTENT = b"an engine"
 GPU, CPU = 1, 2  # ModelInstanceGroup.Kind
@@ -145,6 +149,41 @@ def test_gpu_for_an_onnx_model(model: Path, tmp_path: Path) -> None:
     made = calib8.export_triton(model, tmp_path / "repository", calib8.Triton(device="gpu", name="on_gpu"))
     assert read_config(made.folder / "on_gpu_encoder").instance_group[0].kind == GPU
     assert made.needs == "Triton with the ONNX Runtime back end and a GPU"
+
+
+@pytest.fixture
+def int8_model(tokenizer_folder: Path) -> Path:
+    """The encoder with its six weighted MatMuls in INT8."""
+    model = prepare(tiny_encoder())
+    ops = weighted_ops(model)
+    insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+    return calib8.save(model, tokenizer_folder / "int8.onnx")
+
+
+@pytest.mark.parametrize(
+    ("here", "asked", "wanted"), [(True, None, 3), (False, None, 2), (False, True, 3), (True, False, 2)]
+)
+def test_every_int8_gemm_has_an_integer_kernel(
+    int8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool, asked: bool | None, wanted: int
+) -> None:
+    monkeypatch.setattr(served, "has_vnni", lambda: here)
+    made = calib8.export_triton(int8_model, tmp_path / "repository", calib8.Triton(vnni=asked))
+    exported = made.folder / "int8_encoder" / "1" / "model.onnx"
+    assert kernels(exported, tmp_path)["MatMulIntegerToFloat"] == 6
+    codes = {value.dtype for value in ir.load(exported).graph.initializers.values() if value.dtype in (2, 3)}
+    assert codes == {2, wanted}  # uint8 zero points of activations, and uint8 or int8 weights
+    assert made.needs.endswith("on a CPU with AVX512-VNNI or AVX-VNNI") == (wanted == 3)
+    sentences = ["a b", "c"]
+    expected = calib8.embed(int8_model, sentences, runtime="onnxruntime")
+    np.testing.assert_allclose(through(made.folder, "int8", text(*sentences))[0], expected, atol=1e-6)
+
+
+def test_vnni_where_it_says_nothing(model: Path, int8_model: Path, engine: Callable[..., Path], tmp_path: Path) -> None:
+    told = r"got vnni=\w+, which is for INT8 ONNX models on the CPU, and .* is none. Leave it out"
+    cases = ((model, {}), (engine(), {}), (int8_model, {"device": "gpu"}))
+    for path, others in cases:
+        with pytest.raises(ConfigError, match=told):
+            calib8.export_triton(path, tmp_path / "repository", calib8.Triton(vnni=False, **others))
 
 
 @pytest.fixture(scope="module")

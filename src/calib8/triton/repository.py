@@ -77,7 +77,7 @@ def export_triton(
     artefact, output, config, progress = Path(artefact), Path(output), Triton.of(config), progress or Quiet()
     require_file(artefact, "model or engine")
     require_replaceable(output)
-    served = served_of(artefact, config.device)
+    served = served_of(artefact, config.device, config.vnni)
     text = _text(artefact, served, Path(tokenizer) if tokenizer is not None else None, progress)
     batches = batches_of(served, config, text=text is not None)
     name = config.name or re.sub(r"[^A-Za-z0-9_-]", "_", artefact.stem)
@@ -162,7 +162,11 @@ def _write_model(artefact: Path, served: Served, home: Path) -> None:
         shutil.copyfile(artefact, target)
         shutil.copyfile(sidecar_path(artefact), sidecar_path(target))
         return
-    save(to_cpu_form(served.model, unsigned=False) if served.device == "cpu" else served.model, target)
+    form = served.model
+    if served.device == "cpu":
+        # uint8 activations: of int8 ones ONNX Runtime on x86 puts a part in float
+        form = to_cpu_form(form, unsigned=True, unsigned_weights=served.vnni is False)
+    save(form, target)
 
 
 def _write_steps(folder: Path, name: str, text: _Text) -> None:
