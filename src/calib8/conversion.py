@@ -51,10 +51,11 @@ from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.run import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.verification.speed import Speed, race
 
-#: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
+#: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone. config.json
+#: says to which dimensions its vectors may be cut.
 SENTENCE_FILES = (
     "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
-    "modules.json", "*Pooling/config.json",
+    "config.json", "modules.json", "*Pooling/config.json",
 )  # fmt: skip
 
 
@@ -175,6 +176,7 @@ class _Job:
         )
         if self.config.budget is not None:  # part of the data is held back from the ranges
             origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
+        self._copy_sentence_files()
         if (known := self._last_run(origin)) is not None:
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             return known
@@ -198,12 +200,16 @@ class _Job:
         cache = cache_of(found.ranges.amax(), algorithm=algorithm)
         save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
-        for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
-            if self.folder.resolve() != self.output.resolve():
-                with atomic(self.output / source.relative_to(self.folder)) as temporary:
-                    shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8
+
+    def _copy_sentence_files(self) -> None:
+        """In every run: the model may be that of the last one, and they others."""
+        if self.folder.resolve() == self.output.resolve():
+            return
+        for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
+            with atomic(self.output / source.relative_to(self.folder)) as temporary:
+                shutil.copyfile(source, temporary)
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
         samples = PROBED if self.config.budget is None else BUDGET_PROBED
