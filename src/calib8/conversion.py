@@ -30,7 +30,7 @@ from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
-from calib8.models.sentence import SentenceEncoder, pooling_of
+from calib8.models.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
@@ -129,7 +129,9 @@ def _refuse_early(model: Path, config: Convert) -> None:
         open_source(config.held_out)
     if config.pairs is not None:
         read_pairs(config.pairs)
-    if (is_text or config.pairs is not None) and not (model.parent / "tokenizer.json").is_file():
+    if (model.parent / "tokenizer.json").is_file():
+        text_tokenizer(model.parent)  # sentences will be embedded with it
+    elif is_text or config.pairs is not None:
         raise ConfigError(f"text needs a tokenizer: expected tokenizer.json beside {model}. Give arrays instead.")
 
 

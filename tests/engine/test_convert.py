@@ -82,6 +82,19 @@ def test_a_sentence_encoder_stays_one(model: Path, data: Path, tmp_path: Path) -
     assert smaller_of(output).listed == (16,)
 
 
+def test_a_prompt_that_pooling_leaves_out_is_refused_before_the_work(
+    model: Path, data: Path, tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    model.rename(tokenizer_folder / "model.onnx")
+    settings = '{"prompts": {"query": "a "}, "default_prompt_name": "query"}'
+    (tokenizer_folder / "config_sentence_transformers.json").write_text(settings)
+    (tokenizer_folder / "1_Pooling").mkdir()
+    (tokenizer_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean", "include_prompt": false}')
+    with pytest.raises(ModelError, match="leaves the tokens of a prompt out of the vector"):
+        calib8.convert(tokenizer_folder / "model.onnx", data, tmp_path / "tiny", config())
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_a_missed_limit_is_reported_and_raised(model: Path, data: Path, tmp_path: Path) -> None:
     strict = calib8.Convert(build=None, verify=calib8.Verify(min_cosine=1.0))
     with pytest.raises(AccuracyMissed, match="mean cosine 0"):

@@ -119,6 +119,17 @@ def test_text_in_and_the_vectors_of_embed_out(model: Path, tmp_path: Path) -> No
     assert made.models == ("tiny", "tiny_tokeniser", "tiny_encoder", "tiny_pooling")
 
 
+@pytest.mark.parametrize("prompt", ["a b ", 'b: "a\n\\é ', ""])
+def test_a_prompt_by_default_is_put_before_texts_there_too(model: Path, tmp_path: Path, prompt: str) -> None:
+    sentences = ["c", "", "d " * 20]
+    expected = calib8.embed(model, [prompt + sentence for sentence in sentences], runtime="onnxruntime")
+    settings = {"prompts": {"query": prompt}, "default_prompt_name": "query"}
+    (model.parent / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    np.testing.assert_allclose(calib8.embed(model, sentences, runtime="onnxruntime"), expected, atol=1e-6)
+    made = calib8.export_triton(model, tmp_path / "repository")
+    np.testing.assert_allclose(through(made.folder, "tiny", text(*sentences))[0], expected, atol=1e-6)
+
+
 def test_configs_of_an_onnx_model(model: Path, tmp_path: Path) -> None:
     folder = calib8.export_triton(model, tmp_path / "repository", calib8.Triton(instances=2, queue_delay_us=100)).folder
     whole, tokens, encoder, pooling = (

@@ -22,7 +22,7 @@ from calib8.engine.sidecar import sidecar_path
 from calib8.errors import ModelError
 from calib8.files import atomic_folder, require_file, sha256_file, write_text
 from calib8.graph.io import save
-from calib8.models.sentence import pooling_of
+from calib8.models.sentence import pooling_of, text_tokenizer
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.progress import Progress, Quiet
 from calib8.triton import configs
@@ -128,7 +128,7 @@ def _text(artefact: Path, served: Served, tokenizer: Path | None, progress: Prog
         progress.note(f"no tokenizer.json beside {artefact}: the model is exported alone, and takes tokens")
         return None
     pooling, normalise = pooling_of(folder)
-    return _Text(TextTokenizer(folder, served.lengths[1]), pooling, normalise)
+    return _Text(text_tokenizer(folder, served.lengths[1]), pooling, normalise)
 
 
 def _models(name: str, served: Served, text: _Text | None, batches: Batches, config: Triton) -> dict[str, Message]:
@@ -145,6 +145,7 @@ def _models(name: str, served: Served, text: _Text | None, batches: Batches, con
         "pad_to": config.pad_to,
         "pad_id": text.tokenizer.pad_id,
         "lower_case": int(text.tokenizer.lower),
+        "prompt": text.tokenizer.prompt,
     }
     pooling = {"pooling": text.pooling, "normalise": int(text.normalise)}
     return {
