@@ -151,19 +151,20 @@ def text_tokenizer(folder: Path, max_length: int | None = None, prompt: str | No
     Raises ``ModelError`` if there is a prompt and pooling leaves prompts out.
     """
     tokenizer = TextTokenizer(folder, max_length, prompt)
-    require_pooled(tokenizer.prompt, tokenizer.path.parent)
+    home = tokenizer.path.parent
+    if tokenizer.prompt and not pools_prompts(home):
+        raise ModelError(
+            f"{home / SENTENCE_SETTINGS} asks for the prompt {tokenizer.prompt!r} before every text, and the model's "
+            "pooling leaves its tokens out of the vector (include_prompt), which calib8 does not. Set "
+            "default_prompt_name to null there to embed without one."
+        )
     return tokenizer
 
 
-def require_pooled(prompt: str, folder: Path) -> None:
-    """Raise ``ModelError`` if ``prompt`` is one and the folder's pooling leaves its tokens out (``include_prompt``)."""
+def pools_prompts(folder: Path) -> bool:
+    """Whether the folder's pooling takes the tokens of a prompt like any other: ``include_prompt``, true by default."""
     config, _ = _pooling_config(folder)
-    if prompt and not read_settings(config, "pooling setting").get("include_prompt", True):
-        raise ModelError(
-            f"{config} leaves the tokens of a prompt out of the vector (include_prompt), and calib8 pools all: it "
-            f"cannot put the prompt {prompt!r} before texts. Embed without one: default_prompt_name null in "
-            f"{SENTENCE_SETTINGS}, or prompt='' where one can be given."
-        )
+    return bool(read_settings(config, "pooling setting").get("include_prompt", True))
 
 
 def pooling_of(folder: Path) -> tuple[Pooling, bool]:
