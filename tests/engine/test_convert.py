@@ -90,7 +90,7 @@ def test_a_prompt_that_pooling_leaves_out_is_refused_before_the_work(
     (tokenizer_folder / "config_sentence_transformers.json").write_text(settings)
     (tokenizer_folder / "1_Pooling").mkdir()
     (tokenizer_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean", "include_prompt": false}')
-    with pytest.raises(ModelError, match="pooling leaves its tokens out of the vector"):
+    with pytest.raises(ModelError, match="its pooling leaves the prompt's tokens out of the vector"):
         calib8.convert(tokenizer_folder / "model.onnx", data, tmp_path / "tiny", config())
     assert not (tmp_path / "tiny").exists()
 

@@ -195,6 +195,8 @@ def test_a_prompt_that_pooling_would_leave_out(tokenizer_folder: Path) -> None:
     settings(tokenizer_folder, OLD | {"include_prompt": False}, PLAIN)
     SentenceEncoder(tokenizer_folder, NullRuntime(answer))  # without a prompt there is none to leave out
     (tokenizer_folder / "config_sentence_transformers.json").write_text(PROMPT)
-    with pytest.raises(ModelError, match=r"asks for the prompt 'a b ' before every text, and .* leaves its tokens out"):
+    with pytest.raises(
+        ModelError, match=r"has the prompt 'a b ' before every text, and its pooling leaves the prompt's tokens out"
+    ):
         SentenceEncoder(tokenizer_folder, NullRuntime(answer))
     SentenceEncoder(tokenizer_folder, NullRuntime(answer), prompt="")

@@ -264,7 +264,7 @@ def test_a_prompt_that_pooling_leaves_out(model: Path) -> None:
             with pytest.raises(ConfigError, match="got the prompt 'a ', but the model's pooling leaves .* prompt=''"):
                 method(TEXTS)
         assert encoder.encode(TEXTS, prompt="").shape == encoder.encode_document(TEXTS).shape == (6, 8)
-    with pytest.raises(ModelError, match="asks for the prompt 'a ' before every text"):
+    with pytest.raises(ModelError, match="has the prompt 'a ' before every text"):
         calib8.embed(model, TEXTS)
 
 

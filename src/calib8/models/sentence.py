@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calib8.data.batching import Rows, by_token_budget
 from calib8.data.inputs import Arrays
-from calib8.data.text import SENTENCE_SETTINGS, TextTokenizer, read_settings
+from calib8.data.text import TextTokenizer, read_settings
 from calib8.errors import InputError, ModelError
 from calib8.files import read_json
 from calib8.progress import Progress, Quiet
@@ -154,9 +154,9 @@ def text_tokenizer(folder: Path, max_length: int | None = None, prompt: str | No
     home = tokenizer.path.parent
     if tokenizer.prompt and not pools_prompts(home):
         raise ModelError(
-            f"{home / SENTENCE_SETTINGS} asks for the prompt {tokenizer.prompt!r} before every text, and the model's "
-            "pooling leaves its tokens out of the vector (include_prompt), which calib8 does not. Set "
-            "default_prompt_name to null there to embed without one."
+            f"the model in {home} has the prompt {tokenizer.prompt!r} before every text, and its pooling leaves the "
+            "prompt's tokens out of the vector (include_prompt), which calib8 does not. Set default_prompt_name to "
+            "null in config_sentence_transformers.json to embed without one."
         )
     return tokenizer
 

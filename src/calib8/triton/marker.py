@@ -5,7 +5,7 @@ edited is lost.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,7 +54,7 @@ def require_replaceable(output: Path) -> None:
     if not (output / MARKER).is_file():
         raise InputError(f"{output} holds files that calib8 did not write, e.g. {min(found)}. {REMEDY}")
     files = _read(output / MARKER).files
-    folders = {str(parent) for name in files for parent in Path(name).parents}
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     if added := found.keys() - files.keys() - folders - {MARKER}:
         raise InputError(f"{output} was exported by calib8, but {min(added)} was added since. {REMEDY}")
     for name, path in sorted(found.items()):
