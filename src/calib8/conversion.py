@@ -30,7 +30,7 @@ from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
-from calib8.models.sentence import SentenceEncoder, pooling_of
+from calib8.models.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
@@ -51,10 +51,11 @@ from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.run import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.verification.speed import Speed, race
 
-#: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone.
+#: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone. config.json
+#: says to which dimensions its vectors may be cut.
 SENTENCE_FILES = (
     "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
-    "modules.json", "*Pooling/config.json",
+    "config.json", "modules.json", "*Pooling/config.json",
 )  # fmt: skip
 
 
@@ -128,7 +129,9 @@ def _refuse_early(model: Path, config: Convert) -> None:
         open_source(config.held_out)
     if config.pairs is not None:
         read_pairs(config.pairs)
-    if (is_text or config.pairs is not None) and not (model.parent / "tokenizer.json").is_file():
+    if (model.parent / "tokenizer.json").is_file():
+        text_tokenizer(model.parent)  # sentences will be embedded with it
+    elif is_text or config.pairs is not None:
         raise ConfigError(f"text needs a tokenizer: expected tokenizer.json beside {model}. Give arrays instead.")
 
 
@@ -175,6 +178,7 @@ class _Job:
         )
         if self.config.budget is not None:  # part of the data is held back from the ranges
             origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
+        self._copy_sentence_files()
         if (known := self._last_run(origin)) is not None:
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             return known
@@ -198,12 +202,16 @@ class _Job:
         cache = cache_of(found.ranges.amax(), algorithm=algorithm)
         save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
-        for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
-            if self.folder.resolve() != self.output.resolve():
-                with atomic(self.output / source.relative_to(self.folder)) as temporary:
-                    shutil.copyfile(source, temporary)
         save(int8, self.int8_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8
+
+    def _copy_sentence_files(self) -> None:
+        """In every run: the model may be that of the last one, and they others."""
+        if self.folder.resolve() == self.output.resolve():
+            return
+        for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
+            with atomic(self.output / source.relative_to(self.folder)) as temporary:
+                shutil.copyfile(source, temporary)
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
         samples = PROBED if self.config.budget is None else BUDGET_PROBED

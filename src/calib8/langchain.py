@@ -35,12 +35,12 @@ class Calib8Embeddings(Embeddings):
         self._encoder = load(artefact, tokenizer, runtime=runtime, truncate_dim=truncate_dim)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector per text, in the order given. Raises ``ConfigError`` if the model has a prompt for documents."""
+        """One vector per text, in the order given, with the model's prompt for documents."""
         vectors: list[list[float]] = self._encoder.encode_document(texts).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a text. Raises ``ConfigError`` if the model has a prompt for queries."""
+        """The vector of a text, with the model's prompt for queries."""
         vector: list[float] = self._encoder.encode_query(text).tolist()
         return vector
 

@@ -11,7 +11,7 @@ Neither sentence-transformers nor PyTorch is needed, nor imported, unless what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -21,18 +21,16 @@ from typing import Any
 import numpy as np
 
 from calib8.cli.console import ConsoleProgress
-from calib8.data.text import read_settings
-from calib8.errors import ConfigError, DataError, ModelError, SetupError
-from calib8.models.sentence import Embeddings, SentenceEncoder, unit_rows
+from calib8.data.text import SENTENCE_SETTINGS, prompts_of, read_settings
+from calib8.errors import ConfigError, DataError, SetupError
+from calib8.models.sentence import Embeddings, SentenceEncoder, pools_prompts, unit_rows
 from calib8.runtime.base import Runtime
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 
-#: What sentence-transformers writes about a model beside its modules.
-SETTINGS = "config_sentence_transformers.json"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
-#: Prompts that sentence-transformers looks for by itself, the first that a model has.
+#: Names of prompts that sentence-transformers looks for by itself; it takes the first that a model has.
 QUERY_PROMPTS = ("query",)
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
@@ -48,8 +46,7 @@ def load(
 
     tokenizer: the folder of its tokenizer and sentence-transformers files; beside the artefact if None.
     truncate_dim: leading dimensions of each vector that are kept, all if None.
-    Close it, or use it in a ``with`` block. Raises what ``calib8.embed`` does, and ``ModelError`` for a model whose
-    settings put a prompt before every text, which calib8 does not.
+    Close it, or use it in a ``with`` block. Raises what ``calib8.embed`` does.
     """
     folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
     opened = open_artefact(Path(artefact), runtime, throughput=True)
@@ -68,9 +65,12 @@ class Encoder:
 
     def __init__(self, runtime: Runtime, folder: Path, truncate_dim: int | None = None) -> None:
         folder = folder.parent if folder.name == "tokenizer.json" else folder
-        settings = read_settings(folder / SETTINGS, "sentence-transformers setting")
-        self._prompts = _prompts_of(settings, folder)
-        self._encoder = SentenceEncoder(folder, runtime)
+        settings = read_settings(folder / SENTENCE_SETTINGS, "sentence-transformers setting")
+        known = prompts_of(folder)
+        #: Name -> what goes before a text, and the name of the one that does if none is asked for.
+        self.prompts, self.default_prompt_name = known.named, known.default_name
+        self._pools_prompts = pools_prompts(folder)
+        self._encoder = SentenceEncoder(folder, runtime, prompt="")  # ``encode`` adds the one that is asked for
         self.truncate_dim = _checked_dim(truncate_dim)
         self.similarity_fn_name = settings.get("similarity_fn_name") or "cosine"
         #: What evaluators report to; see ``Evaluations``.
@@ -79,8 +79,8 @@ class Encoder:
     def encode(  # noqa: PLR0913, PLR0917
         self,
         inputs: str | Sequence[str] | None = None,
-        prompt_name: None = None,
-        prompt: None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         output_value: str = "sentence_embedding",
@@ -94,6 +94,7 @@ class Encoder:
     ) -> Any:
         """The vector of a text, float32 [width], or of a list of texts, [len(inputs), width], in the order given.
 
+        Before each text goes ``prompt``, else the model's of the name ``prompt_name``, else its prompt by default.
         Vectors are cut to ``truncate_dim`` first, then normalised if asked, then brought to ``precision``, by
         sentence-transformers itself. ``convert_to_tensor`` gives a PyTorch tensor, neither that nor
         ``convert_to_numpy`` a list of them. ``sentences``, the former name of ``inputs``, is taken too. ``batch_size``
@@ -102,14 +103,15 @@ class Encoder:
         texts, ``SetupError`` where a package is missing.
         """
         inputs = _inputs(inputs, others)
-        _refuse_others({"prompt_name": prompt_name, "prompt": prompt, **others})
+        _refuse_others(others)
         if output_value != "sentence_embedding":
             raise ConfigError(f"got output_value={output_value!r}; calib8 has 'sentence_embedding' only.")
         if precision not in (None, *PRECISIONS):
             raise ConfigError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}.")
         if batch_size < 1:
             raise ConfigError(f"got batch_size={batch_size}, expected 1 or more.")
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        prompt = self._prompt(prompt, prompt_name)
+        texts = [prompt + text for text in _texts(inputs)]
         vectors = self._vectors(texts, bool(show_progress_bar))
         dim = _checked_dim(truncate_dim) or self.truncate_dim
         vectors = vectors[:, :dim]
@@ -123,15 +125,19 @@ class Encoder:
             converted = converted if convert_to_tensor else list(converted)
         return converted[0] if isinstance(inputs, str) else converted
 
-    def encode_query(self, *given: Any, **options: Any) -> Any:
-        """``encode``. Raises ``ConfigError`` if the model has a prompt for queries."""
-        self._require_no_prompt(QUERY_PROMPTS)
-        return self.encode(*given, **options)
+    def encode_query(
+        self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *given: Any, **options: Any
+    ) -> Any:
+        """``encode`` with the model's prompt for queries, if no other is asked for."""
+        name = self._name(QUERY_PROMPTS) if prompt_name is None and prompt is None else prompt_name
+        return self.encode(inputs, name, prompt, *given, **options)
 
-    def encode_document(self, *given: Any, **options: Any) -> Any:
-        """``encode``. Raises ``ConfigError`` if the model has a prompt for documents."""
-        self._require_no_prompt(DOCUMENT_PROMPTS)
-        return self.encode(*given, **options)
+    def encode_document(
+        self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *given: Any, **options: Any
+    ) -> Any:
+        """``encode`` with the model's prompt for documents, if no other is asked for."""
+        name = self._name(DOCUMENT_PROMPTS) if prompt_name is None and prompt is None else prompt_name
+        return self.encode(inputs, name, prompt, *given, **options)
 
     def get_embedding_dimension(self) -> int:
         """The width of the vectors that ``encode`` gives."""
@@ -176,8 +182,6 @@ class Encoder:
         return int(self._encoder.embed([""]).shape[1])
 
     def _vectors(self, texts: list[str], show_progress: bool) -> Embeddings:
-        if strange := [type(text).__name__ for text in texts if not isinstance(text, str)]:
-            raise DataError(f"got an input of type {strange[0]}, expected texts.")
         if not texts:
             return np.zeros((0, self._width), np.float32)
         if not show_progress:
@@ -185,12 +189,25 @@ class Encoder:
         with ConsoleProgress() as progress:
             return self._encoder.embed(texts, progress)
 
-    def _require_no_prompt(self, names: Sequence[str]) -> None:
-        if prompt := next((self._prompts[name] for name in names if name in self._prompts), ""):
+    def _name(self, names: Sequence[str]) -> str | None:
+        """The first of ``names`` that the model has a prompt for."""
+        return next((name for name in names if name in self.prompts), None)
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        """What goes before each text. Raises ``ConfigError`` for an unknown name, and where pooling leaves it out."""
+        if prompt is None:
+            chosen = self.default_prompt_name if name is None else name
+            if chosen is not None and chosen not in self.prompts:
+                raise ConfigError(f"got prompt_name={chosen!r}, expected one of {', '.join(self.prompts)}.")
+            prompt = "" if chosen is None else self.prompts[chosen]
+        if not isinstance(prompt, str):
+            raise ConfigError(f"got a prompt of type {type(prompt).__name__}, expected a text.")
+        if prompt and not self._pools_prompts:
             raise ConfigError(
-                f"the model has the prompt {prompt!r} for a {names[0]}, and calib8 adds none. Put it before your texts "
-                "and call encode()."
+                f"got the prompt {prompt!r}, but the model's pooling leaves a prompt's tokens out of the vector "
+                "(include_prompt), which calib8 does not. Call with prompt='' to go without."
             )
+        return prompt
 
     def __enter__(self) -> Encoder:
         return self
@@ -219,19 +236,6 @@ def _checked_dim(dim: int | None) -> int | None:
     return dim
 
 
-def _prompts_of(settings: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Name -> prompt. Raises ``ModelError`` if one of them belongs before every text."""
-    prompts, default = settings.get("prompts") or {}, str(settings.get("default_prompt_name"))
-    if not isinstance(prompts, dict):
-        raise ModelError(f"{folder / SETTINGS}: its prompts are of type {type(prompts).__name__}, expected an object.")
-    if prompts.get(default):
-        raise ModelError(
-            f"{folder / SETTINGS} asks for the prompt {prompts[default]!r} before every text, and calib8 adds none. "
-            "Put it before your texts, and remove default_prompt_name there."
-        )
-    return prompts
-
-
 def _inputs(inputs: Any, others: dict[str, Any]) -> Any:
     """``inputs``, or what was given by its former name."""
     named = others.pop("sentences", None)
@@ -240,11 +244,22 @@ def _inputs(inputs: Any, others: dict[str, Any]) -> Any:
     return named if inputs is None else inputs
 
 
+def _texts(inputs: Any) -> list[str]:
+    """The texts of ``encode``. Raises ``DataError`` for anything else."""
+    if isinstance(inputs, str):
+        return [inputs]
+    if isinstance(inputs, (Mapping, bytes)) or not np.iterable(inputs):
+        raise DataError(f"got inputs of type {type(inputs).__name__}, expected a text or a list of texts.")
+    texts = list(inputs)
+    if strange := [type(text).__name__ for text in texts if not isinstance(text, str)]:
+        raise DataError(f"got an input of type {strange[0]}, expected texts.")
+    return texts
+
+
 def _refuse_others(options: dict[str, Any]) -> None:
     """What ``SentenceTransformer.encode`` takes and calib8 cannot do."""
     if given := [name for name, value in options.items() if value not in (None, "")]:
-        put = " Put the prompt before your texts." if given[0].startswith("prompt") else ""
-        raise ConfigError(f"encode() was called with {', '.join(given)}, which calib8 does not have.{put}")
+        raise ConfigError(f"encode() was called with {', '.join(given)}, which calib8 does not have. Leave it out.")
 
 
 def _quantised(vectors: Embeddings, precision: str) -> Any:

@@ -11,12 +11,20 @@ from calib8.data.text import read_sentences
 from calib8.graph.io import load
 from calib8.models.sentence import SentenceEncoder
 from calib8.runtime.ort import OrtRuntime
-from fake_triton import Step, text
+from fake_triton import Step, kernels, text
 
 ROOT = Path(__file__).parents[2]
 MODEL, DEMO = ROOT / "models" / "all-mpnet-base-v2", ROOT / "build" / "mpnet"
 
 pytestmark = pytest.mark.skipif(not (DEMO / "report.json").is_file(), reason="run `make demo` first")
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_every_gemm_of_the_exported_model_has_an_integer_kernel(tmp_path: Path, vnni: bool) -> None:
+    options = calib8.Triton(name="mpnet", vnni=vnni)
+    folder = calib8.export_triton(DEMO / "model.int8.onnx", tmp_path / "repository", options).folder
+    # all 72 linear ones; attention multiplies activations with each other
+    assert kernels(folder / "mpnet_encoder" / "1" / "model.onnx", tmp_path)["MatMulIntegerToFloat"] == 72
 
 
 def test_the_ensemble_gives_calib8s_vectors(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import calib8
 from calib8.errors import AccuracyMissed, DataError, ModelError
+from calib8.serving.protocol import smaller_of
 from calib8.testing import tiny_encoder, token_feeds
 
 WIDE = {"vocabulary": 64, "width": 64, "positions": 32}
@@ -37,9 +38,7 @@ def config(**changes: object) -> calib8.Convert:
 
 def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, notes) -> None:
     output = tmp_path / "tiny"
-    (model.parent / "config_sentence_transformers.json").write_text('{"prompts": {"query": "find: "}}')
     report = calib8.convert(model, data, output, config(), progress=notes)
-    assert (output / "config_sentence_transformers.json").read_text() == '{"prompts": {"query": "find: "}}'
     assert report.passed
     assert report.int8_ops == report.weighted_ops == 6
     assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
@@ -69,6 +68,31 @@ def test_a_second_run_repeats_nothing_and_gets_the_same(model: Path, data: Path,
     third = calib8.convert(model, data, tmp_path / "tiny", changed)
     assert third.int8_ops == 5
     assert [engine.plan.expected for engine in third.engines] == [5, 5]
+
+
+def test_a_sentence_encoder_stays_one(model: Path, data: Path, tmp_path: Path) -> None:
+    output, bare = tmp_path / "tiny", config().model_copy(update={"build": None})
+    (tmp_path / "config_sentence_transformers.json").write_text('{"prompts": {"query": "find: "}}')
+    (tmp_path / "config.json").write_text('{"matryoshka_dimensions": [8, 4]}')
+    calib8.convert(model, data, output, bare)
+    assert (output / "config_sentence_transformers.json").read_text() == '{"prompts": {"query": "find: "}}'
+    assert smaller_of(output).listed == (8, 4)
+    (tmp_path / "config.json").write_text('{"matryoshka_dimensions": [16]}')
+    calib8.convert(model, data, output, bare)  # which reuses the INT8 model
+    assert smaller_of(output).listed == (16,)
+
+
+def test_a_prompt_that_pooling_leaves_out_is_refused_before_the_work(
+    model: Path, data: Path, tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    model.rename(tokenizer_folder / "model.onnx")
+    settings = '{"prompts": {"query": "a "}, "default_prompt_name": "query"}'
+    (tokenizer_folder / "config_sentence_transformers.json").write_text(settings)
+    (tokenizer_folder / "1_Pooling").mkdir()
+    (tokenizer_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean", "include_prompt": false}')
+    with pytest.raises(ModelError, match="its pooling leaves the prompt's tokens out of the vector"):
+        calib8.convert(tokenizer_folder / "model.onnx", data, tmp_path / "tiny", config())
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_a_missed_limit_is_reported_and_raised(model: Path, data: Path, tmp_path: Path) -> None:

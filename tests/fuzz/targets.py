@@ -331,7 +331,7 @@ def _tokenizer_seeds() -> list[bytes]:
 
 def _settings(data: bytes, folder: Path) -> None:
     put_tokenizer(folder)
-    for name in ("tokenizer_config.json", "sentence_bert_config.json"):
+    for name in ("tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
         _put(folder, name, data)
     tokenizer = TextTokenizer(folder)
     tokenizer.padded(tokenizer.tokens(["a b", "c"]))
@@ -356,7 +356,14 @@ MODULES = [
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
 ]
-SETTINGS = {"max_seq_length": 8, "do_lower_case": True, "pad_token": {"content": "<pad>"}, "model_max_length": 10**30}
+SETTINGS = {
+    "max_seq_length": 8,
+    "prompts": {"query": "a "},
+    "default_prompt_name": "query",
+    "do_lower_case": True,
+    "pad_token": {"content": "<pad>"},
+    "model_max_length": 10**30,
+}
 
 
 # --- TensorRT's plan, and what is typed

@@ -48,10 +48,29 @@ def test_the_model_that_was_cloned_never_changes(make, half: bool, unsigned: boo
 
 
 @pytest.mark.parametrize("make", FEEDS)
-def test_unsigned_equals_signed(make) -> None:
+@pytest.mark.parametrize("weights", [False, True])
+def test_unsigned_equals_signed(make, weights: bool) -> None:
     signed = to_cpu_form(quantised(make, half=False), unsigned=False)
-    unsigned = to_cpu_form(quantised(make, half=False), unsigned=True)
+    unsigned = to_cpu_form(quantised(make, half=False), unsigned=True, unsigned_weights=weights)
+    onnx.checker.check_model(ir.to_proto(unsigned), full_check=True)
     assert_models_equal(signed, unsigned, FEEDS[make], atol=0)
+
+
+def test_unsigned_weights_are_the_same_codes_plus_128() -> None:
+    signed, form = (
+        quantised(tiny_mlp, half=False),
+        to_cpu_form(quantised(tiny_mlp, half=False), unsigned=True, unsigned_weights=True),
+    )
+    before, after = (
+        [n.inputs for n in m.graph if n.op_type == "DequantizeLinear" and n.inputs[0].const_value is not None]
+        for m in (signed, form)
+    )
+    assert len(before) == len(after) == 2
+    for (codes, _, zeros), (shifted, _, moved) in zip(before, after, strict=True):
+        np.testing.assert_array_equal(shifted.const_value.numpy(), codes.const_value.numpy().astype(int) + 128)
+        np.testing.assert_array_equal(moved.const_value.numpy(), zeros.const_value.numpy().astype(int) + 128)
+        assert shifted.dtype == moved.dtype == ir.DataType.UINT8
+    assert all(value.dtype != ir.DataType.INT8 for value in form.graph.initializers.values())
 
 
 def test_unsigned_form_is_the_same_grid_shifted_by_128() -> None:
@@ -101,7 +120,7 @@ def test_foreign_quantised_model_without_zero_points() -> None:
     x, scale = g.input("x", FLOAT, "batch", 2), g.constant("s", 0.5)
     model = prepare(g.model(y=g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale), scale)))
     before = outputs_of(model, {"x": np.float32([[1, 2]])})["y"].tolist()
-    form = to_cpu_form(model, unsigned=True)
+    form = to_cpu_form(model, unsigned=True, unsigned_weights=True)
     assert outputs_of(form, {"x": np.float32([[1, 2]])})["y"].tolist() == before == [[1, 2]]
 
 

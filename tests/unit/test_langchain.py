@@ -37,6 +37,16 @@ def test_vectors_are_lists_of_those_of_embed(model: Path, embeddings: Calib8Embe
     assert embeddings.embed_documents([]) == []
 
 
+def test_queries_and_documents_get_their_prompts(model: Path, embeddings: Calib8Embeddings) -> None:
+    queries, documents = (embeddings.embed_documents([prompt + text for text in TEXTS]) for prompt in ("a b ", "c "))
+    prompts = '{"prompts": {"query": "a b ", "document": "c "}}'
+    (model.parent / "config_sentence_transformers.json").write_text(prompts)
+    asked = Calib8Embeddings(model)
+    np.testing.assert_allclose([asked.embed_query(text) for text in TEXTS], queries, atol=1e-6)
+    assert asked.embed_documents(TEXTS) == documents
+    asked.close()
+
+
 def test_many_at_once(model: Path, embeddings: Calib8Embeddings) -> None:
     expected = calib8.embed(model, TEXTS)
 

@@ -177,3 +177,26 @@ def test_a_model_that_is_no_token_encoder(tokenizer_folder: Path) -> None:
         ModelError, match=r"no token encoder: expected an output \[batch, sequence, width\].*\{'y': 2\}"
     ):
         encoder.embed(["a"])
+
+
+PROMPT = '{"prompts": {"query": "a b "}, "default_prompt_name": "query"}'
+
+
+def test_a_prompt_by_default_is_pooled_too(tokenizer_folder: Path) -> None:
+    (tokenizer_folder / "config_sentence_transformers.json").write_text(PROMPT)
+    settings(tokenizer_folder, OLD | {"include_prompt": True}, PLAIN)
+    encoder = SentenceEncoder(tokenizer_folder, NullRuntime(answer))
+    np.testing.assert_allclose(encoder.embed(["c"]), [[18 / 5, 1]])  # 1 4 5 6 2
+    without = SentenceEncoder(tokenizer_folder, NullRuntime(answer), prompt="")
+    np.testing.assert_allclose(without.embed(["c"]), [[9 / 3, 1]])  # 1 6 2
+
+
+def test_a_prompt_that_pooling_would_leave_out(tokenizer_folder: Path) -> None:
+    settings(tokenizer_folder, OLD | {"include_prompt": False}, PLAIN)
+    SentenceEncoder(tokenizer_folder, NullRuntime(answer))  # without a prompt there is none to leave out
+    (tokenizer_folder / "config_sentence_transformers.json").write_text(PROMPT)
+    with pytest.raises(
+        ModelError, match=r"has the prompt 'a b ' before every text, and its pooling leaves the prompt's tokens out"
+    ):
+        SentenceEncoder(tokenizer_folder, NullRuntime(answer))
+    SentenceEncoder(tokenizer_folder, NullRuntime(answer), prompt="")

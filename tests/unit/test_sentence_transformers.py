@@ -150,9 +150,9 @@ def test_encode_has_their_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": "query: "}, "called with prompt, which calib8 does not have. Put the prompt before your texts"),
-        ({"prompt_name": "query"}, "called with prompt_name, which"),
-        ({"pool": {}, "chunk_size": 3}, "called with pool, chunk_size, which"),
+        ({"prompt": 7}, "got a prompt of type int, expected a text"),
+        ({"prompt_name": "search"}, "got prompt_name='search', expected one of query, document"),
+        ({"pool": {}, "chunk_size": 3}, "called with pool, chunk_size, which calib8 does not have. Leave it out"),
         ({"output_value": "token_embeddings"}, "got output_value='token_embeddings'; calib8 has 'sentence_embedding'"),
         ({"precision": "int4"}, "got precision='int4', expected one of float32, int8, uint8, binary, ubinary"),
         ({"batch_size": 0}, "got batch_size=0, expected 1 or more"),
@@ -170,23 +170,102 @@ def test_inputs_that_are_no_texts(encoder: Encoder, inputs: list) -> None:
         encoder.encode(inputs)
 
 
-def test_a_prompt_of_the_model_is_never_forgotten(model: Path) -> None:
-    settings(model, prompts={"query": "find: ", "document": ""}, similarity_fn_name="dot")
+@pytest.mark.parametrize("inputs", [{"text": "a b"}, 3, 2.5, b"a b", np.array("a b")])
+def test_inputs_that_hold_no_texts(encoder: Encoder, inputs: object) -> None:
+    with pytest.raises(DataError, match=f"got inputs of type {type(inputs).__name__}, expected a text or a list of te"):
+        encoder.encode(inputs)
+
+
+def test_any_collection_of_texts(encoder: Encoder) -> None:
+    whole = encoder.encode(TEXTS)
+    for inputs in (np.array(TEXTS), np.array(TEXTS, object), iter(TEXTS), dict.fromkeys(TEXTS).keys()):
+        np.testing.assert_array_equal(encoder.encode(inputs), whole)
+
+
+class Recorder(torch.nn.Module):
+    """The modules of a model of theirs: remembers the texts, prompts before them, that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def preprocess(self, inputs: list[str], prompt: str | None = None, **_: object) -> dict[str, torch.Tensor]:
+        self.texts += [(prompt or "") + text for text in inputs]
+        return {"count": torch.zeros(len(inputs))}
+
+    def forward(self, features: dict[str, torch.Tensor], **_: object) -> dict[str, torch.Tensor]:
+        return features | {"sentence_embedding": torch.zeros(len(features["count"]), 2)}
+
+
+MANY: tuple[dict, ...] = (
+    {},
+    {"prompts": {"query": "a ", "document": "b "}},
+    {"prompts": {"query": "a ", "passage": "b "}},
+    {"prompts": {"query": "", "passage": None, "long": "c d "}, "default_prompt_name": "long"},
+    {"prompts": {"query": "a "}, "default_prompt_name": "query"},
+    {"default_prompt_name": "document"},
+)
+CALLS: tuple[dict, ...] = (
+    {},
+    *({"prompt_name": name} for name in ("query", "document", "passage", "long")),
+    *({"prompt": prompt} for prompt in ("", "e ")),
+    {"prompt": "e ", "prompt_name": "query"},
+    {"prompt": "e ", "prompt_name": "unknown"},
+)
+
+
+@pytest.mark.parametrize("content", MANY)
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+def test_prompts_are_those_of_sentence_transformers(
+    model: Path, monkeypatch: pytest.MonkeyPatch, content: dict, method: str
+) -> None:
+    recorder, texts = Recorder(), []
+    their_prompts = {name: prompt or "" for name, prompt in content.get("prompts", {}).items()}  # as from a file
+    theirs = SentenceTransformer(modules=[recorder], device="cpu", **(content | {"prompts": their_prompts}))
+    settings(model, **content)
+    with load(model) as ours:
+        assert (ours.prompts, ours.default_prompt_name) == (theirs.prompts, theirs.default_prompt_name)
+        monkeypatch.setattr(ours._encoder, "embed", lambda asked: texts.extend(asked) or np.zeros((len(asked), 8)))
+        for options in CALLS:
+            recorder.texts, texts[:] = [], []
+            try:
+                getattr(theirs, method)(["x", "y z"], **options)
+            except ValueError:
+                with pytest.raises(ConfigError, match="got prompt_name='"):
+                    getattr(ours, method)(["x", "y z"], **options)
+            else:
+                getattr(ours, method)(["x", "y z"], **options)
+                assert sorted(texts) == sorted(recorder.texts), options
+
+
+def test_a_prompt_is_a_part_of_the_text(model: Path) -> None:
+    plain = calib8.embed(model, ["a b " + text for text in TEXTS])
+    settings(model, prompts={"query": "a b "}, similarity_fn_name="dot")
     with load(model) as encoder:
         assert encoder.similarity_fn_name == "dot"
-        assert encoder.encode_document(TEXTS).shape == (6, 8)
-        with pytest.raises(ConfigError, match="has the prompt 'find: ' for a query, and calib8 adds none"):
-            encoder.encode_query(TEXTS)
-    settings(model, prompts={"query": "find: "}, default_prompt_name="query")
-    with pytest.raises(ModelError, match="asks for the prompt 'find: ' before every text, and calib8 adds none"):
-        load(model)
+        np.testing.assert_array_equal(encoder.encode_query(TEXTS), plain)
+        np.testing.assert_array_equal(encoder.encode(TEXTS, prompt_name="query"), plain)
+        np.testing.assert_array_equal(encoder.encode(TEXTS), calib8.embed(model, TEXTS))
+    settings(model, prompts={"query": "a b "}, default_prompt_name="query")
+    with load(model) as encoder:
+        np.testing.assert_array_equal(encoder.encode(TEXTS), plain)
+        np.testing.assert_array_equal(calib8.embed(model, TEXTS), plain)
     settings(model, prompts=["find: "])
     with pytest.raises(ModelError, match="its prompts are of type list, expected an object"):
         load(model)
 
 
-def test_no_prompt_may_be_said(encoder: Encoder) -> None:
-    np.testing.assert_array_equal(encoder.encode(TEXTS, prompt=""), encoder.encode(TEXTS))
+def test_a_prompt_that_pooling_leaves_out(model: Path) -> None:
+    (model.parent / "1_Pooling").mkdir()
+    (model.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean", "include_prompt": false}')
+    settings(model, prompts={"query": "a "}, default_prompt_name="query")
+    with load(model) as encoder:
+        for method in (encoder.encode, encoder.encode_query):
+            with pytest.raises(ConfigError, match="got the prompt 'a ', but the model's pooling leaves .* prompt=''"):
+                method(TEXTS)
+        assert encoder.encode(TEXTS, prompt="").shape == encoder.encode_document(TEXTS).shape == (6, 8)
+    with pytest.raises(ModelError, match="has the prompt 'a ' before every text"):
+        calib8.embed(model, TEXTS)
 
 
 def test_one_vector_has_no_range(encoder: Encoder) -> None:

@@ -107,6 +107,7 @@ def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Pa
         "texts": {str(text): sha256_file(text)},
         "tokenizer_sha256": sha256_file(tokenizer_folder / "tokenizer.json"),
         "max_length": 4,
+        "prompt": "",
         "sentences": 2,
         "tokens": 7,
     }
@@ -157,4 +158,34 @@ def test_lower_case_is_asked_for_by_the_model(tokenizer_folder: Path) -> None:
 def test_settings_of_another_kind(tokenizer_folder: Path, name: str, content: bytes, message: str) -> None:
     write(tokenizer_folder / name, content)
     with pytest.raises(ModelError, match=rf"{name} is not a tokenizer setting: {message}"):
+        TextTokenizer(tokenizer_folder)
+
+
+def test_the_prompt_by_default_goes_before_every_sentence(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
+    settings = tokenizer_folder / "config_sentence_transformers.json"
+    settings.write_text('{"prompts": {"query": "A ", "long": "b "}, "default_prompt_name": "query"}')
+    (tokenizer_folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    assert TextTokenizer(tokenizer_folder).tokens(["b", ""]) == [[1, 4, 5, 2], [1, 4, 2]]  # lower case, as texts are
+    assert TextTokenizer(tokenizer_folder, 3).encoded(["b"]) == ([[1, 4, 2]], 1)  # it counts
+    assert TextTokenizer(tokenizer_folder, prompt="").tokens(["b"]) == [[1, 5, 2]]
+    made = prepare([write(tmp_path / "a.txt", b"b")], TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
+    assert np.load(made / "input_ids.npy").tolist() == [[1, 4, 5, 2]]
+    assert json.loads((made / "calib_data.json").read_text())["prompt"] == "A "
+    settings.write_text('{"prompts": {"query": "a "}, "default_prompt_name": null}')
+    assert TextTokenizer(tokenizer_folder).tokens(["b"]) == [[1, 5, 2]]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"prompts": ["a "]}, "its prompts are of type list, expected an object"),
+        ({"prompts": {"query": 7}}, "its prompt 'query' is no text"),
+        ({"default_prompt_name": "passage"}, "default_prompt_name is 'passage', expected one of query, document, or"),
+        ({"default_prompt_name": ["query"]}, r"default_prompt_name is \['query'\], expected one of"),
+        ([], "is not a sentence-transformers setting: it holds a list"),
+    ],
+)
+def test_damaged_prompts(tokenizer_folder: Path, content: object, told: str) -> None:
+    (tokenizer_folder / "config_sentence_transformers.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=told):
         TextTokenizer(tokenizer_folder)

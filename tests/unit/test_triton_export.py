@@ -22,10 +22,14 @@ from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import parse_profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path
 from calib8.errors import ConfigError, InputError, ModelError, ProfileError, SetupError
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
 from calib8.testing import tiny_convnet, tiny_encoder
 from calib8.triton import repository as repository_module
+from calib8.triton import served
 from calib8.triton.pbtxt import render
-from fake_triton import Step, TritonError, read_config, text
+from fake_triton import Step, TritonError, kernels, read_config, text
 
 CONTENT = b"an engine"
 GPU, CPU = 1, 2  # ModelInstanceGroup.Kind
@@ -115,6 +119,17 @@ def test_text_in_and_the_vectors_of_embed_out(model: Path, tmp_path: Path) -> No
     assert made.models == ("tiny", "tiny_tokeniser", "tiny_encoder", "tiny_pooling")
 
 
+@pytest.mark.parametrize("prompt", ["a b ", 'b: "a\n\\é ', ""])
+def test_a_prompt_by_default_is_put_before_texts_there_too(model: Path, tmp_path: Path, prompt: str) -> None:
+    sentences = ["c", "", "d " * 20]
+    expected = calib8.embed(model, [prompt + sentence for sentence in sentences], runtime="onnxruntime")
+    settings = {"prompts": {"query": prompt}, "default_prompt_name": "query"}
+    (model.parent / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    np.testing.assert_allclose(calib8.embed(model, sentences, runtime="onnxruntime"), expected, atol=1e-6)
+    made = calib8.export_triton(model, tmp_path / "repository")
+    np.testing.assert_allclose(through(made.folder, "tiny", text(*sentences))[0], expected, atol=1e-6)
+
+
 def test_configs_of_an_onnx_model(model: Path, tmp_path: Path) -> None:
     folder = calib8.export_triton(model, tmp_path / "repository", calib8.Triton(instances=2, queue_delay_us=100)).folder
     whole, tokens, encoder, pooling = (
@@ -145,6 +160,41 @@ def test_gpu_for_an_onnx_model(model: Path, tmp_path: Path) -> None:
     made = calib8.export_triton(model, tmp_path / "repository", calib8.Triton(device="gpu", name="on_gpu"))
     assert read_config(made.folder / "on_gpu_encoder").instance_group[0].kind == GPU
     assert made.needs == "Triton with the ONNX Runtime back end and a GPU"
+
+
+@pytest.fixture
+def int8_model(tokenizer_folder: Path) -> Path:
+    """The encoder with its six weighted MatMuls in INT8."""
+    model = prepare(tiny_encoder())
+    ops = weighted_ops(model)
+    insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+    return calib8.save(model, tokenizer_folder / "int8.onnx")
+
+
+@pytest.mark.parametrize(
+    ("here", "asked", "wanted"), [(True, None, 3), (False, None, 2), (False, True, 3), (True, False, 2)]
+)
+def test_every_int8_gemm_has_an_integer_kernel(
+    int8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool, asked: bool | None, wanted: int
+) -> None:
+    monkeypatch.setattr(served, "has_vnni", lambda: here)
+    made = calib8.export_triton(int8_model, tmp_path / "repository", calib8.Triton(vnni=asked))
+    exported = made.folder / "int8_encoder" / "1" / "model.onnx"
+    assert kernels(exported, tmp_path)["MatMulIntegerToFloat"] == 6
+    codes = {value.dtype for value in ir.load(exported).graph.initializers.values() if value.dtype in (2, 3)}
+    assert codes == {2, wanted}  # uint8 zero points of activations, and uint8 or int8 weights
+    assert made.needs.endswith("on a CPU with AVX512-VNNI or AVX-VNNI") == (wanted == 3)
+    sentences = ["a b", "c"]
+    expected = calib8.embed(int8_model, sentences, runtime="onnxruntime")
+    np.testing.assert_allclose(through(made.folder, "int8", text(*sentences))[0], expected, atol=1e-6)
+
+
+def test_vnni_where_it_says_nothing(model: Path, int8_model: Path, engine: Callable[..., Path], tmp_path: Path) -> None:
+    told = r"got vnni=\w+, which is for INT8 ONNX models on the CPU, and .* is none. Leave it out"
+    cases = ((model, {}), (engine(), {}), (int8_model, {"device": "gpu"}))
+    for path, others in cases:
+        with pytest.raises(ConfigError, match=told):
+            calib8.export_triton(path, tmp_path / "repository", calib8.Triton(vnni=False, **others))
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +411,83 @@ def test_a_foreign_folder_is_left_alone(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="but other_encoder/2 was added since"):
         calib8.export_triton(model, output)
     assert (output / "other_encoder" / "1" / "model.onnx").is_file()
+
+
+def edit(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n# tuned by hand\n")
+
+
+def link(folder: Path, name: str) -> None:
+    """Keep a file or folder elsewhere, and link to it from its place."""
+    kept = (folder / name).rename(folder.parent / "kept")
+    (folder / name).symlink_to(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda folder: (folder / "tiny_encoder/1/mine.txt").write_text("x"), "tiny_encoder/1/mine.txt was added"),
+        (lambda folder: edit(folder / "tiny_encoder/config.pbtxt"), "tiny_encoder/config.pbtxt was changed"),
+        (lambda folder: edit(folder / "tiny_tokeniser/1/model.py"), "tiny_tokeniser/1/model.py was changed"),
+        (lambda folder: link(folder, "tiny_encoder/1/model.onnx"), "tiny_encoder/1/model.onnx was changed"),
+        (lambda folder: link(folder, "tiny_encoder"), "tiny_encoder was changed"),
+    ],
+)
+def test_nothing_of_a_person_is_lost(model: Path, tmp_path: Path, change: Callable[[Path], object], told: str) -> None:
+    output = tmp_path / "repository"
+    calib8.export_triton(model, output)
+    change(output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"{told} since. Choose an empty or a new folder"):
+        calib8.export_triton(model, output)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_missing_or_compiled_by_triton_is_no_loss(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    calib8.export_triton(model, output)
+    (output / "tiny_tokeniser/1/__pycache__").mkdir()  # of the Python back end
+    (output / "tiny_tokeniser/1/__pycache__/model.cpython-310.pyc").write_bytes(b"x")
+    (output / "tiny_pooling/1/model.py").unlink()
+    calib8.export_triton(model, output)
+    assert (output / "tiny_pooling/1/model.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"models": 7}, "models: Input should be a valid array"),
+        ({"models": [["a"]]}, r"models\.0: Input should be a valid string"),
+        ({"files": ["tiny"]}, "files: Input should be an object"),
+        ({"files": None}, "files: Input should be an object"),
+        ({"format": "calib8.triton/9"}, "format: Input should be 'calib8.triton/1'"),
+        ({"note": "x"}, "note: Extra inputs are not permitted"),
+        (None, "its content: Input should be an object"),
+    ],
+)
+def test_a_damaged_note_of_an_export(model: Path, tmp_path: Path, change: dict[str, Any] | None, told: str) -> None:
+    output = tmp_path / "repository"
+    calib8.export_triton(model, output)
+    note = output / "calib8-triton.json"
+    note.write_text(json.dumps(change if change is None else json.loads(note.read_text()) | change))
+    with pytest.raises(InputError, match=rf"no note of calib8's on an export \({told}\)\. Choose an empty"):
+        calib8.export_triton(model, output)
+    note.write_bytes(b"{")
+    with pytest.raises(InputError, match="no note of calib8's on an export"):
+        calib8.export_triton(model, output)
+    assert (output / "tiny_encoder/1/model.onnx").is_file()
+
+
+def test_a_file_in_the_place_of_a_model(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    folder = calib8.export_triton(model, output).folder / "tiny"
+    (folder / "1" / ".keep").unlink()
+    (folder / "1").rmdir()
+    (folder / "config.pbtxt").unlink()
+    folder.rmdir()
+    folder.write_text("x")
+    with pytest.raises(InputError, match="but tiny was changed since"):
+        calib8.export_triton(model, output)
 
 
 def test_a_failure_leaves_what_was_there(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,10 @@ def export(
     device: Annotated[
         Literal["cpu", "gpu"] | None, typer.Option(help="Where an ONNX model runs; default: cpu.")
     ] = None,
+    vnni: Annotated[
+        bool | None,
+        typer.Option("--vnni/--no-vnni", help="Whether the serving CPU has VNNI (INT8 ONNX model). Default: as here."),
+    ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=0, help="Largest batch, 0 for none. Default: the engine's; 64 of an ONNX model.")
     ] = None,
@@ -49,6 +53,7 @@ def export(
         config = calib8.Triton(
             name=name,
             device=device,
+            vnni=vnni,
             max_batch=max_batch,
             preferred_batches=tuple(preferred_batch) if preferred_batch else None,
             queue_delay_us=queue_delay,

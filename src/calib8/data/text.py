@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PREPARED_BY = "calib_data.json"
+#: What sentence-transformers writes about a model beside its modules.
+SENTENCE_SETTINGS = "config_sentence_transformers.json"
+#: Prompts that sentence-transformers gives every model, for the folder's own to replace.
+NO_PROMPTS = {"query": "", "document": ""}
 #: Tokens, where the tokenizer folder states no limit.
 DEFAULT_MAX_LENGTH = 512
 #: Tokens of a sentence with one word: its own, and one that begins and one that ends it.
@@ -60,9 +65,10 @@ class TextTokenizer:
     ``folder`` is laid out as sentence-transformers does: ``tokenizer.json``, and optionally
     ``tokenizer_config.json`` (padding token) and ``sentence_bert_config.json`` (``max_seq_length``,
     ``do_lower_case``). ``max_length`` cuts to fewer tokens than ``limit``, the model's own limit; it cannot raise it.
+    ``prompt`` is put before every sentence; None takes the one by default of ``prompts_of``.
     """
 
-    def __init__(self, folder: Path, max_length: int | None = None) -> None:
+    def __init__(self, folder: Path, max_length: int | None = None, prompt: str | None = None) -> None:
         from tokenizers import Tokenizer
 
         folder = Path(folder).parent if Path(folder).name == "tokenizer.json" else Path(folder)
@@ -76,6 +82,7 @@ class TextTokenizer:
         self.limit, self.asked = _limit(settings), max_length
         self.max_length = min(max_length or self.limit, self.limit)
         self.lower = own.get("do_lower_case") is True
+        self.prompt = prompts_of(folder).default if prompt is None else prompt
         self.pad_id = _pad_id(self._tokenizer, settings)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
@@ -102,7 +109,9 @@ class TextTokenizer:
 
         Raises ``ModelError`` where the tokenizer lacks what it refers to, ``DataError`` for half a surrogate pair.
         """
-        texts = [sentence.lower() for sentence in sentences] if self.lower else list(sentences)
+        texts = [self.prompt + sentence for sentence in sentences]
+        if self.lower:
+            texts = [text.lower() for text in texts]
         if (broken := next(filter(HALF_PAIR.search, texts), None)) is not None:
             raise DataError(f"{broken!r:.80} holds half of a surrogate pair, which no UTF-8 text does. Mend the text.")
         with _usable(self.path):
@@ -139,6 +148,7 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
         "texts": {str(path): sha256_file(path) for path in texts},
         "tokenizer_sha256": tokenizer.sha256,
         "max_length": tokenizer.max_length,
+        "prompt": tokenizer.prompt,
         "sentences": len(sentences),
         "tokens": int(arrays["attention_mask"].sum()),
     }
@@ -172,6 +182,37 @@ def _pad_id(tokenizer: "Tokenizer", settings: dict[str, Any]) -> int:
     token = settings.get("pad_token", "<pad>")
     name = token.get("content") if isinstance(token, dict) else token
     return tokenizer.token_to_id(str(name)) or 0
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a model has to be put before texts, by name. ``default_name`` is that of the one before every text."""
+
+    named: dict[str, str]
+    default_name: str | None = None
+
+    @property
+    def default(self) -> str:
+        """The prompt before every text for which none is asked, empty for none."""
+        return "" if self.default_name is None else self.named[self.default_name]
+
+
+def prompts_of(folder: Path) -> Prompts:
+    """The prompts in the folder's sentence-transformers settings, as sentence-transformers 6 reads them.
+
+    Raises ``ModelError`` for damaged ones.
+    """
+    path = Path(folder) / SENTENCE_SETTINGS
+    settings = read_settings(path, "sentence-transformers setting")
+    given, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(given, dict):
+        raise ModelError(f"{path}: its prompts are of type {type(given).__name__}, expected an object. Fetch it again.")
+    named = NO_PROMPTS | {name: "" if prompt is None else prompt for name, prompt in given.items()}
+    if strange := [name for name, prompt in named.items() if not isinstance(prompt, str)]:
+        raise ModelError(f"{path}: its prompt {strange[0]!r} is no text. Fetch it again.")
+    if default is not None and (not isinstance(default, str) or default not in named):
+        raise ModelError(f"{path}: default_prompt_name is {default!r}, expected one of {', '.join(named)}, or null.")
+    return Prompts(named, default)
 
 
 def read_settings(path: Path, what: str) -> dict[str, Any]:

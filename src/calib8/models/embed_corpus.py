@@ -18,12 +18,11 @@ from calib8.cluster.config import Ray
 from calib8.cluster.session import connected, require_ray
 from calib8.cluster.spread import Item, spread
 from calib8.config import Config
-from calib8.data.text import TextTokenizer
 from calib8.errors import DataError, InputError, SetupError
 from calib8.files import atomic, locked, read_json, require_file, require_folder, sha256_file, write_json
 from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
-from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of
+from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of, text_tokenizer
 from calib8.progress import Progress, Quiet
 from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned
 from calib8.runtime.cpu import chosen, open_choice
@@ -160,12 +159,16 @@ def _table(part: Part, texts: list[str] | None, vectors: Embeddings) -> Any:
 def _made_by(artefact: Path, folder: Path, config: Corpus) -> dict[str, Any]:
     """All that decides what a text's embedding is."""
     require_file(artefact, "model or engine")
-    tokenizer = TextTokenizer(folder)
+    tokenizer = text_tokenizer(folder)
     pooling, normalised = pooling_of(folder)
     return {
         "format": "calib8.embeddings/1",
         "model": source_sha256(artefact) or sha256_file(artefact),
-        "tokenizer": {"sha256": tokenizer.sha256, "max_length": tokenizer.max_length},
+        "tokenizer": {
+            "sha256": tokenizer.sha256,
+            "max_length": tokenizer.max_length,
+            "prompt": tokenizer.prompt,
+        },
         "pooling": {"mode": pooling, "normalised": normalised},
         "settings": config.model_dump(),
     }

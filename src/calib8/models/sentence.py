@@ -1,7 +1,8 @@
 """Sentence embeddings: tokenise, run, pool, normalise.
 
-The part of sentence-transformers that most of its models use: a Transformer, mean or CLS pooling, and perhaps
-normalisation, without a prompt. A folder whose files ask for anything else is refused.
+The part of sentence-transformers that most of its models use: a Transformer, mean or CLS pooling over all tokens, and
+perhaps normalisation; before every text the prompt that the folder has by default. A folder whose files ask for
+anything else is refused.
 """
 
 import os
@@ -45,11 +46,11 @@ class SentenceEncoder:
     """Turns sentences into vectors with any runtime whose model takes tokens and yields one vector per token.
 
     ``folder`` is laid out as sentence-transformers does, see ``TextTokenizer`` and ``pooling_of``. Sentences are cut to
-    what both the tokenizer's settings and the model allow.
+    what both the tokenizer's settings and the model allow. ``prompt`` as in ``text_tokenizer``.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime) -> None:
-        self.tokenizer = TextTokenizer(folder, runtime.largest("input_ids", 1))
+    def __init__(self, folder: Path, runtime: Runtime, prompt: str | None = None) -> None:
+        self.tokenizer = text_tokenizer(folder, runtime.largest("input_ids", 1), prompt)
         self.pooling, self.normalise = pooling_of(folder)
         self.runtime = runtime
         self.rooms = runtime.rooms("input_ids")
@@ -152,6 +153,28 @@ def token_arrays(
     return arrays
 
 
+def text_tokenizer(folder: Path, max_length: int | None = None, prompt: str | None = None) -> TextTokenizer:
+    """The tokenizer in ``folder`` for vectors of texts; ``prompt`` goes before each, None is the folder's default.
+
+    Raises ``ModelError`` if there is a prompt and pooling leaves prompts out.
+    """
+    tokenizer = TextTokenizer(folder, max_length, prompt)
+    home = tokenizer.path.parent
+    if tokenizer.prompt and not pools_prompts(home):
+        raise ModelError(
+            f"the model in {home} has the prompt {tokenizer.prompt!r} before every text, and its pooling leaves the "
+            "prompt's tokens out of the vector (include_prompt), which calib8 does not. Set default_prompt_name to "
+            "null in config_sentence_transformers.json to embed without one."
+        )
+    return tokenizer
+
+
+def pools_prompts(folder: Path) -> bool:
+    """Whether the folder's pooling takes the tokens of a prompt like any other: ``include_prompt``, true by default."""
+    config, _ = _pooling_config(folder)
+    return bool(read_settings(config, "pooling setting").get("include_prompt", True))
+
+
 def pooling_of(folder: Path) -> tuple[Pooling, bool]:
     """(pooling, whether vectors are normalised) as the folder's sentence-transformers files say.
 
@@ -159,9 +182,15 @@ def pooling_of(folder: Path) -> tuple[Pooling, bool]:
     are normalised, and mean pooled unless there is a ``1_Pooling/config.json``. Raises ``ModelError`` for files that
     are damaged or ask for what calib8 does not do.
     """
+    config, normalised = _pooling_config(folder)
+    return _pooling(config), normalised
+
+
+def _pooling_config(folder: Path) -> tuple[Path, bool]:
+    """The settings of the folder's pooling, which may be absent, and whether vectors are normalised."""
     listed = Path(folder) / "modules.json"
     if not listed.is_file():
-        return _pooling(Path(folder) / "1_Pooling" / "config.json"), True
+        return Path(folder) / "1_Pooling" / "config.json", True
     modules = _modules(listed)
     kinds = [kind for kind, _ in modules]
     if kinds not in MODULES:
@@ -172,7 +201,7 @@ def pooling_of(folder: Path) -> tuple[Pooling, bool]:
     config = Path(folder) / dict(modules)["Pooling"] / "config.json"
     if not os.path.isfile(config):  # noqa: PTH113  False for a name too long, where Path raises
         raise ModelError(f"{listed} names a Pooling module, but there is no {config}. Fetch the model again.")
-    return _pooling(config), "Normalize" in kinds
+    return config, "Normalize" in kinds
 
 
 def _modules(path: Path) -> list[tuple[str, str]]:

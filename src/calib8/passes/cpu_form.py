@@ -6,7 +6,10 @@ Rules:
 2. Activations become uint8 with zero point 128 where asked (``unsigned``): the same grid shifted by 128, so every
    dequantised value is unchanged, and the form that VNNI's u8 x s8 instruction takes. Only where nothing but
    DequantizeLinear sees the codes.
-3. Channels that were split are repeated where that costs a CPU least (see ``early_gather``).
+3. Weights become uint8 in the same way where asked (``unsigned_weights``). x86 CPUs without VNNI multiply u8 by s8 with
+   an instruction that adds two products in 16 bits, which saturates, and u8 by u8 with one that does not
+   (microsoft/onnxruntime pull request 12088).
+4. Channels that were split are repeated where that costs a CPU least (see ``early_gather``).
 """
 
 import numpy as np
@@ -22,14 +25,18 @@ INT8, UINT8 = ir.DataType.INT8, ir.DataType.UINT8
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 
-def to_cpu_form(model: ir.Model, *, unsigned: bool) -> ir.Model:
-    """Rewrite ``model`` in place and return it; ``unsigned`` selects uint8 activations (rule 2)."""
+def to_cpu_form(model: ir.Model, *, unsigned: bool, unsigned_weights: bool = False) -> ir.Model:
+    """Rewrite ``model`` in place and return it; uint8 activations and weights where asked (rules 2 and 3)."""
     branches = next(iter(model.graph.subgraphs()), None) is not None
     if not branches:
         _to_single(model.graph)
     if unsigned:
         _shift_activations(model.graph)
-    return model if branches else early_gather(model)
+    if not branches:
+        model = early_gather(model)
+    if unsigned_weights:
+        _shift_weights(model.graph)
+    return model
 
 
 def _to_single(graph: ir.Graph) -> None:
@@ -92,11 +99,28 @@ def _shift_activations(graph: ir.Graph) -> None:
         if len(zero_points) < len(pair):
             continue
         for member, zero in zip(pair, zero_points, strict=True):
-            member.replace_input_with(2, _unsigned_zero_point(graph, zero))
+            member.replace_input_with(2, _shifted(graph, zero))
             shifted.add(zero)
         codes.type = ir.TensorType(UINT8)
     for zero in shifted:
         drop_unread(graph, zero)
+
+
+def _shift_weights(graph: ir.Graph) -> None:
+    for codes in list(graph.initializers.values()):
+        readers = [reader for reader, _ in codes.uses()]
+        if codes.dtype != INT8 or codes.is_graph_output() or not readers:
+            continue
+        if any(reader.op_type != "DequantizeLinear" or reader.inputs[0] is not codes for reader in readers):
+            continue
+        zero_points = [zero for reader in readers if (zero := _signed_zero_point(reader)) is not None]
+        if len(zero_points) < len(readers):
+            continue
+        for reader, zero in zip(readers, zero_points, strict=True):
+            for place, value in ((0, codes), (2, zero)):
+                reader.replace_input_with(place, _shifted(graph, value))
+            drop_unread(graph, zero)
+        drop_unread(graph, codes)
 
 
 def _signed_zero_point(node: ir.Node) -> ir.Value | None:
@@ -104,10 +128,11 @@ def _signed_zero_point(node: ir.Node) -> ir.Value | None:
     return zero if zero is not None and zero.const_value is not None and zero.dtype == INT8 else None
 
 
-def _unsigned_zero_point(graph: ir.Graph, signed: ir.Value) -> ir.Value:
+def _shifted(graph: ir.Graph, signed: ir.Value) -> ir.Value:
+    """A constant with the INT8 codes of ``signed`` plus 128."""
     assert signed.const_value is not None
     name = f"{signed.name}_u8"
     if name not in graph.initializers:
-        codes = (signed.const_value.numpy().astype(np.int16) + 128).astype(np.uint8)
+        codes = signed.const_value.numpy().view(np.uint8) ^ np.uint8(128)  # of two's complement, the same as + 128
         graph.register_initializer(ir.val(name, const_value=ir.tensor(codes, name=name)))
     return graph.initializers[name]

@@ -20,6 +20,8 @@ class Triton(Config):
     queue_delay_us: how long a request waits for others, in microseconds.
     instances: how many runs the encoder can have under way, on each GPU or on the CPU.
     device: for an ONNX model, ``cpu`` if not given. Engines run on the GPU.
+    vnni: whether the CPU that will serve an INT8 ONNX model has AVX512-VNNI or AVX-VNNI; that of this machine if not
+        given. With it, weights are int8, which is faster; without, uint8, since int8 ones would saturate.
     pad_to: token sequences are padded to a multiple of this. Triton joins only requests of the same shape.
     """
 
@@ -29,4 +31,5 @@ class Triton(Config):
     queue_delay_us: int = Field(default=500, ge=0)
     instances: int = Field(default=1, ge=1)
     device: Device | None = None
+    vnni: bool | None = None
     pad_to: int = Field(default=16, ge=1)

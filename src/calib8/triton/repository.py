@@ -2,7 +2,7 @@
 
 Layout: Triton's user guide, model_repository. Of a text encoder::
 
-    <output>/calib8-triton.json           what it was made from, and the Triton it needs
+    <output>/calib8-triton.json           what it was made from, the Triton it needs, and a hash of each file
     <output>/<name>/config.pbtxt          the ensemble: text in, vectors out
     <output>/<name>_tokeniser/1/          model.py and tokenizer.json
     <output>/<name>_encoder/1/            model.plan or model.onnx
@@ -19,22 +19,18 @@ from pathlib import Path
 
 from calib8.data.text import TextTokenizer
 from calib8.engine.sidecar import sidecar_path
-from calib8.errors import InputError, ModelError
-from calib8.files import atomic_folder, read_json, require_file, sha256_file, write_json, write_text
+from calib8.errors import ModelError
+from calib8.files import atomic_folder, require_file, sha256_file, write_text
 from calib8.graph.io import save
-from calib8.models.sentence import pooling_of
+from calib8.models.sentence import pooling_of, text_tokenizer
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.progress import Progress, Quiet
 from calib8.triton import configs
 from calib8.triton.batches import Batches, batches_of
 from calib8.triton.config import Triton
+from calib8.triton.marker import Marker, hashes, require_replaceable
 from calib8.triton.pbtxt import Message, render
 from calib8.triton.served import TEXT_INPUTS, Served, served_of
-
-MARKER = "calib8-triton.json"
-FORMAT = "calib8.triton/1"
-#: What a model's folder holds.
-OWN = ("config.pbtxt", "1")
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,13 @@ def export_triton(
     tokenizer: a folder; beside the artefact if None. With one, a text encoder takes text (``TYPE_STRING`` [batch, 1])
         and gives what ``embed`` does (``TYPE_FP32`` [batch, width]). Any other model is exported alone.
 
-    Raises ``InputError`` if ``output`` holds what calib8 did not write or Triton cannot run the artefact,
-    ``ProfileError`` if Triton could form batches that no optimisation profile takes.
+    Raises ``InputError`` if ``output`` holds what calib8 did not write or what was edited since, or if Triton cannot
+    run the artefact; ``ProfileError`` if Triton could form batches that no optimisation profile takes.
     """
     artefact, output, config, progress = Path(artefact), Path(output), Triton.of(config), progress or Quiet()
     require_file(artefact, "model or engine")
-    _require_replaceable(output)
-    served = served_of(artefact, config.device)
+    require_replaceable(output)
+    served = served_of(artefact, config.device, config.vnni)
     text = _text(artefact, served, Path(tokenizer) if tokenizer is not None else None, progress)
     batches = batches_of(served, config, text=text is not None)
     name = config.name or re.sub(r"[^A-Za-z0-9_-]", "_", artefact.stem)
@@ -105,7 +101,14 @@ def export_triton(
         if text is not None:
             _write_steps(folder, name, text)
             write_text(folder / name / "1" / ".keep", "")  # a version without files, which object stores would lose
-        write_json(folder / MARKER, _facts(repository, artefact))
+        Marker(
+            name=name,
+            models=repository.models,
+            needs=served.needs,
+            made_from=artefact.name,
+            sha256=sha256_file(artefact),
+            files=hashes(folder),
+        ).write(folder)
     progress.update("export", 1, 1)
     return repository
 
@@ -125,7 +128,7 @@ def _text(artefact: Path, served: Served, tokenizer: Path | None, progress: Prog
         progress.note(f"no tokenizer.json beside {artefact}: the model is exported alone, and takes tokens")
         return None
     pooling, normalise = pooling_of(folder)
-    return _Text(TextTokenizer(folder, served.lengths[1]), pooling, normalise)
+    return _Text(text_tokenizer(folder, served.lengths[1]), pooling, normalise)
 
 
 def _models(name: str, served: Served, text: _Text | None, batches: Batches, config: Triton) -> dict[str, Message]:
@@ -142,6 +145,7 @@ def _models(name: str, served: Served, text: _Text | None, batches: Batches, con
         "pad_to": config.pad_to,
         "pad_id": text.tokenizer.pad_id,
         "lower_case": int(text.tokenizer.lower),
+        "prompt": text.tokenizer.prompt,
     }
     pooling = {"pooling": text.pooling, "normalise": int(text.normalise)}
     return {
@@ -159,7 +163,11 @@ def _write_model(artefact: Path, served: Served, home: Path) -> None:
         shutil.copyfile(artefact, target)
         shutil.copyfile(sidecar_path(artefact), sidecar_path(target))
         return
-    save(to_cpu_form(served.model, unsigned=False) if served.device == "cpu" else served.model, target)
+    form = served.model
+    if served.device == "cpu":
+        # uint8 activations: of int8 ones ONNX Runtime on x86 puts a part in float
+        form = to_cpu_form(form, unsigned=True, unsigned_weights=served.vnni is False)
+    save(form, target)
 
 
 def _write_steps(folder: Path, name: str, text: _Text) -> None:
@@ -167,33 +175,3 @@ def _write_steps(folder: Path, name: str, text: _Text) -> None:
         source = files("calib8.triton.steps").joinpath(f"{step}.py").read_text(encoding="utf-8")
         write_text(folder / f"{name}_{step}" / "1" / "model.py", source)
     shutil.copyfile(text.tokenizer.path, folder / f"{name}_tokeniser" / "1" / "tokenizer.json")
-
-
-def _facts(repository: Repository, artefact: Path) -> dict[str, object]:
-    return {
-        "format": FORMAT,
-        "name": repository.name,
-        "models": list(repository.models),
-        "needs": repository.needs,
-        "made_from": artefact.name,
-        "sha256": sha256_file(artefact),
-    }
-
-
-def _require_replaceable(output: Path) -> None:
-    """Raise ``InputError`` unless ``output`` is absent, empty, or a repository of calib8's with nothing added."""
-    if not output.is_dir():
-        if output.exists():
-            raise InputError(f"{output} is a file, expected a folder for the model repository. Choose another path.")
-        return
-    found = {path.name for path in output.iterdir()}
-    if not found:
-        return
-    remedy = "Choose an empty or a new folder."
-    if MARKER not in found:
-        raise InputError(f"{output} holds files that calib8 did not write, e.g. {min(found)}. {remedy}")
-    facts = read_json(output / MARKER, "note of an exported repository")
-    models = set(facts.get("models", ()) if isinstance(facts, dict) else ())
-    inside = {f"{path.parent.name}/{path.name}" for model in models & found for path in (output / model).iterdir()}
-    if added := found - {MARKER, *models} | inside - {f"{model}/{own}" for model in models for own in OWN}:
-        raise InputError(f"{output} was exported by calib8, but {min(added)} was added since. {remedy}")

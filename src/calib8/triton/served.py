@@ -13,6 +13,7 @@ from calib8.engine.profiles import ProfileSet, profile_sets
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, runs_on
 from calib8.errors import ConfigError, InputError, ModelError
 from calib8.graph.io import load
+from calib8.runtime.choice import has_vnni, is_quantised
 from calib8.runtime.contract import contract_of
 from calib8.runtime.open import is_engine
 from calib8.triton.config import Device
@@ -37,6 +38,8 @@ class Served:
     #: For people: the Triton that can load it.
     needs: str
     model: ir.Model | None = None
+    #: Of an INT8 model on the CPU: whether its form is for one with VNNI. None of any other.
+    vnni: bool | None = None
 
     @property
     def file(self) -> str:
@@ -62,16 +65,21 @@ class Served:
         )
 
 
-def served_of(path: Path, device: Device | None) -> Served:
-    """Look at an ONNX model or an engine. ``device`` as in ``Triton``.
+def served_of(path: Path, device: Device | None, vnni: bool | None = None) -> Served:
+    """Look at an ONNX model or an engine. ``device`` and ``vnni`` as in ``Triton``.
 
-    Raises ``InputError`` if it is damaged or nothing that Triton runs, ``ConfigError`` for an engine on the CPU.
+    Raises ``InputError`` if it is damaged or nothing that Triton runs, ``ConfigError`` for an engine on the CPU and for
+    ``vnni`` where it says nothing.
     """
-    if not is_engine(path):
-        return _of_model(load(path), device or "cpu")
-    if device == "cpu":
+    engine = is_engine(path)
+    if engine and device == "cpu":
         raise ConfigError(f"{path} is an engine, which runs on a GPU only. Export the ONNX model for the CPU.")
-    return _of_engine(path, describe_engine(path))
+    served = _of_engine(path, describe_engine(path)) if engine else _of_model(load(path), device or "cpu", vnni)
+    if vnni is not None and served.vnni is None:
+        raise ConfigError(
+            f"got vnni={vnni}, which is for INT8 ONNX models on the CPU, and {path} is none. Leave it out."
+        )
+    return served
 
 
 def _of_engine(path: Path, sidecar: Sidecar) -> Served:
@@ -103,12 +111,14 @@ def _of_engine(path: Path, sidecar: Sidecar) -> Served:
     )
 
 
-def _of_model(model: ir.Model, device: Device) -> Served:
+def _of_model(model: ir.Model, device: Device, vnni: bool | None) -> Served:
     inputs = tuple(
         TensorInfo(name=spec.name, mode="input", dtype=spec.dtype.name, shape=tuple(map(_size, spec.shape)))
         for spec in declared_inputs(model)
     )
     fixed = _fixed_length(inputs)
+    form = (has_vnni() if vnni is None else vnni) if device == "cpu" and is_quantised(model) else None
+    needs = " and a GPU" if device == "gpu" else " on a CPU with AVX512-VNNI or AVX-VNNI" if form else ""
     return Served(
         backend="onnxruntime",
         device=device,
@@ -116,8 +126,9 @@ def _of_model(model: ir.Model, device: Device) -> Served:
         outputs=tuple(_outputs(model.graph.outputs)),
         sets=(),
         lengths=(fixed or 1, contract_of(model).largest("input_ids", 1)),
-        needs="Triton with the ONNX Runtime back end" + (" and a GPU" if device == "gpu" else ""),
+        needs=f"Triton with the ONNX Runtime back end{needs}",
         model=model,
+        vnni=form,
     )
 
 

@@ -1,7 +1,8 @@
 """Text in, tokens out. A model of Triton's Python back end, written by calib8; needs numpy and tokenizers.
 
 Parameters of its config.pbtxt: ``max_length`` (tokens, the rest is cut), ``pad_to`` (sequences are padded to a multiple
-of it), ``min_length`` and ``longest`` (what the encoder takes, padding included), ``pad_id``, ``lower_case`` (0 or 1).
+of it), ``min_length`` and ``longest`` (what the encoder takes, padding included), ``pad_id``, ``lower_case`` (0 or 1),
+``prompt`` (put before every text).
 """
 
 import json
@@ -21,6 +22,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load ``tokenizer.json``, which lies beside this file."""
         config = json.loads(args["model_config"])
+        self.prompt = config["parameters"].pop("prompt").get("string_value", "")  # JSON of protobuf lacks what is empty
         given = {name: int(value["string_value"]) for name, value in config["parameters"].items()}
         self.min_length, self.longest, self.pad_to = given["min_length"], given["longest"], given["pad_to"]
         self.pad_id, self.lower_case = given["pad_id"], bool(given["lower_case"])
@@ -33,7 +35,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response per request. The texts of all are tokenised together; each request is padded by itself."""
         read = [_texts(request) for request in requests]
-        every = [text.lower() if self.lower_case else text for texts in read for text in texts or ()]
+        every = [self.prompt + text for texts in read for text in texts or ()]
+        every = [text.lower() for text in every] if self.lower_case else every
         tokens = iter([encoding.ids for encoding in self.tokenizer.encode_batch(every)])
         return [self._response(texts, tokens) for texts in read]
 
