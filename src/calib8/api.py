@@ -112,7 +112,7 @@ def calibrate(  # noqa: PLR0913
     from calib8.unfinished import beside, unfinished_work
 
     if cluster is not None and isinstance(data, (str, Path)):
-        data = Path(data).resolve()  # workers are in another folder
+        data = Path(data).absolute()  # workers are in another folder
     config, progress, source = Calibrate.of(config), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
     version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long

@@ -67,10 +67,11 @@ def embed_corpus(
     made from something else, or from the same files in another order; ``SetupError`` if it cannot be written.
     """
     require_ray()
-    artefact, output = Path(artefact).resolve(), Path(output).resolve()
-    folder = Path(tokenizer).resolve() if tokenizer is not None else artefact.parent
+    # Not resolved: what belongs to a link, as in the Hugging Face cache, is beside the link.
+    artefact, output = Path(artefact).absolute(), Path(output).absolute()
+    folder = Path(tokenizer).absolute() if tokenizer is not None else artefact.parent
     config, cluster, progress = config or Corpus(), cluster or Ray(), progress or Quiet()
-    paths = [Path(path).resolve() for path in inputs]
+    paths = [Path(path).absolute() for path in inputs]
     if not paths:
         raise DataError("no file of texts was named; expected at least one: .parquet, .jsonl or .txt.")
     require_folder(output)
