@@ -20,6 +20,7 @@ from stops import Stopped, StopsAt
 
 import calib8
 from calib8.calibration import checkpoint, over_ray
+from calib8.cluster import spread
 from calib8.cluster.session import ENVIRONMENT
 from calib8.errors import DataError, InputError, SetupError
 from calib8.models import embed_corpus
@@ -46,7 +47,8 @@ def cluster() -> Iterator[None]:
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False)
+    options = {"num_cpus": 2, "object_store_memory": 80_000_000}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, **options)  # not one that runs here already
     yield
     ray.shutdown()
     signal.signal(signal.SIGTERM, handler)
@@ -152,6 +154,33 @@ def test_every_row_is_embedded_once_even_if_a_worker_is_killed(
     np.testing.assert_allclose(vectors(tmp_path / "out"), calib8.embed(model, texts), atol=1e-6)
     assert str(found.schema.field("embedding").type) == "fixed_size_list<element: float>[8]"
     assert notes.steps[-1] == ("embed", ROWS, ROWS)
+
+
+def linked(blob: Path, name: str) -> Path:
+    """A link called ``name``, as in the Hugging Face cache, to a file moved where nothing lies beside it."""
+    moved, link = blob.parent / "blobs" / name.encode().hex(), blob.parent / "snapshot" / name
+    for folder in (moved.parent, link.parent):
+        folder.mkdir(exist_ok=True)
+    blob.rename(moved)
+    link.symlink_to(moved)
+    return link
+
+
+@pytest.mark.usefixtures("cluster")
+def test_links_are_followed_only_to_be_read(
+    model: Path, corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link's name has the suffix, and beside it are tokenizer, external data and the files of other inputs."""
+    expected = calib8.calibrate(model, data())
+    ir.save(tiny_encoder(), model, external_data="model.data", size_threshold_bytes=0)
+    for name in ("model.data", "tokenizer.json"):
+        linked(model.with_name(name), name)
+    model = linked(model, "model.onnx")
+    texts = linked(corpus[0], "a.parquet")
+    monkeypatch.chdir(model.parent)  # workers are in another folder
+    [part] = calib8.embed_corpus(model.name, [texts], tmp_path / "out")
+    assert part.exists()
+    assert calib8.calibrate(model.name, data(), cluster=RAY).tensors == expected.tensors
 
 
 @pytest.mark.usefixtures("cluster")
@@ -299,8 +328,30 @@ def test_a_worker_that_finds_another_model_says_so(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_without_room_for_a_worker_is_refused(model: Path) -> None:
-    with pytest.raises(SetupError, match="a worker needs 64 CPUs; the Ray cluster has 2 CPUs"):
+    with pytest.raises(
+        SetupError, match="a worker needs 64 CPUs of one node; the nodes .* have 2 CPUs and 0 GPUs. Give"
+    ):
         calib8.calibrate(model, data(), cluster=calib8.Ray(cpus=64))
+
+
+def test_a_worker_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]:
+        resources = {name: number for name, number in (("CPU", cpus), ("GPU", gpus)) if number}
+        return {"Alive": alive, "Resources": resources if alive else {}}
+
+    nodes = [node(3), node(5), node(0, 4), node(4, 1), node(64, 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert [spread._places(calib8.Ray(cpus=cpus), False) for cpus in (1, 2, 3, 4, 5)] == [12, 5, 3, 2, 1]
+    assert spread._places(calib8.Ray(cpus=2), True) == 1  # a GPU, and CPUs beside it
+    with pytest.raises(SetupError, match="a worker needs 6 CPUs of one node; .* 3 CPUs and 0 GPUs, 5 CPUs and 0 GPUs"):
+        spread._places(calib8.Ray(cpus=6), False)  # though there are 12
+    with pytest.raises(SetupError, match="a worker needs 5 CPUs and a GPU of one node"):
+        spread._places(calib8.Ray(cpus=5), True)
+    nodes *= 4
+    with pytest.raises(SetupError, match="4 CPUs and 1 GPUs and 8 more. Give workers fewer CPUs, or add larger nodes"):
+        spread._places(calib8.Ray(cpus=6), False)
 
 
 def test_without_ray_it_says_what_to_install(model: Path, corpus: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ Item: TypeAlias = Mapping[str, Any]
 Worker: TypeAlias = Callable[[Item], bytes]
 #: Items that wait at each worker: one, so that it is never idle.
 IN_FLIGHT = 2
+#: Nodes that an error describes.
+SHOWN = 8
 
 
 def spread(
@@ -112,17 +114,20 @@ class _Actor:
 
 
 def _places(cluster: Ray, gpu: bool) -> int:
-    """How many workers the cluster can hold."""
+    """How many workers the cluster can hold. None spans two nodes: what several have left over makes no place."""
     import ray
 
-    resources = ray.cluster_resources()
-    places = int(resources.get("CPU", 0)) // cluster.cpus
-    if gpu:
-        places = min(places, int(resources.get("GPU", 0)))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = 0
+    for node in nodes:
+        room = int(node.get("CPU", 0)) // cluster.cpus
+        places += min(room, int(node.get("GPU", 0))) if gpu else room
     if places < 1:
-        found = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+        found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes[:SHOWN])
+        found += f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""
         wanted = f"{cluster.cpus} CPUs{' and a GPU' if gpu else ''}"
         raise SetupError(
-            f"a worker needs {wanted}; the Ray cluster has {found}. Give workers fewer CPUs, or add nodes."
+            f"a worker needs {wanted} of one node; the nodes of the Ray cluster have {found or 'nothing'}. Give workers "
+            "fewer CPUs, or add larger nodes."
         )
     return places
