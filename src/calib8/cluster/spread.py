@@ -127,7 +127,7 @@ def _places(cluster: Ray, gpu: bool) -> int:
         found += f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""
         wanted = f"{cluster.cpus} CPUs{' and a GPU' if gpu else ''}"
         raise SetupError(
-            f"a worker needs {wanted} of one node; the nodes of the Ray cluster have {found or 'nothing'}. Give workers "
-            "fewer CPUs, or add larger nodes."
+            f"a worker needs {wanted} of one node; the nodes of the Ray cluster have {found or 'nothing'}. Give "
+            "workers fewer CPUs, or add larger nodes."
         )
     return places
