@@ -119,10 +119,7 @@ def calibrate(  # noqa: PLR0913
     require_separate([output, cache, record_path(Path(cache)) if cache is not None else None], _named(model, data))
     if cluster is None and isinstance(model, (str, Path)):
         model = load(model)
-    if isinstance(model, (str, Path)):
-        known = source_sha256(Path(model)) if Path(model).is_file() else ""
-    else:
-        known = model.metadata_props.get(SOURCE_SHA256, "")
+    known = source_sha256(model) if isinstance(model, (str, Path)) else model.metadata_props.get(SOURCE_SHA256, "")
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
     if ranges is not None and path is not None:

@@ -282,6 +282,26 @@ def test_what_is_wrong_in_a_worker_is_told_here(model: Path, tmp_path: Path, mon
         calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out")
 
 
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/mnt/a"),
+            "on .*, could not read or write .*denied: '/mnt/a'.*check",
+        ),
+        (MemoryError("512 MiB"), r"on .*, ran out of memory \(512 MiB\). Give workers less to do at a time"),
+    ],
+)
+def test_what_a_workers_machine_lacks_is_no_bug(failure: Exception, message: str) -> None:
+    class Failing:
+        def __call__(self, item: Any) -> bytes:
+            raise failure
+
+    with pytest.raises(SetupError, match=message):
+        list(spread.spread(RAY, Failing, [{}]))
+
+
 def test_a_row_without_a_text_is_told_before_the_first_part(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
     with pytest.raises(DataError, match="'text' of the line .* is None, expected a text"):

@@ -1,6 +1,7 @@
 """Work in items, spread over workers with Ray Data: what is lost with a worker is done again by another."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -108,9 +109,23 @@ class _Actor:
             if self._worker is None:
                 self._worker = self._open()
             made = self._worker(item)
-        except Calib8Error as failure:  # as text: not every exception survives the way between processes
-            error, made = type(failure).__name__, str(failure).encode()
+        except (Calib8Error, OSError, MemoryError) as failure:  # as text: not every exception survives the way
+            told = _told(failure)
+            error, made = type(told).__name__, str(told).encode()
         return pa.table({"number": [number], "error": [error], "made": pa.array([made], pa.large_binary())})
+
+
+def _told(failure: Calib8Error | OSError | MemoryError) -> Calib8Error:
+    """What to raise here for what failed in a worker: what a machine lacks is no bug of calib8."""
+    if isinstance(failure, Calib8Error):
+        return failure
+    node = f"a worker of the Ray cluster, on {socket.gethostname()},"
+    if isinstance(failure, MemoryError):
+        return SetupError(f"{node} ran out of memory ({failure}). Give workers less to do at a time, or more memory.")
+    return SetupError(
+        f"{node} could not read or write ({failure}). Expected all files at the place where this machine has them: "
+        "check its disk and its permissions there, and run it again."
+    )
 
 
 def _places(cluster: Ray, gpu: bool) -> int:
