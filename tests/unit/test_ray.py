@@ -19,10 +19,13 @@ from shell import Shell
 from stops import Stopped, StopsAt
 
 import calib8
-from calib8.calibration import checkpoint, over_ray
+from calib8.calibration import checkpoint, over_ray, run
 from calib8.cluster import spread
 from calib8.cluster.session import ENVIRONMENT
+from calib8.data.batching import Dataset
+from calib8.data.sources import Batches
 from calib8.errors import DataError, InputError, SetupError
+from calib8.graph.io import source_sha256
 from calib8.models import embed_corpus
 from calib8.runtime import cpu
 from calib8.runtime.choice import CpuChoice
@@ -120,6 +123,17 @@ def test_ranges_are_those_of_one_machine_even_if_a_worker_is_killed(
     assert (tmp_path / "many.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert (tmp_path / "many.cache").read_bytes() == (tmp_path / "one.cache").read_bytes()
     assert ("calibrate", 2000, 2000) in notes.steps[-6:]
+
+
+def test_a_share_costs_its_own_batches_only(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = Batches(data()), list[int]()
+    origin = run.origin_of(source_sha256(model), source.fingerprint(), calib8.Calibrate())
+    worker = over_ray.Observation(model, source, calib8.Calibrate(), origin, 1)
+    batch = Dataset.batch
+    monkeypatch.setattr(Dataset, "batch", lambda own, group: read.append(len(group.rows)) or batch(own, group))
+    monkeypatch.setattr("calib8.data.batching.by_token_budget", lambda *_: pytest.fail("the data were cut again"))
+    assert worker({"batches": [35, 36, 37]})
+    assert len(read) == 3
 
 
 @pytest.mark.usefixtures("cluster")

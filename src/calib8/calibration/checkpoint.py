@@ -74,7 +74,7 @@ class Checkpoint:
 def resumed(kept: Checkpoint | None, data: Dataset, progress: Progress) -> tuple[set[int], int]:
     """The batches of ``data`` that are done, and the number of samples in them; ``progress`` is told."""
     known = kept.done() if kept is not None else set()
-    done = sum(len(rows) for number, (rows, _) in enumerate(data.batches()) if number in known) if known else 0
+    done = sum(len(group.rows) for number, group in enumerate(data.groups()) if number in known)
     progress.update("calibrate", done, len(data))
     if known:
         progress.note(f"going on where an earlier run stopped: {done} of {len(data)} samples are done")
