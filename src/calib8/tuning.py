@@ -55,6 +55,9 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
         _drop_failing(opened, batches[0], progress)
         _drop_inexact(opened, _spread(sorted(batches, key=_values_per_sample), JUDGED), progress)
         works = {str(choice): _work(runtime, batches) for choice, runtime in opened.items()}
+        for done, work in enumerate(works.values(), start=1):  # what is new to a shape takes longer
+            work()
+            progress.update("warm up", done, len(works))
         first = by_turns(works, least=1)
         bound = HOPELESS * min(min(seconds) for seconds in first.values())
         close = {name: work for name, work in works.items() if first[name][0] <= bound}

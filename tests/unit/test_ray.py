@@ -248,9 +248,10 @@ def test_parts_of_an_unknown_arithmetic_are_left_alone(tmp_path: Path, damage: o
 
 def test_a_worker_without_the_units_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed_corpus, "has_bf16", lambda: False)
-    monkeypatch.setattr(embed_corpus, "has_vnni", lambda: False)
+    monkeypatch.setattr(embed_corpus, "takes_unsigned", lambda runtime: runtime == "onnxruntime")
     choice = CpuChoice(runtime="openvino", unsigned=True, streams=1)
     assert not embed_corpus._here(choice).unsigned
+    assert embed_corpus._here(choice.model_copy(update={"runtime": "onnxruntime"})).unsigned
     with pytest.raises(SetupError, match="has no bf16 units for OpenVINO, u8, bf16, 1 stream"):
         embed_corpus._here(choice.model_copy(update={"bf16": True}))
 

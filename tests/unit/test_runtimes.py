@@ -13,7 +13,7 @@ from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import choice
+from calib8.runtime import choice, cpu
 from calib8.runtime.choice import has_vnni
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.null import NullRuntime
@@ -313,6 +313,20 @@ def test_weights_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.Mon
         with OrtRuntime(model) as opened:
             np.testing.assert_allclose(opened.run({"x": array})["y"], expected, rtol=1e-4)
         save(tiny_encoder(), path)  # another model of the same name
+
+
+def test_openvino_takes_more_weights_than_protobuf_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.graph.io.SINGLE_FILE_LIMIT", 1)
+    expected = outputs_of(tiny_mlp(), X)["y"]
+    with OpenVinoRuntime(tiny_mlp()) as opened:
+        np.testing.assert_allclose(opened.run(X)["y"], expected, rtol=1e-4)
+
+
+def test_openvino_keeps_to_the_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's quota is no affinity: OpenVINO would start a thread for each core of the machine."""
+    monkeypatch.setattr(cpu, "cores", lambda: 1)
+    with open_cpu(tiny_mlp(), "openvino") as opened:
+        assert opened._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_a_graph_without_weights() -> None:

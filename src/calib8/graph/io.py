@@ -3,6 +3,8 @@
 import glob
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -80,6 +82,25 @@ def serialized(model: ir.Model) -> bytes:
         raise ModelError(
             f"the model cannot be written as ONNX: {error.__cause__ or error}. Export it again."
         ) from error
+
+
+@contextmanager
+def in_a_file(model: ir.Model) -> Iterator[Path]:
+    """A temporary ONNX file of ``model``, its weights beside it: for more of them than protobuf allows in one."""
+    with tempfile.TemporaryDirectory(prefix="calib8-", ignore_cleanup_errors=True) as folder:  # a runtime may map it
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        yield path
+
+
+@contextmanager
+def readable(model: ir.Model) -> Iterator[bytes | Path]:
+    """The ONNX file of ``model``: its bytes, or the path of a temporary one where they would be too many."""
+    if weight_bytes(model) <= SINGLE_FILE_LIMIT:
+        yield serialized(model)
+    else:
+        with in_a_file(model) as path:
+            yield path
 
 
 def referring(model: ir.Model) -> tuple[bytes, Path | None]:

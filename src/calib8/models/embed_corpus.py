@@ -25,7 +25,7 @@ from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of
 from calib8.progress import Progress, Quiet
-from calib8.runtime.choice import CpuChoice, has_bf16, has_vnni
+from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned
 from calib8.runtime.cpu import chosen, open_choice
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
@@ -144,7 +144,8 @@ def _here(choice: CpuChoice) -> CpuChoice:
     """``choice`` on this worker's CPU. Raises ``SetupError`` where it cannot compute the same."""
     if choice.bf16 and not has_bf16():
         raise SetupError(f"a worker of the Ray cluster has no bf16 units for {choice}. Name a --runtime.")
-    return choice.model_copy(update={"unsigned": choice.unsigned and has_vnni()})  # the same grid, shifted
+    unsigned = choice.unsigned and takes_unsigned(choice.runtime)  # the same grid, shifted
+    return choice.model_copy(update={"unsigned": unsigned})
 
 
 def _table(part: Part, texts: list[str] | None, vectors: Embeddings) -> Any:

@@ -62,12 +62,14 @@ def is_quantised(model: ir.Model) -> bool:
 def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
     """What was fastest where calib8 was measured (bench/results), for a runtime that may be named.
 
-    OpenVINO for INT8, where it is installed, with int8 activations; uint8 is for ONNX Runtime on a CPU with VNNI.
+    OpenVINO for INT8, where it is installed, with int8 activations; uint8 is for ONNX Runtime, which on x86 computes
+    only a third of the int8 form's GEMMs in integers.
     """
     quantised = is_quantised(model)
     if runtime == "auto":
         runtime = "openvino" if quantised and find_spec("openvino") else "onnxruntime"
-    return CpuChoice(runtime=runtime, unsigned=quantised and runtime == "onnxruntime" and has_vnni(), streams=streams)
+    unsigned = quantised and runtime == "onnxruntime" and takes_unsigned(runtime)
+    return CpuChoice(runtime=runtime, unsigned=unsigned, streams=streams)
 
 
 def candidates(model: ir.Model) -> list[CpuChoice]:
@@ -76,11 +78,10 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
     runtimes: list[Literal["openvino", "onnxruntime"]] = ["onnxruntime"]
     if find_spec("openvino"):
         runtimes.append("openvino")
-    forms = (False, True) if is_quantised(model) and has_vnni() else (False,)
     every = (
         CpuChoice(runtime=runtime, unsigned=unsigned, streams=streams)
         for runtime in runtimes
-        for unsigned in forms
+        for unsigned in ((False, True) if is_quantised(model) and takes_unsigned(runtime) else (False,))
         for streams in dict.fromkeys((cores(), 1))
     )
     found = list(dict.fromkeys((first, *every)))
@@ -129,17 +130,29 @@ def _quota() -> int | None:
         return None
 
 
+def takes_unsigned(runtime: Literal["openvino", "onnxruntime"]) -> bool:
+    """Whether ``runtime`` has kernels for uint8 activations here that do not saturate.
+
+    ONNX Runtime has on every x86 CPU, without VNNI slower ones (see ``OrtRuntime``); OpenVINO has with VNNI.
+    """
+    return _is_x86() and (runtime == "onnxruntime" or has_vnni())
+
+
 def has_vnni() -> bool:
     """Whether the CPU multiplies u8 by s8 without saturating (AVX512-VNNI or AVX-VNNI).
 
-    Older x86 cores add two products in 16 bits, which saturates for uint8 activations; they get the int8 form.
+    Older x86 cores add two products in 16 bits, which are not enough.
     """
-    return platform.machine() in ("x86_64", "AMD64") and "vnni" in _cpuinfo()
+    return _is_x86() and "vnni" in _cpuinfo()
 
 
 def has_bf16() -> bool:
     """Whether the CPU multiplies bf16 numbers faster than FP32 ones (AVX512-BF16 or AMX)."""
-    return platform.machine() in ("x86_64", "AMD64") and any(unit in _cpuinfo() for unit in ("avx512_bf16", "amx_bf16"))
+    return _is_x86() and any(unit in _cpuinfo() for unit in ("avx512_bf16", "amx_bf16"))
+
+
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
 
 
 def _file(model: ir.Model) -> Path:

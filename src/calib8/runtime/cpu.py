@@ -42,7 +42,7 @@ def open_choice(model: ir.Model, choice: CpuChoice, threads: int | None = None) 
     if choice.runtime == "openvino":
         from calib8.runtime.openvino import OpenVinoRuntime
 
-        opened: Runtime = OpenVinoRuntime(form, threads=threads, streams=streams, bf16=choice.bf16)
+        opened: Runtime = OpenVinoRuntime(form, threads=threads or cores(), streams=streams, bf16=choice.bf16)
     else:
         from calib8.runtime.ort import OrtRuntime
 

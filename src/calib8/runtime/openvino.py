@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError, SetupError
-from calib8.graph.io import serialized
+from calib8.graph.io import readable
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 
@@ -36,7 +36,8 @@ class OpenVinoRuntime(Runtime):
             options["INFERENCE_NUM_THREADS"] = threads
         try:
             core = ov.Core()
-            self._compiled = core.compile_model(core.read_model(serialized(model)), "CPU", options)
+            with readable(model) as source:
+                self._compiled = core.compile_model(core.read_model(source), "CPU", options)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO does not accept the model: {str(error).strip()[:300]}.") from error
         # A tensor that passes through an eliminated node has several names; the order of the outputs is the model's.

@@ -1,18 +1,16 @@
 """ONNX Runtime on the CPU."""
 
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError
-from calib8.graph.io import SINGLE_FILE_LIMIT, referring, weight_bytes
+from calib8.graph.io import SINGLE_FILE_LIMIT, in_a_file, referring, weight_bytes
 from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import cores, is_quantised
+from calib8.runtime.choice import cores, has_vnni, is_quantised
 from calib8.runtime.contract import contract_of
 
 
@@ -33,6 +31,8 @@ class OrtRuntime(Runtime):
         options.log_severity_level = 3
         # A float activation that meets INT8 weights stays float; by default (4) each block of 32 gets an INT8 scale.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+        if is_quantised(model) and not has_vnni():  # u8 x u8, since u8 x s8 would saturate
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -75,10 +75,8 @@ def _open(model: ir.Model, options: Any) -> Any:
     given: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
     if is_quantised(model):  # a Gemm with a float bias has no integer kernel: its weights would be float in every run
         given["disabled_optimizers"] = ["MatMulAddFusion"]
-    if weight_bytes(model, mapped=False) > SINGLE_FILE_LIMIT:  # beyond protobuf's limit: through a file
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(model, path, external_data="model.data")
+    if weight_bytes(model, mapped=False) > SINGLE_FILE_LIMIT:
+        with in_a_file(model) as path:
             return ort.InferenceSession(str(path), options, **given)
     graph, home = referring(model)
     release(model)  # the session reads the files by itself

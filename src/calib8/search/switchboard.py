@@ -18,7 +18,7 @@ from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.apply import quantize_ops
 from calib8.planning.solve import Solution
-from calib8.runtime.choice import has_vnni
+from calib8.runtime.choice import takes_unsigned
 from calib8.runtime.contract import contract_of
 from calib8.runtime.ort import OrtRuntime
 
@@ -62,7 +62,7 @@ def switched(
     quantize_ops(clone, set(names), ranges, solutions)
     if embedding:
         quantize_embeddings(clone)
-    to_cpu_form(clone, unsigned=has_vnni())
+    to_cpu_form(clone, unsigned=takes_unsigned("onnxruntime"))
     _share_codes_only(graph)
     int8 = list(graph.outputs)[len(outputs) :]  # passes replace an output, never its place
     graph.outputs.clear()
