@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from calib8.errors import DataError, InputError, SetupError
 from calib8.graph.io import source_sha256
 from calib8.models import embed_corpus
 from calib8.runtime import cpu
-from calib8.runtime.choice import CpuChoice
+from calib8.runtime.choice import CpuChoice, versions
 from calib8.testing import tiny_encoder
 
 pytestmark = [
@@ -244,6 +245,24 @@ def test_parts_of_an_unknown_arithmetic_are_left_alone(tmp_path: Path, damage: o
     (tmp_path / "_embeddings.json").write_text(json.dumps({**made_by, "cpu": damage}))
     with pytest.raises(InputError, match="of another origin, told by cpu"):
         embed_corpus._continue(tmp_path, made_by, CpuChoice(runtime="onnxruntime", unsigned=False, streams=1))
+
+
+def test_embeddings_of_other_versions_are_not_mixed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = calib8.Corpus()
+    made_by = embed_corpus._made_by(model, model.parent, config)
+    assert made_by["packages"]["onnxruntime"] == version("onnxruntime")
+    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
+    embed_corpus._continue(tmp_path, made_by, choice)
+    monkeypatch.setattr(embed_corpus, "versions", lambda: {**versions(), "onnxruntime": "0.0.1"})
+    with pytest.raises(InputError, match="of another origin, told by packages"):
+        embed_corpus._continue(tmp_path, embed_corpus._made_by(model, model.parent, config), choice)
+    with pytest.raises(
+        SetupError,
+        match="differs from this machine in packages, .* Give all machines the same files and",
+    ):
+        embed_corpus.Embedder(model, model.parent, config, made_by, choice, 1)
 
 
 def test_a_worker_without_the_units_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

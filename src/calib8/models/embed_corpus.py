@@ -25,7 +25,7 @@ from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of
 from calib8.progress import Progress, Quiet
-from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned
+from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned, versions
 from calib8.runtime.cpu import chosen, open_choice
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
@@ -122,8 +122,8 @@ class Embedder:
         found = _made_by(artefact, folder, config)
         if changes := [name for name in made_by if made_by[name] != found[name]]:
             raise SetupError(
-                f"a worker of the Ray cluster finds another {', '.join(changes)} at {artefact} and {folder} than this "
-                "machine. Give all machines the same files."
+                f"a worker of the Ray cluster differs from this machine in {', '.join(changes)}, found at {artefact} "
+                f"and {folder}. Give all machines the same files and packages."
             )
         runtime = open_artefact(artefact) if choice is None else open_choice(load(artefact), _here(choice), threads)
         self._encoder, self._config = SentenceEncoder(folder, runtime), config
@@ -169,6 +169,7 @@ def _made_by(artefact: Path, folder: Path, config: Corpus) -> dict[str, Any]:
         "tokenizer": {"sha256": tokenizer.sha256, "max_length": tokenizer.max_length},
         "pooling": {"mode": pooling, "normalised": normalised},
         "settings": config.model_dump(),
+        "packages": versions(),
     }
 
 
