@@ -88,7 +88,7 @@ async def _asked(server: Starlette, method: str, path: str, key: bytes, body: by
 class _AtOnce:
     """In the place of a ``Batcher``: every vector is there when it is asked for."""
 
-    at_work = True
+    trouble = None
 
     def submit(self, sequences: list[list[int]]) -> Job:
         job = Job(sequences)

@@ -42,8 +42,8 @@ def application(protocol: Protocol, batcher: Batcher, config: Serve, metrics: Me
     model = {"id": protocol.name, "object": "model", "created": created, "owned_by": "calib8"}
 
     async def health(_: Request) -> Response:
-        if not batcher.at_work:
-            raise Refused(503, "a worker ended, which is a bug in calib8: restart the server.", kind="server_error")
+        if (trouble := batcher.trouble) is not None:
+            raise Refused(503, trouble, kind="server_error")
         return JSONResponse({"status": "ok"})
 
     async def measured(_: Request) -> Response:
