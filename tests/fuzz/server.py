@@ -21,6 +21,7 @@ from calib8.serving.batcher import Job
 from calib8.serving.config import Serve
 from calib8.serving.metrics import Metrics
 from calib8.serving.protocol import Protocol, Smaller
+from calib8.serving.work import Work
 
 WIDTH, KEY = 8, "key"
 #: Refusals that a request may meet; 500 and 503 would be faults of the server.
@@ -110,7 +111,7 @@ def _server(folder: Path) -> Starlette:
         SimpleNamespace(tokenizer=TextTokenizer(folder, 16), normalise=True),
     )
     protocol = Protocol(encoder, WIDTH, "tiny", Smaller(listed=(4,)), config)  # type: ignore[arg-type]
-    return application(protocol, _AtOnce(), config, Metrics(), 0)  # type: ignore[arg-type]
+    return application(protocol, _AtOnce(), Work(config.max_body_bytes), config, Metrics(), 0)  # type: ignore[arg-type]
 
 
 _LOOP = asyncio.new_event_loop()

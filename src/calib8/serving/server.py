@@ -71,14 +71,19 @@ def serving(
     from calib8.serving.batcher import Batcher
     from calib8.serving.metrics import Metrics
     from calib8.serving.protocol import Protocol, smaller_of
+    from calib8.serving.work import Work
 
     width = encoder.embed(["a"]).shape[1]  # the first run, and the proof that it is a token encoder
     protocol = Protocol(encoder, width, name, smaller_of(encoder.tokenizer.path.parent), config)
     metrics = Metrics()
-    with _listening(config) as listener, Batcher(encoder, config, metrics, progress) as batcher:
+    with (
+        _listening(config) as listener,
+        Batcher(encoder, config, metrics, progress) as batcher,
+        Work(config.max_body_bytes) as work,
+    ):
         batcher.warm_up()
         settings = uvicorn.Config(
-            application(protocol, batcher, config, metrics, created),
+            application(protocol, batcher, work, config, metrics, created),
             lifespan="off",
             ws="none",
             log_level="error",
