@@ -237,5 +237,5 @@ def test_without_the_extra(model: Path, calib8: Shell, monkeypatch: pytest.Monke
     monkeypatch.setattr("calib8.serving.server.find_spec", lambda name: None)
     code, _, said = calib8("serve", model)
     assert code == 2
-    assert "starlette, uvicorn, prometheus-client not installed" in said
+    assert "starlette, uvicorn, prometheus-client, httptools not installed" in said
     assert "pip install 'calib8[serve]'" in said
