@@ -46,7 +46,7 @@ def request(data: bytes, folder: Path) -> None:
     start, _, rest = data.partition(b"\n")
     key, _, body = rest.partition(b"\n")
     method, _, path = start.decode("latin-1").partition(" ")
-    status, answer = _LOOP.run_until_complete(_asked(_server(folder), method, path, key, body))
+    status, answer = LOOP.run_until_complete(_asked(application_in(folder), method, path, key, body))
     if status != 200:
         assert status in REFUSALS, (status, answer)
         if method != "HEAD":
@@ -105,7 +105,8 @@ class _AtOnce:
 
 
 @cache
-def _server(folder: Path) -> Starlette:
+def application_in(folder: Path) -> Starlette:
+    """The server, with the tokenizer that lies in ``folder``."""
     config, encoder = (
         Serve(api_key=KEY, max_inputs=64),
         SimpleNamespace(tokenizer=TextTokenizer(folder, 16), normalise=True),
@@ -114,4 +115,4 @@ def _server(folder: Path) -> Starlette:
     return application(protocol, _AtOnce(), Work(config.max_body_bytes), config, Metrics(), 0)  # type: ignore[arg-type]
 
 
-_LOOP = asyncio.new_event_loop()
+LOOP = asyncio.new_event_loop()
