@@ -29,7 +29,7 @@ from calib8.serving.work import Body, Work
 BODY_SECONDS = 30
 #: What web servers log for a client that did not wait; nobody receives it.
 CLIENT_GONE = 499
-#: Bytes of an answer that are given to the connection at a time; it waits before it takes more than one beyond its own.
+#: Bytes of an answer that are given to the connection at a time.
 PIECE = 65_536
 
 #: Raises ``Refused`` unless the request brings the key.
@@ -143,7 +143,9 @@ class _Answer(Response):
     media_type = "application/json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it. The last message waits, as every one does, until the connection has little left of those before."""
+        if len(self.body) <= PIECE:
+            return await super().__call__(scope, receive, send)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         body = memoryview(self.body)
         for start in range(0, len(body), PIECE):
