@@ -1,6 +1,7 @@
 """Clients that send what is no request, too much of it, or nothing, and clients that do not take their answer."""
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from served import Served, metric, served, until
 
 from calib8.data.text import TextTokenizer
-from calib8.serving import connection
+from calib8.serving import app, connection
 from calib8.serving.config import Serve
 from calib8.serving.connection import HEAD_BYTES, HEADERS, most_connections
 
@@ -156,6 +157,17 @@ def test_a_request_is_under_way_until_its_answer_is_taken(tokenizer_folder: Path
         while b'"usage"' not in taken[-100:]:
             taken += client.recv(65_536)
         until(lambda: metric(server, UNDER_WAY) == 0)
+
+
+def test_answers_that_are_not_taken_are_so_many_bytes(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "UNSENT", 300_000)
+    with served(tokenizer_folder) as server:
+        with not_read(server), posting(server, b"") as other:
+            status, headers, message = answer(other)
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert re.match(r"clients have not taken \d{6} bytes of answers yet\. Ask again in 1 s\.", message)
+        until(lambda: metric(server, UNDER_WAY) == 0)
+        assert len(server.openai().embeddings.create(model="tiny", input="a").data) == 1
 
 
 def test_an_answer_that_is_not_taken(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

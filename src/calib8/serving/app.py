@@ -31,6 +31,8 @@ BODY_SECONDS = 30
 CLIENT_GONE = 499
 #: Bytes of an answer that are given to the connection at a time.
 PIECE = 65_536
+#: Bytes of answers that clients have not taken yet, for which the next request is refused: one may be 30 MB.
+UNSENT = 2**28
 
 #: Raises ``Refused`` unless the request brings the key.
 Authorise: TypeAlias = Callable[[Request], None]
@@ -86,7 +88,7 @@ class _Embeddings:
     ) -> None:
         self._protocol, self._batcher, self._work = protocol, batcher, work
         self._config, self._metrics, self._authorise = config, metrics, authorise
-        self._under_way = 0
+        self._under_way = self._unsent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """From the head of a request to the end of its answer."""
@@ -94,7 +96,7 @@ class _Embeddings:
         self._authorise(request)
         with self._admitted():
             answer = await self._answered(request)
-            with suppress(asyncio.CancelledError):  # grace_seconds are over, and it is too late for another answer
+            with self._sending(answer), suppress(asyncio.CancelledError):  # grace_seconds are over, too late for a 503
                 await answer(scope, receive, send)
 
     async def _answered(self, request: Request) -> Response:
@@ -122,6 +124,8 @@ class _Embeddings:
     def _admitted(self) -> Iterator[None]:
         if self._under_way >= self._config.max_requests:
             raise busy(f"{self._under_way} requests are under way", self._batcher.retry_after())
+        if self._unsent > UNSENT:
+            raise busy(f"clients have not taken {self._unsent} bytes of answers yet", self._batcher.retry_after())
         self._under_way += 1
         self._metrics.under_way.set(self._under_way)
         try:
@@ -129,6 +133,14 @@ class _Embeddings:
         finally:
             self._under_way -= 1
             self._metrics.under_way.set(self._under_way)
+
+    @contextmanager
+    def _sending(self, answer: Response) -> Iterator[None]:
+        self._unsent += len(answer.body)
+        try:
+            yield
+        finally:
+            self._unsent -= len(answer.body)
 
     async def _body(self, request: Request, room: Body) -> bytes:
         try:
