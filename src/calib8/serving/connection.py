@@ -80,8 +80,9 @@ class Connection(HttpToolsProtocol):
         self._heard = True
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
             self._refuse(_head_too_large())
-        if self.cycle is None or self.cycle.response_complete:
-            self._within(None)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(Refused(400, "got a request before the one before was answered; expected one at a time."))
+        self._within(None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -97,10 +98,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is on its way, but for what the client has not taken; the next head may come."""
         super().on_response_complete()
-        if self.cycle.response_complete:
-            self._within(HEAD_SECONDS)
-        else:  # the next request came before this answer was taken
-            self._within(ANSWER_SECONDS if self.flow.write_paused else None)
+        self._within(HEAD_SECONDS)
 
     def pause_writing(self) -> None:
         """The client takes less than the server sends."""
@@ -124,11 +122,17 @@ class Connection(HttpToolsProtocol):
         raise why
 
     def _end(self, why: Refused) -> None:
-        """Tell the client, unless an answer is under way, which this would be taken for a part of; and close."""
+        """Tell the client and close. If it came behind a whole request, that is answered first, and this not told:
+        uvicorn would keep thousands of small requests that came at once, and forget the first if their client goes.
+        """
+        cycle = self.cycle
         if self.transport.is_closing():
             return
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.abort()
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            cycle.keep_alive = False
+            return
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.abort()  # the client would take it for a part of the answer
             return
         body = json.dumps(why.body()).encode()
         told = {"content-type": "application/json", "content-length": len(body), "connection": "close", **why.headers}
