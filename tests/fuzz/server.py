@@ -21,6 +21,7 @@ from calib8.serving.batcher import Job
 from calib8.serving.config import Serve
 from calib8.serving.metrics import Metrics
 from calib8.serving.protocol import Protocol, Smaller
+from calib8.serving.work import Work
 
 WIDTH, KEY = 8, "key"
 #: Refusals that a request may meet; 500 and 503 would be faults of the server.
@@ -45,7 +46,7 @@ def request(data: bytes, folder: Path) -> None:
     start, _, rest = data.partition(b"\n")
     key, _, body = rest.partition(b"\n")
     method, _, path = start.decode("latin-1").partition(" ")
-    status, answer = _LOOP.run_until_complete(_asked(_server(folder), method, path, key, body))
+    status, answer = LOOP.run_until_complete(_asked(application_in(folder), method, path, key, body))
     if status != 200:
         assert status in REFUSALS, (status, answer)
         if method != "HEAD":
@@ -88,7 +89,7 @@ async def _asked(server: Starlette, method: str, path: str, key: bytes, body: by
 class _AtOnce:
     """In the place of a ``Batcher``: every vector is there when it is asked for."""
 
-    at_work = True
+    trouble = None
 
     def submit(self, sequences: list[list[int]]) -> Job:
         job = Job(sequences)
@@ -104,13 +105,14 @@ class _AtOnce:
 
 
 @cache
-def _server(folder: Path) -> Starlette:
+def application_in(folder: Path) -> Starlette:
+    """The server, with the tokenizer that lies in ``folder``."""
     config, encoder = (
         Serve(api_key=KEY, max_inputs=64),
         SimpleNamespace(tokenizer=TextTokenizer(folder, 16), normalise=True),
     )
     protocol = Protocol(encoder, WIDTH, "tiny", Smaller(listed=(4,)), config)  # type: ignore[arg-type]
-    return application(protocol, _AtOnce(), config, Metrics(), 0)  # type: ignore[arg-type]
+    return application(protocol, _AtOnce(), Work(config.max_body_bytes), config, Metrics(), 0)  # type: ignore[arg-type]
 
 
-_LOOP = asyncio.new_event_loop()
+LOOP = asyncio.new_event_loop()

@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import connection
 import numpy as np
 import onnx_ir as ir
+import server
 from campaign import Target
 from mutations import of_json, of_lines, of_npy, of_npz, of_onnx
-from server import request
-from server import seeds as request_seeds
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokens import put_tokenizer, word_tokenizer
 
@@ -415,5 +415,6 @@ TARGETS = (
            _pooling_settings, of_json),
     Target("plan-log", _bytes(LAYERS.encode()), _layers, of_lines, 50),
     Target("options", _bytes(b"pids:1x1:8x64:64x384", b"tsm75+sm86,sm120", b"v10.16.0", b"v8601"), _words),
-    Target("server-request", request_seeds, request, of_lines),
+    Target("server-request", server.seeds, server.request, of_lines),
+    Target("server-connection", connection.seeds, connection.connection, of_lines),
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,3 +96,18 @@ def served(folder: Path, config: Serve | None = None, notes: Any = None, positio
                 assert not thread.is_alive()
                 for client in found.clients.values():
                     client.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen within 20 s"
+        time.sleep(0.01)
+
+
+def metric(server: Served, name: str) -> float:
+    """The value of a metric that the server tells, 0 if it has none."""
+    with server.http() as client:
+        lines = client.get("/metrics").text.splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)

@@ -6,33 +6,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import openai
 import pytest
-from served import Served, served
+from served import Served, metric, served, until
 from shell import Shell
 
 from calib8.api import save
+from calib8.cli.serve import _key
+from calib8.progress import Quiet
+from calib8.serving.batcher import FAILURES, Batcher
 from calib8.serving.config import Serve
+from calib8.serving.metrics import Metrics
+from calib8.serving.refused import Refused
 from calib8.testing import tiny_encoder
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen within 20 s"
-        time.sleep(0.01)
-
-
-def metric(server: Served, name: str) -> float:
-    with server.http() as client:
-        lines = client.get("/metrics").text.splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
 
 
 def ask(server: Served, text: str) -> list[float]:
@@ -130,15 +120,56 @@ def _refuses(port: int) -> bool:
     return False
 
 
-def test_a_run_that_fails_is_one_request_s_problem(tokenizer_folder: Path, notes) -> None:
-    with served(tokenizer_folder, notes=notes) as server:
+def test_a_run_that_fails_is_one_request_s_problem(tokenizer_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with served(tokenizer_folder) as server:
         compute = server.runtime._runtime.run
         server.runtime._runtime.run = lambda arrays: 1 / 0
         with pytest.raises(openai.InternalServerError, match="the server failed on this request; its log says why"):
             ask(server, "a")
         server.runtime._runtime.run = compute
         assert len(ask(server, "a")) == 8
-    assert notes.messages == ["a batch of 1 failed: ZeroDivisionError: division by zero"]
+    assert [record.message for record in caplog.records if record.name == "calib8.serving"] == [
+        "a batch of 1 failed: ZeroDivisionError: division by zero"
+    ]
+
+
+def test_a_server_whose_runs_fail_is_not_healthy_until_one_succeeds(tokenizer_folder: Path) -> None:
+    with served(tokenizer_folder) as server, server.http() as client:
+        compute = server.runtime._runtime.run
+        server.runtime._runtime.run = lambda arrays: 1 / 0
+        for number in range(FAILURES):
+            assert client.get("/health").status_code == 200, number
+            with pytest.raises(openai.InternalServerError):
+                ask(server, "a")
+        answer = client.get("/health")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            503,
+            "the last 5 runs failed; the log says why.",
+        )
+        server.runtime._runtime.run = compute
+        assert len(ask(server, "a")) == 8
+        assert client.get("/health").status_code == 200
+
+
+def test_whatever_fails_in_a_run_is_answered_and_leaves_the_worker_alive(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence without tokens, which no request brings: dividing by their number failed outside the net."""
+    with served(tokenizer_folder) as server:
+        zeros = np.zeros((1, 8), np.float32)
+        monkeypatch.setattr(server.encoder, "embed_batch", lambda tokens, length: zeros)
+        with Batcher(server.encoder, Serve(port=0), Metrics(), Quiet()) as batcher:
+            with pytest.raises(Refused, match="the server failed on this request"):
+                batcher.submit([[]]).vectors.result(20)
+            assert batcher.trouble is None
+            assert batcher.submit([[4]]).vectors.result(20).shape == (1, 8)
+
+
+def test_failures_are_told_however_quiet_the_server_is() -> None:
+    """Without a handler of the application's own, Python writes the log's errors to stderr; ``-q`` does not stop it."""
+    code = "from calib8.serving.batcher import log; log.error('a batch of %d failed: %s', 1, 'X')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert said == "a batch of 1 failed: X\n"
 
 
 @pytest.fixture
@@ -186,14 +217,23 @@ def test_an_empty_key_is_no_key(model: Path, calib8: Shell, monkeypatch: pytest.
     key.write_text(" \n")
     code, _, said = calib8("serve", model, "--api-key-file", key)
     assert (code, "holds no key; expected one line of text" in said) == (2, True)
-    monkeypatch.setenv("CALIB8_API_KEY", "")
-    code, _, said = calib8("serve", model)
-    assert (code, "api_key" in said) == (2, True)
+    for nothing in ("", " \n"):
+        monkeypatch.setenv("CALIB8_API_KEY", nothing)
+        code, _, said = calib8("serve", model)
+        assert (code, "api_key" in said) == (2, True)
+
+
+def test_a_key_has_no_space_around_it_wherever_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("sesame\n")
+    monkeypatch.setenv("CALIB8_API_KEY", " sesame\n")
+    for key in (_key(tmp_path / "key"), _key(None)):
+        assert key is not None
+        assert key.get_secret_value() == "sesame"
 
 
 def test_without_the_extra(model: Path, calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calib8.serving.server.find_spec", lambda name: None)
     code, _, said = calib8("serve", model)
     assert code == 2
-    assert "starlette, uvicorn, prometheus-client not installed" in said
+    assert "starlette, uvicorn, prometheus-client, httptools not installed" in said
     assert "pip install 'calib8[serve]'" in said

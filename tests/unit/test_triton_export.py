@@ -259,6 +259,16 @@ def test_pooling_by_hand(
     np.testing.assert_allclose(got["embedding"], [expected], rtol=1e-6)
 
 
+def test_a_text_without_tokens_is_zeros(model: Path, tmp_path: Path) -> None:
+    """A tokenizer without special tokens makes none of a blank text. The vectors of the others are what they were."""
+    made = calib8.export_triton(model, tmp_path / "repository")
+    hidden = np.full((2, 3, 8), np.nan, np.float32)  # what a model makes of nothing may be anything
+    hidden[1, :2] = 1
+    mask = np.array([[0, 0, 0], [1, 0, 0]], np.int64)
+    (got,) = Step(made.folder / "tiny_pooling")({"hidden": hidden[:, :2], "attention_mask": mask[:, :2]})
+    np.testing.assert_allclose(got["embedding"], [[0] * 8, [8**-0.5] * 8], rtol=1e-6)
+
+
 def test_an_engine_with_its_profiles(engine: Callable[..., Path], tmp_path: Path) -> None:
     small, large = pair("1x1", "1x16", "1x64"), pair("1x1", "8x64", "32x256")
     made = calib8.export_triton(engine(*small, *large), tmp_path / "repository")

@@ -71,7 +71,7 @@ def serve(
 def _key(path: Path | None) -> SecretStr | None:
     """The key in the file, or in the environment; None if there is neither."""
     if path is None:
-        return SecretStr(os.environ[KEY]) if KEY in os.environ else None
+        return SecretStr(os.environ[KEY].strip()) if KEY in os.environ else None
     try:
         key = require_file(path, "API key file").read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:

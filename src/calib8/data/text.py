@@ -105,7 +105,12 @@ class TextTokenizer:
         return tokens
 
     def encoded(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
-        """``tokens``, and how many sentences were cut. Other threads run meanwhile.
+        """``tokens``, and how many sentences were cut. Other threads run meanwhile. Raises as ``encoded_rows`` does."""
+        tokens, cut = self.encoded_rows(sentences)
+        return tokens, len(cut)
+
+    def encoded_rows(self, sentences: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """``tokens``, and the numbers of the sentences that were cut.
 
         Raises ``ModelError`` where the tokenizer lacks what it refers to, ``DataError`` for half a surrogate pair.
         """
@@ -116,7 +121,8 @@ class TextTokenizer:
             raise DataError(f"{broken!r:.80} holds half of a surrogate pair, which no UTF-8 text does. Mend the text.")
         with _usable(self.path):
             encodings = self._tokenizer.encode_batch_fast(texts)  # without the offsets, which nobody reads
-        return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)
+        cut = [row for row, encoding in enumerate(encodings) if encoding.overflowing]
+        return [encoding.ids for encoding in encodings], cut
 
     def note_cut(self, cut: int, count: int, progress: Progress) -> None:
         """Say that ``cut`` of ``count`` sentences were cut, if any were."""

@@ -6,6 +6,7 @@ computed at once, and under load batches are full.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -31,6 +32,11 @@ from calib8.serving.shapes import Shapes
 SEEN = 8
 #: How much the last batch counts in the estimate of the speed, and the longest wait that is told to a client.
 NEWEST, LONGEST_RETRY = 0.1, 60
+#: Runs that fail in a row until the server counts as broken. Three could be one client that tries one request again.
+FAILURES = 5
+
+#: Failures are for whoever runs the server, however quiet it is: Python writes them to stderr unless told otherwise.
+log = logging.getLogger("calib8.serving")
 
 
 class Job:
@@ -74,6 +80,7 @@ class Batcher:
         self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # the oldest first; any may leave
         self._tokens = 0
         self._seconds_per_token = 0.0
+        self._failures = 0  # in a row
         self._closing = False
         self._changed = threading.Condition()
         self._workers = [
@@ -106,9 +113,13 @@ class Batcher:
         return job
 
     @property
-    def at_work(self) -> bool:
-        """Is every worker there?"""
-        return all(worker.is_alive() for worker in self._workers)
+    def trouble(self) -> str | None:
+        """Why nothing can be computed; None if it can."""
+        if not all(worker.is_alive() for worker in self._workers):
+            return "a worker ended, which is a bug in calib8: restart the server."
+        if self._failures >= FAILURES:
+            return f"the last {self._failures} runs failed; the log says why."
+        return None
 
     def retry_after(self) -> int:
         """Seconds until what waits now should be done: 1 to ``LONGEST_RETRY``."""
@@ -171,25 +182,33 @@ class Batcher:
                 return
 
     def _run(self, batch: list[_Waiting]) -> None:
-        sequences = [item.tokens for item in batch]
+        try:
+            vectors, seconds_per_token = self._computed([item.tokens for item in batch])
+            with self._changed:
+                self._failures = 0
+                weight = NEWEST if self._seconds_per_token else 1
+                self._seconds_per_token += weight * (seconds_per_token - self._seconds_per_token)
+                for item, vector in zip(batch, vectors, strict=True):
+                    item.job.put(item.row, vector)
+        except Exception as error:  # whatever it is, these requests get an answer and the next ones a worker
+            self._failed(batch, error)
+
+    def _failed(self, batch: list[_Waiting], error: Exception) -> None:
+        log.error("a batch of %d failed: %s: %s", len(batch), type(error).__name__, error)
+        with self._changed:
+            self._failures += 1
+            for job in {item.job for item in batch}:
+                self._drop(job)
+                job.fail(failed())
+
+    def _computed(self, sequences: list[Sequence[int]]) -> tuple[Embeddings, float]:
+        """A vector for each of ``sequences``, and the seconds that a token took."""
         length = self._shapes.padded(max(map(len, sequences)))
         start = time.perf_counter()
-        try:
-            vectors = self._encoder.embed_batch(sequences, length)
-        except Exception as error:  # whatever it is, these requests get an answer and the next ones a worker
-            self._progress.note(f"a batch of {len(batch)} failed: {type(error).__name__}: {error}")
-            with self._changed:
-                for job in {item.job for item in batch}:
-                    self._drop(job)
-                    job.fail(failed())
-            return
+        vectors = self._encoder.embed_batch(sequences, length)
         seconds, tokens = time.perf_counter() - start, sum(map(len, sequences))
-        self._metrics.ran(len(batch), tokens, len(batch) * length, seconds)
-        with self._changed:
-            weight = NEWEST if self._seconds_per_token else 1
-            self._seconds_per_token += weight * (seconds / tokens - self._seconds_per_token)
-            for item, vector in zip(batch, vectors, strict=True):
-                item.job.put(item.row, vector)
+        self._metrics.ran(len(sequences), tokens, len(sequences) * length, seconds)
+        return vectors, seconds / tokens
 
     def __enter__(self) -> Batcher:
         for worker in self._workers:

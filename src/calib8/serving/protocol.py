@@ -6,13 +6,13 @@ https://platform.openai.com/docs/api-reference/embeddings
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from pydantic_core import to_json
 
 from calib8.data.text import read_settings
@@ -21,14 +21,25 @@ from calib8.models.sentence import Embeddings, SentenceEncoder, unit_rows
 from calib8.serving.config import Serve
 from calib8.serving.refused import Refused
 
+#: Characters of texts that are tokenised together: then the tokenizer's threads are free again for small requests, and
+#: the next piece is left out where this one says already that the request is refused.
+PIECE = 65_536
+
+T = TypeVar("T")
+#: Refused at the first wrong element: pydantic would keep an error for each, gigabytes for a body full of them.
+Each: TypeAlias = Annotated[list[T], Field(fail_fast=True)]
+
 
 class Asked(BaseModel):
-    """The body of a request. ``user`` is accepted for compatibility and not used."""
+    """The body of a request. ``user`` is accepted for compatibility and not used.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    Other fields are refused by ``Protocol.read``: pydantic would keep an error for each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Each[str] | Each[int] | Each[Each[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: PositiveInt | None = None
     user: str | None = None
@@ -81,13 +92,12 @@ class Protocol:
             asked = Asked.model_validate_json(body)
         except ValidationError as error:
             raise _malformed(error) from None
+        if asked.model_extra:
+            unknown = next(iter(asked.model_extra))
+            raise Refused(400, f"{unknown}: Extra inputs are not permitted.", param=unknown)
         self.require_name(asked.model)
         self._check_dimensions(asked.dimensions)
-        sequences = self._sequences(asked.input)
-        tokens = sum(map(len, sequences))
-        if tokens > self._config.max_tokens:
-            raise _input(f"got {tokens} tokens, expected at most {self._config.max_tokens} in one request.")
-        return asked, sequences
+        return asked, self._sequences(asked.input)
 
     def require_name(self, name: str) -> None:
         """Raises ``Refused`` (404) for another model's name."""
@@ -130,14 +140,27 @@ class Protocol:
         return self._tokenised(inputs) if isinstance(inputs[0], str) else self._checked(inputs)
 
     def _tokenised(self, texts: list[str]) -> list[list[int]]:
-        tokens, cut = self._tokenizer.encoded(texts)
-        if cut and not self._config.truncate:
-            first = next(row for row, text in enumerate(texts) if self._tokenizer.encoded([text])[1])
-            raise self._too_long(first)
-        return tokens
+        """The tokens of each text. Whatever refuses the request ends the work."""
+        sequences: list[list[int]] = []
+        for piece in _pieces(texts):
+            tokens, cut = self._tokenizer.encoded_rows(piece)
+            if cut and not self._config.truncate:
+                raise self._too_long(len(sequences) + cut[0])
+            if not all(tokens):
+                row = len(sequences) + next(row for row, one in enumerate(tokens) if not one)
+                raise _input(f"input {row} is no token to this model's tokenizer; expected at least one each.")
+            sequences += tokens
+            self._require_few(sequences)
+        return sequences
+
+    def _require_few(self, sequences: list[list[int]]) -> None:
+        tokens, most = sum(map(len, sequences)), self._config.max_tokens
+        if tokens > most:
+            raise _input(f"got {tokens} tokens in {len(sequences)} inputs, expected at most {most} in one request.")
 
     def _checked(self, lists: list[list[int]]) -> list[list[int]]:
         """Token lists are taken as they are, special tokens included."""
+        self._require_few(lists)
         vocabulary = self._tokenizer.vocabulary
         for row, tokens in enumerate(lists):
             if len(tokens) > self._tokenizer.max_length:
@@ -156,6 +179,20 @@ class Protocol:
             code="context_length_exceeded",
             param="input",
         )
+
+
+def _pieces(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in order, a few at a time: as many as begin within ``PIECE`` characters."""
+    piece: list[str] = []
+    characters = 0
+    for text in texts:
+        piece.append(text)
+        characters += len(text)
+        if characters >= PIECE:
+            yield piece
+            piece, characters = [], 0
+    if piece:
+        yield piece
 
 
 def _base64(vector: Embeddings) -> str:

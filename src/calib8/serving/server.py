@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "::1")
 #: Connections that the system keeps until they are accepted.
 BACKLOG = 2048
-PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
+PACKAGES = {
+    "starlette": "starlette", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client", "httptools": "httptools"
+}  # fmt: skip
 
 
 def serve(
@@ -69,16 +71,27 @@ def serving(
 
     from calib8.serving.app import application
     from calib8.serving.batcher import Batcher
+    from calib8.serving.connection import Connection, most_connections
     from calib8.serving.metrics import Metrics
     from calib8.serving.protocol import Protocol, smaller_of
+    from calib8.serving.work import Work
 
     width = encoder.embed(["a"]).shape[1]  # the first run, and the proof that it is a token encoder
     protocol = Protocol(encoder, width, name, smaller_of(encoder.tokenizer.path.parent), config)
     metrics = Metrics()
-    with _listening(config) as listener, Batcher(encoder, config, metrics, progress) as batcher:
+    connections = most_connections(config.max_requests)
+    if connections < config.max_requests:
+        progress.note(f"at most {connections} connections, for as many files may be open: raise it with ulimit -n")
+    with (
+        _listening(config) as listener,
+        Batcher(encoder, config, metrics, progress) as batcher,
+        Work(config.max_body_bytes) as work,
+    ):
         batcher.warm_up()
         settings = uvicorn.Config(
-            application(protocol, batcher, config, metrics, created),
+            application(protocol, batcher, work, config, metrics, created),
+            http=Connection,
+            limit_concurrency=connections,
             lifespan="off",
             ws="none",
             log_level="error",

@@ -11,7 +11,10 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """``hidden`` [batch, length, width], ``attention_mask`` [batch, length] -> ``embedding`` float32 [batch, width]."""
+    """``hidden`` [batch, length, width], ``attention_mask`` [batch, length] -> ``embedding`` float32 [batch, width].
+
+    The mean of no tokens is zeros, as in sentence-transformers: an error would refuse the whole request for one text.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the parameters."""
@@ -31,7 +34,8 @@ class TritonPythonModel:
         mask = pb_utils.get_input_tensor_by_name(request, "attention_mask").as_numpy().astype(np.float32)
         pooled = hidden[:, 0]
         if self.mean:
-            pooled = np.einsum("bsw,bs->bw", hidden, mask) / mask.sum(axis=1, keepdims=True)
+            total, tokens = np.einsum("bsw,bs->bw", hidden, mask), mask.sum(axis=1, keepdims=True)
+            pooled = np.divide(total, tokens, out=np.zeros_like(total), where=tokens > 0)
         if self.normalise:
             pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(pooled, np.float32)
