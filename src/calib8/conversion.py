@@ -178,8 +178,8 @@ class _Job:
         )
         if self.config.budget is not None:  # part of the data is held back from the ranges
             origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
-        self._copy_sentence_files()
         if (known := self._last_run(origin)) is not None:
+            self._copy_sentence_files()
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             discard(within(self.output))
             return known
@@ -203,11 +203,12 @@ class _Job:
         cache = cache_of(found.ranges.amax(), algorithm=algorithm)
         save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
+        self._copy_sentence_files()
         save(int8, self.int8_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8
 
     def _copy_sentence_files(self) -> None:
-        """In every run: the model may be that of the last one, and they others."""
+        """In a run that reuses the model, too: they may be others than in the last one."""
         if self.folder.resolve() == self.output.resolve():
             return
         for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
