@@ -109,23 +109,22 @@ def calibrate(  # noqa: PLR0913
     from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
     from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
-    from calib8.unfinished import beside, unfinished_work
+    from calib8.unfinished import beside, discard, unfinished_work
 
     if cluster is not None and isinstance(data, (str, Path)):
-        data = Path(data).resolve()  # workers are in another folder
+        data = Path(data).absolute()  # workers are in another folder
     config, progress, source = Calibrate.of(config), progress or Quiet(), open_source(data)
     path = Path(output) if output is not None else None
     version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
     require_separate([output, cache, record_path(Path(cache)) if cache is not None else None], _named(model, data))
     if cluster is None and isinstance(model, (str, Path)):
         model = load(model)
-    if isinstance(model, (str, Path)):
-        known = source_sha256(Path(model)) if Path(model).is_file() else ""
-    else:
-        known = model.metadata_props.get(SOURCE_SHA256, "")
+    known = source_sha256(model) if isinstance(model, (str, Path)) else model.metadata_props.get(SOURCE_SHA256, "")
     origin = run.origin_of(known, source.fingerprint(), config)
     ranges = run.reusable(path, origin, progress) if known else None
-    if ranges is None:
+    if ranges is not None and path is not None:
+        discard(beside(path))
+    elif ranges is None:
         with unfinished_work(beside(path) if path is not None else None) as unfinished:
             ranges = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
             if path is not None:

@@ -44,7 +44,7 @@ from calib8.runtime.cpu import open_cpu
 from calib8.search.budget import BUDGET_PROBED, quantise_within
 from calib8.search.probe import probe_of
 from calib8.search.quantise import PROBED, Case, quantise_guarded, rows_to_sample
-from calib8.unfinished import unfinished_work
+from calib8.unfinished import discard, unfinished_work, within
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
@@ -181,8 +181,9 @@ class _Job:
         self._copy_sentence_files()
         if (known := self._last_run(origin)) is not None:
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
+            discard(within(self.output))
             return known
-        with unfinished_work(self.output / "unfinished") as unfinished:
+        with unfinished_work(within(self.output)) as unfinished:
             return self._quantized(reference, data, origin, unfinished)
 
     def _quantized(

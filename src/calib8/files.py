@@ -60,19 +60,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Folders that earlier processes left when they were killed go, too. Raises ``SetupError`` as ``atomic`` does.
     """
     path = Path(path)
+    try:
+        with temporary_folder(path) as temporary:
+            yield temporary
+            with _set_aside(path):
+                temporary.replace(path)
+        sweep(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` that is gone afterwards, for files that are moved from there; ``sweep`` knows it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         temporary.mkdir(parents=True)
         with flock(temporary):
             yield temporary
-            with _set_aside(path):
-                temporary.replace(path)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
-            with contextlib.suppress(OSError), flock(left, wait=False) as held:
-                if held:
-                    shutil.rmtree(left)
-    except OSError as error:
-        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,10 +99,14 @@ def _set_aside(folder: Path) -> Iterator[None]:
 
 
 def sweep(path: Path) -> None:
-    """Remove the temporaries of ``path`` whose writer was killed: ``atomic`` holds those that are being written."""
+    """Remove the temporaries of ``path`` whose writer was killed; those that are being written are held."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
         with contextlib.suppress(OSError), flock(temporary, wait=False) as held:
-            if held:
+            if not held:
+                continue
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
                 temporary.unlink()
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from calib8.data.batching import Dataset, by_token_budget
 from calib8.data.inputs import InputSpec, input_specs, named_dimensions
+from calib8.data.rooms import Room
 from calib8.data.sources import Batches
 from calib8.errors import DataError
 from calib8.graph.dataset import dataset_for
@@ -21,6 +22,25 @@ def test_token_budget_yields_every_row_once(lengths: list[int], budget: int, mos
         longest = max(lengths[row] for row in group)
         assert len(group) == 1 or len(group) * longest <= budget
         assert len(group) <= most + longest
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_batch_is_had_by_its_number_at_no_others_cost(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
+    if masked:
+        data = Dataset(Batches([token_feeds(*[3, 9] * 200, seed=seed) for seed in (0, 1)]), ENCODER)
+    else:
+        data = Dataset(Batches([{"x": np.arange(80, dtype=np.float32).reshape(20, 4)}] * 2), input_specs(tiny_mlp()))
+    every = list(data.batches())
+    cuts: list[object] = []
+    monkeypatch.setattr("calib8.data.batching._most_rows", lambda *asked: cuts.append(asked) or 9)
+    for number, group in reversed(list(enumerate(data.groups()))):
+        rows, arrays = data.batch(group)
+        assert rows.tolist() == every[number][0].tolist()
+        assert all(np.array_equal(array, every[number][1][name]) for name, array in arrays.items())
+    assert data.groups() is data.groups()
+    assert not cuts  # the batches were cut once, when they were first asked for
+    assert len(data.groups((Room(rows=(1, 1)),))) > len(every)  # for another runtime they are cut again
+    assert cuts
 
 
 def test_token_budget_sorts_by_length_first() -> None:

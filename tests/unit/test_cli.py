@@ -120,6 +120,12 @@ def test_embed_ignores_nothing_that_is_for_ray(
     assert message in " ".join(told.split())
 
 
+def test_calibrate_ignores_nothing_that_is_for_ray(calib8: Shell, tmp_path: Path) -> None:
+    code, out, told = calib8("calibrate", "m.onnx", "--data", "d", "--ray-cpus", 4, "-o", tmp_path / "ranges.json")
+    assert (code, out) == (2, "")
+    assert "--ray-cpus goes with --ray, which was not given" in " ".join(told.split())
+
+
 def test_embed_reads_standard_input(calib8: Shell, int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

@@ -76,3 +76,6 @@ def test_a_file_that_lost_rows_is_noticed(tmp_path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="corpus not found"):
         parts([tmp_path / "a.txt"], 1, "text")
+    for suffix in ("txt", "jsonl", "parquet"):  # as on a node without that folder
+        with pytest.raises(InputError, match=f"corpus not found: expected a file at .*a.{suffix}, found nothing"):
+            read(Part(str(tmp_path / f"a.{suffix}"), 0, 1, 0), "text")

@@ -1,6 +1,9 @@
 import errno
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,34 @@ def test_an_interrupted_save_leaves_the_old_model_with_its_weights(tmp_path: Pat
         io.save(scaled(5), path)
     assert len(os.listdir(tmp_path)) == 2
     assert_models_equal(tiny_mlp(), ir.load(path), X, atol=0)
+
+
+KILLED = """
+import os, signal, sys
+import onnx_ir as ir
+from calib8.graph import io
+from calib8.testing import tiny_mlp
+
+write = ir.save
+
+def killed(*arguments, **options):
+    write(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+ir.save, io.SINGLE_FILE_LIMIT = killed, int(sys.argv[2])
+io.save(tiny_mlp(), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 10**6], ids=["weights beside", "one file"])
+def test_what_a_killed_save_left_goes_with_the_next(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "a.onnx"
+    (tmp_path / f".other.onnx.{'0' * 16}.part").touch()
+    command = [sys.executable, "-c", KILLED, str(path), str(limit)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) > 1
+    io.save(tiny_mlp(), path)
+    assert sorted(os.listdir(tmp_path)) == [f".other.onnx.{'0' * 16}.part", "a.onnx"]
 
 
 def test_weights_of_the_model_before_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from shell import Shell
 from stops import Stopped, StopsAt
 
 import calib8
-from calib8.calibration import checkpoint, over_ray
+from calib8.calibration import checkpoint, over_ray, run
+from calib8.cluster import spread
 from calib8.cluster.session import ENVIRONMENT
+from calib8.data.batching import Dataset
+from calib8.data.sources import Batches
 from calib8.errors import DataError, InputError, SetupError
+from calib8.graph.io import source_sha256
 from calib8.models import embed_corpus
 from calib8.runtime import cpu
-from calib8.runtime.choice import CpuChoice
+from calib8.runtime.choice import CpuChoice, versions
 from calib8.testing import tiny_encoder
 
 pytestmark = [
@@ -46,7 +51,8 @@ def cluster() -> Iterator[None]:
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False)
+    options = {"num_cpus": 2, "object_store_memory": 80_000_000}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, **options)  # not one that runs here already
     yield
     ray.shutdown()
     signal.signal(signal.SIGTERM, handler)
@@ -120,6 +126,17 @@ def test_ranges_are_those_of_one_machine_even_if_a_worker_is_killed(
     assert ("calibrate", 2000, 2000) in notes.steps[-6:]
 
 
+def test_a_share_costs_its_own_batches_only(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = Batches(data()), list[int]()
+    origin = run.origin_of(source_sha256(model), source.fingerprint(), calib8.Calibrate())
+    worker = over_ray.Observation(model, source, calib8.Calibrate(), origin, 1)
+    batch = Dataset.batch
+    monkeypatch.setattr(Dataset, "batch", lambda own, group: read.append(len(group.rows)) or batch(own, group))
+    monkeypatch.setattr("calib8.data.batching.by_token_budget", lambda *_: pytest.fail("the data were cut again"))
+    assert worker({"batches": [35, 36, 37]})
+    assert len(read) == 3
+
+
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(("first", "then"), [(RAY, None), (None, RAY), (RAY, RAY)])
 def test_a_stopped_calibration_goes_on_with_or_without_ray(
@@ -152,6 +169,33 @@ def test_every_row_is_embedded_once_even_if_a_worker_is_killed(
     np.testing.assert_allclose(vectors(tmp_path / "out"), calib8.embed(model, texts), atol=1e-6)
     assert str(found.schema.field("embedding").type) == "fixed_size_list<element: float>[8]"
     assert notes.steps[-1] == ("embed", ROWS, ROWS)
+
+
+def linked(blob: Path, name: str) -> Path:
+    """A link called ``name``, as in the Hugging Face cache, to a file moved where nothing lies beside it."""
+    moved, link = blob.parent / "blobs" / name.encode().hex(), blob.parent / "snapshot" / name
+    for folder in (moved.parent, link.parent):
+        folder.mkdir(exist_ok=True)
+    blob.rename(moved)
+    link.symlink_to(moved)
+    return link
+
+
+@pytest.mark.usefixtures("cluster")
+def test_links_are_followed_only_to_be_read(
+    model: Path, corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link's name has the suffix, and beside it are tokenizer, external data and the files of other inputs."""
+    expected = calib8.calibrate(model, data())
+    ir.save(tiny_encoder(), model, external_data="model.data", size_threshold_bytes=0)
+    for name in ("model.data", "tokenizer.json"):
+        linked(model.with_name(name), name)
+    model = linked(model, "model.onnx")
+    texts = linked(corpus[0], "a.parquet")
+    monkeypatch.chdir(model.parent)  # workers are in another folder
+    [part] = calib8.embed_corpus(model.name, [texts], tmp_path / "out")
+    assert part.exists()
+    assert calib8.calibrate(model.name, data(), cluster=RAY).tensors == expected.tensors
 
 
 @pytest.mark.usefixtures("cluster")
@@ -201,6 +245,24 @@ def test_parts_of_an_unknown_arithmetic_are_left_alone(tmp_path: Path, damage: o
     (tmp_path / "_embeddings.json").write_text(json.dumps({**made_by, "cpu": damage}))
     with pytest.raises(InputError, match="of another origin, told by cpu"):
         embed_corpus._continue(tmp_path, made_by, CpuChoice(runtime="onnxruntime", unsigned=False, streams=1))
+
+
+def test_embeddings_of_other_versions_are_not_mixed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = calib8.Corpus()
+    made_by = embed_corpus._made_by(model, model.parent, config)
+    assert made_by["packages"]["onnxruntime"] == version("onnxruntime")
+    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
+    embed_corpus._continue(tmp_path, made_by, choice)
+    monkeypatch.setattr(embed_corpus, "versions", lambda: {**versions(), "onnxruntime": "0.0.1"})
+    with pytest.raises(InputError, match="of another origin, told by packages"):
+        embed_corpus._continue(tmp_path, embed_corpus._made_by(model, model.parent, config), choice)
+    with pytest.raises(
+        SetupError,
+        match="differs from this machine in packages, .* Give all machines the same files and",
+    ):
+        embed_corpus.Embedder(model, model.parent, config, made_by, choice, 1)
 
 
 def test_a_worker_without_the_units_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +316,26 @@ def test_what_is_wrong_in_a_worker_is_told_here(model: Path, tmp_path: Path, mon
         calib8.embed_corpus(model, [tmp_path / "a.jsonl"], tmp_path / "out")
 
 
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/mnt/a"),
+            "on .*, could not read or write .*denied: '/mnt/a'.*check",
+        ),
+        (MemoryError("512 MiB"), r"on .*, ran out of memory \(512 MiB\). Give workers less to do at a time"),
+    ],
+)
+def test_what_a_workers_machine_lacks_is_no_bug(failure: Exception, message: str) -> None:
+    class Failing:
+        def __call__(self, item: Any) -> bytes:
+            raise failure
+
+    with pytest.raises(SetupError, match=message):
+        list(spread.spread(RAY, Failing, [{}]))
+
+
 def test_a_row_without_a_text_is_told_before_the_first_part(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
     with pytest.raises(DataError, match="'text' of the line .* is None, expected a text"):
@@ -300,8 +382,30 @@ def test_a_worker_that_finds_another_model_says_so(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_without_room_for_a_worker_is_refused(model: Path) -> None:
-    with pytest.raises(SetupError, match="a worker needs 64 CPUs; the Ray cluster has 2 CPUs"):
+    with pytest.raises(
+        SetupError, match="a worker needs 64 CPUs of one node; the nodes .* have 2 CPUs and 0 GPUs. Give"
+    ):
         calib8.calibrate(model, data(), cluster=calib8.Ray(cpus=64))
+
+
+def test_a_worker_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]:
+        resources = {name: number for name, number in (("CPU", cpus), ("GPU", gpus)) if number}
+        return {"Alive": alive, "Resources": resources if alive else {}}
+
+    nodes = [node(3), node(5), node(0, 4), node(4, 1), node(64, 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert [spread._places(calib8.Ray(cpus=cpus), False) for cpus in (1, 2, 3, 4, 5)] == [12, 5, 3, 2, 1]
+    assert spread._places(calib8.Ray(cpus=2), True) == 1  # a GPU, and CPUs beside it
+    with pytest.raises(SetupError, match="a worker needs 6 CPUs of one node; .* 3 CPUs and 0 GPUs, 5 CPUs and 0 GPUs"):
+        spread._places(calib8.Ray(cpus=6), False)  # though there are 12
+    with pytest.raises(SetupError, match="a worker needs 5 CPUs and a GPU of one node"):
+        spread._places(calib8.Ray(cpus=5), True)
+    nodes *= 4
+    with pytest.raises(SetupError, match="4 CPUs and 1 GPUs and 8 more. Give workers fewer CPUs, or add larger nodes"):
+        spread._places(calib8.Ray(cpus=6), False)
 
 
 def test_without_ray_it_says_what_to_install(model: Path, corpus: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """Work that was stopped, by an exception or by SIGKILL, goes on and comes to the same result, to the bit."""
 
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from stops import Stopped, StopsAt
 
 import calib8
+from calib8 import api
 from calib8.calibration import checkpoint as module
 from calib8.calibration import state
 from calib8.calibration.checkpoint import Checkpoint
@@ -21,14 +25,14 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
-from calib8.errors import SetupError
+from calib8.errors import InputError, SetupError
 from calib8.graph.io import save
 from calib8.passes.prepare import prepare
 from calib8.planning import apply
 from calib8.planning.solve import solve
 from calib8.progress import Quiet
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
-from calib8.unfinished import unfinished_step, unfinished_work
+from calib8.unfinished import beside, unfinished_step, unfinished_work, within
 
 
 def tokens(model: ir.Model) -> Dataset:
@@ -127,6 +131,84 @@ def test_work_that_kept_nothing_leaves_no_folder(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+DAMAGES = [lambda content: b"", lambda content: content[:-100], lambda content: b"\0" * len(content),
+           lambda content: content[: len(content) // 2] + b"\1\2\3\4" + content[len(content) // 2 + 4 :]]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=["empty", "cut", "zero", "changed"])
+def test_a_part_that_cannot_be_read_is_done_again(
+    case: tuple[ir.Model, Dataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    notes,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    """As a loss of power leaves it: the name is there, the content is not."""
+    model, data = case
+    monkeypatch.setattr(module, "INTERVAL", -1.0)
+    whole = collect(model, data, Quiet(), sample=20, histograms=True)
+    sizes = [len(rows) for rows, _ in data.batches()]
+    with pytest.raises(Stopped):
+        collect(model, data, StopsAt(sum(sizes[:5])), sample=20, histograms=True, checkpoint=Checkpoint(tmp_path))
+    part = tmp_path / "part-00000001.npz"
+    part.write_bytes(damage(part.read_bytes()))
+    again = collect(model, data, notes, sample=20, histograms=True, checkpoint=Checkpoint(tmp_path))
+    assert bits(again) == bits(whole)
+    assert notes.steps[0] == ("calibrate", sum(sizes[:4]) - sizes[1], len(data))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with model and data."""
+    save(tiny_encoder(), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for name, array in token_feeds(*[8] * 40).items():
+        np.save(tmp_path / "data" / f"{name}.npy", array)
+    return tmp_path
+
+
+def commands(work: Path) -> list[tuple[Path, Callable[[], object]]]:
+    """(where it keeps unfinished work, the command), for each that does."""
+    model, data, ranges = work / "model.onnx", work / "data", work / "ranges.json"
+    config = calib8.Convert(build=None, verify=calib8.Verify(min_cosine=0.5))
+    return [
+        (beside(ranges), partial(calib8.calibrate, model, data, output=ranges)),
+        (beside(work / "q.onnx"), partial(api.quantize_file, model, ranges, work / "q.onnx", data=data)),
+        (within(work / "out"), partial(calib8.convert, model, data, work / "out", config)),
+    ]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(work: Path) -> None:
+    (work / "out" / "unfinished").mkdir(parents=True)  # a name that anybody may choose
+    (work / "out" / "unfinished" / "thesis.txt").touch()
+    for kept, command in commands(work):
+        kept.mkdir()
+        (kept / "thesis.txt").touch()
+        with pytest.raises(InputError, match="holds files that calib8 did not make, .* Move that folder away, or"):
+            command()
+        assert [path.name for path in kept.iterdir()] == ["thesis.txt"]
+        (kept / "thesis.txt").unlink()  # an empty one may be used
+        command()
+        assert not kept.exists()
+    assert (work / "out" / "unfinished" / "thesis.txt").exists()
+
+
+def test_what_a_run_left_that_was_killed_at_its_end_goes(work: Path) -> None:
+    """Between saving the result and removing the folder: the next run finds the result."""
+    (calibrated, calibrate), _, (converted, convert) = commands(work)
+    for kept, command in ((calibrated, calibrate), (converted, convert)):
+        command()
+        with unfinished_work(kept):
+            shutil.copytree(kept, work / "copy")
+        (work / "copy").rename(kept)
+        command()
+        assert not kept.exists()
+        kept.mkdir()
+        (kept / "thesis.txt").touch()
+        command()
+        assert (kept / "thesis.txt").exists()
+
+
 CONVERT = """
 import os, signal, sys
 from pathlib import Path
@@ -159,11 +241,11 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
 
     assert run("whole", "never", 0) == 0
     assert run("killed", "calibrate", 250) == -signal.SIGKILL
-    assert list((tmp_path / "killed" / "unfinished" / "pass").glob("part-*.npz"))
+    assert list((tmp_path / "killed" / ".calib8-unfinished" / "pass").glob("part-*.npz"))
     assert run("killed", "quantize", 2) == -signal.SIGKILL
-    assert len(list((tmp_path / "killed" / "unfinished" / "sites").glob("site-*.npz"))) == 2
+    assert len(list((tmp_path / "killed" / ".calib8-unfinished" / "sites").glob("site-*.npz"))) == 2
     assert run("killed", "never", 0) == 0
-    assert not (tmp_path / "killed" / "unfinished").exists()
+    assert not (tmp_path / "killed" / ".calib8-unfinished").exists()
     for name in ("model.int8.onnx", "ranges.json", "plan.json", "calibration.cache"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -256,6 +338,9 @@ def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.M
         apply.solve_sites(model, names, statistics, StopsAt(2), tmp_path)
     found = apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
     assert len(solved) == len(set(solved)) == 4
+    (tmp_path / "site-0002.npz").write_bytes(b"")
+    apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
+    assert solved[4:] == [solved[1]]
     plain = apply.solve_sites(model, names, statistics, Quiet())
     for name, solution in found.items():
         assert (solution.trial, solution.trials) == (plain[name].trial, plain[name].trials)

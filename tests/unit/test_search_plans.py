@@ -1,19 +1,30 @@
 """The guard and the search for a plan within a budget, on a model with one op that INT8 ruins or needs a recipe for."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import onnx_ir as ir
 import pytest
 from search_models import OPS, case, probe_of
+from stops import Stopped
 
 from calib8.errors import AccuracyMissed, ConfigError
+from calib8.graph.io import serialized
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
 from calib8.planning.design import Recipe
 from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.planning.trials import Trial
 from calib8.progress import Quiet
+from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.search.budget import ORDER, Reached, _Search, quantise_within
+from calib8.search.known import Known
+from calib8.search.probe import Probe
 from calib8.search.quantise import Case, quantise_guarded
+from calib8.search.switchboard import Switchboard
 
 PLAIN, AUTO = Int8(treatment="plain", remainder="fp32"), Int8(remainder="fp32")
 
@@ -57,6 +68,63 @@ def test_the_guard_clears_a_crowd_of_which_none_is_bad_alone() -> None:
     own = case(PLAIN.model_copy(update={"max_damage": 6e-5}), 1.0)  # together they cost 1e-4 or more
     _, plan = quantise_guarded(own, probe_of(own.model), Quiet())
     assert plan.nodes("float") == []
+
+
+class Counted(Quiet):
+    """Stops when the output was measured so often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, last: float = math.inf) -> None:
+        self.measured, cosines = 0, Probe.cosines
+
+        def counted(probe: Probe, runtime: Runtime) -> np.ndarray:
+            if isinstance(runtime, Switchboard):
+                self.measured += 1
+                if self.measured > last:
+                    raise Stopped
+            return cosines(probe, runtime)
+
+        monkeypatch.setattr(Probe, "cosines", counted)
+
+
+@pytest.mark.parametrize(
+    ("outlier", "target", "config"),
+    [(30.0, 0.9999, AUTO), (30.0, 0.95, AUTO), (1000.0, 0.999, PLAIN), (1000.0, None, PLAIN)],
+)
+def test_a_stopped_search_measures_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outlier: float, target: float | None, config: Int8
+) -> None:
+    """Stopped at every measurement but the last, it finds the same plan, and each measurement is made once."""
+
+    def search(own: Case) -> tuple[bytes, QuantPlan]:
+        probe = probe_of(own.model)
+        found = within(own, target) if target is not None else quantise_guarded(own, probe, Quiet())
+        return serialized(found[0]), found[1]
+
+    with monkeypatch.context() as patch:
+        counted = Counted(patch)
+        whole = search(case(config, outlier))
+    kept = replace(case(config, outlier), unfinished=tmp_path)
+    for _ in range(counted.measured - 1):
+        with monkeypatch.context() as patch:
+            Counted(patch, 1)
+            with pytest.raises(Stopped):
+                search(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr("calib8.search.budget.Trials.run", lambda *_: pytest.fail("tried again"))
+        last = Counted(patch)
+        assert search(kept) == whole
+    assert last.measured == 1
+    assert (target == 0.9999) == any(tmp_path.rglob("trials.json"))
+
+
+@pytest.mark.parametrize("damage", ["", "[", "[1]", '{"a'])
+def test_damaged_measurements_are_made_again(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.json"
+    assert Known(path).numbers(["x"], lambda: [0.1, 1 / 3]) == [0.1, 1 / 3]
+    assert Known(path).numbers(["x"], lambda: pytest.fail("known")) == [0.1, 1 / 3]
+    path.write_text(damage)
+    assert Known(path).numbers(["x"], lambda: [0.2]) == [0.2]
+    assert Known(path).numbers(["x"], lambda: pytest.fail("known")) == [0.2]
 
 
 def test_a_budget_that_is_met_is_spent_on_cheaper_recipes() -> None:

@@ -36,4 +36,5 @@ def calibrated(
 
     if isinstance(model, ir.Model):
         raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
-    return calibrate_over(cluster, Path(model).resolve(), source, config, origin, progress, unfinished=unfinished)
+    path = Path(model).absolute()  # not resolved: external data are beside a link, not beside what it leads to
+    return calibrate_over(cluster, path, source, config, origin, progress, unfinished=unfinished)

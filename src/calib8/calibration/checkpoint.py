@@ -16,7 +16,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.files import atomic
 from calib8.progress import Progress
-from calib8.unfinished import unfinished_step
+from calib8.unfinished import is_whole, unfinished_step
 
 #: Seconds of work that a killed process may lose.
 INTERVAL = 20.0
@@ -37,6 +37,9 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._kept_at = folder, time.monotonic()
+        for part in self._parts():
+            if not is_whole(part):  # its batches are done again
+                part.unlink()
 
     @property
     def due(self) -> bool:
@@ -49,7 +52,8 @@ class Checkpoint:
 
     def keep(self, done: Collection[int], statistics: Mapping[str, TensorStatistics]) -> None:
         """Keep the ``statistics`` of the batches ``done`` since the last call."""
-        with atomic(self._folder / f"part-{len(self._parts()):08d}.npz") as temporary, temporary.open("wb") as stream:
+        number = max((int(part.stem.rpartition("-")[2]) for part in self._parts()), default=-1) + 1
+        with atomic(self._folder / f"part-{number:08d}.npz") as temporary, temporary.open("wb") as stream:
             state.save(statistics, stream, done=np.array(sorted(done), np.int64))
         self._kept_at = time.monotonic()
 
@@ -70,7 +74,7 @@ class Checkpoint:
 def resumed(kept: Checkpoint | None, data: Dataset, progress: Progress) -> tuple[set[int], int]:
     """The batches of ``data`` that are done, and the number of samples in them; ``progress`` is told."""
     known = kept.done() if kept is not None else set()
-    done = sum(len(rows) for number, (rows, _) in enumerate(data.batches()) if number in known) if known else 0
+    done = sum(len(group.rows) for number, group in enumerate(data.groups()) if number in known)
     progress.update("calibrate", done, len(data))
     if known:
         progress.note(f"going on where an earlier run stopped: {done} of {len(data)} samples are done")

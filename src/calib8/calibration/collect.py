@@ -50,12 +50,12 @@ def collect(
         return checkpoint.merged()
     with Collector(model, data, sample=sample, histograms=histograms, progress=progress) as collector:
         added: list[int] = []
-        for number, (rows, arrays) in enumerate(data.batches()):
+        for number, group in enumerate(data.groups()):
             if number in known:
                 continue
-            collector.add(rows, arrays)
+            collector.add(*data.batch(group))
             added.append(number)
-            done += len(rows)
+            done += len(group.rows)
             progress.update("calibrate", done, total)
             if checkpoint is not None and (checkpoint.due or done == total):
                 checkpoint.keep(added, collector.take())

@@ -5,7 +5,6 @@ A share is some batches of the one data set, cut as they are everywhere. Statist
 
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from calib8.calibration import run, state
@@ -62,7 +61,7 @@ def _merged(
     known, done = resumed(kept, data, progress)
     if kept is not None and done == len(data):
         return kept.merged()
-    sizes = [len(rows) for rows, _ in data.batches()]
+    sizes = [len(group.rows) for group in data.groups()]
     todo = [number for number in range(len(sizes)) if number not in known]
     shares = [todo[first : first + SHARE] for first in range(0, len(todo), SHARE)]
     merged: Statistics = {}
@@ -97,8 +96,7 @@ class Observation:
 
     def __call__(self, item: Item) -> bytes:
         """The statistics of the ``batches`` with these numbers."""
-        wanted = set(item["batches"])
-        for number, (rows, arrays) in enumerate(islice(self._data.batches(), max(wanted) + 1)):
-            if number in wanted:
-                self._collector.add(rows, arrays)
+        groups = self._data.groups()
+        for number in item["batches"]:
+            self._collector.add(*self._data.batch(groups[number]))
         return state.to_bytes(self._collector.take())

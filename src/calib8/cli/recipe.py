@@ -80,6 +80,10 @@ def calibrate(
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
+        if ray is None and ray_cpus != 1:
+            raise ConfigError(
+                "--ray-cpus goes with --ray, which was not given. Give --ray local, say, or leave it out."
+            )
         cluster = calib8.Ray(address=ray, cpus=ray_cpus) if ray is not None else None
         ranges = api.calibrate(
             model,

@@ -1,6 +1,7 @@
 """Work in items, spread over workers with Ray Data: what is lost with a worker is done again by another."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,6 +15,8 @@ Item: TypeAlias = Mapping[str, Any]
 Worker: TypeAlias = Callable[[Item], bytes]
 #: Items that wait at each worker: one, so that it is never idle.
 IN_FLIGHT = 2
+#: Nodes that an error describes.
+SHOWN = 8
 
 
 def spread(
@@ -106,23 +109,40 @@ class _Actor:
             if self._worker is None:
                 self._worker = self._open()
             made = self._worker(item)
-        except Calib8Error as failure:  # as text: not every exception survives the way between processes
-            error, made = type(failure).__name__, str(failure).encode()
+        except (Calib8Error, OSError, MemoryError) as failure:  # as text: not every exception survives the way
+            told = _told(failure)
+            error, made = type(told).__name__, str(told).encode()
         return pa.table({"number": [number], "error": [error], "made": pa.array([made], pa.large_binary())})
 
 
+def _told(failure: Calib8Error | OSError | MemoryError) -> Calib8Error:
+    """What to raise here for what failed in a worker: what a machine lacks is no bug of calib8."""
+    if isinstance(failure, Calib8Error):
+        return failure
+    node = f"a worker of the Ray cluster, on {socket.gethostname()},"
+    if isinstance(failure, MemoryError):
+        return SetupError(f"{node} ran out of memory ({failure}). Give workers less to do at a time, or more memory.")
+    return SetupError(
+        f"{node} could not read or write ({failure}). Expected all files at the place where this machine has them: "
+        "check its disk and its permissions there, and run it again."
+    )
+
+
 def _places(cluster: Ray, gpu: bool) -> int:
-    """How many workers the cluster can hold."""
+    """How many workers the cluster can hold. None spans two nodes: what several have left over makes no place."""
     import ray
 
-    resources = ray.cluster_resources()
-    places = int(resources.get("CPU", 0)) // cluster.cpus
-    if gpu:
-        places = min(places, int(resources.get("GPU", 0)))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = 0
+    for node in nodes:
+        room = int(node.get("CPU", 0)) // cluster.cpus
+        places += min(room, int(node.get("GPU", 0))) if gpu else room
     if places < 1:
-        found = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+        found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes[:SHOWN])
+        found += f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""
         wanted = f"{cluster.cpus} CPUs{' and a GPU' if gpu else ''}"
         raise SetupError(
-            f"a worker needs {wanted}; the Ray cluster has {found}. Give workers fewer CPUs, or add nodes."
+            f"a worker needs {wanted} of one node; the nodes of the Ray cluster have {found or 'nothing'}. Give "
+            "workers fewer CPUs, or add larger nodes."
         )
     return places

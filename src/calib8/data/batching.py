@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,19 @@ Rows: TypeAlias = NDArray[np.int64]
 
 #: Positions per batch: enough to keep the cores busy; more would only take more memory.
 TOKEN_BUDGET = 512
+
+
+class Group(NamedTuple):
+    """A batch before its arrays are read.
+
+    chunk: that it is of, by number. first: the number of the chunk's first sample. rows: of the chunk [n]. longest: the
+    length that its arrays are cut to.
+    """
+
+    chunk: int
+    first: int
+    rows: Rows
+    longest: int
 
 
 class Dataset:
@@ -48,6 +61,7 @@ class Dataset:
         if not self.chunks:
             raise DataError("the data is empty: expected at least one batch, got none. Check how it was made.")
         self.fingerprint = source.fingerprint()
+        self._groups: dict[tuple[Rooms, ...], list[Group]] = {}
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -63,18 +77,35 @@ class Dataset:
 
         ``rooms``: for each runtime that is to take them, what it takes of the input ``leading``.
         """
-        first = 0
-        for chunk in self.chunks:
-            count = sample_count(chunk)
-            for rows, arrays in self._masked(chunk, rooms) if self.mask else self._plain(chunk, count, rooms):
-                self._check_limits(arrays)
-                yield rows + first, arrays
-            first += count
+        for group in self.groups(*rooms):
+            yield self.batch(group)
+
+    def groups(self, *rooms: Rooms) -> list["Group"]:
+        """Which samples each of ``batches`` holds: so any of them can be had by its number, at no other's cost."""
+        if rooms not in self._groups:
+            first, found = 0, list[Group]()
+            for number, chunk in enumerate(self.chunks):
+                cut = self._masked(chunk, rooms) if self.mask else self._plain(chunk, rooms)
+                found += [Group(number, first, rows, longest) for rows, longest in cut]
+                first += sample_count(chunk)
+            self._groups = {rooms: found}  # those that are asked for again are those asked for last
+        return self._groups[rooms]
+
+    def batch(self, group: "Group") -> tuple[Rows, Arrays]:
+        """(sample numbers [n], arrays) of a group."""
+        chunk, rows = self.chunks[group.chunk], group.rows
+        taken = rows if self.mask else slice(int(rows[0]), int(rows[-1]) + 1)  # in order: they need not be copied
+        arrays = {spec.name: np.asarray(chunk[spec.name][taken]) for spec in self.specs}
+        if self.mask:
+            cut, sequence = group.longest, self._sequence()
+            arrays = {spec.name: _trimmed(arrays[spec.name], spec, sequence, cut) for spec in self.specs}
+        self._check_limits(arrays)
+        return rows + group.first, arrays
 
     def shortened(self, arrays: Arrays) -> Arrays | None:
         """A batch without its last position; None if it has one, or a number of them that the model fixes."""
         assert self.mask is not None
-        sequence = next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
+        sequence = self._sequence()
         length = arrays[self.mask].shape[1] - 1
         if isinstance(sequence, int) or not length:
             return None
@@ -90,30 +121,27 @@ class Dataset:
                         f"{self.limits[dimension]}`."
                     )
 
-    def _plain(self, chunk: Arrays, count: int, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, Arrays]]:
-        shape = chunk[self.leading].shape
+    def _sequence(self) -> int | str | None:
+        """The size of the mask's second dimension, or its name."""
+        return next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
+
+    def _plain(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, int]]:
+        """The rows of each batch of ``chunk``; nothing is cut off."""
+        count, shape = sample_count(chunk), chunk[self.leading].shape
         size = min(self.BATCH, _most_rows(rooms, shape[1] if len(shape) > 1 else 1))
         for start in range(0, count, size):
-            rows = np.arange(start, min(start + size, count))
-            yield rows, {name: np.asarray(array[start : start + size]) for name, array in chunk.items()}
+            yield np.arange(start, min(start + size, count)), 0
 
-    def _masked(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, Arrays]]:
+    def _masked(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, int]]:
+        """The rows of each batch of ``chunk``, and the length of the longest."""
         assert self.mask is not None
         mask = np.asarray(chunk[self.mask]) != 0
         if not mask.any(axis=1).all():
             empty = int(np.argmin(mask.any(axis=1)))
             raise DataError(f"sample {empty} has an all-zero {self.mask}: it holds no token. Remove it.")
         lengths = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
-        sequence = next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
         for rows in by_token_budget(lengths, TOKEN_BUDGET, partial(_most_rows, rooms)):
-            longest = int(lengths[rows].max())
-            yield (
-                rows,
-                {
-                    spec.name: _trimmed(np.asarray(chunk[spec.name][rows]), spec, sequence, longest)
-                    for spec in self.specs
-                },
-            )
+            yield rows, int(lengths[rows].max())
 
 
 def _trimmed(array: NDArray[np.generic], spec: InputSpec, sequence: object, longest: int) -> NDArray[np.generic]:

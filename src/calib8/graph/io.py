@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calib8.errors import InputError, ModelError
-from calib8.files import atomic, require_file, sha256_file
+from calib8.files import atomic, require_file, sha256_file, sweep, temporary_folder
 from calib8.graph.mapped import SMALLEST, Folded, MappedTensor, data_files, load_mapped, mapped_weight
 from calib8.graph.soundness import require_sound
 from calib8.graph.values import name_of
@@ -55,17 +55,19 @@ def save(model: ir.Model, path: Path | str) -> Path:
     """Write ``model`` to ``path`` atomically; weights beyond the protobuf limit go to a file beside it.
 
     That file, ``<name>.<hash>.data``, is named by what it holds, so that a model which is replaced, or whose
-    replacement is interrupted, never meets the weights of another. Files of earlier models go last.
+    replacement is interrupted, never meets the weights of another. Files of earlier models go last; what a process
+    that was killed left half-written goes first, since it may be of gigabytes.
     """
     path = Path(path)
+    sweep(path)
     data = None
     with atomic(path) as temporary:
         if weight_bytes(model) <= SINGLE_FILE_LIMIT:
             ir.save(model, temporary)
         else:
             data = path.with_name(f"{path.name}.{_weights_sha256(model)[:16]}.data")
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-                whole = Path(folder) / path.name
+            with temporary_folder(path) as folder:
+                whole = folder / path.name
                 ir.save(model, whole, external_data=data.name)
                 whole.with_name(data.name).replace(data)
                 whole.replace(temporary)

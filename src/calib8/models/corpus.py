@@ -51,9 +51,9 @@ def parts(paths: Sequence[Path], rows: int, column: str) -> list[Part]:
 def read(part: Part, column: str) -> list[str]:
     """The texts of ``part``, [part.rows]; ``column`` is where they are in Parquet and JSON lines.
 
-    Raises ``DataError`` if one is missing or no text.
+    Raises ``DataError`` if one is missing or no text, ``InputError`` for a file that is not there.
     """
-    path = Path(part.path)
+    path = require_file(Path(part.path), "corpus")
     if path.suffix in PARQUET:
         texts = _parquet_rows(path, part, column)
     else:

@@ -24,7 +24,7 @@ from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of, text_tokenizer
 from calib8.progress import Progress, Quiet
-from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned
+from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned, versions
 from calib8.runtime.cpu import chosen, open_choice
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
@@ -66,10 +66,11 @@ def embed_corpus(
     made from something else, or from the same files in another order; ``SetupError`` if it cannot be written.
     """
     require_ray()
-    artefact, output = Path(artefact).resolve(), Path(output).resolve()
-    folder = Path(tokenizer).resolve() if tokenizer is not None else artefact.parent
+    # Not resolved: what belongs to a link, as in the Hugging Face cache, is beside the link.
+    artefact, output = Path(artefact).absolute(), Path(output).absolute()
+    folder = Path(tokenizer).absolute() if tokenizer is not None else artefact.parent
     config, cluster, progress = config or Corpus(), cluster or Ray(), progress or Quiet()
-    paths = [Path(path).resolve() for path in inputs]
+    paths = [Path(path).absolute() for path in inputs]
     if not paths:
         raise DataError("no file of texts was named; expected at least one: .parquet, .jsonl or .txt.")
     require_folder(output)
@@ -120,8 +121,8 @@ class Embedder:
         found = _made_by(artefact, folder, config)
         if changes := [name for name in made_by if made_by[name] != found[name]]:
             raise SetupError(
-                f"a worker of the Ray cluster finds another {', '.join(changes)} at {artefact} and {folder} than this "
-                "machine. Give all machines the same files."
+                f"a worker of the Ray cluster differs from this machine in {', '.join(changes)}, found at {artefact} "
+                f"and {folder}. Give all machines the same files and packages."
             )
         runtime = open_artefact(artefact) if choice is None else open_choice(load(artefact), _here(choice), threads)
         self._encoder, self._config = SentenceEncoder(folder, runtime), config
@@ -171,6 +172,7 @@ def _made_by(artefact: Path, folder: Path, config: Corpus) -> dict[str, Any]:
         },
         "pooling": {"mode": pooling, "normalised": normalised},
         "settings": config.model_dump(),
+        "packages": versions(),
     }
 
 

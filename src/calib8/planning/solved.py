@@ -14,13 +14,14 @@ from calib8.passes.condition import Codes, Conditioning, Quantised
 from calib8.planning.design import Recipe
 from calib8.planning.solve import Solution
 from calib8.planning.trials import Trial
+from calib8.unfinished import is_whole
 
 
 def kept(path: Path | None, solve: Callable[[], Solution]) -> Solution:
-    """The solution in the file ``path`` if it is there, otherwise that of ``solve``, which is then kept there."""
+    """The solution in the file ``path`` if that is whole, otherwise that of ``solve``, which is then kept there."""
     if path is None:
         return solve()
-    if not path.is_file():
+    if not is_whole(path):
         save(solve(), path)
     return load(path)
 

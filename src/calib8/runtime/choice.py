@@ -151,6 +151,11 @@ def has_bf16() -> bool:
     return _is_x86() and any(unit in _cpuinfo() for unit in ("avx512_bf16", "amx_bf16"))
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that decide how a model computes on the CPU; an empty text for one that is not installed."""
+    return {package: _version(package) for package in ("calib8", "onnxruntime", "openvino")}
+
+
 def _is_x86() -> bool:
     return platform.machine() in ("x86_64", "AMD64")
 
@@ -161,7 +166,7 @@ def _file(model: ir.Model) -> Path:
         str(is_quantised(model)),  # a model keeps the hash of what it was made of
         *_processor(),
         str(cores()),
-        *(_version(package) for package in ("calib8", "onnxruntime", "openvino")),
+        *versions().values(),
     ]
     return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:32]}.json"
 

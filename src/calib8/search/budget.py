@@ -9,9 +9,13 @@ nearly enough to choose by, since rounding errors of different ops are unrelated
 3. What is left of the budget is spent on cheaper recipes, the least damaging first.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +26,10 @@ from calib8.planning.design import Recipe
 from calib8.planning.policy import Measured
 from calib8.planning.quant_plan import Budget, QuantPlan
 from calib8.planning.solve import RECIPES, WORTH, Solution, cheapest, solve
+from calib8.planning.solved import kept
 from calib8.planning.trials import Trial, Trials, possible
 from calib8.progress import Progress
+from calib8.search.known import Known
 from calib8.search.probe import Probe
 from calib8.search.quantise import Case
 from calib8.search.sensitivity import Measuring, costs_alone
@@ -63,8 +69,10 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
     """
     # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
     lenient = replace(case, config=case.config.model_copy(update={"min_sqnr_db": -math.inf}))
-    search = _Search(lenient, probe, target, progress, lenient.solutions(progress))
-    reached = search.run()
+    solutions = lenient.solutions(progress)
+    with lenient.step("measured", probe) as folder:
+        search = _Search(lenient, probe, target, progress, solutions, folder)
+        reached = search.run()
     budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))
     plan = lenient.plan(search.solutions, search.measured()).model_copy(update={"budget": budget})
     return case.follow(plan, search.solutions), plan
@@ -74,9 +82,18 @@ class _Search:
     """The state of a search: how each op is quantised now, what that costs, and which ops are in float."""
 
     def __init__(
-        self, case: Case, probe: Probe, target: float, progress: Progress, solutions: dict[str, Solution]
+        self,
+        case: Case,
+        probe: Probe,
+        target: float,
+        progress: Progress,
+        solutions: dict[str, Solution],
+        folder: Path | None = None,
     ) -> None:
+        """``folder``: where what is found is kept, for a search that is killed; see ``Case.step``."""
         self.case, self.probe, self.target, self.progress, self.solutions = case, probe, target, progress, solutions
+        self._folder = folder
+        self._tried = Known(folder / "trials.json" if folder is not None else None)
         plan = case.plan(solutions)
         self.names = plan.nodes("int8")
         if not self.names:
@@ -111,7 +128,7 @@ class _Search:
         return Reached(float(cosines.mean()), error)
 
     def _measuring(self) -> Measuring:
-        return Measuring(self.case.switchboard(set(self.names), self.solutions), self.probe)
+        return self.case.measuring(set(self.names), self.solutions, self.probe, self._folder)
 
     def _open(self) -> None:
         """Measure the solutions as they are now; one switchboard at a time, since it holds every weight twice."""
@@ -123,13 +140,32 @@ class _Search:
         todo = [site for site in self._sites() if site.name in recipes]
         for done, site in enumerate(todo, start=1):
             trial, old = recipes[site.name], self.solutions[site.name]
-            new = solve(self.case.statistics[site.tensor], site, (trial.recipe,))
+            new = self._solved(site, trial.recipe)
             for op in site.ops:
                 self.solutions[op.name] = Solution(new.quantised, new.trial, old.trials)
                 if op.name not in self.floats:
                     self.costs[op.name] *= new.error / max(old.error, 1e-12)
             self.progress.update("quantise again", done, len(todo))
         self._open()
+
+    def _solved(self, site: Site, recipe: Recipe) -> Solution:
+        """``site`` quantised by ``recipe`` alone."""
+        named = f"site-{hashlib.sha256(_told(site, recipe).encode()).hexdigest()[:16]}.npz"
+        path = self._folder / named if self._folder is not None else None
+        return kept(path, lambda: solve(self.case.statistics[site.tensor], site, (recipe,)))
+
+    def _costly(self, site: Site) -> list[Trial]:
+        """What costlier recipes lose on ``site``."""
+
+        @cache
+        def trials() -> Trials:
+            return Trials(self.case.statistics[site.tensor].sample(site.view).rows(), site)
+
+        def trial(recipe: Recipe) -> Trial:
+            [error] = self._tried.numbers(_told(site, recipe), lambda: [trials().run(recipe).error])
+            return Trial(recipe, error)
+
+        return [trial(recipe) for recipe in COSTLY if possible(recipe, site)]
 
     def _measure_again(self) -> None:
         """What ops cost of which that was only predicted; those in float keep the cost that they were left out for."""
@@ -152,9 +188,7 @@ class _Search:
         better = {}
         for site in self._sites():
             old = self.solutions[site.name]
-            tried = Trials(self.case.statistics[site.tensor].sample(site.view).rows(), site)
-            costly = [tried.run(recipe) for recipe in COSTLY if possible(recipe, site)]
-            if (best := cheapest([*old.trials, *costly])).error < WORTH * old.error:
+            if (best := cheapest([*old.trials, *self._costly(site)])).error < WORTH * old.error:
                 better[site.name] = best
         if better:
             self._replace(better)
@@ -234,6 +268,10 @@ class _Search:
                 for name in self.floats
             },
         )
+
+
+def _told(site: Site, recipe: Recipe) -> str:
+    return json.dumps([site.name, asdict(recipe)])
 
 
 def _rank(trial: Trial) -> int:

@@ -1,8 +1,10 @@
 """Quantise with data at hand: by the numbers of each site first, then by what the model's own output says."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -22,6 +24,7 @@ from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import ROWS, Solution
 from calib8.progress import Progress
 from calib8.runtime.cpu import open_cpu
+from calib8.search.known import Known
 from calib8.search.probe import Probe
 from calib8.search.sensitivity import Measuring, culprits
 from calib8.search.switchboard import Switchboard
@@ -47,9 +50,24 @@ class Case:
         check_ranges(self.model, self.ranges)
         if self.config.treatment == "plain":
             return {}
-        key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
-        with unfinished_step(self.unfinished / "sites", key) if self.unfinished else nullcontext() as folder:
+        with self.step("sites") as folder:
             return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
+
+    def step(self, name: str, probe: Probe | None = None) -> AbstractContextManager[Path | None]:
+        """The folder in which a step of the work, on the samples of ``probe``, is kept; None if none is."""
+        if self.unfinished is None:
+            return nullcontext()
+        key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
+        if probe is not None:
+            key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling}
+        return unfinished_step(self.unfinished / name, key)
+
+    def measuring(
+        self, names: set[str], solutions: Mapping[str, Solution], probe: Probe, folder: Path | None
+    ) -> Measuring:
+        """Measurements with any of ``names`` in INT8 as ``solutions`` say, kept in the ``folder`` of a ``step``."""
+        path = folder / f"{_told(names, solutions)}.json" if folder is not None else None
+        return Measuring(self.switchboard(names, solutions), probe, Known(path))
 
     def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
         """All of ``names`` to be switched between float and INT8."""
@@ -67,6 +85,13 @@ class Case:
     def follow(self, plan: QuantPlan, solutions: Mapping[str, Solution]) -> ir.Model:
         """The quantised model that ``plan`` describes."""
         return apply_plan(self.model, self.ranges, plan, self.config, solutions)
+
+
+def _told(names: set[str], solutions: Mapping[str, Solution]) -> str:
+    """What tells how ``names`` are quantised from any other way, of one step of a case."""
+    chosen = {name: solution.trial for name, solution in solutions.items()}
+    told = [(name, asdict(chosen[name]) if name in chosen else None) for name in sorted(names)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def rows_to_sample(config: Int8) -> int:
@@ -107,18 +132,17 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
         return quantised, plan
     names = plan.nodes("int8")
     del quantised  # a switchboard holds every weight twice
-    with case.switchboard(set(names), solutions) as board:
-        measuring = Measuring(board, probe)
-        progress.note(
-            f"all of it in INT8 costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}"
-        )
-        base = measuring.cosine(())
+    progress.note(f"all of it in INT8 costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}")
+    with case.step("measured", probe) as folder:
+        measuring = case.measuring(set(names), solutions, probe, folder)
+        with measuring.board:
+            base = measuring.cosine(())
 
-        def damage(group: Sequence[str]) -> float:
-            progress.update("measure ops", len(measuring), None)
-            return base - measuring.cosine(group)
+            def damage(group: Sequence[str]) -> float:
+                progress.update("measure ops", len(measuring), None)
+                return base - measuring.cosine(group)
 
-        found = culprits(names, damage, limit)
+            found = culprits(names, damage, limit)
     progress.update("measure ops", len(measuring), len(measuring))
     reasons = {
         name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"

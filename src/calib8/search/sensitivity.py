@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.files import write_json
 from calib8.progress import Progress
+from calib8.search.known import Known
 from calib8.search.probe import Probe
 from calib8.search.switchboard import Switchboard
 
@@ -53,11 +54,11 @@ class Sensitivity(BaseModel):
 
 
 class Measuring:
-    """Cosines of a switchboard under a probe, each set of ops measured once."""
+    """Cosines of a switchboard under a probe, each set of ops measured once; those ``known`` are not measured again."""
 
-    def __init__(self, board: Switchboard, probe: Probe) -> None:
+    def __init__(self, board: Switchboard, probe: Probe, known: Known | None = None) -> None:
         self.board, self.probe = board, probe
-        self._known: dict[frozenset[str], NDArray[np.float64]] = {}
+        self._known = known if known is not None else Known(None)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -65,10 +66,12 @@ class Measuring:
     def cosines(self, int8: Iterable[str]) -> NDArray[np.float64]:
         """Cosine of each sample with the ops named in ``int8`` quantised."""
         names = frozenset(int8)
-        if names not in self._known:
+
+        def measured() -> Iterable[float]:
             self.board.int8 = names
-            self._known[names] = self.probe.cosines(self.board)
-        return self._known[names]
+            return self.probe.cosines(self.board)
+
+        return np.array(self._known.numbers(sorted(names), measured))
 
     def cosine(self, int8: Iterable[str]) -> float:
         """Their mean."""
