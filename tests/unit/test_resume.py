@@ -322,7 +322,7 @@ def test_unfinished_work_stays_only_if_something_was_kept(tmp_path: Path, keeps:
     assert (tmp_path / "a").exists() == keeps
 
 
-def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes) -> None:
     model = prepare(tiny_encoder())
     data = Dataset(Batches([token_feeds(*[8] * 50)]), input_specs(model))
     statistics = collect(model, data, Quiet(), sample=400)
@@ -336,9 +336,11 @@ def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(apply, "solve", counted)
     with pytest.raises(Stopped):
         apply.solve_sites(model, names, statistics, StopsAt(2), tmp_path)
-    found = apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
+    found = apply.solve_sites(model, names, statistics, notes, tmp_path)
     assert len(solved) == len(set(solved)) == 4
-    (tmp_path / "site-0002.npz").write_bytes(b"")
+    assert notes.messages == ["going on where an earlier run stopped: 2 of 4 groups of ops are quantised"]
+    assert notes.steps == [("quantize", done, 4) for done in (2, 3, 4)]  # 2 took no time of this run: no rate counts them
+    (tmp_path / "site-0001.npz").write_bytes(b"")
     apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
     assert solved[4:] == [solved[1]]
     plain = apply.solve_sites(model, names, statistics, Quiet())
