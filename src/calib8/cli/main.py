@@ -15,6 +15,7 @@ from calib8.cli.console import err, out
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.errors import Calib8Error
+from calib8.unfinished import kept_from
 
 
 class _WholeSentences(TyperGroup):
@@ -94,7 +95,9 @@ def _explain_end(ended: SystemExit) -> None:
         ended.code = UNREAD
     elif ended.code in (INTERRUPTED, TERMINATED):
         message = "interrupted; nothing half-written was left behind"
-        err.print(message, style="red")
+        if folder := kept_from(ended):
+            message = f"interrupted; what was done is kept in {folder}: run the same command again to go on"
+        err.print(message, style="red", markup=False)
         tell_failure("Interrupted", message, int(ended.code))
     elif explain := getattr(cause, "format_message", None):  # before the command could say whom it answers
         answer_in_json("--json" in sys.argv)
@@ -117,5 +120,5 @@ def _crash(error: Exception) -> NoReturn:
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    """End as after Ctrl-C: workers stopped, nothing half-written left behind."""
+    """End as after Ctrl-C: workers stopped, what was done kept, nothing half-written left behind."""
     sys.exit(128 + number)
