@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from calib8.cluster.config import Ray
 from calib8.errors import SetupError
@@ -15,6 +17,8 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+#: Seconds within which a cluster takes a connection.
+ANSWER_WITHIN = 5.0
 
 
 def require_ray() -> None:
@@ -39,20 +43,51 @@ def connected(cluster: Ray) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_answer(cluster.address)
     try:
         with _signals_kept():
             own = {"include_dashboard": False} if cluster.address == "local" else {}
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise SetupError(
-            f"could not connect to Ray at {cluster.address!r}: {reason}. Start a cluster with `ray start --head` and "
-            "give 'auto' or its address, or give 'local'."
-        ) from error
+        raise _no_cluster(repr(cluster.address), " ".join(str(error).split())[:300].rstrip(".")) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ``SetupError`` where nothing listens: Ray would try for minutes, and not end when it is told to."""
+    told, where = repr(address), address
+    if address == "auto":
+        where, found_in = _auto()
+        told = f"{address!r} ({where}, from {found_in})"
+    host, colon, port = where.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):  # 'local', or for Ray to judge
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(told, f"nothing listens there ({error})") from error
+
+
+def _auto() -> tuple[str, str]:
+    """The address that Ray would take for ``auto``, empty if there is none, and where it is told."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address, "RAY_ADDRESS"
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    told = Path(folder) / "ray" / "ray_current_cluster"
+    try:
+        return told.read_text(encoding="utf-8").strip(), str(told)
+    except OSError:
+        return "", str(told)
+
+
+def _no_cluster(address: str, reason: str) -> SetupError:
+    return SetupError(
+        f"could not connect to Ray at {address}: {reason}. Start a cluster with `ray start --head` and give 'auto' or "
+        "its address, or give 'local'."
+    )
 
 
 @contextlib.contextmanager
