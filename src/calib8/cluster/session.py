@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+#: What it says of that on stderr, whatever the level.
+SAID = b"Set ray log level from environment variable"
 #: Seconds within which a cluster takes a connection.
 ANSWER_WITHIN = 5.0
 
@@ -45,7 +48,7 @@ def connected(cluster: Ray) -> Iterator[None]:
         return
     _require_answer(cluster.address)
     try:
-        with _signals_kept():
+        with _signals_kept(), _without_line(SAID):
             own = {"include_dashboard": False} if cluster.address == "local" else {}
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as error:
@@ -101,3 +104,23 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _without_line(said: bytes) -> Iterator[None]:
+    """Leave out the lines with ``said`` of what is written to stderr meanwhile, by C++, too; the rest comes late."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            with open(2, "wb", closefd=False) as again:
+                again.writelines(line for line in written if said not in line)

@@ -1,5 +1,6 @@
-"""``--ray`` with an address where no cluster is: Ray itself would try for minutes, and not obey SIGTERM."""
+"""Connections to Ray: an address where no cluster is, and what Ray writes meanwhile."""
 
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -64,3 +65,15 @@ def test_a_host_that_is_silent_or_unknown(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "create_connection", silent)
     with pytest.raises(SetupError, match=r"'10.0.0.9:6379': nothing listens there \(timed out\)"):
         session._require_answer("10.0.0.9:6379")
+
+
+def test_what_ray_says_of_its_log_level_is_left_out_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    @session._without_line(session.SAID)
+    def fails() -> None:
+        os.write(2, b"[2026-11-29 I 1 1] logging.cc:303: " + session.SAID + b" RAY_BACKEND_LOG_LEVEL to 3\nan error\n")
+        raise SetupError
+
+    with pytest.raises(SetupError):
+        fails()
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "an error\nafterwards\n"
