@@ -11,6 +11,7 @@ from pathlib import Path
 
 from calib8.cluster.config import Ray
 from calib8.errors import SetupError
+from calib8.extras import install
 
 #: Nothing is reported to anybody, no web server is started, and Ray's C++ half keeps to errors that end it.
 ENVIRONMENT = {
@@ -31,7 +32,7 @@ def require_ray() -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise SetupError("Ray is not installed. Install it: pip install 'calib8[ray]'.") from error
+        raise SetupError(f"Ray is not installed. Install it: {install('ray')}.") from error
 
 
 @contextlib.contextmanager
