@@ -9,13 +9,14 @@ store = InMemoryVectorStore.from_texts(texts, embeddings)
 from pathlib import Path
 
 from calib8.errors import SetupError
+from calib8.extras import install
 from calib8.runtime.names import CpuRuntime
 from calib8.sentence_transformers import load
 
 try:
     from langchain_core.embeddings import Embeddings
 except ImportError as error:
-    raise SetupError("langchain-core is not installed. Install it: pip install 'calib8[langchain]'.") from error
+    raise SetupError(f"langchain-core is not installed. Install it: {install('langchain')}.") from error
 
 
 class Calib8Embeddings(Embeddings):

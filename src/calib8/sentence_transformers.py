@@ -23,6 +23,7 @@ import numpy as np
 from calib8.cli.console import ConsoleProgress
 from calib8.data.text import SENTENCE_SETTINGS, prompts_of, read_settings
 from calib8.errors import ConfigError, DataError, SetupError
+from calib8.extras import install
 from calib8.models.sentence import Embeddings, SentenceEncoder, pools_prompts, unit_rows
 from calib8.runtime.base import Runtime
 from calib8.runtime.names import CpuRuntime
@@ -276,8 +277,8 @@ def _theirs(module: str) -> Any:
         return import_module(f"sentence_transformers.{module}")
     except ImportError as error:
         raise SetupError(
-            "this needs sentence-transformers 6 itself, which is not installed. Install it: pip install "
-            "'calib8[sentence-transformers]'."
+            "this needs sentence-transformers 6 itself, which is not installed. Install it: "
+            f"{install('sentence-transformers')}."
         ) from error
 
 

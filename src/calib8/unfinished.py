@@ -9,9 +9,12 @@ from pathlib import Path
 
 from calib8.errors import InputError, SetupError
 from calib8.files import flock, read_json, unwritable, write_json
+from calib8.progress import Progress
 
 #: A file in every folder of unfinished work: a folder without it is somebody else's, and never removed.
 MARK = ".made-by-calib8"
+#: Attribute of an exception that ended work of which something was kept: the folder.
+KEPT = "calib8_kept"
 
 
 def beside(output: Path) -> Path:
@@ -44,11 +47,22 @@ def unfinished_work(path: Path | None) -> Iterator[Path | None]:
         _mark(path)
         try:
             yield path
-        except BaseException:
+        except BaseException as error:
             if _names(path) == {MARK}:  # nothing was kept
                 _remove(path)
+            else:
+                vars(error)[KEPT] = path
             raise
         _remove(path)
+
+
+def kept_from(error: BaseException | None) -> Path | None:
+    """The folder of unfinished work that ``error``, or one that it followed from, left for the next run."""
+    while error is not None:
+        if KEPT in vars(error):
+            return Path(vars(error)[KEPT])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def discard(path: Path) -> None:
@@ -61,11 +75,11 @@ def discard(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def unfinished_step(path: Path, key: Mapping[str, object]) -> Iterator[Path]:
+def unfinished_step(path: Path, key: Mapping[str, object], progress: Progress) -> Iterator[Path]:
     """The folder ``path`` for a step that ``key``, of JSON's types, tells from all other.
 
-    What an earlier run left there of the same step is still there; of another it is thrown away. If the body ends
-    without having kept anything, as by an early Ctrl-C, the folder goes.
+    What an earlier run left there of the same step is still there; of another it is thrown away, which ``progress`` is
+    told. If the body ends without having kept anything, as by an early Ctrl-C, the folder goes.
     """
     told = json.loads(json.dumps(key))
     try:
@@ -73,6 +87,10 @@ def unfinished_step(path: Path, key: Mapping[str, object]) -> Iterator[Path]:
     except InputError:
         same = False
     if not same:
+        if _names(path) - {"key.json"}:
+            progress.note(
+                f"starting anew: what an earlier run kept in {path} was done with other data, settings or versions"
+            )
         shutil.rmtree(path, ignore_errors=True)
         write_json(path / "key.json", told)
     try:

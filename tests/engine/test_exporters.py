@@ -26,7 +26,7 @@ from calib8.planning.apply import PLAN
 from calib8.planning.quant_plan import QuantPlan
 from calib8.testing import outputs_of, token_feeds
 
-torch: Any = pytest.importorskip("torch", reason="needs pip install 'calib8[export]'")
+torch: Any = pytest.importorskip("torch", reason="needs pip install '.[export]'")
 functional = torch.nn.functional
 
 LAYERS, WIDTH, HEADS, INNER, VOCABULARY, POSITIONS = 2, 64, 4, 128, 64, 48

@@ -29,7 +29,7 @@ def test_rtx_is_found_first_and_knows_its_targets():
 def test_without_any_tensorrt_the_error_tells_what_to_install(monkeypatch):
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SetupError, match=r"no usable TensorRT .*pip install 'calib8\[rtx\]'"):
+    with pytest.raises(SetupError, match=r"no usable TensorRT .*pip install '\.\[rtx\]'"):
         load()
 
 

@@ -10,10 +10,10 @@ class Stopped(Exception):
 class StopsAt(Quiet):
     """A ``Progress`` that stops the run when so many units of a stage are ``done``."""
 
-    def __init__(self, done: int) -> None:
-        self.done = done
+    def __init__(self, done: int, end: type[BaseException] = Stopped) -> None:
+        self.done, self.end = done, end
 
     def update(self, stage: str, done: float, total: float | None) -> None:
         """See ``Progress``."""
         if done >= self.done:
-            raise Stopped
+            raise self.end

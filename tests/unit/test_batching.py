@@ -50,6 +50,16 @@ def test_token_budget_sorts_by_length_first() -> None:
     assert [group.tolist() for group in by_token_budget(np.array([0, 0]), 10, lambda _: 9)] == [[0, 1]]
 
 
+def test_samples_done_tell_how_much_work_is_left() -> None:
+    """Batches cost about the same; so a share of them should hold that share of the samples, short or long."""
+    lengths = np.random.default_rng(0).lognormal(3, 1, 2000).astype(np.int64).clip(1, 384)
+    groups = by_token_budget(lengths, 512, lambda _: 10**6)
+    assert 384 in lengths[groups[0]]  # what takes most memory is met at once
+    for share in (0.1, 0.25, 0.5, 0.75):
+        done = sum(map(len, groups[: round(share * len(groups))]))
+        assert done / len(lengths) == pytest.approx(share, abs=0.04)
+
+
 @given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=8), min_size=1, max_size=4), st.integers(1, 60))
 def test_batches_yield_every_sample_once_and_trim_only_padding(chunks: list[list[int]], budget: int) -> None:
     arrays = [token_feeds(*lengths, seed=seed) for seed, lengths in enumerate(chunks)]

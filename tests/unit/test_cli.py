@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +299,25 @@ def test_other_ends(calib8: Shell, monkeypatch: pytest.MonkeyPatch, error: Excep
     got, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
     assert (got, out) == (code, "")
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "--version", "inspect {model}", "inspect {model} --json"])
+def test_a_full_disk_behind_stdout_is_told(tmp_path: Path, command: str, buffered: str) -> None:
+    """Neither a bug (70) nor a missed limit (1), with which Python itself would end, or 120 if it finds out last."""
+    ir.save(tiny_encoder(), model := tmp_path / "model.onnx")
+    arguments = [sys.executable, "-m", "calib8", *command.format(model=model).split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": buffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            arguments, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=environment
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: could not write to standard output: no space left on device. Free disk space, or send the output "
+        "elsewhere.\n",
+    )
 
 
 def test_sigterm_ends_with_143_and_leaves_nothing(tmp_path: Path) -> None:

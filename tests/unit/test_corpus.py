@@ -17,7 +17,7 @@ def write(path: Path, texts: list[str]) -> Path:
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps({"n": 1, "text": text}) + "\n" for text in texts), encoding="utf-8")
     else:
-        pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'calib8[ray]'")
+        pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install '.[ray]'")
         pq = pytest.importorskip("pyarrow.parquet")
         pq.write_table(pa.table({"n": range(len(texts)), "text": texts}), path, row_group_size=2)
     return path
@@ -51,7 +51,7 @@ def test_a_part_of_text_begins_at_a_byte(tmp_path: Path) -> None:
 )
 def test_what_is_no_corpus_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     if name.endswith("parquet"):
-        pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'calib8[ray]'")
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install '.[ray]'")
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         parts([tmp_path / name], 4, "text")

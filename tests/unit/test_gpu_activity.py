@@ -163,7 +163,7 @@ def test_a_silent_gpu_and_a_missing_package_are_told_before_the_work(install, mo
         pytest.fail("the work began")
     assert double.open == 0
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(SetupError, match=r"pip install 'calib8\[monitor\]'"), Monitor():
+    with pytest.raises(SetupError, match=r"pip install '\.\[monitor\]'"), Monitor():
         pytest.fail("the work began")
 
 

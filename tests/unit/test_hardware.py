@@ -56,7 +56,7 @@ def test_without_the_drivers_cuda_the_gpu_is_found_all_the_same(monkeypatch: pyt
 def test_neither_is_there(monkeypatch, nvidia_smi) -> None:
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert gpus() == ()
-    assert "pip install 'calib8[monitor]'" in (driver().problem or "")
+    assert "pip install '.[monitor]'" in (driver().problem or "")
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=Code(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)))
     assert "no NVIDIA driver answers here (NVML: NVML Shared Library Not Found)" in (driver().problem or "")
 

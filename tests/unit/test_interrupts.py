@@ -11,7 +11,8 @@ import pytest
 
 from calib8.testing import tiny_encoder, token_feeds
 
-MESSAGE = "interrupted; nothing half-written was left behind"
+NOTHING = "interrupted; nothing half-written was left behind"
+KEPT = "interrupted; what was done is kept in {}: run the same command again to go on"
 #: Runs ``calib8`` and presses Ctrl-C as soon as some of a stage is done.
 AT_STAGE = """
 import os, signal, sys
@@ -70,29 +71,31 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("stage", "kept", "command"),
     [
-        ("calibrate", False, "calibrate model.onnx --data data -o ranges.json --cache calibration.cache"),
-        ("minmax ranges", True, "calibrate model.onnx --data data -o ranges.json"),
-        ("calibrate", False, "convert model.onnx --data data -o out --no-engine"),
-        ("quantize", True, "convert model.onnx --data data -o out --no-engine"),
-        ("verify", True, "convert model.onnx --data data -o out --no-engine"),
-        ("embed", False, "embed model.onnx texts.txt -o vectors.npy --runtime onnxruntime"),
-        ("run", False, "run model.onnx --data data -o outputs --runtime onnxruntime"),
+        ("calibrate", "r.json.unfinished", "calibrate model.onnx --data data -o r.json --cache calibration.cache"),
+        ("minmax ranges", "r.json.unfinished", "calibrate model.onnx --data data -o r.json"),
+        ("calibrate", "out/.calib8-unfinished", "convert model.onnx --data data -o out --no-engine"),
+        ("quantize", "out/.calib8-unfinished", "convert model.onnx --data data -o out --no-engine"),
+        ("verify", "", "convert model.onnx --data data -o out --no-engine"),
+        ("embed", None, "embed model.onnx texts.txt -o vectors.npy --runtime onnxruntime"),
+        ("run", None, "run model.onnx --data data -o outputs --runtime onnxruntime"),
     ],
 )
-def test_ctrl_c_while_it_works(work: Path, stage: str, kept: bool, command: str) -> None:
-    """``kept`` says whether something was finished by then: that stays, whole, and the next run goes on with it."""
-    before = files(work)
+def test_ctrl_c_while_it_works(work: Path, stage: str, kept: str | None, command: str) -> None:
+    """``kept``: the folder of unfinished work, empty if all that was done by then is in files that stay, or None."""
+    before, message = files(work), KEPT.format(kept) if kept else NOTHING
     code, out, err = interrupted(work, AT_STAGE, stage, *command.split(), "--json")
-    assert (code, err[-1]) == (130, MESSAGE)
+    assert (code, err[-1]) == (130, message)
     assert not any("Traceback" in line or "interrupted" in line for line in err[:-1]), "\n".join(err)
     assert json.loads(out) == {
-        "format": "calib8.error/1", "error": "Interrupted", "message": MESSAGE, "exit_code": 130
+        "format": "calib8.error/1", "error": "Interrupted", "message": message, "exit_code": 130
     }  # fmt: skip
     left = files(work) - before
-    assert bool(left) == kept
+    assert bool(left) == (kept is not None)
     assert not [name for name in left if name.endswith(".part")]
-    if kept:
-        assert interrupted(work, AT_STAGE, "never", *command.split())[0] == 0
+    if kept is not None:
+        code, _, err = interrupted(work, AT_STAGE, "never", *command.split())
+        assert code == 0
+        assert any("going on where an earlier run stopped: " in line for line in err) == bool(kept)
         assert not list(work.rglob("*unfinished*"))
 
 

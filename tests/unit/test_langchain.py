@@ -67,4 +67,4 @@ def test_a_vector_store_finds_what_was_put_in(embeddings: Calib8Embeddings) -> N
 def test_without_langchain_the_package_is_named() -> None:
     probe = "import sys; sys.modules['langchain_core'] = None; import calib8.langchain"
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    assert "SetupError: langchain-core is not installed. Install it: pip install 'calib8[langchain]'" in found.stderr
+    assert "SetupError: langchain-core is not installed. Install it: pip install '.[langchain]'" in found.stderr

@@ -34,7 +34,7 @@ from calib8.testing import tiny_encoder
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'calib8[ray]'"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray sets deprecated options of its own
 ]
 # Ray kills and retries work for ever while the machine is short of memory, whoever takes it.
@@ -410,7 +410,7 @@ def test_a_worker_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_without_ray_it_says_what_to_install(model: Path, corpus: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(SetupError, match=r"Ray is not installed. Install it: pip install 'calib8\[ray\]'"):
+    with pytest.raises(SetupError, match=r"Ray is not installed. Install it: pip install '\.\[ray\]'"):
         calib8.embed_corpus(model, corpus, "never")
 
 

@@ -1,5 +1,6 @@
 """Work that was stopped, by an exception or by SIGKILL, goes on and comes to the same result, to the bit."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from calib8.calibration import checkpoint as module
 from calib8.calibration import state
 from calib8.calibration.checkpoint import Checkpoint
 from calib8.calibration.collect import Collector, collect
+from calib8.calibration.observed import Observed
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.data.inputs import input_specs
@@ -83,6 +85,37 @@ def test_a_stopped_pass_goes_on(
     assert bits(finished) == bits(whole)
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_pass_keeps_what_it_did(
+    case: tuple[ir.Model, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes, end: type[BaseException]
+) -> None:
+    """After a batch; in the midst of one's statistics nothing can be kept, and nothing is."""
+    model, data = case
+    whole = collect(model, data, Quiet(), sample=20, histograms=True)
+    three = sum(len(rows) for rows, _ in list(data.batches())[:3])
+    counted = iter(range(10**6))
+
+    def add(tensor: Observed, *arguments: object) -> None:
+        if next(counted) == 3 * len(whole) + 1:
+            raise end
+        before(tensor, *arguments)
+
+    def stopped(folder: str, progress: Quiet) -> float:
+        """How many samples the run after the one that was stopped begins with."""
+        kept = partial(collect, model, data, sample=20, histograms=True)
+        with pytest.raises(end):
+            kept(progress, checkpoint=Checkpoint(tmp_path / folder))
+        monkeypatch.undo()
+        assert bits(kept(notes, checkpoint=Checkpoint(tmp_path / folder))) == bits(whole)
+        done, notes.steps = notes.steps[0][1], []
+        return float(done)
+
+    assert stopped("between", StopsAt(three, end)) == three
+    before = Observed.add
+    monkeypatch.setattr(Observed, "add", add)
+    assert stopped("within", Quiet()) == 0
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_shares_merge_to_the_whole(case: tuple[ir.Model, Dataset], data: st.DataObject) -> None:
@@ -112,21 +145,23 @@ def test_statistics_come_back_from_bytes(case: tuple[ir.Model, Dataset]) -> None
     assert bits(state.from_bytes(state.to_bytes(found))) == bits(found)
 
 
-def test_what_other_work_left_is_thrown_away(tmp_path: Path) -> None:
-    with unfinished_step(tmp_path / "a", {"of": [1, "x"]}) as folder:
+def test_what_other_work_left_is_thrown_away(tmp_path: Path, notes) -> None:
+    with unfinished_step(tmp_path / "a", {"of": [1, "x"]}, Quiet()) as folder:
         (folder / "part").touch()
-    with unfinished_step(tmp_path / "a", {"of": [1, "x"]}):
+    with unfinished_step(tmp_path / "a", {"of": [1, "x"]}, Quiet()):
         assert (folder / "part").exists()
-    with unfinished_step(tmp_path / "a", {"of": [2, "x"]}):
+    with unfinished_step(tmp_path / "a", {"of": [2, "x"]}, notes):
         assert not (folder / "part").exists()
         (folder / "part").touch()
+    [said] = notes.messages
+    assert re.fullmatch("starting anew: what an earlier run kept in .*a was done with other data, settings or .*", said)
     (folder / "key.json").write_text("{")
-    with unfinished_step(tmp_path / "a", {"of": [2, "x"]}):
+    with unfinished_step(tmp_path / "a", {"of": [2, "x"]}, Quiet()):
         assert not (folder / "part").exists()
 
 
 def test_work_that_kept_nothing_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(Stopped), unfinished_step(tmp_path / "a", {"of": 1}):
+    with pytest.raises(Stopped), unfinished_step(tmp_path / "a", {"of": 1}, Quiet()):
         raise Stopped
     assert not any(tmp_path.iterdir())
 
@@ -312,7 +347,7 @@ def test_unfinished_work_stays_only_if_something_was_kept(tmp_path: Path, keeps:
     def work() -> None:
         with unfinished_work(tmp_path / "a") as whole:
             assert whole is not None
-            with unfinished_step(whole / "pass", {"of": 1}) as folder:
+            with unfinished_step(whole / "pass", {"of": 1}, Quiet()) as folder:
                 if keeps:
                     (folder / "part").touch()
                 raise Stopped
@@ -322,7 +357,7 @@ def test_unfinished_work_stays_only_if_something_was_kept(tmp_path: Path, keeps:
     assert (tmp_path / "a").exists() == keeps
 
 
-def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes) -> None:
     model = prepare(tiny_encoder())
     data = Dataset(Batches([token_feeds(*[8] * 50)]), input_specs(model))
     statistics = collect(model, data, Quiet(), sample=400)
@@ -336,9 +371,11 @@ def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(apply, "solve", counted)
     with pytest.raises(Stopped):
         apply.solve_sites(model, names, statistics, StopsAt(2), tmp_path)
-    found = apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
+    found = apply.solve_sites(model, names, statistics, notes, tmp_path)
     assert len(solved) == len(set(solved)) == 4
-    (tmp_path / "site-0002.npz").write_bytes(b"")
+    assert notes.messages == ["going on where an earlier run stopped: 2 of 4 groups of ops are quantised"]
+    assert notes.steps == [("quantize", done, 4) for done in (2, 3, 4)]  # no rate counts the first two
+    (tmp_path / "site-0001.npz").write_bytes(b"")
     apply.solve_sites(model, names, statistics, Quiet(), tmp_path)
     assert solved[4:] == [solved[1]]
     plain = apply.solve_sites(model, names, statistics, Quiet())

@@ -194,7 +194,7 @@ def test_a_closed_runtime_says_so(runtime) -> None:
 
 def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(SetupError, match=r"OpenVINO is not installed\. Install it: pip install 'calib8\[openvino\]'"):
+    with pytest.raises(SetupError, match=r"OpenVINO is not installed\. Install it: pip install '\.\[openvino\]'"):
         OpenVinoRuntime(tiny_mlp())
 
 

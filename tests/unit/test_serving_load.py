@@ -236,4 +236,4 @@ def test_without_the_extra(model: Path, calib8: Shell, monkeypatch: pytest.Monke
     code, _, said = calib8("serve", model)
     assert code == 2
     assert "starlette, uvicorn, prometheus-client, httptools not installed" in said
-    assert "pip install 'calib8[serve]'" in said
+    assert "pip install '.[serve]'" in said

@@ -23,12 +23,12 @@ INTERVAL = 20.0
 
 
 @contextmanager
-def checkpoint(unfinished: Path | None, key: Mapping[str, object]) -> Iterator["Checkpoint | None"]:
+def checkpoint(unfinished: Path | None, key: Mapping[str, object], progress: Progress) -> Iterator["Checkpoint | None"]:
     """That of the pass which ``key`` tells from others, in the folder of all ``unfinished`` work; None without one."""
     if unfinished is None:
         yield None
         return
-    with unfinished_step(unfinished / "pass", key) as folder:
+    with unfinished_step(unfinished / "pass", key, progress) as folder:
         yield Checkpoint(folder)
 
 

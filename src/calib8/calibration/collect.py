@@ -50,21 +50,28 @@ def collect(
         return checkpoint.merged()
     with Collector(model, data, sample=sample, histograms=histograms, progress=progress) as collector:
         added: list[int] = []
-        for number, group in enumerate(data.groups()):
-            if number in known:
-                continue
-            collector.add(*data.batch(group))
-            added.append(number)
-            done += len(group.rows)
-            progress.update("calibrate", done, total)
-            if checkpoint is not None and (checkpoint.due or done == total):
+        groups = data.groups()
+        try:
+            for number in (number for number in range(len(groups)) if number not in known):
+                collector.add(*data.batch(groups[number]))
+                added.append(number)
+                done += len(groups[number].rows)
+                progress.update("calibrate", done, total)
+                if checkpoint is not None and (checkpoint.due or done == total):
+                    checkpoint.keep(added, collector.take())
+                    added = []
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM, which come anywhere
+            if checkpoint is not None and added and collector.holds == sum(len(groups[one].rows) for one in added):
                 checkpoint.keep(added, collector.take())
-                added = []
+            raise
         return checkpoint.merged() if checkpoint is not None else collector.take()
 
 
 class Collector:
-    """A model that is being observed: batches of ``data`` in, statistics of them out. See ``collect``."""
+    """A model that is being observed: batches of ``data`` in, statistics of them out. See ``collect``.
+
+    holds: how many samples there are statistics of; None while a batch is counted, of some tensors and not of others.
+    """
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class Collector:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
+        self.holds: int | None = 0
         self._mask = data.mask
         self._shares = sample / len(data), sample / positions(data)
         self._tensors = observed_tensors(model)
@@ -97,12 +105,17 @@ class Collector:
         for indices, _ in asked.values():
             feeds |= indices
         outputs = self._runtime.compute(feeds)
+        held, self.holds = self.holds or 0, None
         for tensor in self._tensors:
             tensor.add(outputs, asked[tensor.name][1])
+        self.holds = held + len(samples)
 
     def take(self) -> Statistics:
         """The statistics of what was added since the last call."""
-        return {tensor.name: tensor.take() for tensor in self._tensors}
+        self.holds = None
+        taken = {tensor.name: tensor.take() for tensor in self._tensors}
+        self.holds = 0
+        return taken
 
     def _found_shapes(self, model: ir.Model, data: Dataset) -> Shapes:
         """Tell every tensor its layout; the shapes of all batches, where they are needed to sample rows.

@@ -48,7 +48,7 @@ def calibrate_over(
     run.require_weighted_ops(model)
     data = dataset_for(model, source, progress)
     histograms = observer_for(config.observer, config.percentile).histogram
-    with checkpoint(unfinished, run.pass_key(origin, 0, histograms)) as kept:
+    with checkpoint(unfinished, run.pass_key(origin, 0, histograms), progress) as kept:
         open_worker = partial(Observation, path, source, config, origin, cluster.cpus)
         statistics = _merged(cluster, open_worker, data, progress, kept)
     return run.ranges_of(statistics, data, config, origin, progress)

@@ -78,7 +78,7 @@ def calibrate(
     """
     require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
-    with checkpoint(unfinished, pass_key(origin, sample, histograms)) as kept:
+    with checkpoint(unfinished, pass_key(origin, sample, histograms), progress) as kept:
         statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=kept)
     return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
 

@@ -12,9 +12,10 @@ from typer.core import TyperGroup
 
 from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
 from calib8.cli.console import err, out
-from calib8.cli.documents import Failed
-from calib8.cli.results import answer_in_json, tell, tell_failure
+from calib8.cli.results import answer_in_json, tell_failure
+from calib8.cli.stdout import checked_stdout
 from calib8.errors import Calib8Error
+from calib8.unfinished import kept_from
 
 
 class _WholeSentences(TyperGroup):
@@ -67,23 +68,24 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     answer_in_json(False)  # until the command begins
-    try:
-        app()
-    except Calib8Error as error:
-        err.print(f"error: {error}", style="red", markup=False)
-        tell_failure(error, error.exit_code)
-        sys.exit(error.exit_code)
-    except MemoryError as error:
-        err.print(
-            "error: not enough memory. Free some, or use a smaller model or less data.", style="red", markup=False
-        )
-        tell_failure(error, Calib8Error.exit_code)
-        sys.exit(Calib8Error.exit_code)
-    except SystemExit as ended:
-        _explain_end(ended)
-        raise
-    except Exception as error:
-        _crash(error)
+    with checked_stdout():
+        try:
+            app()
+        except Calib8Error as error:
+            _fail(error, str(error), error.exit_code)
+        except MemoryError as error:
+            _fail(error, "not enough memory. Free some, or use a smaller model or less data.", Calib8Error.exit_code)
+        except SystemExit as ended:
+            _explain_end(ended)
+            raise
+        except Exception as error:
+            _crash(error)
+
+
+def _fail(error: Exception, message: str, exit_code: int) -> NoReturn:
+    err.print(f"error: {message}", style="red", markup=False)
+    tell_failure(type(error).__name__, message, exit_code)
+    sys.exit(exit_code)
 
 
 def _explain_end(ended: SystemExit) -> None:
@@ -93,11 +95,13 @@ def _explain_end(ended: SystemExit) -> None:
         ended.code = UNREAD
     elif ended.code in (INTERRUPTED, TERMINATED):
         message = "interrupted; nothing half-written was left behind"
-        err.print(message, style="red")
-        tell(Failed(error="Interrupted", message=message, exit_code=int(ended.code)))
+        if folder := kept_from(ended):
+            message = f"interrupted; what was done is kept in {folder}: run the same command again to go on"
+        err.print(message, style="red", markup=False)
+        tell_failure("Interrupted", message, int(ended.code))
     elif explain := getattr(cause, "format_message", None):  # before the command could say whom it answers
         answer_in_json("--json" in sys.argv)
-        tell(Failed(error="UsageError", message=explain(), exit_code=Calib8Error.exit_code))
+        tell_failure("UsageError", explain(), Calib8Error.exit_code)
 
 
 def _crash(error: Exception) -> NoReturn:
@@ -111,10 +115,10 @@ def _crash(error: Exception) -> NoReturn:
         style="red",
         markup=False,
     )
-    tell_failure(error, CRASHED)
+    tell_failure(type(error).__name__, str(error), CRASHED)
     sys.exit(CRASHED)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    """End as after Ctrl-C: workers stopped, nothing half-written left behind."""
+    """End as after Ctrl-C: workers stopped, what was done kept, nothing half-written left behind."""
     sys.exit(128 + number)

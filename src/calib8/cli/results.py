@@ -4,9 +4,9 @@ A command prints its text with ``out`` and tells its facts with ``tell``, always
 that lets one of the two through. See docs/json.md.
 """
 
+import contextlib
 import functools
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from calib8.cli.console import out
 from calib8.cli.documents import Failed
+from calib8.errors import Calib8Error
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -41,6 +42,7 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     def run(*args: Any, as_json: bool = False, **options: Any) -> None:
         answer_in_json(as_json)
         command(*args, **options)
+        out.file.flush()  # while what refuses it can still be told
 
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     run.__annotations__ = {name: given.annotation for name, given in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
@@ -62,10 +64,15 @@ def tell(document: BaseModel) -> None:
     """Print ``document``, whose ``format`` says what it is, if JSON was asked for and none was printed yet."""
     if _state.asked and not _state.told:
         content = document.model_dump(mode="json")
-        sys.stdout.write(to_json(content, indent=2, inf_nan_mode="null").decode() + "\n")
+        out.file.write(to_json(content, indent=2, inf_nan_mode="null").decode() + "\n")
         _state.told = True
 
 
-def tell_failure(error: BaseException, exit_code: int) -> None:
-    """The same for an error, unless the command told its facts before it: a missed limit is among them."""
-    tell(Failed(error=type(error).__name__, message=str(error), exit_code=exit_code))
+def tell_failure(kind: str, message: str, exit_code: int) -> None:
+    """The same for an error, unless the command told its facts before it: a missed limit is among them.
+
+    Where nothing can be written the exit code has to do: this never raises.
+    """
+    with contextlib.suppress(OSError, Calib8Error):
+        tell(Failed(error=kind, message=message, exit_code=exit_code))
+        out.file.flush()

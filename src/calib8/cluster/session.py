@@ -3,11 +3,15 @@
 import contextlib
 import os
 import signal
+import socket
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from calib8.cluster.config import Ray
 from calib8.errors import SetupError
+from calib8.extras import install
 
 #: Nothing is reported to anybody, no web server is started, and Ray's C++ half keeps to errors that end it.
 ENVIRONMENT = {
@@ -15,6 +19,10 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+#: What it says of that on stderr, whatever the level.
+SAID = b"Set ray log level from environment variable"
+#: Seconds within which a cluster takes a connection.
+ANSWER_WITHIN = 5.0
 
 
 def require_ray() -> None:
@@ -24,7 +32,7 @@ def require_ray() -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise SetupError("Ray is not installed. Install it: pip install 'calib8[ray]'.") from error
+        raise SetupError(f"Ray is not installed. Install it: {install('ray')}.") from error
 
 
 @contextlib.contextmanager
@@ -39,20 +47,51 @@ def connected(cluster: Ray) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_answer(cluster.address)
     try:
-        with _signals_kept():
+        with _signals_kept(), _without_line(SAID):
             own = {"include_dashboard": False} if cluster.address == "local" else {}
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise SetupError(
-            f"could not connect to Ray at {cluster.address!r}: {reason}. Start a cluster with `ray start --head` and "
-            "give 'auto' or its address, or give 'local'."
-        ) from error
+        raise _no_cluster(repr(cluster.address), " ".join(str(error).split())[:300].rstrip(".")) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ``SetupError`` where nothing listens: Ray would try for minutes, and not end when it is told to."""
+    told, where = repr(address), address
+    if address == "auto":
+        where, found_in = _auto()
+        told = f"{address!r} ({where}, from {found_in})"
+    host, colon, port = where.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):  # 'local', or for Ray to judge
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(told, f"nothing listens there ({error})") from error
+
+
+def _auto() -> tuple[str, str]:
+    """The address that Ray would take for ``auto``, empty if there is none, and where it is told."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address, "RAY_ADDRESS"
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    told = Path(folder) / "ray" / "ray_current_cluster"
+    try:
+        return told.read_text(encoding="utf-8").strip(), str(told)
+    except OSError:
+        return "", str(told)
+
+
+def _no_cluster(address: str, reason: str) -> SetupError:
+    return SetupError(
+        f"could not connect to Ray at {address}: {reason}. Start a cluster with `ray start --head` and give 'auto' or "
+        "its address, or give 'local'."
+    )
 
 
 @contextlib.contextmanager
@@ -66,3 +105,23 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _without_line(said: bytes) -> Iterator[None]:
+    """Leave out the lines with ``said`` of what is written to stderr meanwhile, by C++, too; the rest comes late."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            with open(2, "wb", closefd=False) as again:
+                again.writelines(line for line in written if said not in line)

@@ -169,15 +169,26 @@ class _Once:
             self._progress.note(message)
 
 
-def by_token_budget(lengths: Rows, budget: int, most: Callable[[int], int]) -> Iterator[Rows]:
-    """Group row numbers, longest first, so that rows x longest row stays within ``budget`` (at least one row).
+def by_token_budget(lengths: Rows, budget: int, most: Callable[[int], int]) -> list[Rows]:
+    """Group row numbers by length, so that rows x longest row stays within ``budget`` (at least one row).
+
+    The longest are in the first group, where too little memory is found out at once; any number of groups from there
+    on is a fair sample of all: so the samples that are done tell how much time is left.
 
     ``most``: how many rows of a length may be in a group.
     """
     order = np.argsort(-lengths, kind="stable")
+    groups: list[Rows] = []
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
         count = max(1, min(budget // longest, most(longest)))
-        yield order[start : start + count]
+        groups.append(order[start : start + count])
         start += count
+    return [groups[number] for number in _spread(len(groups))]
+
+
+def _spread(count: int) -> list[int]:
+    """The numbers below ``count``, 0 first, such that each beginning is spread over all: 0 4 2 6 1 5 3 7."""
+    width = max(0, count - 1).bit_length()
+    return sorted(range(count), key=lambda number: f"{number:0{width}b}"[::-1])

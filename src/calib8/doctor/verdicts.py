@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from calib8.doctor.facts import Facts
 from calib8.engine.hardware import Gpu
 from calib8.engine.sidecar import NOT_RTX
+from calib8.extras import install
 
 #: The first compute capability that TensorRT-RTX runs on, Turing.
 FIRST_RTX = 75
@@ -38,13 +39,13 @@ def _build_rtx(facts: Facts) -> Verdict:
     what, library = "build, TensorRT-RTX", facts.libraries["tensorrt-rtx"]
     if library.usable:
         return _yes(what, f"{library.details['builds for']}; needs no GPU")
-    return _no(what, f"{_lacks(facts, 'tensorrt-rtx')} pip install 'calib8[rtx]'.")
+    return _no(what, f"{_lacks(facts, 'tensorrt-rtx')} {install('rtx')}.")
 
 
 def _build_tensorrt(facts: Facts) -> Verdict:
     what = "build, TensorRT 10/11"
     if problem := _lacks(facts, "tensorrt"):
-        return _no(what, f"{problem} pip install 'calib8[tensorrt]', where there is a GPU.")
+        return _no(what, f"{problem} {install('tensorrt')}, where there is a GPU.")
     if not facts.driver.gpus:
         return _no(what, f"It builds only on a GPU: {_no_gpu(facts)} Use TensorRT-RTX.")
     return _yes(what, f"for {facts.driver.gpus[0].target} only, the GPU of this machine")
@@ -75,7 +76,7 @@ def _runs(facts: Facts) -> Iterator[Verdict]:
 def _not_rtx(facts: Facts, gpu: Gpu) -> str:
     targets = facts.libraries["tensorrt-rtx"].details.get("builds for") or gpu.target  # not installed: nobody can tell
     if gpu.target in NOT_RTX or int(gpu.target.removeprefix("sm")) < FIRST_RTX or gpu.target not in targets.split():
-        return f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: pip install 'calib8[tensorrt]'."
+        return f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: {install('tensorrt')}."
     return ""
 
 
@@ -84,7 +85,7 @@ def _cannot_run(facts: Facts, package: str) -> str:
     extra = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}[package]
     for needed in (package, "cuda-python"):
         if problem := _lacks(facts, needed):
-            return f"{problem} pip install 'calib8[{extra}]'."
+            return f"{problem} {install(extra)}."
     details = facts.libraries["cuda-python"].details
     runtime, newest = details["CUDA runtime"], facts.driver.cuda or details["CUDA of the driver"]
     if runtime and newest and int(runtime.partition(".")[0]) > int(newest.partition(".")[0]):
@@ -97,16 +98,16 @@ def _int8_on_cpu(facts: Facts) -> Verdict:
     runtimes = {"OpenVINO": facts.version("openvino"), "ONNX Runtime": facts.version("onnxruntime")}
     found = [f"{name} {version}" for name, version in runtimes.items() if version]
     if not found:
-        return _no(what, f"{_lacks(facts, 'onnxruntime')} pip install calib8.")
+        return _no(what, f"{_lacks(facts, 'onnxruntime')} {install()}.")
     speed = {True: "with VNNI: fast", False: "without VNNI: works, slowly", None: "VNNI unknown"}[processor.vnni]
-    hint = "" if runtimes["OpenVINO"] else ". Faster: pip install 'calib8[openvino]'"
+    hint = "" if runtimes["OpenVINO"] else f". Faster: {install('openvino')}"
     return _yes(what, f"{found[0]}, {speed}{hint}")
 
 
 def _monitor(facts: Facts) -> Verdict:
     what = "watch the GPU, --monitor"
     if problem := _lacks(facts, "nvidia-ml-py"):
-        return _no(what, f"{problem} pip install 'calib8[monitor]'.")
+        return _no(what, f"{problem} {install('monitor')}.")
     if not facts.driver.gpus:
         return _no(what, _no_gpu(facts))
     divided = any(gpu.mig for gpu in facts.driver.gpus)

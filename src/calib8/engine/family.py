@@ -19,6 +19,7 @@ from calib8.engine.options import Options
 from calib8.engine.targets import members
 from calib8.engine.trt_api import TensorRtModule
 from calib8.errors import ConfigError, SetupError
+from calib8.extras import install
 
 if TYPE_CHECKING:
     from tensorrt import IBuilderConfig
@@ -28,7 +29,6 @@ FamilyChoice = Literal["auto", "rtx", "tensorrt"]
 
 MODULES: dict[FamilyName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 TITLES: dict[FamilyName, str] = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
-INSTALL = "Install one: pip install 'calib8[rtx]' (builds anywhere) or 'calib8[tensorrt]' (builds on its GPU)."
 
 #: The builder flags that an option sets.
 FLAGS = {
@@ -126,7 +126,10 @@ def load(family: FamilyChoice = "auto", *, prefer: FamilyName = "rtx") -> Tensor
             if (interruption := _interruption(error)) is not None:
                 raise interruption from error
             tried.append(f"{MODULES[name]}: {error}")
-    raise SetupError(f"no usable TensorRT on this machine ({'; '.join(tried)}). {INSTALL}")
+    raise SetupError(
+        f"no usable TensorRT on this machine ({'; '.join(tried)}). Install one: {install('rtx')} (builds anywhere), or "
+        "with [tensorrt] in place of [rtx] (builds on its GPU)."
+    )
 
 
 def _option(name: str) -> str:

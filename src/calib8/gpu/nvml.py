@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.errors import SetupError
+from calib8.extras import install
 
 Quantities = dict[str, float]
 
@@ -26,7 +27,7 @@ def opened() -> Iterator[Any]:
         import pynvml
     except ImportError as error:
         raise SetupError(
-            f"the GPU can be watched only through nvidia-ml-py ({error}). Install it: pip install 'calib8[monitor]'."
+            f"the GPU can be watched only through nvidia-ml-py ({error}). Install it: {install('monitor')}."
         ) from None
     try:
         pynvml.nvmlInit()

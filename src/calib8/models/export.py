@@ -29,6 +29,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from calib8.errors import FetchError, SetupError
+from calib8.extras import install
 from calib8.files import read_json
 from calib8.models.tidy import tidy
 from calib8.progress import Progress
@@ -56,7 +57,7 @@ def require_packages() -> None:
     if missing := missing_packages():
         raise SetupError(
             f"the model has to be exported from PyTorch, and this Python has no {', '.join(missing)}. "
-            "Install what the export needs: pip install 'calib8[export]'"
+            f"Install what the export needs: {install('export')}"
         )
 
 

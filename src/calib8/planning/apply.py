@@ -25,6 +25,7 @@ from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import FEWEST_ROWS, Solution, solve
 from calib8.planning.solved import kept
 from calib8.progress import Progress
+from calib8.unfinished import is_whole
 
 #: metadata_props keys of a quantised model, each holding JSON.
 PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
@@ -51,15 +52,22 @@ def solve_sites(
     """
     found: dict[str, Solution] = {}
     todo = [site for site in sites(model, names) if _sampled(statistics[site.tensor], site)]
-    for done, site in enumerate(todo, start=1):
+    paths = [unfinished / f"site-{number:04d}.npz" if unfinished is not None else None for number in range(len(todo))]
+    known = {path for path in paths if path is not None and is_whole(path)}
+    done = len(known)
+    progress.update("quantize", done, len(todo))
+    if known:
+        progress.note(f"going on where an earlier run stopped: {done} of {len(todo)} groups of ops are quantised")
+    for site, path in zip(todo, paths, strict=True):
         for op in site.ops:
             refuse_half(op)
             finite_weight(op.weight)
-        path = unfinished / f"site-{done:04d}.npz" if unfinished is not None else None
         solution = kept(path, partial(solve, statistics[site.tensor], site))
         found |= dict.fromkeys([op.name for op in site.ops], solution)
         release(model)  # or all weights would be in memory at the end
-        progress.update("quantize", done, len(todo))
+        if path not in known:
+            done += 1
+            progress.update("quantize", done, len(todo))
     return found
 
 

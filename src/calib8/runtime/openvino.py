@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError, SetupError
+from calib8.extras import install
 from calib8.graph.io import readable
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
@@ -29,7 +30,7 @@ class OpenVinoRuntime(Runtime):
         try:
             import openvino as ov
         except ImportError as error:
-            raise SetupError("OpenVINO is not installed. Install it: pip install 'calib8[openvino]'.") from error
+            raise SetupError(f"OpenVINO is not installed. Install it: {install('openvino')}.") from error
         super().__init__(contract_of(model))
         options: dict[str, object] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "NUM_STREAMS": streams}
         if threads is not None:

@@ -70,7 +70,7 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
     # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
     lenient = replace(case, config=case.config.model_copy(update={"min_sqnr_db": -math.inf}))
     solutions = lenient.solutions(progress)
-    with lenient.step("measured", probe) as folder:
+    with lenient.step("measured", progress, probe) as folder:
         search = _Search(lenient, probe, target, progress, solutions, folder)
         reached = search.run()
     budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))

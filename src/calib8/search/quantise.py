@@ -50,17 +50,17 @@ class Case:
         check_ranges(self.model, self.ranges)
         if self.config.treatment == "plain":
             return {}
-        with self.step("sites") as folder:
+        with self.step("sites", progress) as folder:
             return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
 
-    def step(self, name: str, probe: Probe | None = None) -> AbstractContextManager[Path | None]:
+    def step(self, name: str, progress: Progress, probe: Probe | None = None) -> AbstractContextManager[Path | None]:
         """The folder in which a step of the work, on the samples of ``probe``, is kept; None if none is."""
         if self.unfinished is None:
             return nullcontext()
         key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
         if probe is not None:
             key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling}
-        return unfinished_step(self.unfinished / name, key)
+        return unfinished_step(self.unfinished / name, key, progress)
 
     def measuring(
         self, names: set[str], solutions: Mapping[str, Solution], probe: Probe, folder: Path | None
@@ -112,7 +112,7 @@ def case_of(
     if unfinished is not None:  # of other data nothing is of any use
         unfinished = unfinished / f"data-{origin.data_sha256[:16]}"
     sample = rows_to_sample(config)
-    with checkpoint(unfinished, pass_key(origin, sample, histograms=False)) as kept:
+    with checkpoint(unfinished, pass_key(origin, sample, histograms=False), progress) as kept:
         statistics = collect(model, dataset_for(model, data, progress), progress, sample=sample, checkpoint=kept)
     return Case(model, ranges, statistics, config, unfinished)
 
@@ -133,7 +133,7 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     names = plan.nodes("int8")
     del quantised  # a switchboard holds every weight twice
     progress.note(f"all of it in INT8 costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}")
-    with case.step("measured", probe) as folder:
+    with case.step("measured", progress, probe) as folder:
         measuring = case.measuring(set(names), solutions, probe, folder)
         with measuring.board:
             base = measuring.cosine(())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib8.errors import SetupError
+from calib8.extras import install
 from calib8.models.sentence import SentenceEncoder
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
@@ -149,6 +150,4 @@ def _told_to_stop(server: uvicorn.Server) -> Iterator[None]:
 def _require_packages() -> None:
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
-        raise SetupError(
-            f"{', '.join(missing)} not installed. Install what serving needs: pip install 'calib8[serve]'."
-        )
+        raise SetupError(f"{', '.join(missing)} not installed. Install what serving needs: {install('serve')}.")
