@@ -198,11 +198,13 @@ def _quantize(
 ) -> tuple[ir.Model, QuantPlan]:
     """``folder`` holds the model's pooling config, if it is a sentence encoder; ``unfinished`` what was done before."""
     from calib8.planning.apply import quantize_by_ranges
+    from calib8.planning.policy import selected
     from calib8.search.probe import probe_of
     from calib8.search.quantise import PROBED, case_of, quantise_guarded
 
     if data is None:
         return quantize_by_ranges(model, ranges, config)
+    selected(model, config)  # a glob that matches nothing is told before the pass over the data
     source = open_source(data)
     case = case_of(model, ranges, source, config, progress, unfinished)
     return quantise_guarded(case, probe_of(model, source, PROBED, folder), progress)

@@ -62,6 +62,15 @@ def test_options_of_quantisation_reach_it_and_default_to_its_own(
     assert asked == [(Int8(), None), (Int8(treatment="plain", embedding=False), Path("d"))]
 
 
+def test_a_glob_that_matches_nothing_is_told_before_the_second_pass(
+    calib8: Shell, int8: Path, model: Path, tmp_path: Path
+) -> None:
+    given = ("--ranges", tmp_path / "ranges.json", "--data", tmp_path / "data", "-o", tmp_path / "x.onnx")
+    code, _, err = calib8("quantize", model, *given, "--exclude", "nosuch*")
+    assert code == 2
+    assert err.startswith("error: 'nosuch*' matches no weighted op")  # and no line of any stage
+
+
 def test_calibrating_again_is_instant_and_says_so(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
     arguments = ("calibrate", model, "--data", tmp_path / "data", "-o", tmp_path / "ranges.json")
     code, _, err = calib8(*arguments)
