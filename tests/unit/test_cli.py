@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,18 +200,36 @@ def test_the_overview_cuts_no_sentence_off(calib8: Shell) -> None:
 def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
     code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
     assert code == 0
-    assert "cosine_mean" in out
+    assert "embedding (mean of last_hidden_state)" in out
+    assert "cosine to FP32, mean" in out
+    assert re.search(r"^kept: mean cosine 0\.9\d+, at least 0\.9 is asked for\nPASSED\n", out, re.MULTILINE)
+    assert f"accuracy: 10 samples from {text}\n" in out
+    assert re.search(r"model\.int8\.onnx ran in OpenVINO \S+ on CPU, with FP32 for what is not INT8\n", out)
+    assert re.search(r"model\.onnx ran in ONNX Runtime \S+ on CPU\n", out)
     code, out, err = calib8("verify", model, int8, "--data", text)
     assert (code, err.splitlines()[-1]) == (0, "no limit given: nothing was judged")
-    assert "sqnr_db" in out
+    assert "dB" in out
+    assert "PASSED" not in out
     code, _, err = calib8("verify", model, int8, "--data", text, "--min-sqnr-db", "99")
     assert code == 1
     assert "SQNR in dB" in err
     assert "nothing was judged" not in err
-    code, out, err = calib8("verify", model, int8, "--data", text, "--min-cosine", "1")
+    code, out, err = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.99999999999")
     assert code == 1
-    assert "cosine_mean" in out  # what was measured is shown all the same
-    assert "error: accuracy limit missed on 10 samples: mean cosine 0.99" in err
+    assert "MISSED: mean cosine 0.99" in out  # what was measured is shown all the same
+    assert "FAILED" in out
+    assert re.search(
+        r"error: accuracy limit missed on 10 samples: mean cosine 0\.99\d+, expected at least 0\.99999999999\.", err
+    )
+
+
+def test_verify_tells_a_program_what_computed(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
+    code, out, _ = calib8("verify", model, int8, "--data", text, "--runtime", "onnxruntime", "--json")
+    accuracy = json.loads(out)["accuracy"]
+    assert code == 0
+    assert accuracy["runtime"].startswith("ONNX Runtime")
+    assert accuracy["reference_runtime"].startswith("ONNX Runtime")
+    assert accuracy["outputs"]["last_hidden_state"]["pooled"] == "mean"
 
 
 def test_inspect_knows_everything_that_was_made(calib8: Shell, int8: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 
 import calib8
 from calib8 import api, judging
@@ -25,6 +26,7 @@ from calib8.models.corpus import JSON_LINES, PARQUET
 
 if TYPE_CHECKING:
     from calib8.gpu.activity import Activity
+    from calib8.report.verification import VerificationReport
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
@@ -203,13 +205,11 @@ def verify(
             )
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
+    report = judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
     if output is not None:
-        judging.keep_verdict(output, reference, candidate, data, comparison, limits, on_gpu=found)
-    if found is not None:
-        _print_on_gpu(found)
-    else:
-        _print(_facts(comparison))
-    tell(judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found))
+        judging.keep_verdict(report, output)
+    _print_verdict(report)
+    tell(report)
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
@@ -233,6 +233,16 @@ def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], 
     from calib8.verification.on_gpu import target_of
 
     return watched(wanted, target_of(engine) if wanted else None)
+
+
+def _print_verdict(report: VerificationReport) -> None:
+    from calib8.report.verification_table import render_verdict, render_verification
+
+    if report.gpu is None:
+        out.print(render_verification(report))
+        return
+    _print_on_gpu(report.gpu)
+    out.print(Group(*render_verdict(report)))
 
 
 def _print_on_gpu(found: GpuComparison) -> None:

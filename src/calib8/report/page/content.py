@@ -21,7 +21,7 @@ from calib8.report.page.sections import (
     ranges_section,
 )
 from calib8.report.report import Machine, Report
-from calib8.report.table import size_of
+from calib8.report.table import in_runtime, size_of
 from calib8.report.verification import VerificationReport
 from calib8.verification.on_gpu import GpuComparison
 
@@ -31,7 +31,7 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
     seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
     notes = (
         f"Measured on {report.accuracy.samples} samples from {report.held_out}{seen}.",
-        f"INT8 ran in {report.accuracy_runtime}, with FP32 for what is not INT8.",
+        f"INT8 ran in {in_runtime(report.accuracy_runtime)}.",
     )
     sections = [
         _size_and_speed(report),
@@ -74,6 +74,8 @@ def verification_page(report: VerificationReport) -> Page:
     )
     files = Section("What was compared", tables=(Table("Files", ("role", "file", "size", "SHA-256"), rows),))
     notes = [f"Measured on {report.accuracy.samples} samples from {report.held_out}."]
+    if report.accuracy.runtime is not None:
+        notes.append(f"The candidate ran in {in_runtime(report.accuracy.runtime)}.")
     if report.gpu is not None:
         notes.append(f"The engine ran on {report.gpu.gpu} ({report.gpu.target}), driver {report.gpu.driver}.")
     sections = [accuracy_section(report.accuracy, report.limits, notes), files]

@@ -77,7 +77,7 @@ def closeness_table(title: str, accuracy: Comparison) -> Table:
     """How close each output is."""
     rows = [
         (
-            Cell(name),
+            Cell(one.named(name)),
             number(one.cosine_mean, ".5f"),
             number(one.cosine_p1, ".5f"),
             number(one.cosine_min, ".5f"),
@@ -86,7 +86,7 @@ def closeness_table(title: str, accuracy: Comparison) -> Table:
         )
         for name, one in accuracy.outputs.items()
     ]
-    head = ("output", "cosine, mean", "1st percentile", "lowest", "neighbour kept (%)", "SQNR (dB)")
+    head = ("compared", "cosine, mean", "1st percentile", "lowest", "neighbour kept (%)", "SQNR (dB)")
     return Table(title, head, tuple(rows))
 
 
