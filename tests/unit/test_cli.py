@@ -374,6 +374,7 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     )
     assert code == 0, err
     assert "PASSED" in out
+    assert f"\nin {output}: model.int8.onnx, report.html\n" in out
     report = json.loads((output / "report.json").read_text())
     assert report["calibration"]["samples"] == 56
     assert report["accuracy"]["samples"] == 8

@@ -132,7 +132,7 @@ def test_an_engine_on_a_gpu() -> None:
     for told in (
         "The engine ran on NVIDIA H100 80GB HBM3 (sm90), driver 580.159.04.",
         "71 of 72",
-        "124 of 124 nodes before Q fused; norms in two kernels: 16",
+        "124 of 124 nodes before Q fused; 16 norms take a second kernel",
         "NVIDIA H100 80GB HBM3 at work",
         "power: mean 513.4, most 720.8 W",
         "memory used: mean 3.1, most 3.8 GB",

@@ -212,6 +212,8 @@ def convert(
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
 
+    An engine is named after the folder: build/model/model-int8.engine, or model-int8.sm86.engine among several targets.
+
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
     from calib8.planning.quant_plan import QuantPlan
@@ -244,9 +246,9 @@ def convert(
     if kept is not None:
         out.print(render_plan(QuantPlan.load(output / "plan.json")))
     out.print(render(report))
-    out.print(
-        f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
-    )
+    made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
+    out.print(f"in {output}: {made}", markup=False)
+    out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
     tell(report)
     if missed is not None:
         raise missed

@@ -45,7 +45,7 @@ def _engines(report: Report) -> RenderableType:
     table.add_column("target")
     table.add_column("size", justify="right")
     table.add_column("INT8 ops planned/expected", justify="right")
-    table.add_column("kernels", justify="right")
+    table.add_column("INT8 kernels", justify="right")
     table.add_column("executed here")
     for engine in report.engines:
         plan = engine.plan
