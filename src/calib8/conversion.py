@@ -30,6 +30,7 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of, text_tokenizer
+from calib8.models.text_source import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
@@ -48,7 +49,6 @@ from calib8.unfinished import unfinished_work
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
-from calib8.verification.run import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone. config.json

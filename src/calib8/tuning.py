@@ -13,6 +13,7 @@ from calib8.data.sources import Source
 from calib8.errors import Calib8Error, ConfigError, ModelError, SetupError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
+from calib8.models.text_source import held_out_source
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
@@ -20,7 +21,6 @@ from calib8.runtime.choice import CpuChoice, Measured, candidates, cores, rememb
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.open import is_engine
-from calib8.verification.run import held_out_source
 from calib8.verification.speed import by_turns
 
 #: Batches of the data that are measured, at least, and how often.

@@ -87,6 +87,32 @@ def test_calibrating_again_is_instant_and_says_so(calib8: Shell, int8: Path, mod
     assert "calibrating again: the model changed" in calib8(*arguments)[2]
 
 
+def test_text_is_calibration_data_where_there_is_a_tokenizer(
+    calib8: Shell, int8: Path, model: Path, text: Path, tmp_path: Path
+) -> None:
+    ranges = tmp_path / "ranges.json"
+    code, _, err = calib8("calibrate", model, "--data", text, "-o", ranges)
+    assert code == 0
+    assert "ranges are up to date" in err  # those that were made of the folder which `prepare` made of this text
+    given = ("--ranges", ranges, "--text", text, "-o", tmp_path / "x.onnx", "--min-sqnr", 0)
+    assert calib8("quantize", model, *given)[1].endswith("6 of 6 weighted ops in INT8\n")
+    long = tmp_path / "long.txt"
+    long.write_text("\n".join(SENTENCES * 3), encoding="utf-8")
+    assert calib8("sensitivity", model, "--data", long)[0] == 0
+    arguments = ("convert", model, "--data", long, "-o", tmp_path / "out", "--no-engine")
+    code, _, err = calib8(*arguments)
+    assert code == 0, err
+    assert "INT8 model is up to date" in calib8(*arguments)[2]
+    long.write_text("\n".join(SENTENCES * 4), encoding="utf-8")
+    assert "calibrating again: the calibration data changed" in calib8(*arguments)[2]
+    bare = tmp_path / "bare.onnx"
+    bare.write_bytes(model.read_bytes())
+    code, _, err = calib8("calibrate", bare, "--data", text)
+    assert code == 2
+    assert f"no tokenizer.json was found beside {bare}" in err
+    assert f"calib8 prepare {text} --tokenizer FOLDER -o calib_data" in err
+
+
 def test_the_cache_holds_one_line_per_tensor(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
     cache = tmp_path / "calibration.cache"
     calib8("calibrate", model, "--data", tmp_path / "data", "-o", tmp_path / "ranges.json", "--cache", cache)
@@ -250,7 +276,10 @@ def test_every_verb_has_help_with_an_example(calib8: Shell, verb: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("calibrate", "absent.onnx", "--data", "data"), "data not found: expected a folder of .npy files at data"),
+        (
+            ("calibrate", "absent.onnx", "--data", "data"),
+            "data not found: expected a folder of .npy files or an .npz file at data",
+        ),
         (("calibrate", "absent.onnx", "--data", "{data}"), "ONNX model not found"),
         (("quantize", "{model}", "--ranges", "absent.json", "-o", "x.onnx"), "ranges file not found"),
         (("calibrate", "{model}", "--data", "{data}", "--percentile", "12"), "greater than 50"),

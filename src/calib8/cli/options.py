@@ -84,6 +84,15 @@ MonitorInReport = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
 ]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]
+DataOrText = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        "--text",
+        help="Folder with one <input name>.npy per model input, an .npz file, or a .txt file of sentences, for which "
+        "tokenizer.json must be beside the model.",
+    ),
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(

@@ -60,7 +60,7 @@ def prepare(
 
 def calibrate(
     model: Model,
-    data: opt.Data,
+    data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Ranges file to write.")] = Path("ranges.json"),
     cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration cache.")] = None,
     cache_version: Annotated[
@@ -103,7 +103,8 @@ def quantize(
     ranges: Annotated[Path, typer.Option(help="Ranges file that `calib8 calibrate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 model to write.")],
     data: Annotated[
-        Path | None, typer.Option(help="Calibration data, for a second pass: far more ops can be INT8 with it.")
+        Path | None,
+        typer.Option("--data", "--text", help="Calibration data, for a second pass: far more ops can be INT8 with it."),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
     include: opt.Include = None,
@@ -184,7 +185,7 @@ def build(
 def convert(
     ctx: typer.Context,
     model: Model,
-    data: opt.Data,
+    data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
     held_out: Annotated[
         Path | None, typer.Option(help="Arrays or text to measure on; default: hold calibration data back.")
@@ -269,7 +270,7 @@ def _cosine(budget: str | None) -> float | None:
 
 def sensitivity(
     model: Model,
-    data: opt.Data,
+    data: opt.DataOrText,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = 32,
     show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,
