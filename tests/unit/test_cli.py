@@ -13,6 +13,8 @@ import onnx_ir as ir
 import pytest
 from shell import Shell
 
+import calib8 as calib8_library
+from calib8.cli.wrong_options import OPTIONS, option_of
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
@@ -282,7 +284,10 @@ def test_every_verb_has_help_with_an_example(calib8: Shell, verb: str) -> None:
         ),
         (("calibrate", "absent.onnx", "--data", "{data}"), "ONNX model not found"),
         (("quantize", "{model}", "--ranges", "absent.json", "-o", "x.onnx"), "ranges file not found"),
-        (("calibrate", "{model}", "--data", "{data}", "--percentile", "12"), "greater than 50"),
+        (
+            ("calibrate", "{model}", "--data", "{data}", "--percentile", "12"),
+            "got --percentile 12.0, expected more than 50",
+        ),
         (("embed", "absent.onnx", "{text}"), "model or engine not found"),
         (("verify", "absent.onnx", "{model}", "--data", "{text}"), "ONNX model not found"),
         (("inspect", "absent.onnx"), "file not found"),
@@ -309,9 +314,59 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert not any(empty.iterdir())  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", "a", "b", "--data", "c", "--min-cosine", 1.01), "got --min-cosine 1.01, expected 1 or less."),
+        (("bench", "a", "--data", "c", "--batches", "4,0"), "got --batches 0, expected more than 0."),
+        (("bench", "a", "--data", "c", "--batches", ""), "got --batches (), expected at least 1."),
+        (("quantize", "a", "--ranges", "b", "-o", "c", "--min-sqnr", -1), "got --min-sqnr -1.0, expected 0 or more."),
+        (
+            ("build", "a", "-o", "b", "--batch", 3),
+            "--cache and --batch say how a calibrator works: choose a calibrator.",
+        ),
+        (
+            ("export", "triton", "a", "-o", "b", "--name", "a b/c"),
+            "got --name 'a b/c', expected letters, digits, - and _ only.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_name_of_its_option(
+    calib8: Shell, arguments: tuple[object, ...], message: str
+) -> None:
+    code, _, err = calib8(*arguments)
+    assert (code, err) == (2, f"error: {message}\n")
+
+
+def test_every_field_of_a_config_is_told_by_an_option_that_there_is() -> None:
+    pages = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    only_in_python = {
+        ("Int8", "max_damage"), ("Build", "check_plan"), ("Bench", "least"), ("Bench", "warm_up"),
+        ("Convert", "calibrate"), ("Convert", "int8"), ("Convert", "build"), ("Convert", "verify"),
+    }  # fmt: skip
+    configs = [
+        "Calibrate",
+        "Int8",
+        "Migrate",
+        "Build",
+        "Verify",
+        "Bench",
+        "Convert",
+        "Prepare",
+        "Ray",
+        "Serve",
+        "Triton",
+    ]
+    fields = {(name, field) for name in configs for field in getattr(calib8_library, name).model_fields}
+    lost = {pair for pair in fields - only_in_python if f"{option_of(*pair)} " not in pages}
+    assert not lost
+    assert set(OPTIONS) <= fields
+
+
 def test_an_unknown_option_or_choice_is_a_usage_error(calib8: Shell) -> None:
     assert calib8("calibrate", "x", "--data", "y", "--observer", "magic")[0] == 2
     assert calib8("calibrate", "x", "--dta", "y")[0] == 2
+    assert "Invalid value for 'server': 'x' is not one of 'triton'." in calib8("export", "x", "a.onnx", "-o", "b")[2]
 
 
 def test_ctrl_c_ends_with_130(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    server: Annotated[Literal["triton"], typer.Argument(help="Who will serve it: triton.", metavar="triton")],
+    server: Annotated[Literal["triton"], typer.Argument(help="Who will serve it: triton.", metavar="server")],
     artefact: Annotated[Path, typer.Argument(help="TensorRT engine, or ONNX model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model repository.")],
     tokenizer: opt.Tokenizer = None,

@@ -14,16 +14,24 @@ from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, 
 from calib8.cli.console import err, out
 from calib8.cli.documents import Failed
 from calib8.cli.results import answer_in_json, tell, tell_failure
+from calib8.cli.wrong_options import by_option
 from calib8.errors import Calib8Error
 
 
 class _WholeSentences(TyperGroup):
-    """Lists what commands do in whole sentences, where typer cuts them off at the end of the line."""
+    """Lists what commands do in whole sentences, where typer cuts them off at the end of the line; speaks plainly."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, (command.help or "").split("\n\n")[0]) for name, command in commands if command])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # what pydantic puts before typer's words
+            raise
 
 
 app = typer.Typer(
@@ -69,7 +77,8 @@ def main() -> None:
     answer_in_json(False)  # until the command begins
     try:
         app()
-    except Calib8Error as error:
+    except Calib8Error as raised:
+        error = by_option(raised)
         err.print(f"error: {error}", style="red", markup=False)
         tell_failure(error, error.exit_code)
         sys.exit(error.exit_code)

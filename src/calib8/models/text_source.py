@@ -43,7 +43,7 @@ def calibration_source(data: Data, model: ir.Model | Path | str, progress: Progr
     where there is no tokenizer.
     """
     if not is_text(data):
-        return open_source(data)  # type: ignore[arg-type]
+        return open_source(data)
     if isinstance(model, ir.Model) or not (Path(model).parent / "tokenizer.json").is_file():
         beside = "" if isinstance(model, ir.Model) else f" beside {model}"
         raise ConfigError(
