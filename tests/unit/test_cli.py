@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -361,6 +362,22 @@ def test_every_field_of_a_config_is_told_by_an_option_that_there_is() -> None:
     lost = {pair for pair in fields - only_in_python if f"{option_of(*pair)} " not in pages}
     assert not lost
     assert set(OPTIONS) <= fields
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("fetch all-", ["all-MiniLM-L6-v2", "all-mpnet-base-v2"]),
+        ("build m.onnx --target sm8", ["sm80", "sm86", "sm89"]),
+        ("convert m.onnx --target sm86,sm8", ["sm86,sm80", "sm86,sm89"]),
+    ],
+)
+def test_the_shell_proposes(words: str, expected: list[str]) -> None:
+    environment = {**os.environ, "_CALIB8_COMPLETE": "complete_bash", "COMP_WORDS": f"calib8 {words}"}
+    environment["COMP_CWORD"] = str(len(words.split()))
+    code = "import sys; sys.argv[0] = 'calib8'; from calib8.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == expected, done.stderr
 
 
 def test_an_unknown_option_or_choice_is_a_usage_error(calib8: Shell) -> None:

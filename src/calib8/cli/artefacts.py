@@ -99,7 +99,7 @@ def embed(
             parts = calib8.embed_corpus(
                 artefact, texts, output, config, cluster=cluster, tokenizer=tokenizer, progress=progress
             )
-        out.print(f"{output}: {len(parts)} parts", markup=False)
+        out.print(f"{output}: {len(parts)} part{'s' if len(parts) != 1 else ''}", markup=False)
         tell(EmbeddedToFolder(output=output, parts=len(parts)))
         return
     _require_no_ray(texts or [], {**config.asked(), **calib8.Ray(cpus=ray_cpus).asked()})
@@ -266,12 +266,20 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 
 def _print(content: dict[str, Any], indent: int = 0) -> None:
     """Nested facts as aligned ``name  value`` lines."""
-    scalars = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    scalars = {key: value for key, value in content.items() if not isinstance(value, dict) or not value}
     width = max((len(str(key)) for key in scalars), default=0)
     for key, value in content.items():
-        if isinstance(value, dict):
+        if key in scalars:
+            out.print(f"{' ' * indent}{key!s:<{width}}  {_shown(value)}", markup=False)
+        else:
             out.print(f"{' ' * indent}{key}", style="bold", markup=False)
             _print(value, indent + 2)
-        else:
-            shown = f"{value:.5f}" if isinstance(value, float) else str(value)
-            out.print(f"{' ' * indent}{key!s:<{width}}  {shown}", markup=False)
+
+
+def _shown(value: Any) -> str:
+    """In the words of people: ``0.99871``, ``input_ids, attention_mask``, ``none``."""
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (dict, list)) for item in value):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value != {} else "none"

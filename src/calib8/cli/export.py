@@ -35,7 +35,8 @@ def export(
         int | None, typer.Option(min=0, help="Largest batch, 0 for none. Default: the engine's; 64 of an ONNX model.")
     ] = None,
     preferred_batch: Annotated[
-        list[int] | None, typer.Option(help="Batch size that is sent at once when there is one; may be repeated.")
+        list[int] | None,
+        typer.Option(help="Batch size that is sent at once when there is one; may be repeated.", metavar="N"),
     ] = None,
     queue_delay: Annotated[int, typer.Option(min=0, help="How long a request waits for others, in us.")] = 500,
     instances: Annotated[int, typer.Option(min=1, help="Runs under way at a time, on each GPU or on the CPU.")] = 1,

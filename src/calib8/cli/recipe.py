@@ -25,8 +25,15 @@ def register(app: typer.Typer) -> None:
 Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.")]
 
 
+def _known_models(incomplete: str) -> list[str]:
+    """What the shell proposes for ``calib8 fetch``."""
+    from calib8.models.catalogue import MODELS
+
+    return [name for name in sorted(MODELS) if name.startswith(incomplete)]
+
+
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of a reference model.")],
+    name: Annotated[str, typer.Argument(help="Name of a reference model.", autocompletion=_known_models)],
     to: Annotated[Path, typer.Option(help="Folder for model, tokenizer and pooling config.")],
     quiet: opt.Quiet = False,
 ) -> None:

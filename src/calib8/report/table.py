@@ -88,5 +88,7 @@ def in_runtime(description: str) -> str:
 
 
 def size_of(size: int) -> str:
-    """For people: ``127 MB``, ``621 kB``."""
+    """For people: ``127 MB``, ``621 kB``, ``80 bytes``."""
+    if size < 1e3:
+        return f"{size} bytes"
     return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e3:,.0f} kB"
