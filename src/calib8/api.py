@@ -109,11 +109,13 @@ def calibrate(  # noqa: PLR0913
     from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
     from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
+    from calib8.models.text_source import calibration_source
     from calib8.unfinished import beside, discard, unfinished_work
 
     if cluster is not None and isinstance(data, (str, Path)):
         data = Path(data).absolute()  # workers are in another folder
-    config, progress, source = Calibrate.of(config), progress or Quiet(), open_source(data)
+    config, progress = Calibrate.of(config), progress or Quiet()
+    source = calibration_source(data, model, progress)
     path = Path(output) if output is not None else None
     version = version_of(cache_version or DEFAULT_VERSION)  # before the pass, which takes long
     require_separate([output, cache, record_path(Path(cache)) if cache is not None else None], _named(model, data))
@@ -156,7 +158,10 @@ def quantize(
     measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
     alone decide.
     """
-    return _quantize(model, ranges, Int8.of(config), data, progress or Quiet())[0]
+    from calib8.search.run import quantise
+
+    source = open_source(data) if data is not None else None
+    return quantise(model, ranges, Int8.of(config), source, progress or Quiet())[0]
 
 
 def quantize_file(
@@ -171,40 +176,22 @@ def quantize_file(
 ) -> QuantPlan:
     """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
     from calib8.calibration.ranges import Ranges
+    from calib8.models.text_source import calibration_source
+    from calib8.search.run import quantise
     from calib8.unfinished import beside, unfinished_work
 
     require_separate([output, plan], [model, ranges, *_named(data)])
-    calibrated = Ranges.load(Path(ranges))
-    folder = Path(model).parent
+    config, progress, calibrated = Int8.of(config), progress or Quiet(), Ranges.load(Path(ranges))
+    source = calibration_source(data, model, progress) if data is not None else None
     with unfinished_work(beside(Path(output)) if data is not None else None) as unfinished:
-        quantised, decided = _quantize(
-            load(model), calibrated, Int8.of(config), data, progress or Quiet(), folder, unfinished
+        folder = Path(model).parent
+        quantised, decided = quantise(
+            load(model), calibrated, config, source, progress, folder=folder, unfinished=unfinished
         )
         save(quantised, output)
         if plan is not None:
             decided.save(Path(plan))
     return decided
-
-
-def _quantize(
-    model: ir.Model,
-    ranges: Ranges,
-    config: Int8,
-    data: Data | None,
-    progress: Progress,
-    folder: Path | None = None,
-    unfinished: Path | None = None,
-) -> tuple[ir.Model, QuantPlan]:
-    """``folder`` holds the model's pooling config, if it is a sentence encoder; ``unfinished`` what was done before."""
-    from calib8.planning.apply import quantize_by_ranges
-    from calib8.search.probe import probe_of
-    from calib8.search.quantise import PROBED, case_of, quantise_guarded
-
-    if data is None:
-        return quantize_by_ranges(model, ranges, config)
-    source = open_source(data)
-    case = case_of(model, ranges, source, config, progress, unfinished)
-    return quantise_guarded(case, probe_of(model, source, PROBED, folder), progress)
 
 
 def migrate(
@@ -273,11 +260,14 @@ def sensitivity(
     Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
     which ops, and how they are quantised.
     """
+    from calib8.models.text_source import calibration_source
     from calib8.search.run import measure_sensitivity
 
     if output is not None:
         require_separate([output], [model, *_named(data)])
-    found = measure_sensitivity(Path(model), open_source(data), Int8.of(config), samples, progress or Quiet())
+    progress = progress or Quiet()
+    source = calibration_source(data, model, progress)
+    found = measure_sensitivity(Path(model), source, Int8.of(config), samples, progress)
     if output is not None:
         found.save(Path(output))
     return found
@@ -402,8 +392,12 @@ def convert(
     """Calibrate, quantise, build, verify and report: an INT8 engine and its proof in the folder ``output``."""
     from calib8.conversion import Convert
     from calib8.conversion import convert as run_convert
+    from calib8.models.text_source import calibration_source
 
-    return run_convert(Path(model), open_source(data), Path(output), Convert.of(config), progress or Quiet())
+    progress = progress or Quiet()
+    require_folder(output)
+    source = calibration_source(data, model, progress)
+    return run_convert(Path(model), source, Path(output), Convert.of(config), progress)
 
 
 def _named(*given: object) -> list[Path | str]:

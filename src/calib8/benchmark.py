@@ -9,6 +9,7 @@ from pathlib import Path
 from calib8.data.sources import Source
 from calib8.errors import ConfigError
 from calib8.gpu.monitor import watched
+from calib8.models.text_source import held_out_source
 from calib8.progress import Progress
 from calib8.report.bench import BenchReport
 from calib8.report.report import this_machine
@@ -18,7 +19,6 @@ from calib8.runtime.open import open_artefact
 from calib8.verification.bench import measure
 from calib8.verification.config import Bench
 from calib8.verification.on_gpu import target_of
-from calib8.verification.run import held_out_source
 
 
 def run_bench(

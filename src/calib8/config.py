@@ -31,7 +31,7 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(type(self), error)) from None
+            raise _explained(type(self), error) from None
 
     def asked(self) -> dict[str, Any]:
         """What was chosen other than by default, by name."""
@@ -48,11 +48,41 @@ def first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'its root'}: {_message(first)}"
 
 
-def _explain(config: type[BaseModel], error: ValidationError) -> str:
-    problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'options'}: {_message(item)}" for item in error.errors())
+def _explained(config: type[BaseModel], error: ValidationError) -> ConfigError:
+    found: dict[str | None, tuple[Any, str]] = {}
+    for item in error.errors():  # of what is said of one option the first says it best
+        name = str(item["loc"][0]) if item["loc"] else None
+        found.setdefault(name, (item["input"], _expected(item)))
+    problems = [(name, got, expected) for name, (got, expected) in found.items()]
+    told = (
+        expected if name is None else f"got {name}={got!r}, expected {expected}" for name, got, expected in problems
+    )
     unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
     known = f" Known options: {', '.join(config.model_fields)}." if unknown else ""
-    return f"{config.__name__} cannot be made: {problems}.{known}"
+    message = f"calib8.{config.__name__}: {'; '.join(told)}.{known}"
+    return ConfigError(message, config=config.__name__, problems=problems)
+
+
+def _expected(problem: ErrorDetails) -> str:
+    """What would have been right, in our words where pydantic's are those of its types."""
+    words = {
+        "greater_than": "more than {gt}",
+        "greater_than_equal": "{ge} or more",
+        "less_than": "less than {lt}",
+        "less_than_equal": "{le} or less",
+        "finite_number": "a finite number",
+        "too_short": "at least {min_length}",
+        "string_too_short": "some text",
+        "literal_error": "{expected}",
+        "extra_forbidden": "no such option",
+    }
+    if problem["type"] in words:
+        limits = {
+            name: f"{limit:.12g}" if isinstance(limit, float) else limit
+            for name, limit in problem.get("ctx", {}).items()
+        }
+        return words[problem["type"]].format(**limits)
+    return _message(problem).removeprefix("Input should be ").removeprefix("expected ")
 
 
 def _message(problem: ErrorDetails) -> str:

@@ -21,9 +21,8 @@ from calib8.config import Config
 from calib8.data.sources import Source, open_source
 from calib8.data.split import shared, split
 from calib8.data.text import read_sentences
-from calib8.engine.build import build_engine
+from calib8.engine.build import build_engine, builder_of
 from calib8.engine.config import Build
-from calib8.engine.family import load as load_tensorrt
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, require_folder
 from calib8.gpu.monitor import watched
@@ -31,9 +30,11 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of, text_tokenizer
+from calib8.models.text_source import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN, repeats
 from calib8.planning.config import Int8
+from calib8.planning.policy import selected
 from calib8.planning.quant_plan import QuantPlan, recorded
 from calib8.progress import Progress, Quiet
 from calib8.report.page.content import conversion_page
@@ -48,7 +49,6 @@ from calib8.unfinished import discard, unfinished_work, within
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
-from calib8.verification.run import TEXT_SUFFIXES, held_out_source, texts_of
 from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone. config.json
@@ -91,15 +91,11 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
     """
     require_folder(output)
     _refuse_early(model, config)
+    reference = _checked_model(model, config)
     job = _Job(model, output, config, progress)
     fitted, held_out = (data, None) if config.held_out is not None else split(data)
     with watched(config.monitor) as activity:
-        for name in ("report.json", "report.html"):  # an old verdict must not outlive what it was about
-            (output / name).unlink(missing_ok=True)
         with job.timed("quantize"):
-            reference = prepare(load(model))
-            if config.build is not None:  # sizes that are missing are told before the long work, not after it
-                config.build.profiles(reference)
             ranges, plan, int8 = job.quantize(reference, fitted)
         with job.timed("build"):
             engines, failure = job.build(int8)
@@ -121,7 +117,7 @@ def convert(model: Path, data: Source, output: Path, config: Convert, progress: 
 def _refuse_early(model: Path, config: Convert) -> None:
     """Fail before the long work, not after it."""
     if config.build is not None:
-        load_tensorrt(config.build.family)
+        builder_of(config.build)
     is_text = config.held_out is not None and config.held_out.suffix in TEXT_SUFFIXES
     if is_text and config.held_out is not None:
         read_sentences(config.held_out)
@@ -133,6 +129,15 @@ def _refuse_early(model: Path, config: Convert) -> None:
         text_tokenizer(model.parent)  # sentences will be embedded with it
     elif is_text or config.pairs is not None:
         raise ConfigError(f"text needs a tokenizer: expected tokenizer.json beside {model}. Give arrays instead.")
+
+
+def _checked_model(model: Path, config: Convert) -> ir.Model:
+    """The model, prepared, if ops, shapes and sizes that ``config`` names are there and none is missing."""
+    reference = prepare(load(model))
+    selected(reference, config.int8)
+    if config.build is not None:
+        config.build.profiles(reference)
+    return reference
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ class _Job:
         if self.config.budget is not None:  # part of the data is held back from the ranges
             origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
         if (known := self._last_run(origin)) is not None:
+            self._forget_verdict()
             self._copy_sentence_files()
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             discard(within(self.output))
@@ -191,6 +197,7 @@ class _Job:
     ) -> tuple[Ranges, QuantPlan, ir.Model]:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset = dataset_for(reference, fitted, self.progress)
+        self._forget_verdict()
         rows = rows_to_sample(self.config.int8)
         with self.timed("calibrate"):
             found = calibration.calibrate(
@@ -206,6 +213,11 @@ class _Job:
         self._copy_sentence_files()
         save(int8, self.int8_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8
+
+    def _forget_verdict(self) -> None:
+        """Called once model, data and options were found to go together: it must not outlive what it was about."""
+        for name in ("report.json", "report.html"):
+            (self.output / name).unlink(missing_ok=True)
 
     def _copy_sentence_files(self) -> None:
         """In a run that reuses the model, too: they may be others than in the last one."""

@@ -53,7 +53,15 @@ class ProfileError(InputError):
 
 
 class ConfigError(InputError):
-    """An option has an unknown name or an impossible value."""
+    """An option has an unknown name or an impossible value.
+
+    ``config`` is the name of the config that could not be made, ``problems`` what was wrong in it: the option (None if
+    the options do not go together), what was got, and what was expected.
+    """
+
+    def __init__(self, message: str, *, config: str = "", problems: Sequence[tuple[str | None, Any, str]] = ()) -> None:
+        super().__init__(message)
+        self.config, self.problems = config, tuple(problems)
 
 
 class SetupError(Calib8Error):

@@ -58,24 +58,13 @@ def verify(
     return comparison
 
 
-def keep_verdict(
-    output: Path,
-    reference: Path,
-    candidate: Path,
-    data: Path,
-    comparison: Comparison,
-    limits: Verify,
-    *,
-    on_gpu: GpuComparison | None = None,
-) -> VerificationReport:
-    """Write ``verdict`` to ``output``, as JSON, and beside it as an HTML page."""
+def keep_verdict(report: VerificationReport, output: Path) -> None:
+    """Write a verdict to ``output``, as JSON, and beside it as an HTML page."""
     from calib8.report.page.content import verification_page
     from calib8.report.page.html import write_page
 
-    report = verdict(reference, candidate, data, comparison, limits, on_gpu=on_gpu)
     report.save(output)
     write_page(output.with_suffix(".html"), verification_page(report))
-    return report
 
 
 def verdict(

@@ -21,15 +21,17 @@ from typing import Any
 import numpy as np
 
 from calib8.cli.console import ConsoleProgress
-from calib8.data.text import SENTENCE_SETTINGS, prompts_of, read_settings
-from calib8.errors import ConfigError, DataError, SetupError
+from calib8.data.text import SENTENCE_SETTINGS, SHORTEST, prompts_of, read_settings
+from calib8.errors import ConfigError, DataError, InputError, SetupError
 from calib8.extras import install
-from calib8.models.sentence import Embeddings, SentenceEncoder, pools_prompts, unit_rows
+from calib8.models.sentence import Embeddings, SentenceEncoder, pools_prompts, text_tokenizer, unit_rows
 from calib8.runtime.base import Runtime
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+#: What ``load`` looks for in a folder, the first that is there.
+MODELS = ("model.int8.onnx", "model.onnx")
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 #: Names of prompts that sentence-transformers looks for by itself; it takes the first that a model has.
 QUERY_PROMPTS = ("query",)
@@ -42,20 +44,34 @@ def load(
     *,
     runtime: CpuRuntime = "auto",
     truncate_dim: int | None = None,
+    device: Any = None,
 ) -> Encoder:
     """Open a sentence encoder, an ONNX model or an engine, for those who know ``SentenceTransformer``.
 
+    artefact: its file, or a folder with ``model.int8.onnx`` in it, else ``model.onnx``.
     tokenizer: the folder of its tokenizer and sentence-transformers files; beside the artefact if None.
     truncate_dim: leading dimensions of each vector that are kept, all if None.
+    device: taken and without effect: the artefact decides where it runs.
     Close it, or use it in a ``with`` block. Raises what ``calib8.embed`` does.
     """
-    folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
-    opened = open_artefact(Path(artefact), runtime, throughput=True)
+    path = _artefact_in(Path(artefact))
+    folder = Path(tokenizer) if tokenizer is not None else path.parent
+    opened = open_artefact(path, runtime, throughput=True)
     try:
         return Encoder(opened, folder, truncate_dim)
     except BaseException:
         opened.close()
         raise
+
+
+def _artefact_in(path: Path) -> Path:
+    """``path`` itself, or the model in it if it is a folder. Raises ``InputError`` where there is none."""
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in MODELS if (path / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{path} is a folder without {' or '.join(MODELS)}. Name the ONNX model or engine itself.")
+    return found
 
 
 class Encoder:
@@ -71,7 +87,9 @@ class Encoder:
         #: Name -> what goes before a text, and the name of the one that does if none is asked for.
         self.prompts, self.default_prompt_name = known.named, known.default_name
         self._pools_prompts = pools_prompts(folder)
+        self._folder = folder
         self._encoder = SentenceEncoder(folder, runtime, prompt="")  # ``encode`` adds the one that is asked for
+        self._longest = self._encoder.tokenizer.max_length
         self.truncate_dim = _checked_dim(truncate_dim)
         self.similarity_fn_name = settings.get("similarity_fn_name") or "cosine"
         #: What evaluators report to; see ``Evaluations``.
@@ -151,6 +169,20 @@ class Encoder:
     def max_seq_length(self) -> int:
         """How many tokens of a text count, the special ones among them; the rest is cut off."""
         return self._encoder.tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int) -> None:
+        """Raises ``ConfigError`` for more than the model and its settings allow."""
+        if not isinstance(tokens, int) or not SHORTEST <= tokens <= self._longest:
+            raise ConfigError(
+                f"got max_seq_length={tokens!r}, expected {SHORTEST} to {self._longest}, which is what the model takes."
+            )
+        self._encoder.tokenizer = text_tokenizer(self._folder, tokens, "")
+
+    @property
+    def device(self) -> str:
+        """Where the artefact runs: ``cuda`` for an engine, else ``cpu``."""
+        return "cuda" if self._encoder.runtime.computes_fp16 else "cpu"  # engines alone do
 
     @property
     def similarity_fn_name(self) -> str:
@@ -240,7 +272,9 @@ def _checked_dim(dim: int | None) -> int | None:
 def _inputs(inputs: Any, others: dict[str, Any]) -> Any:
     """``inputs``, or what was given by its former name."""
     named = others.pop("sentences", None)
-    if (inputs is None) == (named is None):
+    if inputs is None and named is None:
+        raise ConfigError("encode() got no text (None), expected a text or a list of texts as its first argument.")
+    if inputs is not None and named is not None:
         raise ConfigError("encode() takes a text or a list of texts as its first argument, and no other `sentences`.")
     return named if inputs is None else inputs
 

@@ -13,6 +13,7 @@ from calib8.data.sources import Source
 from calib8.errors import Calib8Error, ConfigError, ModelError, SetupError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
+from calib8.models.text_source import held_out_source
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
@@ -20,7 +21,6 @@ from calib8.runtime.choice import CpuChoice, Measured, candidates, cores, rememb
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.open import is_engine
-from calib8.verification.run import held_out_source
 from calib8.verification.speed import by_turns
 
 #: Batches of the data that are measured, at least, and how often.
@@ -65,8 +65,11 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
     samples = sum(map(sample_count, batches))
     rates = {name: round(samples / min(seconds), 2) for name, seconds in taken.items()}
     measured = Measured(choice=max(opened, key=lambda choice: rates[str(choice)]), samples_per_second=rates)
-    if remember(model, measured) is None:
+    kept = remember(model, measured)
+    if kept is None:
         progress.note("the cache cannot be written: what was measured is not remembered. Set CALIB8_CACHE.")
+    else:
+        progress.note(f"remembered in {kept}; delete that file to forget it")
     return measured
 
 
@@ -92,8 +95,12 @@ def _drop_inexact(opened: dict[CpuChoice, Runtime], batches: list[Arrays], progr
         cosine = np.min(
             [_mean_cosine(one[name], other[name]) for one, other in zip(exact, rounded, strict=True) for name in one]
         )  # of numpy, in which NaN is the least
-        progress.note(f"{choice}: cosine {cosine:.5f} to FP32 arithmetic, {LEAST_COSINE} is demanded")
-        if not cosine >= LEAST_COSINE:
+        exact_enough = cosine >= LEAST_COSINE  # NaN is not
+        verdict = "taken" if exact_enough else "left out"
+        progress.note(
+            f"{choice}: {verdict}, cosine to FP32 arithmetic {cosine:.5f}, at least {LEAST_COSINE} is demanded"
+        )
+        if not exact_enough:
             opened.pop(choice)  # closed by the stack
 
 

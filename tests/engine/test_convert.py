@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8.errors import AccuracyMissed, DataError, ModelError
+from calib8.errors import AccuracyMissed, Calib8Error, DataError, ModelError
 from calib8.serving.protocol import smaller_of
 from calib8.testing import tiny_encoder, token_feeds
 
@@ -102,6 +102,32 @@ def test_a_missed_limit_is_reported_and_raised(model: Path, data: Path, tmp_path
     report = json.loads((tmp_path / "tiny" / "report.json").read_text())
     assert report["passed"] is False
     assert "mean cosine" in report["failure"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"build": calib8.Build(targets=("sm99",))}, "unknown build target 'sm99'"),
+        ({"build": calib8.Build(shapes=("nosuch:1:2:3",))}, "nosuch"),
+        ({"int8": calib8.Int8(exclude=("nosuch*",))}, "'nosuch.' matches no weighted op"),
+        ({"data": {"nosuch": np.ones((64, 3), np.int64)}}, "no array for input"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_work_and_leaves_the_verdict(
+    model: Path, data: Path, tmp_path: Path, notes, changes: dict[str, object], message: str
+) -> None:
+    output = tmp_path / "tiny"
+    output.mkdir()
+    for name in ("report.json", "report.html"):
+        (output / name).write_text("PASSED")
+    given = changes.pop("data", data)
+    with pytest.raises(Calib8Error, match=message):
+        calib8.convert(model, given, output, config().model_copy(update=changes), progress=notes)
+    assert {path.name: path.read_text() for path in output.iterdir()} == {
+        "report.json": "PASSED",
+        "report.html": "PASSED",
+    }
+    assert notes.messages == []
 
 
 def test_too_little_data_to_hold_any_back(model: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_conditioning_is_fused_on_a_real_plan_that_names_no_mul() -> None:
     assert "multiplier_Mul]" not in CONDITIONED
     check = check_plan([], parse_layers([CONDITIONED]), "sm86", chains=CHAINS)
     assert (check.conditioning, check.unfused, check.divided) == (9, (), (NORM,))
-    assert check.describe_conditioning() == "9 of 9 nodes before Q fused; norms in two kernels: 1"
+    assert check.describe_conditioning() == "9 of 9 nodes before Q fused; 1 norm takes a second kernel"
     check.raise_for_failure()
 
 
@@ -155,7 +155,9 @@ def test_a_kernel_of_its_own_is_said_and_is_no_failure() -> None:
     check = check_plan([], parse_layers([plan]), "sm86", chains=CHAINS)
     # what the Mul, which nothing names, is between is no longer one kernel: it may be in either, or alone
     assert check.unfused == (f"{tensor}_index_Gather", f"{tensor}_multiplier_Mul")
-    assert check.describe_conditioning().startswith("7 of 9 nodes before Q fused; norms in two kernels: 1; not fused")
+    assert check.describe_conditioning().startswith(
+        "7 of 9 nodes before Q fused; 1 norm takes a second kernel; not fused"
+    )
     check.raise_for_failure()
 
 

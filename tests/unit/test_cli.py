@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import onnx_ir as ir
 import pytest
 from shell import Shell
 
+import calib8 as calib8_library
+from calib8.cli.wrong_options import OPTIONS, option_of
 from calib8.planning.config import Int8
 from calib8.planning.quant_plan import QuantPlan
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
@@ -63,6 +66,15 @@ def test_options_of_quantisation_reach_it_and_default_to_its_own(
     assert asked == [(Int8(), None), (Int8(treatment="plain", embedding=False), Path("d"))]
 
 
+def test_a_glob_that_matches_nothing_is_told_before_the_second_pass(
+    calib8: Shell, int8: Path, model: Path, tmp_path: Path
+) -> None:
+    given = ("--ranges", tmp_path / "ranges.json", "--data", tmp_path / "data", "-o", tmp_path / "x.onnx")
+    code, _, err = calib8("quantize", model, *given, "--exclude", "nosuch*")
+    assert code == 2
+    assert err.startswith("error: 'nosuch*' matches no weighted op")  # and no line of any stage
+
+
 def test_calibrating_again_is_instant_and_says_so(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
     arguments = ("calibrate", model, "--data", tmp_path / "data", "-o", tmp_path / "ranges.json")
     code, _, err = calib8(*arguments)
@@ -76,6 +88,32 @@ def test_calibrating_again_is_instant_and_says_so(calib8: Shell, int8: Path, mod
     assert "calibrating again: the calibration data, the settings" in calib8(*arguments)[2]
     ir.save(tiny_encoder(positions=17), model)
     assert "calibrating again: the model changed" in calib8(*arguments)[2]
+
+
+def test_text_is_calibration_data_where_there_is_a_tokenizer(
+    calib8: Shell, int8: Path, model: Path, text: Path, tmp_path: Path
+) -> None:
+    ranges = tmp_path / "ranges.json"
+    code, _, err = calib8("calibrate", model, "--data", text, "-o", ranges)
+    assert code == 0
+    assert "ranges are up to date" in err  # those that were made of the folder which `prepare` made of this text
+    given = ("--ranges", ranges, "--text", text, "-o", tmp_path / "x.onnx", "--min-sqnr", 0)
+    assert calib8("quantize", model, *given)[1].endswith("6 of 6 weighted ops in INT8\n")
+    long = tmp_path / "long.txt"
+    long.write_text("\n".join(SENTENCES * 3), encoding="utf-8")
+    assert calib8("sensitivity", model, "--data", long)[0] == 0
+    arguments = ("convert", model, "--data", long, "-o", tmp_path / "out", "--no-engine")
+    code, _, err = calib8(*arguments)
+    assert code == 0, err
+    assert "INT8 model is up to date" in calib8(*arguments)[2]
+    long.write_text("\n".join(SENTENCES * 4), encoding="utf-8")
+    assert "calibrating again: the calibration data changed" in calib8(*arguments)[2]
+    bare = tmp_path / "bare.onnx"
+    bare.write_bytes(model.read_bytes())
+    code, _, err = calib8("calibrate", bare, "--data", text)
+    assert code == 2
+    assert f"no tokenizer.json was found beside {bare}" in err
+    assert f"calib8 prepare {text} --tokenizer FOLDER -o calib_data" in err
 
 
 def test_the_cache_holds_one_line_per_tensor(calib8: Shell, int8: Path, model: Path, tmp_path: Path) -> None:
@@ -197,18 +235,36 @@ def test_the_overview_cuts_no_sentence_off(calib8: Shell) -> None:
 def test_verify_judges(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
     code, out, _ = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.9")
     assert code == 0
-    assert "cosine_mean" in out
+    assert "embedding (mean of last_hidden_state)" in out
+    assert "cosine to FP32, mean" in out
+    assert re.search(r"^kept: mean cosine 0\.9\d+, at least 0\.9 is asked for\nPASSED\n", out, re.MULTILINE)
+    assert f"accuracy: 10 samples from {text}\n" in out
+    assert re.search(r"model\.int8\.onnx ran in OpenVINO \S+ on CPU, with FP32 for what is not INT8\n", out)
+    assert re.search(r"model\.onnx ran in ONNX Runtime \S+ on CPU\n", out)
     code, out, err = calib8("verify", model, int8, "--data", text)
     assert (code, err.splitlines()[-1]) == (0, "no limit given: nothing was judged")
-    assert "sqnr_db" in out
+    assert "dB" in out
+    assert "PASSED" not in out
     code, _, err = calib8("verify", model, int8, "--data", text, "--min-sqnr-db", "99")
     assert code == 1
     assert "SQNR in dB" in err
     assert "nothing was judged" not in err
-    code, out, err = calib8("verify", model, int8, "--data", text, "--min-cosine", "1")
+    code, out, err = calib8("verify", model, int8, "--data", text, "--min-cosine", "0.99999999999")
     assert code == 1
-    assert "cosine_mean" in out  # what was measured is shown all the same
-    assert "error: accuracy limit missed on 10 samples: mean cosine 0.99" in err
+    assert "MISSED: mean cosine 0.99" in out  # what was measured is shown all the same
+    assert "FAILED" in out
+    assert re.search(
+        r"error: accuracy limit missed on 10 samples: mean cosine 0\.99\d+, expected at least 0\.99999999999\.", err
+    )
+
+
+def test_verify_tells_a_program_what_computed(calib8: Shell, int8: Path, model: Path, text: Path) -> None:
+    code, out, _ = calib8("verify", model, int8, "--data", text, "--runtime", "onnxruntime", "--json")
+    accuracy = json.loads(out)["accuracy"]
+    assert code == 0
+    assert accuracy["runtime"].startswith("ONNX Runtime")
+    assert accuracy["reference_runtime"].startswith("ONNX Runtime")
+    assert accuracy["outputs"]["last_hidden_state"]["pooled"] == "mean"
 
 
 def test_inspect_knows_everything_that_was_made(calib8: Shell, int8: Path, tmp_path: Path) -> None:
@@ -229,10 +285,16 @@ def test_every_verb_has_help_with_an_example(calib8: Shell, verb: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("calibrate", "absent.onnx", "--data", "data"), "data not found: expected a folder of .npy files at data"),
+        (
+            ("calibrate", "absent.onnx", "--data", "data"),
+            "data not found: expected a folder of .npy files or an .npz file at data",
+        ),
         (("calibrate", "absent.onnx", "--data", "{data}"), "ONNX model not found"),
         (("quantize", "{model}", "--ranges", "absent.json", "-o", "x.onnx"), "ranges file not found"),
-        (("calibrate", "{model}", "--data", "{data}", "--percentile", "12"), "greater than 50"),
+        (
+            ("calibrate", "{model}", "--data", "{data}", "--percentile", "12"),
+            "got --percentile 12.0, expected more than 50",
+        ),
         (("embed", "absent.onnx", "{text}"), "model or engine not found"),
         (("verify", "absent.onnx", "{model}", "--data", "{text}"), "ONNX model not found"),
         (("inspect", "absent.onnx"), "file not found"),
@@ -259,9 +321,75 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert not any(empty.iterdir())  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", "a", "b", "--data", "c", "--min-cosine", 1.01), "got --min-cosine 1.01, expected 1 or less."),
+        (("bench", "a", "--data", "c", "--batches", "4,0"), "got --batches 0, expected more than 0."),
+        (("bench", "a", "--data", "c", "--batches", ""), "got --batches (), expected at least 1."),
+        (("quantize", "a", "--ranges", "b", "-o", "c", "--min-sqnr", -1), "got --min-sqnr -1.0, expected 0 or more."),
+        (
+            ("build", "a", "-o", "b", "--batch", 3),
+            "--cache and --batch say how a calibrator works: choose a calibrator.",
+        ),
+        (
+            ("export", "triton", "a", "-o", "b", "--name", "a b/c"),
+            "got --name 'a b/c', expected letters, digits, - and _ only.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_name_of_its_option(
+    calib8: Shell, arguments: tuple[object, ...], message: str
+) -> None:
+    code, _, err = calib8(*arguments)
+    assert (code, err) == (2, f"error: {message}\n")
+
+
+def test_every_field_of_a_config_is_told_by_an_option_that_there_is() -> None:
+    pages = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    only_in_python = {
+        ("Int8", "max_damage"), ("Build", "check_plan"), ("Bench", "least"), ("Bench", "warm_up"),
+        ("Convert", "calibrate"), ("Convert", "int8"), ("Convert", "build"), ("Convert", "verify"),
+    }  # fmt: skip
+    configs = [
+        "Calibrate",
+        "Int8",
+        "Migrate",
+        "Build",
+        "Verify",
+        "Bench",
+        "Convert",
+        "Prepare",
+        "Ray",
+        "Serve",
+        "Triton",
+    ]
+    fields = {(name, field) for name in configs for field in getattr(calib8_library, name).model_fields}
+    lost = {pair for pair in fields - only_in_python if f"{option_of(*pair)} " not in pages}
+    assert not lost
+    assert set(OPTIONS) <= fields
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("fetch all-", ["all-MiniLM-L6-v2", "all-mpnet-base-v2"]),
+        ("build m.onnx --target sm8", ["sm80", "sm86", "sm89"]),
+        ("convert m.onnx --target sm86,sm8", ["sm86,sm80", "sm86,sm89"]),
+    ],
+)
+def test_the_shell_proposes(words: str, expected: list[str]) -> None:
+    environment = {**os.environ, "_CALIB8_COMPLETE": "complete_bash", "COMP_WORDS": f"calib8 {words}"}
+    environment["COMP_CWORD"] = str(len(words.split()))
+    code = "import sys; sys.argv[0] = 'calib8'; from calib8.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == expected, done.stderr
+
+
 def test_an_unknown_option_or_choice_is_a_usage_error(calib8: Shell) -> None:
     assert calib8("calibrate", "x", "--data", "y", "--observer", "magic")[0] == 2
     assert calib8("calibrate", "x", "--dta", "y")[0] == 2
+    assert "Invalid value for 'server': 'x' is not one of 'triton'." in calib8("export", "x", "a.onnx", "-o", "b")[2]
 
 
 def test_ctrl_c_ends_with_130(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,6 +500,7 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     )
     assert code == 0, err
     assert "PASSED" in out
+    assert f"\nin {output}: model.int8.onnx, report.html\n" in out
     report = json.loads((output / "report.json").read_text())
     assert report["calibration"]["samples"] == 56
     assert report["accuracy"]["samples"] == 8

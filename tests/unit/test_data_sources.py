@@ -85,12 +85,19 @@ def test_open_source(folder: Path, archive: Path) -> None:
 def test_missing_places(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"data not found: expected a folder .*nowhere, .* found nothing there.*calib8 prepare",
+        match=r"data not found: expected a folder .*nowhere, found nothing there.*calib8 prepare",
     ):
         open_source(tmp_path / "nowhere")
     (tmp_path / "README").write_text("read me")
-    with pytest.raises(DataError, match="found a file of another kind there"):
+    with pytest.raises(DataError, match="README is a file of another kind; expected a folder of .npy files"):
         open_source(tmp_path / "README")
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(DataError, match=f"x.npy is one array, expected the folder .*: give {tmp_path}"):
+        open_source(tmp_path / "x.npy")
+    (tmp_path / "x.npy").unlink()
+    (tmp_path / "a.txt").write_text("read me")
+    with pytest.raises(DataError, match=r"Make one: calib8 prepare .*a\.txt --tokenizer FOLDER -o calib_data"):
+        open_source(tmp_path / "a.txt")
     with pytest.raises(DataError, match=r"calibration data not found: expected an \.npz file"):
         open_source(tmp_path / "nowhere.npz")
     with pytest.raises(DataError, match=r"holds neither \.npy nor \.npz files"):

@@ -13,6 +13,8 @@ from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import parse_profile
 from calib8.engine.sidecar import Sidecar, TensorInfo
 from calib8.errors import InputError
+from calib8.files import sha256_file
+from calib8.graph.io import source_sha256
 from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.report.inspect import describe
 from calib8.testing import tiny_mlp
@@ -97,12 +99,31 @@ def test_the_record_of_a_fetched_model(tmp_path: Path) -> None:
         ("other.json", {"format": 7}, "is no file that calib8 made"),
         ("a.npy", "text", "is not a readable .npy array"),
         ("a.npz", "text", "is not a readable .npz file"),
+        ("noname", "text", r"noname: a name without a suffix does not tell its kind; expected \.engine"),
         ("a.xyz", "text", r"unknown kind of file '\.xyz'; expected \.engine or \.onnx, \.cache"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, content: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         describe(written(tmp_path / name, content))
+
+
+def test_a_folder_names_the_files_in_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder, expected one file\.$"):
+        describe(tmp_path)
+    PLAN.save(tmp_path / "plan.json")
+    with pytest.raises(InputError, match=r"is a folder, expected one file in it: plan\.json\.$"):
+        describe(tmp_path)
+
+
+def test_the_hash_of_a_model_says_of_what(tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "model.onnx")
+    described = describe(tmp_path / "model.onnx")
+    assert described["SHA-256 of this file"] == sha256_file(tmp_path / "model.onnx")
+    assert all("MB" not in size for size in described["weights"].values())  # which would be 0.0
+    ir.save(tiny_mlp(), tmp_path / "large.onnx", external_data="weights.data", size_threshold_bytes=0)
+    described = describe(tmp_path / "large.onnx")
+    assert described["SHA-256 of this file with those of its weights"] == source_sha256(tmp_path / "large.onnx")
 
 
 def test_a_model_with_a_damaged_plan(tmp_path: Path) -> None:

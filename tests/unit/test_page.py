@@ -5,13 +5,15 @@ from html.parser import HTMLParser
 
 import pytest
 from page_gpu import gpu_report
-from page_report import HOSTILE, comparison, full_page, ranges
+from page_report import HOSTILE, comparison, full_page, plan, ranges, report
 
+from calib8.planning.quant_plan import QuantPlan
 from calib8.report.page import sections
 from calib8.report.page.charts import outlier_ratio
-from calib8.report.page.content import verification_page
+from calib8.report.page.content import conversion_page, verification_page
 from calib8.report.page.html import _breakable, html_of
-from calib8.report.page.parts import Page
+from calib8.report.page.parts import Chart, Page, Section, Table
+from calib8.report.report import FileFacts
 from calib8.verification.config import Verify
 from calib8.verification.speed import Latency
 from h100 import measured_activity
@@ -77,9 +79,32 @@ def test_colours_follow_the_page(page: str) -> None:
 
 
 def test_columns_sort_by_number(page: str) -> None:
-    cells = re.findall(r'data-value="([^"]+)">(9\.5|30\.0|110\.0)<', page)
+    table = page[page.index('aria-label="Every op of the plan"') :]
+    cells = re.findall(r'data-value="([^"]+)">(9\.5|30\.0|110\.0)<', table)
     assert [float(value) for value, _ in cells] == [float(text) for _, text in cells] == [9.5, 30, 110]
     assert Tags(page).named("button")
+
+
+def test_the_plan_repeats_nothing(page: str) -> None:
+    table = page[page.index('aria-label="Every op of the plan"') : page.index("<h2>Activation ranges</h2>")]
+    assert table.count("it hurts") == 1
+    assert "fine" not in table  # the reason of an INT8 op is its recipe and its SQNR, which have columns
+    all_int8 = QuantPlan(ops=tuple(op for op in plan().ops if op.treatment == "int8"))
+    assert "why float" in table
+    assert "why float" not in str(sections.plan_section(all_int8).tables)
+
+
+def test_a_narrow_table_stands_beside_a_chart_that_is_alone() -> None:
+    chart, narrow, wide = Chart("c", "said", ""), Table("n", ("a",) * 4, ()), Table("w", ("a",) * 5, ())
+    assert Section("s", charts=(chart,), tables=(narrow, wide)).beside == (narrow,)
+    assert Section("s", charts=(chart, chart), tables=(narrow,)).beside == ()
+
+
+def test_the_title_says_which_model() -> None:
+    facts = FileFacts(name="model.onnx", bytes=1, sha256="0123456789abcdef" * 4, folder="all-mpnet")
+    page = conversion_page(report().model_copy(update={"model": facts}), plan(), ranges())
+    assert page.title == "all-mpnet/model.onnx in INT8"
+    assert page.about.startswith("SHA-256 of the FP32 model 0123456789ab…")
 
 
 def test_the_verdict_comes_first(page: str) -> None:
@@ -100,7 +125,7 @@ def test_without_matplotlib_the_numbers_stay(monkeypatch: pytest.MonkeyPatch) ->
     page = html_of(full_page())
     assert "<svg" not in page
     assert "matplotlib is not installed here" in page
-    assert page.count("<table>") == 9
+    assert page.count("<table>") == 11
 
 
 def test_outliers_by_hand() -> None:
@@ -132,7 +157,7 @@ def test_an_engine_on_a_gpu() -> None:
     for told in (
         "The engine ran on NVIDIA H100 80GB HBM3 (sm90), driver 580.159.04.",
         "71 of 72",
-        "124 of 124 nodes before Q fused; norms in two kernels: 16",
+        "124 of 124 nodes before Q fused; 16 norms take a second kernel",
         "NVIDIA H100 80GB HBM3 at work",
         "power: mean 513.4, most 720.8 W",
         "memory used: mean 3.1, most 3.8 GB",

@@ -243,7 +243,7 @@ def test_what_tune_finds_meanwhile_is_not_mixed_in(
 def test_parts_of_an_unknown_arithmetic_are_left_alone(tmp_path: Path, damage: object) -> None:
     made_by = {"model": "m"}
     (tmp_path / "_embeddings.json").write_text(json.dumps({**made_by, "cpu": damage}))
-    with pytest.raises(InputError, match="of another origin, told by cpu"):
+    with pytest.raises(InputError, match="of another run: what differs is cpu"):
         embed_corpus._continue(tmp_path, made_by, CpuChoice(runtime="onnxruntime", unsigned=False, streams=1))
 
 
@@ -356,7 +356,7 @@ def test_a_folder_of_other_embeddings_is_left_alone(model: Path, corpus: list[Pa
     calib8.embed_corpus(model, corpus[2:], tmp_path / "out")
     others = [(inputs, calib8.Corpus(), "inputs") for inputs in (corpus, [*corpus[2:], *corpus[2:]])]
     for inputs, config, what in (*others, (corpus[2:], calib8.Corpus(part_rows=7), "set")):
-        with pytest.raises(InputError, match=f"of another origin, told by {what}"):
+        with pytest.raises(InputError, match=f"of another run: what differs is {what}"):
             calib8.embed_corpus(model, inputs, tmp_path / "out", config)
     calib8.embed_corpus(model, corpus[:2], tmp_path / "both")
     with pytest.raises(InputError, match="told by inputs"):  # whose rows would have other numbers

@@ -49,7 +49,7 @@ def test_a_budget_is_kept_shown_written_and_reused(calib8: Shell, model: Path, d
     within = (*convert, "--treatment", "plain", "--budget", "cosine=0.998")
     code, out, err = calib8(*within)
     assert code == 0, err
-    assert max(map(len, out.split("everything is in")[0].splitlines())) <= 80
+    assert max(map(len, out.split("\nin ")[0].splitlines())) <= 80
     assert "Plan for a mean cosine of 0.998:\n0.999" in out
     assert "float: alone it" in out
     plan = QuantPlan.load(output / "plan.json")

@@ -168,7 +168,7 @@ def test_sentences_are_cut_to_what_the_model_takes(tokenizer_folder: Path, own: 
         encoder = SentenceEncoder(tokenizer_folder, runtime)
         assert encoder.embed(["a " * 60, "b"], notes).shape == (2, 8)
     assert encoder.tokenizer.max_length == min(own, 16)
-    assert notes.messages == [f"1 of 2 sentences are longer than {min(own, 16)} tokens and were cut"]
+    assert notes.messages == [f"1 of 2 sentences is longer than {min(own, 16)} tokens and was cut"]
 
 
 def test_a_model_that_is_no_token_encoder(tokenizer_folder: Path) -> None:

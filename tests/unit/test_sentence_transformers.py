@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 )
 
 import calib8
-from calib8.errors import ConfigError, DataError, ModelError, SetupError
+from calib8.errors import ConfigError, DataError, InputError, ModelError, SetupError
 from calib8.numerics import cosine_rows
 from calib8.runtime.null import NullRuntime
 from calib8.sentence_transformers import Encoder, load
@@ -62,9 +62,33 @@ def test_queries_and_documents_are_texts(encoder: Encoder) -> None:
 
 def test_inputs_are_known_by_their_former_name(encoder: Encoder) -> None:
     np.testing.assert_array_equal(encoder.encode(sentences=TEXTS), encoder.encode(TEXTS))
-    for wrong in ({}, {"inputs": "a", "sentences": "a"}):
-        with pytest.raises(ConfigError, match="takes a text or a list of texts as its first argument"):
+    with pytest.raises(ConfigError, match="takes a text or a list of texts as its first argument"):
+        encoder.encode("a", sentences="a")
+    for wrong in ({}, {"inputs": None}):
+        with pytest.raises(ConfigError, match=r"got no text \(None\), expected a text or a list"):
             encoder.encode(**wrong)
+
+
+def test_a_folder_is_opened_as_hugging_faces_users_do(model: Path, tmp_path: Path) -> None:
+    with load(model.parent, device="cpu") as opened:
+        np.testing.assert_array_equal(opened.encode(TEXTS), calib8.embed(model, TEXTS))
+        assert opened.device == "cpu"
+    (model.parent / "model.int8.onnx").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"model\.int8\.onnx"):  # which goes first
+        load(model.parent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty is a folder without model\.int8\.onnx or model\.onnx\. Name the"):
+        load(tmp_path / "empty")
+
+
+def test_texts_are_cut_to_fewer_tokens_if_asked(model: Path, encoder: Encoder) -> None:
+    longest = encoder.max_seq_length
+    encoder.max_seq_length = 4  # two words between the special tokens
+    assert encoder.max_seq_length == 4
+    np.testing.assert_allclose(encoder.encode("a b c d e"), encoder.encode("a b"), atol=1e-6)
+    for wrong in (2, longest + 1, None):
+        with pytest.raises(ConfigError, match=f"got max_seq_length={wrong}, expected 3 to {longest}, which is what"):
+            encoder.max_seq_length = wrong
 
 
 def test_half_a_surrogate_pair_is_the_fault_of_the_text(encoder: Encoder) -> None:

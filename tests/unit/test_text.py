@@ -111,7 +111,7 @@ def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Pa
         "sentences": 2,
         "tokens": 7,
     }
-    assert notes.messages == ["1 of 2 sentences are longer than 4 tokens and were cut"]
+    assert notes.messages == ["1 of 2 sentences is longer than 4 tokens and was cut"]
     assert notes.steps[-1] == ("tokenise", 2, 2)
 
 

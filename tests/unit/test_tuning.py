@@ -89,8 +89,12 @@ def test_bf16_that_costs_too_much_is_left_out(
     np.savez(tmp_path / "data.npz", **token_feeds(3, 5, 9))
     measured = calib8.tune(model, tmp_path / "data.npz", progress=notes)
     assert any("bf16" in name for name in measured.samples_per_second) == kept
-    assert all(f"to FP32 arithmetic, {least} is demanded" in message for message in notes.messages)
-    assert notes.messages
+    *judged, remembered = notes.messages
+    said = ": taken, cosine to FP32" if kept else ": left out, cosine to FP32"
+    assert judged
+    assert all(said in message and f"at least {least} is demanded" in message for message in judged)
+    file = Path(remembered.removeprefix("remembered in ").removesuffix("; delete that file to forget it"))
+    assert Measured.model_validate_json(file.read_text()) == measured
 
 
 def test_what_was_measured_is_taken_for_this_model_only(model: Path, tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_tune_measures_remembers_and_says(model: Path, tmp_path: Path, notes, mo
     assert rates[str(measured.choice)] == max(rates.values())
     assert remembered(load(model)) == measured.choice
     assert notes.steps[-1] == ("tune", tuning.ROUNDS, tuning.ROUNDS)
-    assert notes.messages == []
+    assert [message.split(" in ")[0] for message in notes.messages] == ["remembered"]
 
 
 @pytest.mark.parametrize("wrong", [1.0, np.nan])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 
 import calib8
 from calib8 import api, judging
@@ -25,6 +26,7 @@ from calib8.models.corpus import JSON_LINES, PARQUET
 
 if TYPE_CHECKING:
     from calib8.gpu.activity import Activity
+    from calib8.report.verification import VerificationReport
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
@@ -97,7 +99,7 @@ def embed(
             parts = calib8.embed_corpus(
                 artefact, texts, output, config, cluster=cluster, tokenizer=tokenizer, progress=progress
             )
-        out.print(f"{output}: {len(parts)} parts", markup=False)
+        out.print(f"{output}: {len(parts)} part{'s' if len(parts) != 1 else ''}", markup=False)
         tell(EmbeddedToFolder(output=output, parts=len(parts)))
         return
     _require_no_ray(texts or [], {**config.asked(), **calib8.Ray(cpus=ray_cpus).asked()})
@@ -203,13 +205,11 @@ def verify(
             )
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
+    report = judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
     if output is not None:
-        judging.keep_verdict(output, reference, candidate, data, comparison, limits, on_gpu=found)
-    if found is not None:
-        _print_on_gpu(found)
-    else:
-        _print(_facts(comparison))
-    tell(judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found))
+        judging.keep_verdict(report, output)
+    _print_verdict(report)
+    tell(report)
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
@@ -235,6 +235,16 @@ def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], 
     return watched(wanted, target_of(engine) if wanted else None)
 
 
+def _print_verdict(report: VerificationReport) -> None:
+    from calib8.report.verification_table import render_verdict, render_verification
+
+    if report.gpu is None:
+        out.print(render_verification(report))
+        return
+    _print_on_gpu(report.gpu)
+    out.print(Group(*render_verdict(report)))
+
+
 def _print_on_gpu(found: GpuComparison) -> None:
     from calib8.report.activity import render_activity
     from calib8.report.bench import render_cells
@@ -256,12 +266,20 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 
 def _print(content: dict[str, Any], indent: int = 0) -> None:
     """Nested facts as aligned ``name  value`` lines."""
-    scalars = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    scalars = {key: value for key, value in content.items() if not isinstance(value, dict) or not value}
     width = max((len(str(key)) for key in scalars), default=0)
     for key, value in content.items():
-        if isinstance(value, dict):
+        if key in scalars:
+            out.print(f"{' ' * indent}{key!s:<{width}}  {_shown(value)}", markup=False)
+        else:
             out.print(f"{' ' * indent}{key}", style="bold", markup=False)
             _print(value, indent + 2)
-        else:
-            shown = f"{value:.5f}" if isinstance(value, float) else str(value)
-            out.print(f"{' ' * indent}{key!s:<{width}}  {shown}", markup=False)
+
+
+def _shown(value: Any) -> str:
+    """In the words of people: ``0.99871``, ``input_ids, attention_mask``, ``none``."""
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (dict, list)) for item in value):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value != {} else "none"

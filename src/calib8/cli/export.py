@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    server: Annotated[Literal["triton"], typer.Argument(help="Who will serve it: triton.", metavar="triton")],
+    server: Annotated[Literal["triton"], typer.Argument(help="Who will serve it: triton.", metavar="server")],
     artefact: Annotated[Path, typer.Argument(help="TensorRT engine, or ONNX model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model repository.")],
     tokenizer: opt.Tokenizer = None,
@@ -35,7 +35,8 @@ def export(
         int | None, typer.Option(min=0, help="Largest batch, 0 for none. Default: the engine's; 64 of an ONNX model.")
     ] = None,
     preferred_batch: Annotated[
-        list[int] | None, typer.Option(help="Batch size that is sent at once when there is one; may be repeated.")
+        list[int] | None,
+        typer.Option(help="Batch size that is sent at once when there is one; may be repeated.", metavar="N"),
     ] = None,
     queue_delay: Annotated[int, typer.Option(min=0, help="How long a request waits for others, in us.")] = 500,
     instances: Annotated[int, typer.Option(min=1, help="Runs under way at a time, on each GPU or on the CPU.")] = 1,

@@ -14,17 +14,25 @@ from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, 
 from calib8.cli.console import err, out
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
+from calib8.cli.wrong_options import by_option
 from calib8.errors import Calib8Error
 from calib8.unfinished import kept_from
 
 
 class _WholeSentences(TyperGroup):
-    """Lists what commands do in whole sentences, where typer cuts them off at the end of the line."""
+    """Lists what commands do in whole sentences, where typer cuts them off at the end of the line; speaks plainly."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, (command.help or "").split("\n\n")[0]) for name, command in commands if command])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # what pydantic puts before typer's words
+            raise
 
 
 app = typer.Typer(
@@ -71,7 +79,8 @@ def main() -> None:
     with checked_stdout():
         try:
             app()
-        except Calib8Error as error:
+        except Calib8Error as raised:
+            error = by_option(raised)
             _fail(error, str(error), error.exit_code)
         except MemoryError as error:
             _fail(error, "not enough memory. Free some, or use a smaller model or less data.", Calib8Error.exit_code)

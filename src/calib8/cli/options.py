@@ -11,6 +11,15 @@ from calib8.engine.options import CalibratorName, HardwareCompatibility
 from calib8.planning.config import Precision, Treatment
 from calib8.runtime.names import CpuRuntime
 
+
+def _targets(incomplete: str) -> list[str]:
+    """What the shell proposes: ``sm75,`` goes on with every target that is not named yet."""
+    from calib8.engine.targets import ARCHITECTURES
+
+    *named, begun = incomplete.split(",")
+    return [",".join([*named, target]) for target in ARCHITECTURES if target.startswith(begun) and target not in named]
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Observer = Annotated[ObserverName, typer.Option(help="What turns statistics into a range.")]
 Percentile = Annotated[float, typer.Option(help="For --observer percentile.")]
@@ -33,6 +42,7 @@ Target = Annotated[
         help="GPU architectures, one engine each; sm75+sm86 is one engine for both. Default: these, without sm75 where "
         "the model has convolutions.",
         metavar="sm75,sm86,sm89,sm120",
+        autocompletion=_targets,
     ),
 ]
 Shapes = Annotated[
@@ -84,6 +94,15 @@ MonitorInReport = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
 ]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]
+DataOrText = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        "--text",
+        help="Folder with one <input name>.npy per model input, an .npz file, or a .txt file of sentences, for which "
+        "tokenizer.json must be beside the model.",
+    ),
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(

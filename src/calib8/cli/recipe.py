@@ -25,8 +25,15 @@ def register(app: typer.Typer) -> None:
 Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.")]
 
 
+def _known_models(incomplete: str) -> list[str]:
+    """What the shell proposes for ``calib8 fetch``."""
+    from calib8.models.catalogue import MODELS
+
+    return [name for name in sorted(MODELS) if name.startswith(incomplete)]
+
+
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of a reference model.")],
+    name: Annotated[str, typer.Argument(help="Name of a reference model.", autocompletion=_known_models)],
     to: Annotated[Path, typer.Option(help="Folder for model, tokenizer and pooling config.")],
     quiet: opt.Quiet = False,
 ) -> None:
@@ -60,7 +67,7 @@ def prepare(
 
 def calibrate(
     model: Model,
-    data: opt.Data,
+    data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Ranges file to write.")] = Path("ranges.json"),
     cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration cache.")] = None,
     cache_version: Annotated[
@@ -107,7 +114,8 @@ def quantize(
     ranges: Annotated[Path, typer.Option(help="Ranges file that `calib8 calibrate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 model to write.")],
     data: Annotated[
-        Path | None, typer.Option(help="Calibration data, for a second pass: far more ops can be INT8 with it.")
+        Path | None,
+        typer.Option("--data", "--text", help="Calibration data, for a second pass: far more ops can be INT8 with it."),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
     include: opt.Include = None,
@@ -188,7 +196,7 @@ def build(
 def convert(
     ctx: typer.Context,
     model: Model,
-    data: opt.Data,
+    data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
     held_out: Annotated[
         Path | None, typer.Option(help="Arrays or text to measure on; default: hold calibration data back.")
@@ -215,6 +223,8 @@ def convert(
     quiet: opt.Quiet = False,
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
+
+    An engine is named after the folder: build/model/model-int8.engine, or model-int8.sm86.engine among several targets.
 
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
@@ -248,9 +258,9 @@ def convert(
     if kept is not None:
         out.print(render_plan(QuantPlan.load(output / "plan.json")))
     out.print(render(report))
-    out.print(
-        f"everything is in {output}; ask `calib8 inspect {output / 'plan.json'}` what was done and why", markup=False
-    )
+    made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
+    out.print(f"in {output}: {made}", markup=False)
+    out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
     tell(report)
     if missed is not None:
         raise missed
@@ -271,7 +281,7 @@ def _cosine(budget: str | None) -> float | None:
 
 def sensitivity(
     model: Model,
-    data: opt.Data,
+    data: opt.DataOrText,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = 32,
     show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,

@@ -14,12 +14,21 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from pydantic_core import to_json
+from typer.core import TyperCommand
 
 from calib8.cli.console import out
 from calib8.cli.documents import Failed
 from calib8.errors import Calib8Error
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+class _Command(TyperCommand):
+    """Calls files by what they are, where typer names the Python type of a list of them."""
+
+    def get_help(self, ctx: Any) -> str:
+        kind = "<list[Path]>"
+        return str(super().get_help(ctx)).replace(kind, "<path>".ljust(len(kind)))
 
 
 @dataclass
@@ -46,7 +55,7 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
 
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     run.__annotations__ = {name: given.annotation for name, given in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    app.command()(run)
+    app.command(cls=_Command)(run)
 
 
 def answer_in_json(asked: bool) -> None:

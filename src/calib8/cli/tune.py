@@ -24,7 +24,11 @@ def tune(
 ) -> None:
     """Measure CPU runtimes and forms of a model, and remember the fastest for --runtime auto.
 
-    It is kept in the user's cache ($CALIB8_CACHE) for this model, processor and versions; run it again to redo it.
+    Of an INT8 model, what is not INT8 may then compute in bf16, where the CPU has it and outputs keep a cosine of 0.995
+    to FP32 arithmetic. `verify`, `convert` and `bench` say what they ran in; another --runtime than auto ignores it.
+
+    It is kept in the user's cache ($CALIB8_CACHE, or ~/.cache/calib8) for this model, processor and versions. Run it
+    again to redo it. To forget it, delete the file that is named at the end; all such files are in that cache's cpu.
 
     Example: calib8 tune model.int8.onnx --text held_out.txt
     """

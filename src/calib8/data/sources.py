@@ -33,12 +33,7 @@ class NpyFolder:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            found = "a file of another kind" if self.folder.exists() else "nothing"
-            raise DataError(
-                f"data not found: expected a folder of .npy files at {self.folder}, or a file .npz (or .txt, where "
-                f"sentences are taken), found {found} there. Check the path; `calib8 prepare` makes such a folder, or "
-                "save one <input name>.npy per model input there."
-            )
+            raise DataError(_no_folder(self.folder))
         self.arrays = sorted(self.folder.glob("*.npy"))
         self.archives = sorted(self.folder.glob("*.npz"))
         if bool(self.arrays) == bool(self.archives):
@@ -108,6 +103,26 @@ def open_source(data: "Path | str | Source | Iterable[Mapping[str, NDArray[np.ge
         return data
     raise DataError(
         f"calibration data of type {type(data).__name__}; expected a folder, an .npz file or dicts of arrays."
+    )
+
+
+def _no_folder(path: Path) -> str:
+    """What to say of a path that is no folder of arrays: the way from what is there to one."""
+    makes = f"calib8 prepare {path} --tokenizer FOLDER -o calib_data"
+    if not path.exists():
+        return (
+            f"data not found: expected a folder of .npy files or an .npz file at {path}, found nothing there. Check "
+            "the path; `calib8 prepare` makes such a folder of text. Or save <input name>.npy for each input there."
+        )
+    if path.suffix == ".npy":
+        return (
+            f"{path} is one array, expected the folder that holds one <input name>.npy per input: give {path.parent}."
+        )
+    if path.suffix in (".txt", ".text"):
+        return f"{path} is text, which is not taken here; expected a folder of .npy files. Make one: {makes}."
+    return (
+        f"{path} is a file of another kind; expected a folder of .npy files or an .npz file. `calib8 prepare` makes "
+        "such a folder of text."
     )
 
 

@@ -127,7 +127,8 @@ class TextTokenizer:
     def note_cut(self, cut: int, count: int, progress: Progress) -> None:
         """Say that ``cut`` of ``count`` sentences were cut, if any were."""
         if cut:
-            progress.note(f"{cut} of {count} sentences are longer than {self.max_length} tokens and were cut")
+            were = "is longer than {} tokens and was cut" if cut == 1 else "are longer than {} tokens and were cut"
+            progress.note(f"{cut} of {count} sentences {were.format(self.max_length)}")
 
     def padded(self, tokens: Sequence[Sequence[int]], length: int | None = None) -> dict[str, NDArray[np.generic]]:
         """``input_ids`` and ``attention_mask``, int64 [len(tokens), length]; None is the length of the longest."""

@@ -70,9 +70,7 @@ def build_engine(
     ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
-    tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
-    tensorrt.require(config.asked())
-    targets = _targets(tensorrt, config)
+    tensorrt, targets = builder_of(config)
     source = _read(Path(model), config, limits or {})
     if config.targets is None and tensorrt.family == "rtx":
         targets = _able(targets, source.ops, progress)
@@ -95,6 +93,16 @@ def build_engine(
         message = " ".join(dict.fromkeys(map(str, missed))) + written
         raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
     return built
+
+
+def builder_of(config: Build) -> tuple[TensorRT, tuple[str, ...]]:
+    """The TensorRT that builds with ``config``, and for which targets; to know before long work whether it can.
+
+    Raises ``SetupError``, ``ConfigError`` and ``ProfileError`` as ``build_engine`` does.
+    """
+    tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
+    tensorrt.require(config.asked())
+    return tensorrt, _targets(tensorrt, config)
 
 
 def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress: Progress) -> None:

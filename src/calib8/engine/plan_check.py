@@ -127,7 +127,8 @@ class PlanCheck(BaseModel):
     def describe_conditioning(self) -> str:
         """For people: what the conditioning costs. No failure, whatever it is: the results are the same."""
         text = f"{self.conditioning - len(self.unfused)} of {self.conditioning} nodes before Q fused"
-        text += f"; norms in two kernels: {len(self.divided)}" if self.divided else ""
+        if norms := len(self.divided):
+            text += f"; {norms} norms take a second kernel" if norms > 1 else "; 1 norm takes a second kernel"
         more = ", …" if len(self.unfused) > 3 else ""
         return text + (f"; not fused: {', '.join(self.unfused[:3])}{more}" if self.unfused else "")
 

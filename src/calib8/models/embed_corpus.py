@@ -193,8 +193,8 @@ def _continue(output: Path, made_by: dict[str, Any], choice: CpuChoice | None) -
         changed = ["a record that is missing"] if any(output.glob("part-*.parquet")) else []
     if changed:
         raise InputError(
-            f"{output} holds embeddings of another origin, told by {', '.join(changed)}. Choose another folder, or "
-            "remove this one."
+            f"{output} holds embeddings of another run: what differs is {', '.join(changed)}. Choose another folder, "
+            "or remove this one."
         )
     write_json(output / RECORD, {**made_by, "cpu": None if choice is None else choice.model_dump()})
     _remove_half_written(output)

@@ -19,25 +19,32 @@ from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
 from calib8.errors import InputError, ModelError
 from calib8.files import read_json, require_file
-from calib8.graph.io import load
+from calib8.graph.io import SOURCE_SHA256, load, stored_bytes
 from calib8.graph.limits import dimension_limits
+from calib8.graph.mapped import data_files
 from calib8.graph.weighted import weighted_ops
 from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
 from calib8.planning.apply import PLAN
 from calib8.planning.migrate import CACHE
 from calib8.planning.quant_plan import QuantPlan
-from calib8.runtime.open import is_engine
+from calib8.report.table import size_of
+from calib8.runtime.open import ENGINE_SUFFIXES, is_engine
 from calib8.search.sensitivity import Sensitivity
 
 _Content = TypeVar("_Content", bound=BaseModel)
 
 #: Widest tensors listed of a cache or ranges file.
 SHOWN = 10
+#: Suffixes of files that can be described.
+KINDS = (*ENGINE_SUFFIXES, ".onnx", ".cache", ".json", ".npy", ".npz")
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Facts about the file, by heading; values are plain JSON. Raises ``InputError`` for a file of no known kind."""
+    if path.is_dir():
+        names = ", ".join(sorted(found.name for found in path.iterdir() if found.suffix in KINDS)[:SHOWN])
+        raise InputError(f"{path} is a folder, expected one file" + (f" in it: {names}." if names else "."))
     require_file(path, "file")
     if is_engine(path):
         return _engine(describe_engine(path))
@@ -47,15 +54,19 @@ def describe(path: Path) -> dict[str, Any]:
     readers = {".onnx": _model, ".cache": _cache, ".json": _json, ".npy": _arrays, ".npz": _arrays}
     if path.suffix in readers:
         return readers[path.suffix](path)
+    kind = f"unknown kind of file {path.suffix!r}" if path.suffix else "a name without a suffix does not tell its kind"
     raise InputError(
-        f"{path}: unknown kind of file {path.suffix!r}; expected .engine or {', '.join(readers)}, or a calibration "
+        f"{path}: {kind}; expected .engine or {', '.join(readers)}, or a calibration "
         "cache of any name, which begins with 'TRT-'."
     )
 
 
 def _model(path: Path) -> dict[str, Any]:
     model = load(path)
-    described: dict[str, Any] = {"kind": "ONNX model", "bytes": path.stat().st_size}
+    data = data_files(model)
+    whole = "SHA-256 of this file with those of its weights" if data else "SHA-256 of this file"
+    described: dict[str, Any] = {"kind": "ONNX model", "bytes": stored_bytes(path)}
+    described[whole] = model.metadata_props[SOURCE_SHA256]
     described["opset"] = model.opset_imports.get("", 0)
     described["inputs"] = {v.name: f"{v.dtype} {v.shape}" for v in model.graph.inputs if not v.is_initializer()}
     described["outputs"] = {v.name: f"{v.dtype} {v.shape}" for v in model.graph.outputs}
@@ -65,7 +76,7 @@ def _model(path: Path) -> dict[str, Any]:
     for value in model.graph.initializers.values():
         if value.const_value is not None:
             weights[str(value.const_value.dtype)] += value.const_value.nbytes
-    described["weights"] = {dtype: f"{size / 1e6:.1f} MB" for dtype, size in weights.most_common()}
+    described["weights"] = {dtype: size_of(size) for dtype, size in weights.most_common()}
     described["weighted ops in float"] = len(weighted_ops(prepare(model.clone())))
     try:
         described["feeds"] = [spec.name for spec in input_specs(model)]
@@ -80,8 +91,9 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _made_by(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
-    """What calib8 wrote into a model, with the first line of a cache in its place."""
-    made = {key: _decoded(value) for key, value in metadata.items() if key.startswith("calib8.")}
+    """What calib8 wrote into a model, with the first line of a cache in its place; its hash is told elsewhere."""
+    own = {key: value for key, value in metadata.items() if key.startswith("calib8.") and key != SOURCE_SHA256}
+    made = {key: _decoded(value) for key, value in own.items()}
     if cache := made.pop(CACHE, None):
         return {"migrated from": Cache.parse(str(cache), f"the cache in {where}").header} | made
     return made

@@ -18,13 +18,14 @@ from calib8.verification.speed import Speed
 
 
 class FileFacts(BaseModel):
-    """A file: name, size in bytes, SHA-256."""
+    """A file: name, the name of its folder, size in bytes, SHA-256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     bytes: int
     sha256: str
+    folder: str = ""
 
 
 class EngineFacts(BaseModel):
@@ -94,9 +95,13 @@ class Report(BaseModel):
 
 def file_facts(path: Path) -> FileFacts:
     """Name, size and hash of an engine, or of an ONNX model with the weights it keeps in files of their own."""
-    if path.suffix == ".onnx":
-        return FileFacts(name=path.name, bytes=stored_bytes(path), sha256=source_sha256(path))
-    return FileFacts(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+    whole = path.suffix == ".onnx"
+    return FileFacts(
+        name=path.name,
+        bytes=stored_bytes(path) if whole else path.stat().st_size,
+        sha256=source_sha256(path) if whole else sha256_file(path),
+        folder=path.resolve().parent.name,
+    )
 
 
 def engine_facts(path: Path, *, executed: bool = False) -> EngineFacts:

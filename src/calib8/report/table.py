@@ -45,7 +45,7 @@ def _engines(report: Report) -> RenderableType:
     table.add_column("target")
     table.add_column("size", justify="right")
     table.add_column("INT8 ops planned/expected", justify="right")
-    table.add_column("kernels", justify="right")
+    table.add_column("INT8 kernels", justify="right")
     table.add_column("executed here")
     for engine in report.engines:
         plan = engine.plan
@@ -63,7 +63,7 @@ def _verdict(report: Report) -> RenderableType:
     verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
     seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
     lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}")]
-    lines.append(Text(f"INT8 ran in {report.accuracy_runtime}, with FP32 for what is not INT8"))
+    lines.append(Text(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
     if report.speed is not None:
         lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
     if report.engines:
@@ -81,6 +81,14 @@ def _conditioning(report: Report) -> list[Text]:
     return [Text(f"{name}: {text}") for name, text in said.items()]
 
 
+def in_runtime(description: str) -> str:
+    """A runtime with its arithmetic: on the CPU FP32, unless it says itself that ``calib8 tune`` chose bf16."""
+    says_it = "on CPU" not in description or "for what is not INT8" in description
+    return description if says_it else f"{description}, with FP32 for what is not INT8"
+
+
 def size_of(size: int) -> str:
-    """For people: ``127 MB``, ``621 kB``."""
+    """For people: ``127 MB``, ``621 kB``, ``80 bytes``."""
+    if size < 1e3:
+        return f"{size} bytes"
     return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e3:,.0f} kB"

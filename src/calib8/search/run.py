@@ -1,9 +1,12 @@
-"""Sensitivity from end to end: a model and calibration data in, the ranking out."""
+"""From end to end: a model and calibration data in, the INT8 model or the ranking of its ops out."""
 
 from pathlib import Path
 
+import onnx_ir as ir
+
 from calib8.calibration import run as calibration
 from calib8.calibration.config import Calibrate
+from calib8.calibration.ranges import Ranges
 from calib8.data.sources import Source
 from calib8.data.split import split
 from calib8.errors import ConfigError
@@ -11,13 +14,36 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
+from calib8.planning.apply import quantize_by_ranges
 from calib8.planning.config import Int8
 from calib8.planning.policy import selected
+from calib8.planning.quant_plan import QuantPlan
 from calib8.planning.solve import ROWS
 from calib8.progress import Progress
 from calib8.search.probe import probe_of
-from calib8.search.quantise import PROBED, Case
+from calib8.search.quantise import PROBED, Case, case_of, quantise_guarded
 from calib8.search.sensitivity import Measuring, Sensitivity, rank
+
+
+def quantise(
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8,
+    data: Source | None,
+    progress: Progress,
+    *,
+    folder: Path | None = None,
+    unfinished: Path | None = None,
+) -> tuple[ir.Model, QuantPlan]:
+    """The INT8 clone of ``model`` and its plan: by a second pass over the calibration ``data``, or by ranges alone.
+
+    ``folder`` holds the model's pooling config, if it is a sentence encoder; ``unfinished`` what was done before.
+    """
+    if data is None:
+        return quantize_by_ranges(model, ranges, config)
+    selected(model, config)  # a glob that matches nothing is told before the pass
+    case = case_of(model, ranges, data, config, progress, unfinished)
+    return quantise_guarded(case, probe_of(model, data, PROBED, folder), progress)
 
 
 def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | None, progress: Progress) -> Sensitivity:

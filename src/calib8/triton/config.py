@@ -1,8 +1,9 @@
 """Options of ``export_triton``."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from calib8.config import Config
 
@@ -25,7 +26,7 @@ class Triton(Config):
     pad_to: token sequences are padded to a multiple of this. Triton joins only requests of the same shape.
     """
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
+    name: str | None = None
     max_batch: int | None = Field(default=None, ge=0)
     preferred_batches: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     queue_delay_us: int = Field(default=500, ge=0)
@@ -33,3 +34,10 @@ class Triton(Config):
     device: Device | None = None
     vnni: bool | None = None
     pad_to: int = Field(default=16, ge=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError("expected letters, digits, - and _ only")
+        return name

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,8 @@ class Closeness(BaseModel):
     """How close one output is to the reference's.
 
     Cosines are per sample. ``neighbours`` is None with fewer than three samples, or if their vectors differ in length;
-    ``sqnr_db`` is over all numbers, None if they are equal to the bit.
+    ``sqnr_db`` is over all numbers, None if they are equal to the bit. ``pooled`` says how vectors of tokens became the
+    one vector of a sample that cosines and neighbours are of; None where the output has one of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,18 +54,27 @@ class Closeness(BaseModel):
     cosine_min: float
     neighbours: float | None
     sqnr_db: float | None
+    pooled: Literal["mean", "cls"] | None = None
+
+    def named(self, output: str) -> str:
+        """What was compared, for people: ``output``, or the embedding that was made of it."""
+        how = {"mean": "mean", "cls": "first token"}
+        return f"embedding ({how[self.pooled]} of {output})" if self.pooled else output
 
 
 class Comparison(Closeness):
     """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them.
 
-    ``details`` are of the output with the lowest mean cosine.
+    ``details`` are of the output with the lowest mean cosine. ``runtime`` ran the candidate, ``reference_runtime`` the
+    reference: name, version and arithmetic.
     """
 
     samples: int
     outputs: dict[str, Closeness]
     spearman: Spearman | None = None
     details: Details | None = None
+    runtime: str | None = None
+    reference_runtime: str | None = None
 
     def with_texts(self, texts: Sequence[str] | None) -> "Comparison":
         """The same, with the texts of the worst samples; ``texts`` are those of all samples in order, if known."""
@@ -80,7 +90,7 @@ class Comparison(Closeness):
         """Every limit that was given, kept or missed."""
         exact = math.inf if self.sqnr_db is None else self.sqnr_db
         judged = [
-            Judged(name, f"{value:.5f}", f"at least {limit:g}", value >= limit)  # a NaN misses every limit
+            Judged(name, _told(value, limit), f"at least {limit:.12g}", value >= limit)  # a NaN misses every limit
             for name, value, limit in (
                 ("mean cosine", self.cosine_mean, limits.min_cosine),
                 ("1st percentile of cosine", self.cosine_p1, limits.min_p1),
@@ -134,7 +144,8 @@ def compare(
         progress.update("verify", done, len(data))
     comparison = worst({name: found.closeness(name) for name, found in gathered.items()}, done)
     name = min(comparison.outputs, key=lambda name: comparison.outputs[name].cosine_mean)
-    return comparison.model_copy(update={"details": gathered[name].details(name)})
+    ran = {"runtime": candidate.description, "reference_runtime": reference.description}
+    return comparison.model_copy(update={"details": gathered[name].details(name), **ran})
 
 
 def worst(outputs: dict[str, Closeness], samples: int) -> Comparison:
@@ -166,6 +177,7 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
+        self.pooled: Literal["mean", "cls"] | None = None
         self.rows: list[Rows] = []
         self.cosines: list[NDArray[np.float64]] = []
         #: Vectors of reference and candidate, while all are of one length.
@@ -179,7 +191,9 @@ class _Gathered:
         mask: NDArray[np.generic] | None,
         pooling: Literal["mean", "cls"],
     ) -> None:
-        real = np.s_[:] if mask is None or not _tokens(expected, mask) else mask != 0
+        real: Any = np.s_[:]
+        if mask is not None and _tokens(expected, mask):
+            real, self.pooled = mask != 0, pooling
         self._add_power(expected[real], got[real])
         self.rows.append(rows)
         vectors = vectors_of(expected, mask, pooling), vectors_of(got, mask, pooling)
@@ -202,6 +216,7 @@ class _Gathered:
             cosine_min=float(cosines.min()),
             neighbours=self._neighbours() if len(cosines) >= 3 else None,
             sqnr_db=None if math.isinf(ratio) else ratio,
+            pooled=self.pooled,
         )
 
     def details(self, name: str) -> Details:
@@ -277,3 +292,9 @@ def _tokens(output: NDArray[np.generic], mask: NDArray[np.generic]) -> bool:
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def _told(value: float, limit: float) -> str:
+    """With five digits, or with as many as show that ``value`` is below ``limit``, if it is."""
+    digits = next((d for d in range(5, 17) if value >= limit or float(f"{value:.{d}f}") < limit), 5)
+    return f"{value:.{digits}f}"

@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calib8.data.batching import Dataset
-from calib8.data.sources import Batches, Source, open_source
-from calib8.data.text import TextTokenizer, read_sentences
-from calib8.errors import ConfigError, DataError, ModelError
+from calib8.data.sources import Source
+from calib8.errors import DataError, ModelError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
-from calib8.models.sentence import SentenceEncoder, pooling_of, token_arrays
+from calib8.models.sentence import SentenceEncoder, pooling_of
+from calib8.models.text_source import held_out_source, texts_of
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
-from calib8.runtime.contract import Contract, contract_of
+from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.pairs import Pair, rank_correlation, read_pairs
-
-TEXT_SUFFIXES = (".txt", ".text")
 
 
 @dataclass(frozen=True)
@@ -91,25 +89,3 @@ def verify_artefacts(
                 f"{', '.join(judge.reference.contract.names)}. Expected two forms of one model: check both paths."
             )
         return judge.judge(got)
-
-
-def held_out_source(
-    data: Path | str | Source, folder: Path, contract: Contract | None = None, progress: Progress | None = None
-) -> Source:
-    """The source behind ``data``; a text file is tokenised with the tokenizer in ``folder``.
-
-    ``contract`` is that of the model to be fed: sentences are cut to what it takes, and it says which arrays to make.
-    """
-    if (texts := texts_of(data)) is not None:
-        if not (folder / "tokenizer.json").is_file():
-            raise ConfigError(f"{data} is text, but there is no tokenizer.json in {folder}. Name it with --tokenizer.")
-        own = TextTokenizer(folder, contract.largest("input_ids", 1) if contract else None)
-        tokens = own.tokens(texts, progress)
-        return Batches([token_arrays(own, tokens, contract.names if contract else ())])
-    return open_source(data)
-
-
-def texts_of(data: Path | str | Source | None) -> list[str] | None:
-    """The sentences of a text file; None for any other data."""
-    is_text = isinstance(data, (str, Path)) and str(data).endswith(TEXT_SUFFIXES)
-    return read_sentences(Path(str(data))) if is_text else None

@@ -20,8 +20,8 @@ from calib8.report.page.sections import (
     plan_section,
     ranges_section,
 )
-from calib8.report.report import Machine, Report
-from calib8.report.table import size_of
+from calib8.report.report import FileFacts, Machine, Report
+from calib8.report.table import in_runtime, size_of
 from calib8.report.verification import VerificationReport
 from calib8.verification.on_gpu import GpuComparison
 
@@ -31,7 +31,7 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
     seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
     notes = (
         f"Measured on {report.accuracy.samples} samples from {report.held_out}{seen}.",
-        f"INT8 ran in {report.accuracy_runtime}, with FP32 for what is not INT8.",
+        f"INT8 ran in {in_runtime(report.accuracy_runtime)}.",
     )
     sections = [
         _size_and_speed(report),
@@ -56,7 +56,8 @@ def conversion_page(report: Report, plan: QuantPlan, ranges: Ranges) -> Page:
     if report.speed is not None:
         tiles.append(Tile("CPU speed", f"{report.speed.ratio:.2f}x", f"{report.speed.candidate:.0f} sentences/s"))
     return Page(
-        title=f"{report.model.name} in INT8",
+        title=f"{_located(report.model)} in INT8",
+        about=f"SHA-256 of the FP32 model {report.model.sha256[:12]}…, of the INT8 model {report.int8.sha256[:12]}…",
         passed=report.passed,
         verdict=report.failure or kept(report.accuracy, report.limits),
         tiles=tuple(tiles),
@@ -74,6 +75,8 @@ def verification_page(report: VerificationReport) -> Page:
     )
     files = Section("What was compared", tables=(Table("Files", ("role", "file", "size", "SHA-256"), rows),))
     notes = [f"Measured on {report.accuracy.samples} samples from {report.held_out}."]
+    if report.accuracy.runtime is not None:
+        notes.append(f"The candidate ran in {in_runtime(report.accuracy.runtime)}.")
     if report.gpu is not None:
         notes.append(f"The engine ran on {report.gpu.gpu} ({report.gpu.target}), driver {report.gpu.driver}.")
     sections = [accuracy_section(report.accuracy, report.limits, notes), files]
@@ -82,7 +85,7 @@ def verification_page(report: VerificationReport) -> Page:
     if report.engine is not None:
         sections.append(engines_section([report.engine]))
     return Page(
-        title=f"{report.candidate.name} against {report.reference.name}",
+        title=f"{_located(report.candidate)} against {_located(report.reference)}",
         passed=report.passed,
         verdict=report.failure or kept(report.accuracy, report.limits),
         tiles=(*accuracy_tiles(report.accuracy), *(engine_tiles([report.engine]) if report.engine else ())),
@@ -144,6 +147,11 @@ def _size_and_speed(report: Report) -> Section:
         )
         tables.append(Table("Speed on the CPU", ("model", "sentences/s", "ratio", "runtime"), rows))
     return Section("Size and speed", tables=tuple(tables))
+
+
+def _located(file: FileFacts) -> str:
+    """``all-mpnet-base-v2/model.onnx``: many models have the same name."""
+    return f"{file.folder}/{file.name}" if file.folder else file.name
 
 
 def _with_note(sections: list[Section]) -> tuple[Section, ...]:

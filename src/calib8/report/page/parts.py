@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: Columns of a table that finds room beside a chart.
+NARROW = 4
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -14,7 +17,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under ``head``; a long one scrolls in a box of its own."""
+    """Rows under ``head``; a long one is folded until somebody asks for it."""
 
     title: str
     head: tuple[str, ...]
@@ -40,6 +43,11 @@ class Section:
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
 
+    @property
+    def beside(self) -> tuple[Table, ...]:
+        """The narrow tables that stand beside a chart which is alone."""
+        return tuple(t for t in self.tables if len(t.head) <= NARROW and not t.long) if len(self.charts) == 1 else ()
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -52,7 +60,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. ``passed`` is None where nothing was judged; ``terms`` are words and what they mean."""
+    """A whole report. ``passed`` is None where nothing was judged; ``terms`` are words and what they mean.
+
+    ``about`` says which files it is about.
+    """
 
     title: str
     passed: bool | None
@@ -61,6 +72,7 @@ class Page:
     sections: tuple[Section, ...]
     made: str
     terms: Mapping[str, str] = field(default_factory=dict)
+    about: str = ""
 
 
 def number(value: float | None, spec: str = ",.4g", unit: str = "") -> Cell:

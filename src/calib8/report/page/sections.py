@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from calib8.calibration.ranges import Ranges
 from calib8.gpu.activity import Activity
-from calib8.planning.quant_plan import QuantPlan
+from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.report.activity import QUANTITIES
 from calib8.report.page import charts
 from calib8.report.page.canvas import can_draw
@@ -16,6 +16,8 @@ from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
 from calib8.verification.details import Details
 
+#: Rows of a table that only sums up.
+MOST = 8
 NO_CHARTS = "Charts are left out: matplotlib is not installed here. `pip install 'calib8[report]'` adds them."
 
 
@@ -77,7 +79,7 @@ def closeness_table(title: str, accuracy: Comparison) -> Table:
     """How close each output is."""
     rows = [
         (
-            Cell(name),
+            Cell(one.named(name)),
             number(one.cosine_mean, ".5f"),
             number(one.cosine_p1, ".5f"),
             number(one.cosine_min, ".5f"),
@@ -86,7 +88,7 @@ def closeness_table(title: str, accuracy: Comparison) -> Table:
         )
         for name, one in accuracy.outputs.items()
     ]
-    head = ("output", "cosine, mean", "1st percentile", "lowest", "neighbour kept (%)", "SQNR (dB)")
+    head = ("compared", "cosine, mean", "1st percentile", "lowest", "neighbour kept (%)", "SQNR (dB)")
     return Table(title, head, tuple(rows))
 
 
@@ -134,6 +136,7 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
 def plan_section(plan: QuantPlan) -> Section:
     """What is done to every op, and why."""
     measured = [op for op in plan.ops if op.expected_cosine is not None]
+    floats = any(op.treatment == "float" for op in plan.ops)
     rows = (
         (
             number(place, "d"),
@@ -144,22 +147,45 @@ def plan_section(plan: QuantPlan) -> Section:
             number(op.sqnr_db, ".1f"),
             *((number(op.expected_cosine, ".5f"),) if measured else ()),
             number(op.extra_columns, "d"),
-            Cell(op.reason),
+            *((Cell(op.reason if op.treatment == "float" else ""),) if floats else ()),
         )
         for place, op in enumerate(plan.ops, start=1)
     )
     alone = ("cosine alone",) if measured else ()
-    head = ("no.", "op", "kind", "treatment", "recipe", "SQNR (dB)", *alone, "extra columns", "reason")
+    head = (
+        "no.",
+        "op",
+        "kind",
+        "treatment",
+        "recipe",
+        "SQNR (dB)",
+        *alone,
+        "extra columns",
+        *(("why float",) if floats else ()),
+    )
     shown = drawn(lambda: charts.noise_chart(plan)) if any(op.sqnr_db is not None for op in plan.ops) else ()
     if measured:
         shown += drawn(lambda: charts.sensitivity_chart(measured))
-    notes = [f"{len(plan.nodes('int8'))} of {len(plan.ops)} ops with weights are INT8. Click a heading to sort."]
+    notes = [f"{len(plan.nodes('int8'))} of {len(plan.ops)} ops with weights are INT8."]
     if (budget := plan.budget) is not None:
         notes.append(
             f"Searched for a mean cosine of {budget.cosine:g}: {budget.reached:.5f} ± {budget.standard_error:.5f} on "
             f"{budget.samples} held-out calibration samples."
         )
-    return Section("Plan, op by op", tuple(notes), shown, (Table("Plan", head, tuple(rows), long=True),))
+    tables = (_recipes(plan), Table("Every op of the plan", head, tuple(rows), long=True))
+    return Section("Plan, op by op", tuple(notes), shown, tables)
+
+
+def _recipes(plan: QuantPlan) -> Table:
+    """How many ops are treated alike, and the worst that this leaves of one."""
+    alike: dict[str, list[OpPlan]] = {}
+    for op in plan.ops:
+        alike.setdefault("float" if op.treatment == "float" else op.recipe or "by its range", []).append(op)
+    rows = []
+    for what, ops in sorted(alike.items(), key=lambda item: -len(item[1])):
+        lowest = min((op.sqnr_db for op in ops if op.sqnr_db is not None), default=None)
+        rows.append((Cell(what), number(len(ops), "d"), number(lowest, ".1f")))
+    return Table("Recipes", ("recipe", "ops", "lowest SQNR (dB)"), tuple(rows[:MOST]))
 
 
 def ranges_section(ranges: Ranges) -> Section:
@@ -183,7 +209,16 @@ def ranges_section(ranges: Ranges) -> Section:
         "typical one leaves the typical ones few INT8 levels, unless a recipe of the plan spreads them.",
     )
     shown = drawn(lambda: charts.ranges_chart(ranges)) if ranges.tensors else ()
-    return Section("Activation ranges", notes, shown, (Table("Ranges", head, tuple(rows), long=True),))
+    tables = (_widest(ranges), Table("Every tensor", head, tuple(rows), long=True))
+    return Section("Activation ranges", notes, shown, tables)
+
+
+def _widest(ranges: Ranges) -> Table:
+    """The tensors with the largest outliers."""
+    ratios = {name: charts.outlier_ratio(tensor) or 0.0 for name, tensor in ranges.tensors.items()}
+    widest = sorted(ratios, key=lambda name: -ratios[name])[:MOST]
+    rows = tuple((Cell(name), number(ranges.tensors[name].amax), number(ratios[name], ",.0f")) for name in widest)
+    return Table("The widest tensors", ("tensor", "amax", "largest / typical"), rows)
 
 
 def latency_section(cells: Sequence[bench.Cell], runtimes: Mapping[str, str]) -> Section:
