@@ -256,7 +256,7 @@ def test_embeddings_of_other_versions_are_not_mixed(
     choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
     embed_corpus._continue(tmp_path, made_by, choice)
     monkeypatch.setattr(embed_corpus, "versions", lambda: {**versions(), "onnxruntime": "0.0.1"})
-    with pytest.raises(InputError, match="of another origin, told by packages"):
+    with pytest.raises(InputError, match="of another run: what differs is packages"):
         embed_corpus._continue(tmp_path, embed_corpus._made_by(model, model.parent, config), choice)
     with pytest.raises(
         SetupError,
@@ -359,7 +359,7 @@ def test_a_folder_of_other_embeddings_is_left_alone(model: Path, corpus: list[Pa
         with pytest.raises(InputError, match=f"of another run: what differs is {what}"):
             calib8.embed_corpus(model, inputs, tmp_path / "out", config)
     calib8.embed_corpus(model, corpus[:2], tmp_path / "both")
-    with pytest.raises(InputError, match="told by inputs"):  # whose rows would have other numbers
+    with pytest.raises(InputError, match="what differs is inputs"):  # whose rows would have other numbers
         calib8.embed_corpus(model, corpus[1::-1], tmp_path / "both")
     (tmp_path / "out" / "_embeddings.json").unlink()
     with pytest.raises(InputError, match="told by a record that is missing"):

@@ -7,7 +7,6 @@ from calib8.report.page import charts, terms
 from calib8.report.page.canvas import can_draw
 from calib8.report.page.parts import Cell, Page, Section, Table, Tile, number
 from calib8.report.page.sections import (
-    NO_CHARTS,
     accuracy_section,
     accuracy_tiles,
     activity_section,
@@ -17,6 +16,7 @@ from calib8.report.page.sections import (
     engines_section,
     kept,
     latency_section,
+    no_charts,
     plan_section,
     ranges_section,
 )
@@ -155,7 +155,7 @@ def _located(file: FileFacts) -> str:
 
 
 def _with_note(sections: list[Section]) -> tuple[Section, ...]:
-    return tuple(sections) if can_draw() else (Section("Charts", (NO_CHARTS,)), *sections)
+    return tuple(sections) if can_draw() else (Section("Charts", (no_charts(),)), *sections)
 
 
 def _made(version: str, created: str, machine: Machine) -> str:

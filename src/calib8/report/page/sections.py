@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from calib8.calibration.ranges import Ranges
+from calib8.extras import install
 from calib8.gpu.activity import Activity
 from calib8.planning.quant_plan import OpPlan, QuantPlan
 from calib8.report.activity import QUANTITIES
@@ -18,7 +19,11 @@ from calib8.verification.details import Details
 
 #: Rows of a table that only sums up.
 MOST = 8
-NO_CHARTS = "Charts are left out: matplotlib is not installed here. `pip install 'calib8[report]'` adds them."
+
+
+def no_charts() -> str:
+    """Why there are none, and what adds them."""
+    return f"Charts are left out: matplotlib is not installed here. It comes with {install('report')}."
 
 
 def drawn(*paints: Callable[[], Chart]) -> tuple[Chart, ...]:
