@@ -114,7 +114,7 @@ def test_the_command(calib8: Shell, tmp_path: Path, tokenizer_folder: Path) -> N
     assert "position table ends at 16" in calib8(*arguments, "--lengths", "17")[2]
     assert "the same artefact was named twice" in calib8("bench", first, first, "--text", text)[2]
     assert "expected whole numbers such as 1,8,32" in calib8(*arguments, "--batches", "one")[2]
-    assert "greater than 0" in calib8(*arguments, "--batches", "0")[2]
+    assert "got --batches 0, expected more than 0" in calib8(*arguments, "--batches", "0")[2]
     other = tmp_path / "second.onnx"
     ir.save(tiny_encoder(), other)
     code, out, _ = calib8("bench", second, other, "--text", text, "--seconds", "0", "--json")
