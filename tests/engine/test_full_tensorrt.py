@@ -376,7 +376,7 @@ def test_the_command_line_calibrates(tensorrt, saved, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code in (0, None)
-    assert capsys.readouterr().out.split(": ")[1] == "0 kB, 1 of 3 kernels in INT8, as the builder chose\n"
+    assert capsys.readouterr().out.split(": ")[1] == "21 bytes, 1 of 3 kernels in INT8, as the builder chose\n"
     assert [call[2] for call in only(calls, "batch")] == [[1, 2], [3, 4]]
     assert cache.read_text().startswith("TRT-101300-EntropyCalibration2\nx: ")
     assert (tmp_path / "timings").read_bytes() == b"+timed"

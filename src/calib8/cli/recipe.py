@@ -1,7 +1,7 @@
 """The steps of the recipe: fetch, prepare, calibrate, quantize, build, convert."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
 from calib8.errors import ConfigError, LimitMissed
 from calib8.planning.config import Precision, Treatment
+
+if TYPE_CHECKING:
+    from calib8.report.report import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -258,12 +261,16 @@ def convert(
     if kept is not None:
         out.print(render_plan(QuantPlan.load(output / "plan.json")))
     out.print(render(report))
-    made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
-    out.print(f"in {output}: {made}", markup=False)
-    out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
+    _print_made(report, output)
     tell(report)
     if missed is not None:
         raise missed
+
+
+def _print_made(report: "Report", output: Path) -> None:
+    made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
+    out.print(f"in {output}: {made}", markup=False)
+    out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
 
 
 def _cosine(budget: str | None) -> float | None:
