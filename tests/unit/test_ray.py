@@ -362,7 +362,7 @@ def test_a_folder_of_other_embeddings_is_left_alone(model: Path, corpus: list[Pa
     with pytest.raises(InputError, match="what differs is inputs"):  # whose rows would have other numbers
         calib8.embed_corpus(model, corpus[1::-1], tmp_path / "both")
     (tmp_path / "out" / "_embeddings.json").unlink()
-    with pytest.raises(InputError, match="told by a record that is missing"):
+    with pytest.raises(InputError, match="what differs is its record, which is missing"):
         calib8.embed_corpus(model, corpus[2:], tmp_path / "out")
 
 

@@ -220,7 +220,7 @@ def test_an_empty_key_is_no_key(model: Path, calib8: Shell, monkeypatch: pytest.
     for nothing in ("", " \n"):
         monkeypatch.setenv("CALIB8_API_KEY", nothing)
         code, _, said = calib8("serve", model)
-        assert (code, "api_key" in said) == (2, True)
+        assert (code, "$CALIB8_API_KEY holds no key; expected one line of text" in said) == (2, True)
 
 
 def test_a_key_has_no_space_around_it_wherever_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

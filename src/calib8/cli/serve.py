@@ -70,12 +70,12 @@ def serve(
 
 def _key(path: Path | None) -> SecretStr | None:
     """The key in the file, or in the environment; None if there is neither."""
-    if path is None:
-        return SecretStr(os.environ[KEY].strip()) if KEY in os.environ else None
+    if path is None and KEY not in os.environ:
+        return None
     try:
-        key = require_file(path, "API key file").read_text(encoding="utf-8").strip()
+        key = (require_file(path, "API key file").read_text(encoding="utf-8") if path else os.environ[KEY]).strip()
     except UnicodeDecodeError:
         key = ""
     if not key:
-        raise ConfigError(f"{path} holds no key; expected one line of text.")
+        raise ConfigError(f"{path or f'${KEY}'} holds no key; expected one line of text.")
     return SecretStr(key)

@@ -190,7 +190,7 @@ def _continue(output: Path, made_by: dict[str, Any], choice: CpuChoice | None) -
             except ValidationError:
                 changed = ["cpu"]
     else:
-        changed = ["a record that is missing"] if any(output.glob("part-*.parquet")) else []
+        changed = ["its record, which is missing"] if any(output.glob("part-*.parquet")) else []
     if changed:
         raise InputError(
             f"{output} holds embeddings of another run: what differs is {', '.join(changed)}. Choose another folder, "
