@@ -202,11 +202,14 @@ def _measured(name: str, taken: Taken, texts: dict[str, list[str]], work: Path) 
 def table(result: Row) -> str:
     """The rows as text."""
     machine, texts = result["machine"], result["texts"]
-    versions = {key: value for row in result["rows"].values() for key, value in row.get("versions", {}).items()}
+    versions: dict[str, dict[str, None]] = {}  # rows may have other ones of a package
+    for row in result["rows"].values():
+        for package, number in row.get("versions", {}).items():
+            versions.setdefault(package, {})[number] = None
     lines = [
         f"{result['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}; "
         f"medians of {result['rounds']} rounds by turns; {texts['short']} sentences, {texts['long']} long texts",
-        ", ".join(f"{name} {number}" for name, number in versions.items()),
+        ", ".join(f"{package} {' and '.join(numbers)}" for package, numbers in versions.items()),
         f"$ {result['command']}",
         "",
         f"{'':40}" + "".join(f"{f'{kind} /s':>11}{'ratio':>8}{'cos mean':>10}{'cos p1':>9}" for kind in texts),
