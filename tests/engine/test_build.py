@@ -264,7 +264,7 @@ def test_unknown_targets_and_options_are_refused(saved, tmp_path):
         build_engine(saved(tiny.mlp()), tmp_path / "x.engine", Build(targets="current"))
     with pytest.raises(ConfigError, match="workspace_mib"):
         Build(workspace_mib=0)
-    with pytest.raises(ConfigError, match=r"target: .*Known options: .*targets"):
+    with pytest.raises(ConfigError, match=r"got target='sm86', expected no such option\. Known options: .*targets"):
         Build(target="sm86")
 
 
