@@ -51,8 +51,19 @@ def test_auto_names_what_it_stands_for(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.parametrize("address", ["local", "auto", "nonsense", "host:port", "{answering}", "ray://{answering}"])
-def test_what_answers_and_what_has_no_address_is_left_to_ray(address: str, answering: str) -> None:
+def test_what_answers_and_what_has_no_address_is_left_to_ray(
+    address: str, answering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    connect = socket.create_connection
+
+    def connection(where: tuple[str, int], timeout: float) -> socket.socket:
+        tried.append(f"{where[0]}:{where[1]}")
+        return connect(where, timeout=timeout)
+
+    monkeypatch.setattr(socket, "create_connection", connection)
     session._require_answer(address.format(answering=answering))
+    assert tried == ([answering] if "answering" in address else [])
 
 
 def test_a_host_that_is_silent_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
