@@ -74,7 +74,7 @@ def test_as_many_runs_go_on_at_once_as_there_are_streams() -> None:
 
 @pytest.mark.parametrize(("streams", "expected"), [(1, 4), (2, 1), (3, 1)])
 def test_streams_of_onnxruntime_have_no_threads_in_common(streams: int, expected: int) -> None:
-    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=streams)
+    choice = CpuChoice(runtime="onnxruntime", form="fp32", streams=streams)
     with open_choice(tiny_mlp(), choice, 4) as opened:
         session = getattr(opened, "_runtime", opened)._session
         assert session.get_session_options().intra_op_num_threads == expected

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,7 +18,7 @@ from calib8.doctor.facts import Facts, Library, Processor
 from calib8.engine.family import MODULES, FamilyName, TensorRT
 from calib8.engine.hardware import Driver, cuda_version, driver
 from calib8.report.report import this_machine
-from calib8.runtime.choice import has_vnni
+from calib8.runtime.processor import has_amx, has_vnni
 
 #: The child imports from where this process does; -I keeps the working folder and the environment out of that.
 CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.doctor.probe import main; main()"
@@ -127,13 +126,11 @@ def _own_version() -> str:
 def processor() -> Processor:
     """The CPU and the memory of this machine."""
     machine = this_machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else None
     return Processor(
         name=machine.processor,
         cores=machine.cores,
-        vnni=has_vnni() if flags is not None else None,
-        amx="amx_int8" in flags if flags is not None else None,
+        vnni=has_vnni(),
+        amx=has_amx(),
         memory_total_bytes=_memory("SC_PHYS_PAGES"),
         memory_available_bytes=_memory("SC_AVPHYS_PAGES"),
     )

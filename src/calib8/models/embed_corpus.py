@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 from pydantic import Field, ValidationError
 
 from calib8.cluster.config import Ray
@@ -24,10 +25,12 @@ from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of, text_tokenizer
 from calib8.progress import Progress, Quiet
-from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned, versions
+from calib8.runtime.canary import kinds_of, wrong
+from calib8.runtime.choice import CpuChoice, by_rule
 from calib8.runtime.cpu import chosen, open_choice
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
+from calib8.runtime.processor import has_bf16, versions
 
 #: What the parts of a folder were made from. Readers of Parquet pass over names that begin so.
 RECORD = "_embeddings.json"
@@ -124,7 +127,11 @@ class Embedder:
                 f"a worker of the Ray cluster differs from this machine in {', '.join(changes)}, found at {artefact} "
                 f"and {folder}. Give all machines the same files and packages."
             )
-        runtime = open_artefact(artefact) if choice is None else open_choice(load(artefact), _here(choice), threads)
+        if choice is None:
+            runtime = open_artefact(artefact)
+        else:
+            model = load(artefact)
+            runtime = open_choice(model, _here(model, choice), threads)
         self._encoder, self._config = SentenceEncoder(folder, runtime), config
 
     def __call__(self, item: Item) -> bytes:
@@ -139,12 +146,16 @@ class Embedder:
         return b""
 
 
-def _here(choice: CpuChoice) -> CpuChoice:
-    """``choice`` on this worker's CPU. Raises ``SetupError`` where it cannot compute the same."""
+def _here(model: ir.Model, choice: CpuChoice) -> CpuChoice:
+    """``choice`` in a form that is exact on this worker's CPU: those of one runtime have the same numbers.
+
+    Raises ``SetupError`` where it cannot compute the same.
+    """
     if choice.bf16 and not has_bf16():
         raise SetupError(f"a worker of the Ray cluster has no bf16 units for {choice}. Name a --runtime.")
-    unsigned = choice.unsigned and takes_unsigned(choice.runtime)  # the same grid, shifted
-    return choice.model_copy(update={"unsigned": unsigned})
+    if wrong(choice.runtime, choice.form, kinds_of(model)) is None:
+        return choice
+    return choice.model_copy(update={"form": by_rule(model, choice.runtime, choice.streams).form})
 
 
 def _table(part: Part, texts: list[str] | None, vectors: Embeddings) -> Any:
