@@ -6,7 +6,7 @@ and the versions. A cache that cannot be read or written is no error: then the r
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from calib8.errors import Calib8Error, SetupError
 from calib8.files import default_cache, write_json
 from calib8.graph.io import SOURCE_SHA256
-from calib8.runtime.canary import kinds_of, wrong
+from calib8.runtime.canary import Kind, kinds_of, wrong
 from calib8.runtime.forms import WORDS, Form, is_quantised, words
 from calib8.runtime.names import NAMES, CpuRuntime, RuntimeName
 from calib8.runtime.processor import cores, has_bf16, identity, is_x86, versions
@@ -63,7 +63,7 @@ def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
         if wrong(name, form, kinds) is None:
             return CpuChoice(runtime=name, form=form, streams=streams)
     assert runtime != "auto"  # ends with what is always exact
-    refused, other = "; ".join(refusals(model, runtime).values()), by_rule(model, "auto", streams)
+    refused, other = "; ".join(refusals(kinds, runtime).values()), by_rule(model, "auto", streams)
     raise SetupError(
         f"{NAMES[runtime]} has no form of INT8 that is exact on this CPU ({refused}). Name no --runtime, which takes "
         f"{words(other.runtime, other.form)}."
@@ -86,9 +86,8 @@ def preferences(runtime: CpuRuntime) -> list[tuple[RuntimeName, Form]]:
     return [openvino[0], *onnxruntime[:2], *openvino[1:], *onnxruntime[2:]]
 
 
-def refusals(model: ir.Model, runtime: CpuRuntime) -> dict[tuple[RuntimeName, Form], str]:
-    """What would be preferred to the rule's choice for ``model`` and is not exact on this CPU, each with a sentence."""
-    kinds = kinds_of(model)
+def refusals(kinds: Sequence[Kind], runtime: CpuRuntime) -> dict[tuple[RuntimeName, Form], str]:
+    """What would be preferred to the rule's choice for these ops and is not exact on this CPU, each with a sentence."""
     refused = {}
     for name, form in preferences(runtime):
         if (answer := wrong(name, form, kinds)) is None:

@@ -22,7 +22,7 @@ def open_cpu(
     """
     choice = chosen(model, runtime, threads=threads, throughput=throughput)
     opened = open_choice(model, choice, threads)
-    if refused := "; ".join(words(name, form) for name, form in refusals(model, runtime)):
+    if refused := "; ".join(words(name, form) for name, form in refusals(kinds_of(model), runtime)):
         taken = "Q and DQ in FP32, slowly" if choice.form == "fp32" else PRODUCTS[choice.form]
         opened.description += f", {taken} (inexact on this CPU: {refused})"
     return opened
