@@ -38,9 +38,8 @@ def table() -> None:
         for form in ("s8", "u8", "u8u8"):
             for kind in KINDS:
                 answer = wrong(runtime, form, (kind,))
-                print(
-                    f"    {PRODUCTS[form]:8} {kind:13} {'exact' if answer is None else f'WRONG: {answer}'}", flush=True
-                )
+                said = "exact" if answer is None else f"WRONG: {answer}"
+                print(f"    {PRODUCTS[form]:8} {kind:13} {said}", flush=True)
 
 
 def document() -> dict[str, object]:

@@ -196,7 +196,8 @@ CRASH = Arithmetic(runtime="openvino", problem="crashes when it is loaded (code 
         (
             Arithmetic(runtime="onnxruntime", form="u8u8", inexact=("ONNX Runtime, u8 x s8: ...",)),
             NONE,
-            "ONNX Runtime 1.32.0, u8 x u8, without VNNI: works, slowly. OpenVINO's kernels saturate here and are not used",
+            "ONNX Runtime 1.32.0, u8 x u8, without VNNI: works, slowly. OpenVINO's kernels saturate here and are not "
+            "used",
         ),
         (
             Arithmetic(runtime="onnxruntime", form="fp32", inexact=("ONNX Runtime, u8 x s8: ...",)),

@@ -5,7 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from calib8.report.activity import render_activity
-from calib8.report.report import Report
+from calib8.report.report import Machine, Report
+from calib8.verification.speed import Speed
 
 
 def render(report: Report) -> RenderableType:
@@ -66,6 +67,7 @@ def _verdict(report: Report) -> RenderableType:
     lines.append(Text(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
     if report.speed is not None:
         lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
+        lines.append(Text(cpu_speed(report.machine, report.speed)))
     if report.engines:
         lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
         lines += _conditioning(report)
@@ -79,6 +81,14 @@ def _conditioning(report: Report) -> list[Text]:
     if len(set(said.values())) == 1:
         said = {"conditioning": next(iter(said.values()))}
     return [Text(f"{name}: {text}") for name, text in said.items()]
+
+
+def cpu_speed(machine: Machine, speed: Speed) -> str:
+    """Which units of the CPU the speed of INT8 depends on; where it is slower than FP32, that nothing follows."""
+    units = (("VNNI", machine.vnni), ("AMX", machine.amx))
+    there = ", ".join(f"{name} {({True: 'yes', False: 'no', None: 'unknown'})[known]}" for name, known in units)
+    slower = ". INT8 is slower than FP32 on this CPU: no verdict on accuracy, nor on a GPU" if speed.ratio < 1 else ""
+    return f"CPU speed depends on INT8 units: {there}{slower}"
 
 
 def in_runtime(description: str) -> str:

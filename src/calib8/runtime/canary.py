@@ -120,12 +120,17 @@ _found: dict[Path, Answer] = {}
 
 
 def _asked(runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
-    facts = {"runtime": runtime, "version": version_of(runtime), "form": form, "kind": kind, **identity()}
-    name = hashlib.sha256(json.dumps([_Kept.model_fields["format"].default, facts]).encode()).hexdigest()[:32]
-    path = default_cache() / "canary" / f"{name}.json"
+    path, facts = _place(runtime, form, kind)
     if path not in _found:
         _found[path] = _read(path, facts) or _measured(path, facts, runtime, form, kind)
     return _found[path]
+
+
+def _place(runtime: RuntimeName, form: Form, kind: Kind) -> tuple[Path, dict[str, str]]:
+    """The file of an answer, and all that it depends on."""
+    facts = {"runtime": runtime, "version": version_of(runtime), "form": form, "kind": kind, **identity()}
+    name = hashlib.sha256(json.dumps([_Kept.model_fields["format"].default, facts]).encode()).hexdigest()[:32]
+    return default_cache() / "canary" / f"{name}.json", facts
 
 
 def _read(path: Path, facts: dict[str, str]) -> Answer | None:
@@ -139,9 +144,13 @@ def _read(path: Path, facts: dict[str, str]) -> Answer | None:
 def _measured(path: Path, facts: dict[str, str], runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
     answer = check(kind, partial(_run, runtime, form))
     if answer.refused is None:  # a refusal may be of the moment
-        with suppress(Calib8Error):
-            write_json(path, _Kept(facts=facts, answer=answer).model_dump(mode="json"))
+        _keep(path, facts, answer)
     return answer
+
+
+def _keep(path: Path, facts: dict[str, str], answer: Answer) -> None:
+    with suppress(Calib8Error):
+        write_json(path, _Kept(facts=facts, answer=answer).model_dump(mode="json"))
 
 
 def _run(runtime: RuntimeName, form: Form, model: ir.Model, feeds: Arrays) -> Arrays:
