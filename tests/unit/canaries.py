@@ -2,8 +2,8 @@
 
     CALIB8_CACHE=FOLDER python tests/unit/canaries.py
 
-keeps in FOLDER what the canary finds without VNNI, as if it were so here, and leaves OpenVINO no form at all: with the same
-CALIB8_CACHE `pytest` then shows which tests rest on OpenVINO's INT8 kernels.
+keeps in FOLDER what the canary finds without VNNI, as if it were so here, and leaves OpenVINO no form at all: with the
+same CALIB8_CACHE `pytest` then shows which tests rest on OpenVINO's INT8 kernels.
 """
 
 import pytest

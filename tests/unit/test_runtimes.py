@@ -124,7 +124,7 @@ NOT_FIT = {
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_bad_input_is_refused_alike(runtime, case: str) -> None:
     feeds, message = NOT_FIT[case]
-    with runtime(quantised(tiny_encoder)) as opened:
+    with runtime(quantised(tiny_encoder), integers=True) as opened:
         opened.run(IDS)  # OpenVINO would take what is missing from here
         with pytest.raises(DataError, match=message):
             opened.run(feeds)
