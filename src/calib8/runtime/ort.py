@@ -12,6 +12,7 @@ from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
 from calib8.runtime.choice import cores, has_vnni, is_quantised
 from calib8.runtime.contract import contract_of
+from calib8.telemetry import onnxruntime
 
 
 class OrtRuntime(Runtime):
@@ -24,8 +25,7 @@ class OrtRuntime(Runtime):
     def __init__(
         self, model: ir.Model, *, threads: int | None = None, optimised: bool = True, frugal: bool = False
     ) -> None:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         super().__init__(contract_of(model))
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -70,8 +70,7 @@ class OrtRuntime(Runtime):
 
 def _open(model: ir.Model, options: Any) -> Any:
     """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     given: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
     if is_quantised(model):  # a Gemm with a float bias has no integer kernel: its weights would be float in every run
         given["disabled_optimizers"] = ["MatMulAddFusion"]
