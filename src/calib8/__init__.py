@@ -103,6 +103,7 @@ __all__ = [
     "doctor",
     "embed",
     "embed_corpus",
+    "embed_stream",
     "export_cache",
     "export_triton",
     "fetch",
