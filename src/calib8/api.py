@@ -5,7 +5,7 @@ Composition only: every step lives in a module of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -362,44 +362,6 @@ def run_to_folder(
         save_array(path, array)
         written[path] = array.shape
     return written
-
-
-def embed(
-    artefact: Path | str,
-    sentences: Sequence[str],
-    *,
-    tokenizer: Path | str | None = None,
-    runtime: CpuRuntime = "auto",
-    progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None."""
-    from calib8.models.sentence import SentenceEncoder
-    from calib8.runtime.open import open_artefact
-
-    with open_artefact(Path(artefact), runtime, throughput=True) as opened:
-        folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
-        return SentenceEncoder(folder, opened).embed(sentences, progress)
-
-
-def embed_stream(
-    artefact: Path | str,
-    sentences: Iterable[str | None],
-    *,
-    tokenizer: Path | str | None = None,
-    runtime: CpuRuntime = "auto",
-    progress: Progress | None = None,
-) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """``embed`` for any number of sentences in bounded memory: yields some and their vectors [n, width], in order.
-
-    Sentences are read by another thread, up to 8192 ahead. None among them says that no more will come for now: what
-    came before it is embedded.
-    """
-    from calib8.models.sentence import SentenceEncoder
-    from calib8.runtime.open import open_artefact
-
-    with open_artefact(Path(artefact), runtime, throughput=True) as opened:
-        folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
-        yield from SentenceEncoder(folder, opened).stream(sentences, progress)
 
 
 def convert(

@@ -114,7 +114,7 @@ def embed(
         kept_activity(output or Path(), monitor, artefact),
     ):
         lines = text_lines(texts or [STDIN], progress.note)
-        windows = api.embed_stream(artefact, lines, tokenizer=tokenizer, runtime=runtime, progress=progress)
+        windows = calib8.embed_stream(artefact, lines, tokenizer=tokenizer, runtime=runtime, progress=progress)
         if output is not None:
             shape = save_rows(output, (vectors for _, vectors in windows))
         elif in_json():
