@@ -37,7 +37,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place on success, remove it on any failure.
 
     The body may put another file in the temporary one's place, such as a hard link. Raises ``SetupError`` when the
-    operating system cannot write there (disk full, no permission).
+    operating system cannot write there (disk full, no permission), ``InputError`` for a pipe or a device.
     """
     path = Path(path)
     _require_replaceable(path)

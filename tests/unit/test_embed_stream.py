@@ -2,8 +2,11 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -112,28 +115,31 @@ def test_output_comes_while_the_input_is_open(model: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_reader_that_has_seen_enough_ends_it(model: Path) -> None:
+@contextmanager
+def answered(model: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command that gave its first answer, and whose input stays open."""
     with started(model) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"a\n")
         process.stdin.flush()
-        process.stdout.readline()
+        assert json.loads(process.stdout.readline())["text"] == "a"
+        yield process
+
+
+def test_a_reader_that_has_seen_enough_ends_it(model: Path) -> None:
+    with answered(model) as process:
         process.stdout.close()
         process.stdin.write(b"b\n")
-        process.stdin.flush()  # and stays open: the command ends by itself
+        process.stdin.flush()
         assert process.wait(60) == 141
 
 
-def test_ctrl_c_ends_it_while_it_waits_for_input(model: Path) -> None:
-    with started(model) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"a\n")
-        process.stdin.flush()
-        process.stdout.readline()
-        process.terminate()
-        assert process.wait(60) == 143
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_can_be_interrupted_while_it_waits_for_input(model: Path, sent: signal.Signals, code: int) -> None:
+    with answered(model) as process:
+        process.send_signal(sent)
+        assert process.wait(60) == code
 
 
 def test_memory_does_not_grow_with_the_input(model: Path, tmp_path: Path) -> None:
