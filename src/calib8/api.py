@@ -364,23 +364,6 @@ def run_to_folder(
     return written
 
 
-def embed(
-    artefact: Path | str,
-    sentences: Sequence[str],
-    *,
-    tokenizer: Path | str | None = None,
-    runtime: CpuRuntime = "auto",
-    progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None."""
-    from calib8.models.sentence import SentenceEncoder
-    from calib8.runtime.open import open_artefact
-
-    with open_artefact(Path(artefact), runtime, throughput=True) as opened:
-        folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
-        return SentenceEncoder(folder, opened).embed(sentences, progress)
-
-
 def convert(
     model: Path | str,
     data: Data,

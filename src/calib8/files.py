@@ -8,10 +8,11 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,10 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place on success, remove it on any failure.
 
     The body may put another file in the temporary one's place, such as a hard link. Raises ``SetupError`` when the
-    operating system cannot write there (disk full, no permission).
+    operating system cannot write there (disk full, no permission), ``InputError`` for a pipe or a device.
     """
     path = Path(path)
+    _require_replaceable(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +156,30 @@ def save_array(path: Path, array: NDArray[np.generic]) -> None:
         np.save(stream, array, allow_pickle=False)
 
 
+def save_rows(path: Path, blocks: Iterable[NDArray[np.generic]]) -> tuple[int, ...]:
+    """Write ``blocks`` [n, ...], one below the other, as one ``.npy``, atomically and as they come. Returns its shape.
+
+    Memory is that of a block. There must be one, and all of one type and width.
+    """
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        rows = 0
+        block: NDArray[np.generic] = np.zeros(0, np.float32)
+        for block in blocks:
+            if not rows:
+                _write_header(stream, (0, *block.shape[1:]), block.dtype)
+            stream.write(np.ascontiguousarray(block).data)
+            rows += len(block)
+        shape = (rows, *block.shape[1:])
+        stream.seek(0)  # NumPy leaves room in a header for its first number to grow to any
+        _write_header(stream, shape, block.dtype)
+    return shape
+
+
+def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, described)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -175,8 +201,23 @@ def require_file(path: Path, what: str) -> Path:
     if not path.is_file():
         if path.is_dir():
             raise InputError(f"{path} is a folder, expected a file: {what}. Name the file in it.")
+        if kind := special(path):
+            raise InputError(
+                f"{path} is {kind}, expected a file: {what}. Save what comes out of it to a file, and name that."
+            )
         raise InputError(f"{what} not found: expected a file at {path}, found nothing there. Check the path.")
     return path
+
+
+def special(path: Path) -> str | None:
+    """What is at ``path`` if it is neither a file nor a folder: ``a pipe``, say. None if it is, or nothing is there."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def require_folder(output: Path | str) -> None:
@@ -199,6 +240,12 @@ def require_distinct(output: Path | str, *inputs: Path | str) -> None:
             raise InputError(f"{output} {what} of this command and would be overwritten. Choose another output.")
 
 
+def _require_replaceable(output: Path) -> None:
+    """Raise ``InputError`` for what a finished file must not be renamed over: a pipe of somebody's, ``/dev/null``."""
+    if kind := special(output):
+        raise InputError(f"{output} is {kind}, expected the name of a file to write. Name one, and copy it from there.")
+
+
 def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path | str]) -> None:
     """Raise before the work what would go wrong when ``outputs`` (None is none), files, are written.
 
@@ -209,6 +256,7 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
         require_distinct(output, *inputs)
         if output.is_dir():
             raise InputError(f"{output} is a folder, expected the name of a file to write. Name one in it.")
+        _require_replaceable(output)
         require_folder(output.parent)
         if output.resolve() in (other.resolve() for other in given[:number]):
             raise InputError(

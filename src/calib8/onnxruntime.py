@@ -28,6 +28,7 @@ from calib8.errors import ConfigError, ModelError, SetupError
 from calib8.files import require_file, require_folder
 from calib8.graph.io import SOURCE_SHA256, load, serialized
 from calib8.runtime.canary import KINDS, check, kinds_of, wrong
+from calib8.telemetry import onnxruntime
 
 Target: TypeAlias = Literal["tensorrt", "tensorrt-rtx", "cuda", "openvino", "cpu"]
 Provider: TypeAlias = "tuple[str, dict[str, Any]]"
@@ -93,9 +94,8 @@ def session_options(target: Target) -> Any:
 
     Raises ``ConfigError`` for an unknown target.
     """
-    import onnxruntime as ort
-
     _require_target(target)
+    ort = onnxruntime()
     options = ort.SessionOptions()
     if target in COMPILERS:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -115,9 +115,7 @@ def open_session(model: Path | str, target: Target, *, options: Any = None, **wa
     Raises what ``providers`` does, ``SetupError`` if this ONNX Runtime has no such provider, would fall back on
     another, or computes INT8 wrong on this CPU, ``ModelError`` if it refuses the model.
     """
-    import onnxruntime as ort
-
-    chosen = providers(model, target, **wanted)
+    chosen, ort = providers(model, target, **wanted), onnxruntime()
     here = ort.get_available_providers()
     if NAMES[target] not in here:
         raise SetupError(
@@ -200,9 +198,7 @@ def _shapes(prefix: str, profiles: tuple[Profile, ...]) -> dict[str, str]:
 
 def _identity(model: ir.Model) -> str:
     """What an engine may be used for again: the file that ``model`` was loaded from, in this ONNX Runtime."""
-    import onnxruntime as ort
-
-    return f"{model.metadata_props[SOURCE_SHA256][:16]}-{ort.__version__}"
+    return f"{model.metadata_props[SOURCE_SHA256][:16]}-{onnxruntime().__version__}"
 
 
 def _require_target(target: str) -> None:

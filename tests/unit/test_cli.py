@@ -165,12 +165,12 @@ def test_calibrate_ignores_nothing_that_is_for_ray(calib8: Shell, tmp_path: Path
 
 
 def test_embed_reads_standard_input(calib8: Shell, int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a b\n\nc\n")))
-    code, out, _ = calib8("embed", int8, "-", "--runtime", "onnxruntime")
+    (int8.parent / "given").write_bytes(b"a b\n\nc\n")
+    with (int8.parent / "given").open() as given:
+        monkeypatch.setattr("sys.stdin", given)
+        code, out, _ = calib8("embed", int8, "-", "--runtime", "onnxruntime")
     assert code == 0
-    assert [json.loads(line)["text"] for line in out.splitlines()] == ["a b", "c"]
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["a b", "", "c"]
 
 
 def test_run_writes_every_output(calib8: Shell, int8: Path, tmp_path: Path) -> None:

@@ -208,9 +208,16 @@ def test_sentences_stream_in_windows(tokenizer_folder: Path, notes, monkeypatch:
         first = next(windows)
         assert len(read) <= 8  # one window computed, one read ahead
         found = [first, *windows]
-    assert [len(window) for window in found] == [4, 4, 3]
-    np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-6)
-    assert notes.steps[-1] == ("embed", 11, None)
+    assert [len(part) for part, _ in found] == [4, 4, 3]
+    assert [text for part, _ in found for text in part] == [*texts()]
+    np.testing.assert_allclose(np.concatenate([vectors for _, vectors in found]), whole, atol=1e-6)
+    assert notes.steps[-2:] == [("embed", 11, None), ("embed", 11, 11)]
+
+
+def test_a_pause_ends_a_window(tokenizer_folder: Path) -> None:
+    with openvino(tiny_encoder(), 2) as runtime:
+        found = SentenceEncoder(tokenizer_folder, runtime).stream(iter(["a", None, None, "b", "c", None, "d"]))
+        assert [part for part, _ in found] == [["a"], ["b", "c"], ["d"]]
 
 
 def test_few_sentences_are_shared_among_the_streams(tokenizer_folder: Path) -> None:

@@ -61,10 +61,10 @@ class ConsoleProgress:
     """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and one every
     30 seconds while it goes on.
 
-    Use it in a ``with`` block. If ``quiet``, it says nothing.
+    Use it in a ``with`` block. If ``quiet``, it says nothing. Without ``bars`` a terminal gets notes only.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, bars: bool = True) -> None:
         self.quiet = quiet
         self._stages: dict[str, _Stage] = {}
         self._bars = Progress(
@@ -75,7 +75,7 @@ class ConsoleProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
-            disable=quiet or not err.is_terminal,
+            disable=quiet or not bars or not err.is_terminal,
         )
 
     def update(self, stage: str, done: float, total: float | None) -> None:

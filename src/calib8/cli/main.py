@@ -16,6 +16,7 @@ from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
 from calib8.errors import Calib8Error
+from calib8.telemetry import silence
 from calib8.unfinished import kept_from
 
 
@@ -74,6 +75,7 @@ def main() -> None:
     Exit codes: 0 done, 1 a limit was missed, 2 usage or environment, 70 a bug in calib8, 130 interrupted, 141 nobody
     reads the output, 143 terminated.
     """
+    silence()
     signal.signal(signal.SIGTERM, _terminate)
     answer_in_json(False)  # until the command begins
     with checked_stdout():

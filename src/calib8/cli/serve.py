@@ -11,7 +11,7 @@ import calib8
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress
 from calib8.errors import ConfigError
-from calib8.files import require_file
+from calib8.reading import read_whole
 
 #: The environment variable that holds the key which clients must send.
 KEY = "CALIB8_API_KEY"
@@ -73,7 +73,7 @@ def _key(path: Path | None) -> SecretStr | None:
     if path is None and KEY not in os.environ:
         return None
     try:
-        key = (require_file(path, "API key file").read_text(encoding="utf-8") if path else os.environ[KEY]).strip()
+        key = (read_whole(path, "API key file").decode("utf-8") if path else os.environ[KEY]).strip()
     except UnicodeDecodeError:
         key = ""
     if not key:

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import DataError
+from calib8.files import require_file
 
 SUFFIX = ".npy"
 
 
 def read_npy(path: Path) -> NDArray[np.generic]:
     """The array in a ``.npy`` file, memory-mapped. Raises ``DataError`` if it is none, or holds Python objects."""
+    require_file(path, ".npy array")
     try:
         with path.open("rb") as stream:
             _require_whole(stream, path.stat().st_size)
@@ -30,6 +32,7 @@ def read_npy(path: Path) -> NDArray[np.generic]:
 
 def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     """The arrays in a ``.npz`` file by name. Raises ``DataError`` if it is none, or is larger than memory."""
+    require_file(path, ".npz file")
     try:
         with zipfile.ZipFile(path) as archive:
             _require_room(sum(member.file_size for member in archive.infolist()))

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
 
+from calib8 import telemetry
 from calib8.doctor.facts import Arithmetic, Facts, Library, Processor
 from calib8.engine.family import MODULES, FamilyName, TensorRT
 from calib8.engine.hardware import Driver, cuda_version, driver
@@ -130,18 +131,12 @@ def _nvidia_ml() -> dict[str, Any]:
 
 
 def _onnxruntime() -> dict[str, Any]:
-    import onnxruntime
-
-    return {
-        "version": onnxruntime.__version__,
-        "details": {"providers": ", ".join(onnxruntime.get_available_providers())},
-    }
+    ort = telemetry.onnxruntime()
+    return {"version": ort.__version__, "details": {"providers": ", ".join(ort.get_available_providers())}}
 
 
 def _openvino() -> dict[str, Any]:
-    import openvino
-
-    return {"version": openvino.__version__.partition("-")[0]}
+    return {"version": telemetry.openvino().__version__.partition("-")[0]}
 
 
 LIBRARIES: dict[str, Callable[[], dict[str, Any]]] = {

@@ -17,6 +17,8 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from calib8.files import special
+
 #: Field numbers in onnx.proto: of ModelProto, GraphProto and TensorProto.
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 #: Bytes. What is smaller may be the shape that a Reshape wants, and is not worth a page of its own.
@@ -201,6 +203,8 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.identity = path.resolve(), _identity(path)
+        if kind := special(path):  # which would be waited for
+            raise DecodeError(f"{path.name} is {kind}, expected a file")
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise DecodeError("the file is empty")

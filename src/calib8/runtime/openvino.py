@@ -13,6 +13,7 @@ from calib8.graph.io import readable
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import is_quantised
+from calib8.telemetry import openvino
 
 #: Held while arrays go in or out. Two threads that are the first to use a part of OpenVINO's Python bindings lock up:
 #: one initialises it and waits for Python's lock, the other holds that and waits for it to be initialised.
@@ -41,7 +42,7 @@ class OpenVinoRuntime(Runtime):
         if is_quantised(model) and not integers:
             raise ModelError("OpenVINO computes a quantised model with INT8 kernels only. Open it with open_cpu.")
         try:
-            import openvino as ov
+            ov = openvino()
         except ImportError as error:
             raise SetupError(f"OpenVINO is not installed. Install it: {install('openvino')}.") from error
         super().__init__(contract_of(model))

@@ -13,6 +13,7 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import is_quantised
 from calib8.runtime.processor import cores
+from calib8.telemetry import onnxruntime
 
 
 class OrtRuntime(Runtime):
@@ -32,8 +33,7 @@ class OrtRuntime(Runtime):
         frugal: bool = False,
         integers: bool = False,
     ) -> None:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         super().__init__(contract_of(model))
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -78,8 +78,7 @@ class OrtRuntime(Runtime):
 
 def _open(model: ir.Model, options: Any) -> Any:
     """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     given: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
     if is_quantised(model):  # a Gemm with a float bias has no integer kernel: its weights would be float in every run
         given["disabled_optimizers"] = ["MatMulAddFusion"]
