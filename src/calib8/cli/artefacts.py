@@ -23,6 +23,7 @@ from calib8.data.text import read_sentences, sentences_of
 from calib8.errors import ConfigError
 from calib8.files import require_separate, save_array
 from calib8.models.corpus import JSON_LINES, PARQUET
+from calib8.visible import visible_json
 
 if TYPE_CHECKING:
     from calib8.gpu.activity import Activity
@@ -122,7 +123,7 @@ def embed(
         tell(Embedded(embeddings=tuple(Embedding(**line) for line in lines)))
         return
     for line in lines:
-        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sys.stdout.write(visible_json(json.dumps(line, ensure_ascii=False)) + "\n")
 
 
 def _require_no_ray(texts: list[Path], asked: dict[str, Any]) -> None:

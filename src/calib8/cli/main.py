@@ -1,9 +1,11 @@
 """The entry point: run a command, turn calib8's errors into one message and an exit code."""
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
@@ -17,6 +19,7 @@ from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
 from calib8.errors import Calib8Error
 from calib8.unfinished import kept_from
+from calib8.visible import visible
 
 
 class _WholeSentences(TyperGroup):
@@ -27,12 +30,24 @@ class _WholeSentences(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, (command.help or "").split("\n\n")[0]) for name, command in commands if command])
 
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        with _in_plain_words():
+            return super().make_context(*given, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _in_plain_words():
             return super().invoke(ctx)
-        except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # what pydantic puts before typer's words
-            raise
+
+
+@contextlib.contextmanager
+def _in_plain_words() -> Iterator[None]:
+    """What typer says of a command line, which quotes it, without what pydantic puts before typer's words."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # its errors have no public base
+            error.message = visible(error.message.removeprefix("Value error, "))  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(
@@ -116,14 +131,11 @@ def _explain_end(ended: SystemExit) -> None:
 def _crash(error: Exception) -> NoReturn:
     """Say that it is not the user's fault, in one line or with the whole traceback."""
     if os.environ.get("CALIB8_DEBUG"):
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            err.print(line)
     text = " ".join(str(error).split())[:300]
-    err.print(
-        f"this is a bug in calib8: {type(error).__name__}: {text}\n"
-        "Set CALIB8_DEBUG=1 to see where it happened, and please report it.",
-        style="red",
-        markup=False,
-    )
+    err.print(f"this is a bug in calib8: {type(error).__name__}: {text}", style="red")
+    err.print("Set CALIB8_DEBUG=1 to see where it happened, and please report it.", style="red")
     tell_failure(type(error).__name__, str(error), CRASHED)
     sys.exit(CRASHED)
 

@@ -7,18 +7,20 @@ that lets one of the two through. See docs/json.md.
 import contextlib
 import functools
 import inspect
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from pydantic_core import to_json
 from typer.core import TyperCommand
 
 from calib8.cli.console import out
 from calib8.cli.documents import Failed
 from calib8.errors import Calib8Error
+from calib8.visible import visible_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -72,8 +74,8 @@ def in_json() -> bool:
 def tell(document: BaseModel) -> None:
     """Print ``document``, whose ``format`` says what it is, if JSON was asked for and none was printed yet."""
     if _state.asked and not _state.told:
-        content = document.model_dump(mode="json")
-        out.file.write(to_json(content, indent=2, inf_nan_mode="null").decode() + "\n")
+        content = json.dumps(_finite(document.model_dump(mode="json")), indent=2, ensure_ascii=False)
+        out.file.write(visible_json(content) + "\n")  # pydantic's own writer refuses a name that is not UTF-8
         _state.told = True
 
 
@@ -85,3 +87,12 @@ def tell_failure(kind: str, message: str, exit_code: int) -> None:
     with contextlib.suppress(OSError, Calib8Error):
         tell(Failed(error=kind, message=message, exit_code=exit_code))
         out.file.flush()
+
+
+def _finite(content: Any) -> Any:
+    """``content`` with null for what JSON has no number for."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
