@@ -1,6 +1,7 @@
 """The entry point: run a command, turn calib8's errors into one message and an exit code."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ from calib8.cli.console import err, out
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
-from calib8.errors import Calib8Error
+from calib8.errors import Calib8Error, SetupError
+from calib8.files import REMEDIES, refusal
 from calib8.unfinished import kept_from
 from calib8.visible import visible
 
@@ -102,8 +104,21 @@ def main() -> None:
         except SystemExit as ended:
             _explain_end(ended)
             raise
+        except OSError as raised:
+            refused = refusal(raised) or _refused_somewhere(raised)
+            if refused is None:
+                _crash(raised)
+            _fail(refused, str(refused), refused.exit_code)
         except Exception as error:
             _crash(error)
+
+
+def _refused_somewhere(error: OSError) -> Calib8Error | None:
+    """An error that tells no path, if it can be none of calib8's own: a full disk, say."""
+    if error.errno not in (*REMEDIES, errno.ENOENT, errno.EIO):
+        return None
+    remedy = REMEDIES.get(error.errno, "Check that the disk, and the folder for temporary files, are there")
+    return SetupError(f"the operating system refused to go on: {error.strerror}. {remedy}.")
 
 
 def _fail(error: Exception, message: str, exit_code: int) -> NoReturn:

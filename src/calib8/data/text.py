@@ -14,7 +14,7 @@ from pydantic import Field
 
 from calib8.config import Config
 from calib8.errors import DataError, InputError, ModelError
-from calib8.files import read_json, require_file, save_array, sha256_file, write_json
+from calib8.files import read_bytes, read_json, save_array, sha256_file, write_json
 from calib8.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Prepare(Config):
 def read_sentences(path: Path) -> list[str]:
     """The non-blank lines of a UTF-8 text file, stripped. Raises ``DataError`` if there are none."""
     try:
-        return sentences_of(require_file(path, "text file").read_bytes(), str(path))
+        return sentences_of(read_bytes(path, "text file"), str(path))
     except InputError as error:
         raise DataError(str(error)) from None
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calib8.errors import InputError, ModelError
-from calib8.files import atomic, require_file, sha256_file, sweep, temporary_folder
-from calib8.graph.mapped import SMALLEST, Folded, MappedTensor, data_files, load_mapped, mapped_weight
+from calib8.files import atomic, reading, require_file, sha256_file, sweep, temporary_folder
+from calib8.graph.mapped import SMALLEST, Folded, MappedTensor, data_files, identity_of, load_mapped, mapped_weight
 from calib8.graph.soundness import require_sound
 from calib8.graph.values import name_of
 
@@ -27,10 +27,13 @@ def load(path: Path | str) -> ir.Model:
     Raises ``ModelError``.
     """
     path = Path(path)
+    before = identity_of(path)
     model = _parsed(path)
     if not model.graph.outputs:
         raise ModelError(_damaged(path, "the graph has no outputs"))
     model.metadata_props[SOURCE_SHA256] = _sha256(path, data_files(model))
+    if identity_of(path) != before:
+        raise ModelError(f"{path} was changed while it was read. Read it again.")
     return model
 
 
@@ -151,8 +154,11 @@ def _parsed(path: Path) -> ir.Model:
     except InputError as error:
         raise ModelError(str(error)) from None
     try:
-        model = load_mapped(path)
+        with reading(path):
+            model = load_mapped(path)
         require_sound(model)
+    except InputError as error:
+        raise ModelError(str(error)) from error
     except Exception as error:  # onnx and onnx_ir raise whatever a damaged file leads to
         raise ModelError(_damaged(path, str(error))) from error
     return model

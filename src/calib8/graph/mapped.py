@@ -52,7 +52,7 @@ class MappedTensor(ir.Tensor[NDArray[np.generic]]):
     @property
     def unchanged(self) -> bool:
         """Whether the file of that name is still the one that was mapped, for whoever reads it by its name."""
-        return self.file.identity == _identity(self.path)
+        return self.file.identity == identity_of(self.path)
 
 
 class Folded(ir.LazyTensor):
@@ -200,7 +200,7 @@ class MappedFile:
     """A file in memory; its ``identity`` tells it from another of the same name. Links are followed once, here."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.identity = path.resolve(), _identity(path)
+        self.path, self.identity = path.resolve(), identity_of(path)
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise DecodeError("the file is empty")
@@ -212,12 +212,12 @@ class MappedFile:
             self.data.madvise(mmap.MADV_DONTNEED)
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def identity_of(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last cannot be set
 
 
 @dataclass

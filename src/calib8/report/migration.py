@@ -18,7 +18,7 @@ def render_migration(migration: Migration) -> Text:
         ("with the cache's scale, to the bit", migration.used, False),
         ("of them with the scale of the tensor that they rearrange", moved, True),
         ("without an entry: their ops stay in float", migration.missing, True),
-        ("whose entry is 0 or infinite: their ops stay in float", migration.unusable, True),
+        ("whose entry is 0, infinite or subnormal: their ops stay in float", migration.unusable, True),
     )
     entries = (
         ("used", set(migration.used.values()), False),

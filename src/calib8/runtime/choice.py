@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt
 
-from calib8.errors import Calib8Error
-from calib8.files import default_cache, write_json
+from calib8.errors import Calib8Error, SetupError
+from calib8.files import default_cache, parse_json, write_json
 from calib8.graph.io import SOURCE_SHA256
 from calib8.runtime.names import CpuRuntime
 
@@ -51,7 +51,16 @@ class Measured(BaseModel):
 
     format: Literal["calib8.cpu-choice/1"] = "calib8.cpu-choice/1"
     choice: CpuChoice
-    samples_per_second: dict[str, float]
+    samples_per_second: dict[str, FiniteFloat]
+
+
+class _Kept(BaseModel):
+    """What is in a file of the user's cache: a measurement, and everything that it depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    facts: tuple[str, ...]
+    measured: Measured
 
 
 def is_quantised(model: ir.Model) -> bool:
@@ -96,9 +105,9 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
 
 def remember(model: ir.Model, measured: Measured) -> Path | None:
     """Keep what was measured. Returns the file, or None where the cache cannot be written."""
-    path = _file(model)
     try:
-        write_json(path, measured.model_dump(mode="json"))
+        path = _file(model)
+        write_json(path, {"facts": _facts(model), "measured": measured.model_dump(mode="json")})
     except Calib8Error:
         return None
     return path
@@ -109,10 +118,10 @@ def remembered(model: ir.Model) -> CpuChoice | None:
     if SOURCE_SHA256 not in model.metadata_props:
         return None
     try:
-        choice = Measured.model_validate_json(_file(model).read_bytes()).choice
-    except (OSError, ValidationError):
+        kept = _Kept.model_validate(parse_json(_file(model).read_bytes()))
+    except (OSError, ValueError, SetupError):
         return None
-    return choice
+    return kept.measured.choice if list(kept.facts) == _facts(model) else None
 
 
 def cores() -> int:
@@ -161,14 +170,17 @@ def _is_x86() -> bool:
 
 
 def _file(model: ir.Model) -> Path:
-    facts = [
+    return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(_facts(model)).encode()).hexdigest()[:32]}.json"
+
+
+def _facts(model: ir.Model) -> list[str]:
+    return [
         model.metadata_props.get(SOURCE_SHA256, ""),
         str(is_quantised(model)),  # a model keeps the hash of what it was made of
         *_processor(),
         str(cores()),
         *versions().values(),
     ]
-    return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:32]}.json"
 
 
 def _processor() -> list[str]:
