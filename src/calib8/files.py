@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -288,16 +289,24 @@ def _explained(error: OSError) -> str:
     return f"{error.strerror or error}. {remedy}."
 
 
-def require_folder(output: Path | str) -> None:
-    """Raise ``SetupError`` if no files can be written into a folder ``output``, which need not be there yet."""
+def require_folder(output: Path | str, file: Path | None = None) -> None:
+    """Raise ``SetupError`` if no files can be written into a folder ``output``, which need not be there yet.
+
+    ``file`` is what is to be written there, where it is one that the error should name.
+    """
     require_reachable(output)
     folder = Path(output).absolute()
+    refused = f"could not write to {output}" if file is None else f"could not write {file}"
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise SetupError(f"could not write to {output}: {folder} is a file, expected a folder. Choose another path.")
+        raise SetupError(f"{refused}: {folder} is a file, expected a folder. Choose another path.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SetupError(f"could not write to {output}: no permission to write in {folder}. Choose another folder.")
+        raise SetupError(f"{refused}: no permission to write in {folder}. Choose another folder.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permission is not all: it may be full, or no place for files
+    except OSError as error:
+        raise unwritable(file or Path(output), error) from error
 
 
 def require_distinct(output: Path | str, *inputs: Path | str) -> None:
@@ -321,7 +330,7 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
         require_distinct(output, *inputs)
         if output.is_dir():
             raise InputError(f"{output} is a folder, expected the name of a file to write. Name one in it.")
-        require_folder(output.parent)
+        require_folder(output.parent, output)
         if output.resolve() in (other.resolve() for other in given[:number]):
             raise InputError(
                 f"{output} would be written twice by this command. Choose another name for one of the two."

@@ -56,7 +56,7 @@ class TensorRange(BaseModel):
         if self.amax == 0 or self.typical == 0:
             return math.inf
         # In logarithms, since the squares of small numbers would be 0.
-        return 20 * (math.log10(self.typical) - math.log10(self.amax / LEVELS)) + 10 * math.log10(12)
+        return 20 * math.log10(LEVELS * math.sqrt(12)) + 20 * (math.log10(self.typical) - math.log10(self.amax))
 
 
 class Origin(BaseModel):

@@ -213,9 +213,10 @@ class MappedFile:
 
 
 def identity_of(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one of its name, and from itself before it was written to; None without one."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # of a null character in its name
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last cannot be set
 
