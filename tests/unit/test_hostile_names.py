@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +165,16 @@ def test_a_debugged_crash_and_a_build_error_show_theirs(calib8: Shell, monkeypat
 
 def test_the_library_keeps_the_names_as_they_are(named: Path) -> None:
     assert {node.name for node in calib8_library.load(named / "model.onnx").graph} == set(TEXTS)
+
+
+def test_warnings_of_libraries_show_names(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(path: Path) -> dict[str, str]:
+        warnings.simplefilter("always")
+        for name in NAMES:
+            warnings.warn(name, RuntimeWarning, stacklevel=1)
+        return {"kind": "x"}
+
+    monkeypatch.setattr("calib8.judging.inspect", warn)
+    code, _, err = calib8("inspect", "x")
+    assert code == 0
+    assert err.splitlines() == [f"warning: {visible(name)}" for name in NAMES]

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
@@ -93,7 +94,8 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     answer_in_json(False)  # until the command begins
-    with checked_stdout():
+    with checked_stdout(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
         try:
             app()
         except Calib8Error as raised:
@@ -111,6 +113,11 @@ def main() -> None:
             _fail(refused, str(refused), refused.exit_code)
         except Exception as error:
             _crash(error)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Libraries warn in words that quote names; where in their source they do is for nobody here."""
+    err.print(f"warning: {message}")
 
 
 def _refused_somewhere(error: OSError) -> Calib8Error | None:

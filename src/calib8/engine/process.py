@@ -105,4 +105,4 @@ def _receive(event: list[Any], outcome: Outcome, progress: Progress) -> None:
     elif kind == "setup":
         raise SetupError(content[0])
     else:
-        raise OSError(content[0], content[1])
+        raise OSError(*content)
