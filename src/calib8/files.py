@@ -216,10 +216,11 @@ def read_json(path: Path, what: str) -> Any:
 def parse_json(content: str | bytes) -> Any:
     """What a JSON document holds. Raises ``ValueError`` for what is none, and for what readers take differently.
 
-    That is a key twice in an object, NaN and infinities, and halves of surrogate pairs, which cannot be written again.
+    That is a key twice in an object, and halves of surrogate pairs, which cannot be written again. NaN and infinities
+    are left for whoever knows what the number is of.
     """
-    from_json(content, allow_inf_nan=False)
-    return json.loads(content, object_pairs_hook=_object, parse_float=_number)
+    from_json(content)
+    return json.loads(content, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -228,12 +229,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
         raise ValueError(f"the key {twice[:80]!r} appears twice in an object")
     return found
-
-
-def _number(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"the number {text[:40]} is too large")
-    return number
 
 
 def read_bytes(path: Path, what: str) -> bytes:

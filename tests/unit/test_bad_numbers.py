@@ -46,6 +46,8 @@ def test_ranges_beyond_float32_are_refused_by_the_tensors_name(tmp_path: Path, f
     with pytest.raises(RangesError) as raised:
         Ranges.load(path)
     assert str(path) in str(raised.value)
+    if len(number) < 1000:  # Python reads no longer whole number
+        assert f"tensors.x.{field}: " in str(raised.value)
     if number in ("1e308", "3.5e38"):
         assert f"tensors.x.{field}: {float(number):g} is beyond float32, which ends at 3.403e+38" in str(raised.value)
 
@@ -59,8 +61,8 @@ def test_ranges_beyond_float32_are_refused_by_the_tensors_name(tmp_path: Path, f
         (tensor(amax="null"), "tensors.x.amax: Input should be a valid number"),
         ('{"amax": 1, "amax": 2, "minimum": 0, "maximum": 1, "typical": 1}', "the key 'amax' appears twice"),
         (f'{tensor()}, "x": {tensor(amax="8")}', "the key 'x' appears twice"),
-        (tensor(amax="1e999"), "the number 1e999 is too large"),
-        (tensor(amax="NaN"), "it is no valid JSON"),
+        (tensor(amax="1e999"), "tensors.x.amax: Input should be a finite number"),
+        (tensor(amax="NaN"), "tensors.x.amax: Input should be a finite number"),
     ],
 )
 def test_what_else_is_wrong_in_ranges(tmp_path: Path, text: str, reason: str) -> None:
@@ -187,7 +189,7 @@ def test_a_plan_in_a_model_is_read_as_strictly(text: str) -> None:
 
 
 def test_json_that_readers_take_differently_is_none(tmp_path: Path) -> None:
-    for text in ('{"a": 1, "a": 1}', "[NaN]", "[-Infinity]", "[1e999]", '["\\ud800"]', "[" * 10_000, "1" * 5_000):
+    for text in ('{"a": 1, "a": 1}', '["\\ud800"]', "[" * 10_000, "1" * 5_000):
         with pytest.raises(ValueError, match=r".+"):
             parse_json(text)
     (tmp_path / "x.json").write_text('{"a": {"b": 1, "b": 2}}')

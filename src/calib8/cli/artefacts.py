@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
+#: Longer names are not waited for by those beside them.
+WIDEST = 80
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
@@ -268,7 +271,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 def _print(content: dict[str, Any], indent: int = 0) -> None:
     """Nested facts as aligned ``name  value`` lines."""
     scalars = {key: value for key, value in content.items() if not isinstance(value, dict) or not value}
-    width = max((len(str(key)) for key in scalars), default=0)
+    width = min(max((len(str(key)) for key in scalars), default=0), WIDEST)
     for key, value in content.items():
         if key in scalars:
             out.print(f"{' ' * indent}{key!s:<{width}}  {_shown(value)}", markup=False)
