@@ -150,15 +150,13 @@ def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
 
 def _parsed(path: Path) -> ir.Model:
     try:
-        require_file(path, "ONNX model")
+        with reading(require_file(path, "ONNX model")):
+            path.open("rb").close()
     except InputError as error:
         raise ModelError(str(error)) from None
     try:
-        with reading(path):
-            model = load_mapped(path)
+        model = load_mapped(path)
         require_sound(model)
-    except InputError as error:
-        raise ModelError(str(error)) from error
     except Exception as error:  # onnx and onnx_ir raise whatever a damaged file leads to
         raise ModelError(_damaged(path, str(error))) from error
     return model

@@ -54,13 +54,10 @@ class Measured(BaseModel):
     samples_per_second: dict[str, FiniteFloat]
 
 
-class _Kept(BaseModel):
+class _Kept(Measured):
     """What is in a file of the user's cache: a measurement, and everything that it depends on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     facts: tuple[str, ...]
-    measured: Measured
 
 
 def is_quantised(model: ir.Model) -> bool:
@@ -107,7 +104,7 @@ def remember(model: ir.Model, measured: Measured) -> Path | None:
     """Keep what was measured. Returns the file, or None where the cache cannot be written."""
     try:
         path = _file(model)
-        write_json(path, {"facts": _facts(model), "measured": measured.model_dump(mode="json")})
+        write_json(path, measured.model_dump(mode="json") | {"facts": _facts(model)})
     except Calib8Error:
         return None
     return path
@@ -121,7 +118,7 @@ def remembered(model: ir.Model) -> CpuChoice | None:
         kept = _Kept.model_validate(parse_json(_file(model).read_bytes()))
     except (OSError, ValueError, SetupError):
         return None
-    return kept.measured.choice if list(kept.facts) == _facts(model) else None
+    return kept.choice if list(kept.facts) == _facts(model) else None
 
 
 def cores() -> int:
