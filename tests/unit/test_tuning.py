@@ -101,7 +101,9 @@ def test_bf16_that_costs_too_much_is_left_out(
     assert judged
     assert all(said in message and f"at least {least} is demanded" in message for message in judged)
     file = Path(remembered.removeprefix("remembered in ").removesuffix("; delete that file to forget it"))
-    assert Measured.model_validate_json(file.read_text()) == measured
+    written = json.loads(file.read_text())
+    del written["facts"]
+    assert Measured.model_validate(written) == measured
 
 
 def test_what_was_measured_is_taken_for_this_model_only(model: Path, tmp_path: Path) -> None:

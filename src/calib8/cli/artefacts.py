@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
+#: Longer names are not waited for by those beside them.
+WIDEST = 80
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
@@ -146,7 +149,7 @@ def _write_lines(windows: Iterable[tuple[list[str], NDArray[np.float32]]]) -> No
     """One JSON line each, as they come: whoever reads them need not wait for the end of the input."""
     for window in windows:
         for line in _embeddings(*window):
-            out.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            out.file.write(visible_json(json.dumps(line, ensure_ascii=False)) + "\n")
         out.file.flush()
 
 
@@ -272,7 +275,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 def _print(content: dict[str, Any], indent: int = 0) -> None:
     """Nested facts as aligned ``name  value`` lines."""
     scalars = {key: value for key, value in content.items() if not isinstance(value, dict) or not value}
-    width = max((len(str(key)) for key in scalars), default=0)
+    width = min(max((len(str(key)) for key in scalars), default=0), WIDEST)
     for key, value in content.items():
         if key in scalars:
             out.print(f"{' ' * indent}{key!s:<{width}}  {_shown(value)}", markup=False)

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 import calib8
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress
+from calib8.cli.results import add_server
 from calib8.errors import ConfigError
 from calib8.reading import read_whole
 
@@ -19,7 +20,7 @@ KEY = "CALIB8_API_KEY"
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(serve)
+    add_server(app, serve)
 
 
 def serve(

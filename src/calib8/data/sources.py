@@ -15,7 +15,7 @@ from calib8.data.array_files import read_npy, read_npz
 from calib8.data.inputs import Arrays, as_array
 from calib8.data.selected import as_rows, blocks
 from calib8.errors import DataError
-from calib8.files import special
+from calib8.files import require_reachable, special
 
 
 class Source(Protocol):
@@ -33,6 +33,7 @@ class NpyFolder:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        require_reachable(self.folder)
         if not self.folder.is_dir():
             raise DataError(_no_folder(self.folder))
         self.arrays = sorted(self.folder.glob("*.npy"))
@@ -59,6 +60,7 @@ class NpzFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        require_reachable(self.path)
         if kind := special(self.path):
             raise DataError(_unnamed(self.path, kind))
         if not self.path.is_file():

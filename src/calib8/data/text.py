@@ -16,7 +16,7 @@ from pydantic import Field
 
 from calib8.config import Config
 from calib8.errors import DataError, InputError, ModelError
-from calib8.files import read_json, require_file, save_array, sha256_file, write_json
+from calib8.files import read_bytes, read_json, save_array, sha256_file, write_json
 from calib8.progress import Progress
 from calib8.reading import STDIN, lines, opened, read_whole, require_readable
 
@@ -48,7 +48,7 @@ def read_sentences(path: Path) -> list[str]:
     An empty text says nothing of either. Raises ``DataError`` if there are none.
     """
     try:
-        return sentences_of(require_file(path, "text file").read_bytes(), str(path))
+        return sentences_of(read_bytes(path, "text file"), str(path))
     except InputError as error:
         raise DataError(str(error)) from None
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from calib8.errors import DataError
-from calib8.files import require_file
+from calib8.files import reading, require_file
 
 PARQUET, JSON_LINES, TEXT = (".parquet", ".pq"), (".jsonl", ".ndjson"), (".txt",)
 
@@ -86,7 +86,7 @@ def _begins(path: Path, rows: int, column: str) -> tuple[list[int], int]:
 
 def _lines(path: Path, begin: int = 0) -> Iterator[tuple[int, str]]:
     """(the byte at which it begins, the line, stripped) for every row."""
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         stream.seek(begin)
         for line in stream:
             try:

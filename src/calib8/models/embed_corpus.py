@@ -6,6 +6,8 @@ passes through Ray is where parts are.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -34,6 +36,8 @@ from calib8.runtime.processor import has_bf16, versions
 
 #: What the parts of a folder were made from. Readers of Parquet pass over names that begin so.
 RECORD = "_embeddings.json"
+#: The same, hashed, in the metadata of a part.
+MADE_OF = "calib8.made_of"
 
 
 class Corpus(Config):
@@ -89,6 +93,8 @@ def embed_corpus(
     with locked(output, progress.note):
         hashes = [[str(path), sha256_file(path)] for path in paths]  # rows are numbered in this order
         choice = _continue(output, {**made_by, "inputs": hashes}, found)
+        for item in items:
+            item["made_of"] = _made_of(item, {**made_by, "inputs": hashes, "cpu": str(choice)})
         if choice != found:
             progress.note(f"going on with {choice}, as in the earlier run; for {found} choose another folder")
         missing = [item for item in items if not _is_whole(item)]
@@ -138,9 +144,10 @@ class Embedder:
         """Write the file of a part."""
         import pyarrow.parquet as pq
 
-        part = Part(**{name: value for name, value in item.items() if name != "file"})
+        part = Part(**{name: value for name, value in item.items() if name in Part.__dataclass_fields__})
         texts = read(part, self._config.column)
         table = _table(part, texts if self._config.keep_text else None, self._encoder.embed(texts))
+        table = table.replace_schema_metadata({MADE_OF: item["made_of"]})
         with atomic(Path(item["file"])) as temporary:
             pq.write_table(table, temporary)
         return b""
@@ -217,11 +224,19 @@ def _remove_half_written(output: Path) -> None:
         left.unlink(missing_ok=True)
 
 
+def _made_of(item: Item, record: dict[str, Any]) -> str:
+    """What tells a part from one of the same name and size that was made from something else."""
+    told = {name: value for name, value in item.items() if name != "file"}
+    return hashlib.sha256(json.dumps([told, record], sort_keys=True).encode()).hexdigest()
+
+
 def _is_whole(item: Item) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return bool(pq.read_metadata(item["file"]).num_rows == item["rows"])
+        found = pq.read_metadata(item["file"])
+        made_of = (found.metadata or {}).get(MADE_OF.encode(), b"").decode(errors="replace")
+        return bool(found.num_rows == item["rows"] and made_of == item["made_of"])
     except (OSError, pa.ArrowInvalid):
         return False

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calib8.report.activity import render_activity
+from calib8.report.lines import lines
 from calib8.report.report import Machine, Report
 from calib8.verification.speed import Speed
 
@@ -41,7 +42,7 @@ def _numbers(report: Report) -> Table:
 
 def _engines(report: Report) -> RenderableType:
     if not report.engines:
-        return Text("no engine was made")
+        return lines("no engine was made")
     table = Table(title="Engines", title_justify="left", title_style="bold")
     table.add_column("target")
     table.add_column("size", justify="right")
@@ -61,17 +62,20 @@ def _engines(report: Report) -> RenderableType:
 
 
 def _verdict(report: Report) -> RenderableType:
-    verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
+    verdict, style = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
     seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
-    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}")]
-    lines.append(Text(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
+    said = [
+        lines(verdict, style=style),
+        lines(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}"),
+    ]
+    said.append(lines(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
     if report.speed is not None:
-        lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
-        lines.append(Text(cpu_speed(report.machine, report.speed)))
+        said.append(lines(f"FP32 ran in {report.speed.reference_runtime}"))
+        said.append(lines(cpu_speed(report.machine, report.speed)))
     if report.engines:
-        lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
-        lines += _conditioning(report)
-    return Group(*lines)
+        said.append(lines(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
+        said += _conditioning(report)
+    return Group(*said)
 
 
 def _conditioning(report: Report) -> list[Text]:
@@ -80,7 +84,7 @@ def _conditioning(report: Report) -> list[Text]:
     said = {plan.target: plan.describe_conditioning() for plan in plans}
     if len(set(said.values())) == 1:
         said = {"conditioning": next(iter(said.values()))}
-    return [Text(f"{name}: {text}") for name, text in said.items()]
+    return [lines(f"{name}: {text}") for name, text in said.items()]
 
 
 def cpu_speed(machine: Machine, speed: Speed) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt
 
 from calib8.errors import Calib8Error, SetupError
-from calib8.files import default_cache, write_json
+from calib8.files import default_cache, parse_json, write_json
 from calib8.graph.io import SOURCE_SHA256
 from calib8.runtime.canary import Kind, kinds_of, wrong
 from calib8.runtime.forms import WORDS, Form, is_quantised, words
@@ -48,7 +48,13 @@ class Measured(BaseModel):
 
     format: Literal["calib8.cpu-choice/2"] = "calib8.cpu-choice/2"
     choice: CpuChoice
-    samples_per_second: dict[str, float]
+    samples_per_second: dict[str, FiniteFloat]
+
+
+class _Kept(Measured):
+    """What is in a file of the user's cache: a measurement, and everything that it depends on."""
+
+    facts: tuple[str, ...]
 
 
 def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
@@ -128,9 +134,9 @@ def _forms(model: ir.Model, runtime: RuntimeName) -> list[Form]:
 
 def remember(model: ir.Model, measured: Measured) -> Path | None:
     """Keep what was measured. Returns the file, or None where the cache cannot be written."""
-    path = _file(model)
     try:
-        write_json(path, measured.model_dump(mode="json"))
+        path = _file(model)
+        write_json(path, measured.model_dump(mode="json") | {"facts": _facts(model)})
     except Calib8Error:
         return None
     return path
@@ -141,18 +147,23 @@ def remembered(model: ir.Model) -> CpuChoice | None:
     if SOURCE_SHA256 not in model.metadata_props:
         return None
     try:
-        choice = Measured.model_validate_json(_file(model).read_bytes()).choice
-    except (OSError, ValidationError):
+        kept = _Kept.model_validate(parse_json(_file(model).read_bytes()))
+    except (OSError, ValueError, SetupError):
         return None
-    return choice if wrong(choice.runtime, choice.form, kinds_of(model)) is None else None
+    if list(kept.facts) != _facts(model):
+        return None
+    return kept.choice if wrong(kept.choice.runtime, kept.choice.form, kinds_of(model)) is None else None
 
 
 def _file(model: ir.Model) -> Path:
-    facts = [
+    return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(_facts(model)).encode()).hexdigest()[:32]}.json"
+
+
+def _facts(model: ir.Model) -> list[str]:
+    return [
         model.metadata_props.get(SOURCE_SHA256, ""),
         str(is_quantised(model)),  # a model keeps the hash of what it was made of
         *identity().values(),
         str(cores()),
         *versions().values(),
     ]
-    return default_cache() / "cpu" / f"{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:32]}.json"
