@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from calib8.calibration.config import Calibrate
+from calib8.data.array_files import save_array
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
-from calib8.files import require_distinct, require_folder, require_separate, save_array
+from calib8.files import require_distinct, require_folder, require_separate
 from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime

@@ -14,10 +14,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from calib8.errors import Calib8Error, InputError, SetupError
@@ -183,36 +181,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write ``content`` to ``path`` atomically, as UTF-8."""
     write_bytes(path, content.encode("utf-8"))
-
-
-def save_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write ``array`` as ``.npy``, atomically."""
-    with atomic(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-
-
-def save_rows(path: Path, blocks: Iterable[NDArray[np.generic]]) -> tuple[int, ...]:
-    """Write ``blocks`` [n, ...], one below the other, as one ``.npy``, atomically and as they come. Returns its shape.
-
-    Memory is that of a block. There must be one, and all of one type and width.
-    """
-    with atomic(path) as temporary, temporary.open("wb") as stream:
-        rows = 0
-        block: NDArray[np.generic] = np.zeros(0, np.float32)
-        for block in blocks:
-            if not rows:
-                _write_header(stream, (0, *block.shape[1:]), block.dtype)
-            stream.write(np.ascontiguousarray(block).data)
-            rows += len(block)
-        shape = (rows, *block.shape[1:])
-        stream.seek(0)  # NumPy leaves room in a header for its first number to grow to any
-        _write_header(stream, shape, block.dtype)
-    return shape
-
-
-def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, described)
 
 
 def write_json(path: Path, content: Any) -> None:

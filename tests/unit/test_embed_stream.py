@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from shell import Shell
 
 import calib8 as calib8_library
+from calib8.data.array_files import save_rows
 from calib8.data.windows import ahead, windows
 from calib8.errors import DataError
-from calib8.files import save_rows
 from calib8.reading import lines
 from calib8.testing import tiny_encoder
 

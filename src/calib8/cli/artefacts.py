@@ -18,9 +18,10 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
 from calib8.cli.documents import Embedded, EmbeddedToFile, EmbeddedToFolder, Embedding, Inspected, Ran, SavedArray
 from calib8.cli.results import add_command, in_json, tell
+from calib8.data.array_files import save_rows
 from calib8.data.text import text_lines
 from calib8.errors import ConfigError
-from calib8.files import require_separate, save_rows
+from calib8.files import require_separate
 from calib8.models.corpus import JSON_LINES, PARQUET
 from calib8.reading import STDIN
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from calib8.config import Config
+from calib8.data.array_files import save_array
 from calib8.errors import DataError, InputError, ModelError
-from calib8.files import read_bytes, read_json, save_array, sha256_file, write_json
+from calib8.files import read_bytes, read_json, sha256_file, write_json
 from calib8.progress import Progress
 from calib8.reading import STDIN, lines, opened, read_whole, require_readable
 
