@@ -24,6 +24,7 @@ from calib8.errors import ConfigError
 from calib8.files import require_separate
 from calib8.models.corpus import JSON_LINES, PARQUET
 from calib8.reading import STDIN
+from calib8.visible import visible_json
 
 if TYPE_CHECKING:
     import numpy as np
