@@ -60,8 +60,8 @@ def test_it_fits_80_columns(made: Callable[[], RenderableType], numbers: list[st
     ("candidate", "vnni", "expected"),
     [
         (31.0, True, "CPU speed depends on INT8 units: VNNI yes, AMX no\n"),
-        (8.0, False, "CPU speed depends on INT8 units: VNNI no, AMX no. INT8 is slower than FP32 on this CPU"),
-        (8.0, None, "CPU speed depends on INT8 units: VNNI unknown, AMX no. INT8 is slower"),
+        (8.0, False, "CPU speed depends on INT8 units: VNNI no, AMX no.\nINT8 is slower than FP32 on this CPU"),
+        (8.0, None, "CPU speed depends on INT8 units: VNNI unknown, AMX no.\nINT8 is slower"),
     ],
 )
 def test_speed_on_the_cpu_is_said_to_be_of_this_cpu_and_no_verdict(

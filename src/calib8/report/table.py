@@ -91,7 +91,7 @@ def cpu_speed(machine: Machine, speed: Speed) -> str:
     """Which units of the CPU the speed of INT8 depends on; where it is slower than FP32, that nothing follows."""
     units = (("VNNI", machine.vnni), ("AMX", machine.amx))
     there = ", ".join(f"{name} {({True: 'yes', False: 'no', None: 'unknown'})[known]}" for name, known in units)
-    slower = ". INT8 is slower than FP32 on this CPU: no verdict on accuracy, nor on a GPU" if speed.ratio < 1 else ""
+    slower = ".\nINT8 is slower than FP32 on this CPU: no verdict on accuracy, nor on a GPU" if speed.ratio < 1 else ""
     return f"CPU speed depends on INT8 units: {there}{slower}"
 
 
