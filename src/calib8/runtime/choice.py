@@ -46,7 +46,7 @@ class Measured(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["calib8.cpu-choice/2"] = "calib8.cpu-choice/2"
+    format: Literal["calib8.cpu-choice/1"] = "calib8.cpu-choice/1"
     choice: CpuChoice
     samples_per_second: dict[str, FiniteFloat]
 
