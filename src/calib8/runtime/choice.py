@@ -8,6 +8,7 @@ the rule holds.
 import hashlib
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from calib8.errors import Calib8Error
 from calib8.files import default_cache, write_json
 from calib8.graph.io import SOURCE_SHA256
+from calib8.runtime.amx import Instructions
 from calib8.runtime.names import CpuRuntime
 
 #: Where Linux tells a container its share of the CPUs: "200000 100000" is two of them.
@@ -67,7 +69,8 @@ def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
     """
     quantised = is_quantised(model)
     if runtime == "auto":
-        runtime = "openvino" if quantised and find_spec("openvino") else "onnxruntime"
+        usable = quantised and find_spec("openvino") and instructions().allow(model)
+        runtime = "openvino" if usable else "onnxruntime"
     unsigned = quantised and runtime == "onnxruntime" and takes_unsigned(runtime)
     return CpuChoice(runtime=runtime, unsigned=unsigned, streams=streams)
 
@@ -76,7 +79,7 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
     """Everything worth measuring for ``model`` here, what the rule says first."""
     first = by_rule(model, "auto", cores())
     runtimes: list[Literal["openvino", "onnxruntime"]] = ["onnxruntime"]
-    if find_spec("openvino"):
+    if find_spec("openvino") and instructions().allow(model):
         runtimes.append("openvino")
     every = (
         CpuChoice(runtime=runtime, unsigned=unsigned, streams=streams)
@@ -112,7 +115,7 @@ def remembered(model: ir.Model) -> CpuChoice | None:
         choice = Measured.model_validate_json(_file(model).read_bytes()).choice
     except (OSError, ValidationError):
         return None
-    return choice
+    return choice if choice.runtime == "onnxruntime" or instructions().allow(model) else None
 
 
 def cores() -> int:
@@ -149,6 +152,12 @@ def has_vnni() -> bool:
 def has_bf16() -> bool:
     """Whether the CPU multiplies bf16 numbers faster than FP32 ones (AVX512-BF16 or AMX)."""
     return _is_x86() and any(unit in _cpuinfo() for unit in ("avx512_bf16", "amx_bf16"))
+
+
+@cache
+def instructions() -> Instructions:
+    """Those that OpenVINO has in this process."""
+    return Instructions(_cpuinfo())
 
 
 def versions() -> dict[str, str]:
