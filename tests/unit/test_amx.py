@@ -32,7 +32,7 @@ def quantised(model: ir.Model) -> ir.Model:
 
 
 def gated() -> ir.Model:
-    """Conv -> Relu -> Sub and Mul per channel, twice behind a pooling: a squeeze and excitation that INT8 conditioned."""
+    """Conv -> Relu -> Sub and Mul per channel, twice behind a pooling: as INT8 conditions a squeeze and excitation."""
     g, random = GraphBuilder(), np.random.default_rng(0)
     hidden = g.op("GlobalAveragePool", g.input("x", ir.DataType.FLOAT, "batch", CHANNELS, "height", "width"))
     for number in range(2):
@@ -99,7 +99,7 @@ def test_openvino_that_somebody_else_has_loaded_is_not_trusted(
 
 @pytest.mark.parametrize("form", ["s8", "u8"])
 def test_few_positions_are_convolved_right(form: str) -> None:
-    """In a process of its own, as ``auto`` opens a model there; on a CPU with AMX this gave other numbers, or crashed."""
+    """In a process of its own, where nothing is settled; on a CPU with AMX this gave wrong numbers or crashed."""
     code = (
         "import numpy as np, test_amx as t; from calib8.runtime.choice import CpuChoice; "
         "from calib8.runtime.cpu import open_choice; "

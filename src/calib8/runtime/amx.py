@@ -2,9 +2,9 @@
 
 Where few positions are convolved, as behind a global pooling, they misread the constant of an op per channel that was
 fused behind an activation (as of OpenVINO 2026.4): with int8 activations numbers are wrong, with uint8 ones it crashes.
-Which instructions oneDNN may use is read from the environment once in a process, when OpenVINO compiles its first model.
-So a process whose first model convolves does without AMX, which costs its convolutions a fifth of their speed; in one whose
-first model did not, OpenVINO is not used for a model that does.
+Which instructions oneDNN may use is read from the environment once in a process, when OpenVINO compiles its first
+model. So a process whose first model convolves does without AMX, which costs its convolutions a fifth of their speed;
+in one whose first model did not, OpenVINO is not used for a model that does.
 """
 
 import os

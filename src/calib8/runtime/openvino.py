@@ -25,7 +25,8 @@ class OpenVinoRuntime(Runtime):
 
     FP32 is asked for explicitly: on CPUs with bf16 units OpenVINO's own default rounds the rest to bf16.
     ``streams`` threads may ``run`` at once; ``threads`` is what all of them have together.
-    Raises ``SetupError`` where OpenVINO is not installed or convolves wrongly (``amx``), ``ModelError`` if it refuses the model.
+    Raises ``SetupError`` where OpenVINO is not installed, or would convolve wrongly (``runtime.amx``), ``ModelError``
+    if it refuses the model.
     """
 
     def __init__(self, model: ir.Model, *, threads: int | None = None, streams: int = 1, bf16: bool = False) -> None:
