@@ -42,6 +42,7 @@ from calib8.passes.prepare import prepare
 from calib8.report.report import this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.open import open_artefact
+from calib8.telemetry import silence
 from calib8.verification.metrics import neighbour_agreement, spearman
 from calib8.verification.pairs import Pair, read_pairs
 from quantisers import QUANTISERS, Quantiser
@@ -275,6 +276,7 @@ def _evenly(items: Sequence[Any], count: int | None) -> tuple[Any, ...]:
 
 def main() -> None:
     """Run what is missing, keep every row as soon as it is there, print the table."""
+    silence()  # the tools that it starts, too
     asked = _arguments()
     calibration = _evenly([first for first, _, _ in read_pairs(asked.calibration)], asked.sentences)
     pairs = _evenly(read_pairs(asked.pairs), asked.limit_pairs)

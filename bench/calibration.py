@@ -48,6 +48,7 @@ from calib8.models.sentence import token_arrays
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
 from calib8.report.report import this_machine
+from calib8.telemetry import silence
 from calib8.verification.pairs import read_pairs
 from quantisers import QUANTISERS
 from throughput import without_folder
@@ -62,6 +63,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measure, print and keep."""
+    silence()  # the tools that it starts, too
     options = _options()
     cases = [(curve, int(value)) for curve in CURVES for value in (getattr(options, curve) or "").split(",") if value]
     result: Row = {

@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from quantisers import versions
 
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as calib8.telemetry does
+
 Vectors = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]
 Settings = dict[str, Any]
@@ -68,10 +70,9 @@ def onnxruntime_dynamic(settings: Settings) -> Encode:
     """``quantize_dynamic`` with its defaults."""
     from onnxruntime.quantization import quantize_dynamic
 
-    output = Path(settings["made"]) / "onnxruntime-dynamic.onnx"
-    if not output.is_file():
-        quantize_dynamic(str(Path(settings["fp32"]) / "model.onnx"), str(output))
-    return _own(settings, output, "onnxruntime")
+    model = str(Path(settings["fp32"]) / "model.onnx")
+    folder = _made(settings, "dynamic", lambda folder: quantize_dynamic(model, str(folder / "model.onnx")))
+    return _own(settings, folder / "model.onnx", "onnxruntime")
 
 
 def openvino_fp32(settings: Settings) -> Encode:
@@ -88,72 +89,99 @@ def _own(settings: Settings, model: Path, runtime: Any, *, throughput: bool = Fa
     return SentenceEncoder(Path(settings["fp32"]), opened).embed
 
 
-def sentence_transformers(settings: Settings, *, backend: str = "torch", file: str | None = None) -> Encode:
+def sentence_transformers(
+    settings: Settings,
+    *,
+    backend: str = "torch",
+    file: str | None = None,
+    quantise: Callable[[Path], None] | None = None,
+) -> Encode:
     """``SentenceTransformer.encode`` with its defaults."""
     from sentence_transformers import SentenceTransformer
 
+    def make(folder: Path) -> None:
+        shutil.copytree(settings["pytorch"], folder, dirs_exist_ok=True)
+        if backend != "torch":
+            SentenceTransformer(str(folder), backend=backend, device="cpu").save_pretrained(str(folder))
+        if quantise is not None:
+            quantise(folder)
+
     options: Settings = {"model_kwargs": {"file_name": file}} if file else {}
-    folder = _copy(settings, backend)
+    folder = _made(settings, f"model-{backend}{'-int8' if quantise else ''}", make)
     model = SentenceTransformer(str(folder), backend=backend, device="cpu", **options)
-    if backend != "torch" and not (folder / backend).is_dir():
-        model.save_pretrained(str(folder))
     return partial(model.encode, show_progress_bar=False)
 
 
 def sentence_transformers_openvino_int8(settings: Settings) -> Encode:
     """Its own static INT8 through OpenVINO's NNCF, calibrated with the sentences that calib8's model was."""
-    file = Path("openvino") / "openvino_model_qint8_quantized.xml"
-    if not (_copy(settings, "openvino") / file).is_file():
+
+    def quantise(folder: Path) -> None:
         from sentence_transformers import SentenceTransformer, export_static_quantized_openvino_model
 
-        sentences = Path(settings["made"]) / "sentences"
-        sentences.mkdir(exist_ok=True)
+        sentences = folder / "sentences"
+        sentences.mkdir()
         lines = [json.dumps({"sentence": text}) for text in settings["calibration"]]
         (sentences / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        folder = str(_copy(settings, "openvino"))
-        model = SentenceTransformer(folder, backend="openvino", device="cpu")
+        model = SentenceTransformer(str(folder), backend="openvino", device="cpu")
         export_static_quantized_openvino_model(
             model,
             None,
-            folder,
+            str(folder),
             dataset_name=str(sentences),
             dataset_config_name="default",
             dataset_split="train",
             column_name="sentence",
         )
-    return sentence_transformers(settings, backend="openvino", file=str(file))
+
+    file = Path("openvino") / "openvino_model_qint8_quantized.xml"
+    return sentence_transformers(settings, backend="openvino", file=str(file), quantise=quantise)
 
 
 def sentence_transformers_onnx_int8(settings: Settings) -> Encode:
     """Its own dynamic INT8 through ONNX Runtime, for CPUs with VNNI."""
-    file = Path("onnx") / "model_qint8_avx512_vnni.onnx"
-    if not (_copy(settings, "onnx") / file).is_file():
+
+    def quantise(folder: Path) -> None:
         from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
 
-        folder = str(_copy(settings, "onnx"))
-        model = SentenceTransformer(folder, backend="onnx", device="cpu")
-        export_dynamic_quantized_onnx_model(model, "avx512_vnni", folder)
-    return sentence_transformers(settings, backend="onnx", file=str(file))
+        model = SentenceTransformer(str(folder), backend="onnx", device="cpu")
+        export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(folder))
+
+    file = Path("onnx") / "model_qint8_avx512_vnni.onnx"
+    return sentence_transformers(settings, backend="onnx", file=str(file), quantise=quantise)
 
 
-def _copy(settings: Settings, name: str) -> Path:
-    """The folder of the PyTorch model, copied: some tools write into it."""
-    folder = Path(settings["made"]) / f"model-{name}"
-    if not folder.is_dir():
-        shutil.copytree(settings["pytorch"], folder)
+def _made(settings: Settings, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` filled: now, or before, if its files are all as they were left then."""
+    folder = Path(settings["made"]) / name
+    record = folder.with_name(f"{name}.sha256")
+    if not record.is_file() or record.read_text(encoding="ascii") != contents(folder):
+        record.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        make(folder)
+        record.write_text(contents(folder), encoding="ascii")
     return folder
+
+
+def contents(folder: Path) -> str:
+    """SHA-256 of the names and bytes of all files in ``folder``."""
+    digest = hashlib.sha256()
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{path.relative_to(folder)}|{path.stat().st_size}|".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def made_in(settings: Settings) -> Path:
     """The folder of what tools make of these models and calibration texts, in these versions of theirs."""
-    digest = hashlib.sha256(json.dumps([settings["calibration"], versions(*TOOLS)]).encode())
-    files = [*Path(settings["fp32"]).glob("model.onnx*"), *Path(settings["pytorch"]).rglob("*")]
-    for path in sorted(file for file in files if file.is_file()):
-        digest.update(f"{path.name}|{path.stat().st_size}|".encode())
-        with path.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return Path(settings["work"]) / digest.hexdigest()[:16]
+    inputs = [
+        settings["calibration"],
+        versions(*TOOLS),
+        *(contents(Path(settings[name])) for name in ("fp32", "pytorch")),
+    ]
+    return Path(settings["work"]) / hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 ENCODERS = {

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+
+from calib8.telemetry import onnxruntime
 
 
 def main() -> None:
+    ort = onnxruntime()
     folder, options = Path(sys.argv[1]), ort.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))  # its default takes cores that are not ours
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])

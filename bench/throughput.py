@@ -30,6 +30,7 @@ from calib8.data.text import read_sentences
 from calib8.files import write_json, write_text
 from calib8.numerics import cosine_rows
 from calib8.report.report import this_machine
+from calib8.telemetry import silence
 from encoders import ENCODERS
 
 #: What ratios and cosines are to.
@@ -91,6 +92,7 @@ class Peer:
 
 def main() -> None:
     """Measure, print and keep."""
+    silence()  # the tools that it starts, too
     options = _options()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)

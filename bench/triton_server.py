@@ -29,6 +29,7 @@ from calib8.data.text import read_sentences
 from calib8.graph.io import load
 from calib8.models.sentence import SentenceEncoder
 from calib8.runtime.ort import OrtRuntime
+from calib8.telemetry import silence
 
 PORTS = (18820, 18821)
 CLIENTS = 16
@@ -65,6 +66,7 @@ class TritonPythonModel:
 
 def main() -> None:
     """Print one JSON object: what was compared, and what the server did."""
+    silence()  # the tools that it starts, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)

@@ -10,7 +10,10 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from calib8.passes.prepare import prepare
+from calib8.telemetry import silence
 from calib8.testing import tiny_encoder
+
+silence()  # tests import ONNX Runtime by themselves, too
 
 # Other work on the machine must not fail a test, see CONTRIBUTING.md on speed.
 settings.register_profile("calib8", deadline=None)

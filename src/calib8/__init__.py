@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         build,
         calibrate,
         convert,
-        embed,
         export_cache,
         fetch,
         load,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from calib8.gpu.monitor import Monitor
     from calib8.judging import bench, doctor, inspect, tune, verify
     from calib8.models.embed_corpus import Corpus, embed_corpus
+    from calib8.models.embed_texts import embed, embed_stream
     from calib8.planning.config import Int8, Migrate
     from calib8.serving.config import Serve
     from calib8.serving.server import serve
@@ -71,7 +71,9 @@ _HOME = {
     "Verify": "calib8.verification.config",
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
+    "embed": "calib8.models.embed_texts",
     "embed_corpus": "calib8.models.embed_corpus",
+    "embed_stream": "calib8.models.embed_texts",
     "export_triton": "calib8.triton.repository",
     "inspect": "calib8.judging",
     "serve": "calib8.serving.server",
@@ -103,6 +105,7 @@ __all__ = [
     "doctor",
     "embed",
     "embed_corpus",
+    "embed_stream",
     "export_cache",
     "export_triton",
     "fetch",

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from calib8.calibration.config import Calibrate
+from calib8.data.array_files import save_array
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
 from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
-from calib8.files import require_distinct, require_folder, require_separate, save_array
+from calib8.files import require_distinct, require_folder, require_separate
 from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
@@ -362,23 +363,6 @@ def run_to_folder(
         save_array(path, array)
         written[path] = array.shape
     return written
-
-
-def embed(
-    artefact: Path | str,
-    sentences: Sequence[str],
-    *,
-    tokenizer: Path | str | None = None,
-    runtime: CpuRuntime = "auto",
-    progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None."""
-    from calib8.models.sentence import SentenceEncoder
-    from calib8.runtime.open import open_artefact
-
-    with open_artefact(Path(artefact), runtime, throughput=True) as opened:
-        folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
-        return SentenceEncoder(folder, opened).embed(sentences, progress)
 
 
 def convert(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from pydantic import Field
@@ -23,11 +24,11 @@ from calib8.data.split import shared, split
 from calib8.data.text import read_sentences
 from calib8.engine.build import build_engine, builder_of
 from calib8.engine.config import Build
-from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
-from calib8.files import atomic, require_folder
+from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
+from calib8.files import atomic, read_json, require_folder, write_json
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import SOURCE_SHA256, load, save
+from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.limits import dimension_limits
 from calib8.models.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.models.text_source import TEXT_SUFFIXES, held_out_source, texts_of
@@ -181,8 +182,10 @@ class _Job:
         origin = calibration.origin_of(
             reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate
         )
+        settings: dict[str, str | float | int] = {"pooling": str(pooling_of(self.folder)[0])}  # what damage is seen in
         if self.config.budget is not None:  # part of the data is held back from the ranges
-            origin = origin.model_copy(update={"settings": origin.settings | {"budget": self.config.budget}})
+            settings["budget"] = self.config.budget
+        origin = origin.model_copy(update={"settings": origin.settings | settings})
         if (known := self._last_run(origin)) is not None:
             self._forget_verdict()
             self._copy_sentence_files()
@@ -211,8 +214,24 @@ class _Job:
         save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         self._copy_sentence_files()
-        save(int8, self.int8_path)  # last: its being there says that the rest is
+        save(int8, self.int8_path)
+        self._keep_record()  # last: its being there says that the rest is
         return found.ranges, plan, int8
+
+    @property
+    def _record(self) -> Path:
+        return self.int8_path.with_name(f"{self.int8_path.name}.json")
+
+    def _keep_record(self) -> None:
+        """Another tool that rewrites the INT8 model keeps what it says of itself: only a hash tells the two apart."""
+        write_json(self._record, {"format": "calib8.model/1", "sha256": source_sha256(self.int8_path)})
+
+    def _recorded(self) -> Any:
+        try:
+            content = read_json(self._record, "record of an INT8 model")
+        except InputError:
+            return None
+        return content.get("sha256") if isinstance(content, dict) else None
 
     def _forget_verdict(self) -> None:
         """Called once model, data and options were found to go together: it must not outlive what it was about."""
@@ -239,6 +258,9 @@ class _Job:
         if ranges is None or not self.int8_path.is_file():
             return None
         int8 = load(self.int8_path)
+        if self._recorded() != int8.metadata_props[SOURCE_SHA256]:
+            self.progress.note(f"quantising again: {self.int8_path} is not what the last run wrote there")
+            return None
         plan = recorded(QuantPlan, int8, PLAN)
         if plan is None or not repeats(int8, origin, self.config.int8):
             self.progress.note("quantising again: the options changed, and that needs the data")

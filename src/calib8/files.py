@@ -5,19 +5,20 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from calib8.errors import InputError, SetupError
+from calib8.errors import Calib8Error, InputError, SetupError
 
 #: What helps against each reason not to write.
 REMEDIES = {
@@ -25,9 +26,20 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A part of that path is a file, not a folder: choose another path"),
     errno.EISDIR: "That is a folder: choose another name, or remove it",
     errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ELOOP: "A link in that path leads back to itself: choose another path, or mend the link",
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS), "Ask for permission to write there, or choose another folder"
     ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the number of files that may be open (ulimit -n)"),
+}
+#: The same for reading, where that is something else.
+READING = {
+    errno.ENOENT: "Check the path",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A part of that path is a file, not a folder: check the path"),
+    errno.EISDIR: "That is a folder: name the file in it",
+    errno.ENAMETOOLONG: "No file can have that path: check it",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Ask for permission to read it"),
+    **dict.fromkeys((errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE), "Give a regular file on a sound disk"),
 }
 
 
@@ -36,21 +48,34 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place on success, remove it on any failure.
 
     The body may put another file in the temporary one's place, such as a hard link. Raises ``SetupError`` when the
-    operating system cannot write there (disk full, no permission).
+    operating system cannot write there (disk full, no permission), ``InputError`` for a pipe or a device.
     """
     path = Path(path)
+    _require_replaceable(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _created(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
         with flock(temporary):  # which tells `sweep` that somebody is at work
-            yield temporary
+            with _of_others(path, temporary):
+                yield temporary
             temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _of_others(*own: Path) -> Iterator[None]:
+    """Within the body an error at a path that is none of ``own``, as of a file that is read, is told as one of that."""
+    try:
+        yield
+    except OSError as error:
+        if (refused := refusal(error)) is None or str(error.filename) in map(str, own):
+            raise
+        raise refused from error
 
 
 @contextlib.contextmanager
@@ -125,16 +150,26 @@ def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterat
 
 
 def default_cache() -> Path:
-    """``$CALIB8_CACHE``, or ``calib8`` in the folder that this platform uses for caches."""
+    """``$CALIB8_CACHE``, or ``calib8`` in the folder that this platform uses for caches.
+
+    Raises ``SetupError`` for a user without a home folder, as in a container that runs as a number.
+    """
     if chosen := os.environ.get("CALIB8_CACHE"):
         return Path(chosen)
+    try:
+        return _platform_cache() / "calib8"
+    except RuntimeError as error:
+        raise SetupError(f"no folder for the cache ({error}). Set CALIB8_CACHE to one, or HOME.") from None
+
+
+def _platform_cache() -> Path:
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = str(Path.home() / "Library" / "Caches")
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "calib8"
+    return Path(base)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -148,55 +183,151 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
-def save_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write ``array`` as ``.npy``, atomically."""
-    with atomic(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(content: Any) -> Any:
+    """``content`` of JSON's types with None for what JSON has no number for: infinity, and what is no number."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file; ``what`` names its role in the error message. Raises ``InputError``."""
-    require_file(path, what)
+    content = read_bytes(path, what)
     try:
-        return from_json(Path(path).read_bytes())  # refuses halves of surrogate pairs, which cannot be written again
+        return parse_json(content)
     except ValueError as error:
         article = "an" if what[0] in "aeiou" else "a"
         raise InputError(f"{path} is not {article} {what}: it is no valid JSON ({error}). Make it again.") from error
 
 
+def parse_json(content: str | bytes) -> Any:
+    """What a JSON document holds. Raises ``ValueError`` for what is none, and for what readers take differently.
+
+    That is a key twice in an object, and halves of surrogate pairs, which cannot be written again. NaN and infinities
+    are left for whoever knows what the number is of.
+    """
+    from_json(content)
+    return json.loads(content, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice[:80]!r} appears twice in an object")
+    return found
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """What a file holds; ``what`` names its role. Raises ``InputError`` if there is none, or it cannot be read."""
+    with reading(require_file(path, what)):
+        return Path(path).read_bytes()
+
+
 def require_file(path: Path, what: str) -> Path:
     """Return ``path`` if it is a file. Raises ``InputError`` that names its role otherwise."""
     path = Path(path)
+    require_reachable(path)
     if not path.is_file():
         if path.is_dir():
             raise InputError(f"{path} is a folder, expected a file: {what}. Name the file in it.")
+        if kind := special(path):
+            raise InputError(
+                f"{path} is {kind}, expected a file: {what}. Save what comes out of it to a file, and name that."
+            )
         raise InputError(f"{what} not found: expected a file at {path}, found nothing there. Check the path.")
     return path
 
 
-def require_folder(output: Path | str) -> None:
-    """Raise ``SetupError`` if no files can be written into a folder ``output``, which need not be there yet."""
+def special(path: Path) -> str | None:
+    """What is at ``path`` if it is neither a file nor a folder: ``a pipe``, say. None if it is, or nothing is there."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def require_reachable(path: Path | str) -> None:
+    """Raise ``InputError`` for a path that is refused wherever it leads, whether anything is there or not.
+
+    That is one behind a folder without permission, with too long a name, with a link that leads back to itself, or with
+    a character that no name can have.
+    """
+    with reading(path, "reach"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        Path(path).stat()
+
+
+@contextlib.contextmanager
+def reading(path: Path | str, what: str = "read") -> Iterator[None]:
+    """Within the body what the operating system refuses to do with ``path`` is told as ``InputError``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"could not {what} {path}: {_explained(error)}") from error
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise InputError(f"could not {what} {path}: no name can hold a null character. Check the path.") from error
+
+
+def refusal(error: OSError) -> Calib8Error | None:
+    """What to raise for an ``error`` of which only the path is known, not what was to be done with it; None without."""
+    if error.filename is None:
+        return None
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return SetupError(f"could not use {name}: {_explained(error)}")
+
+
+def _explained(error: OSError) -> str:
+    remedy = READING.get(error.errno or 0) or REMEDIES.get(error.errno or 0, "Choose another path")
+    return f"{error.strerror or error}. {remedy}."
+
+
+def require_folder(output: Path | str, file: Path | None = None) -> None:
+    """Raise ``SetupError`` if no files can be written into a folder ``output``, which need not be there yet.
+
+    ``file`` is what is to be written there, where it is one that the error should name.
+    """
+    require_reachable(output)
     folder = Path(output).absolute()
+    refused = f"could not write to {output}" if file is None else f"could not write {file}"
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise SetupError(f"could not write to {output}: {folder} is a file, expected a folder. Choose another path.")
+        raise SetupError(f"{refused}: {folder} is a file, expected a folder. Choose another path.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SetupError(f"could not write to {output}: no permission to write in {folder}. Choose another folder.")
+        raise SetupError(f"{refused}: no permission to write in {folder}. Choose another folder.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permission is not all: it may be full, or no place for files
+    except OSError as error:
+        raise unwritable(file or Path(output), error) from error
 
 
 def require_distinct(output: Path | str, *inputs: Path | str) -> None:
     """Raise ``InputError`` if writing ``output`` would overwrite one of ``inputs``, or an array in one of them."""
+    for given in (output, *inputs):
+        require_reachable(given)
     for path in (Path(given).resolve() for given in inputs):
         own = Path(output).resolve()
         if own == path or (own.parent == path and own.suffix in (".npy", ".npz")):
             what = "is an input" if own == path else "would be among the inputs"
             raise InputError(f"{output} {what} of this command and would be overwritten. Choose another output.")
+
+
+def _require_replaceable(output: Path) -> None:
+    """Raise ``InputError`` for what a finished file must not be renamed over: a pipe of somebody's, ``/dev/null``."""
+    if kind := special(output):
+        raise InputError(f"{output} is {kind}, expected the name of a file to write. Name one, and copy it from there.")
 
 
 def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path | str]) -> None:
@@ -209,7 +340,8 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
         require_distinct(output, *inputs)
         if output.is_dir():
             raise InputError(f"{output} is a folder, expected the name of a file to write. Name one in it.")
-        require_folder(output.parent)
+        _require_replaceable(output)
+        require_folder(output.parent, output)
         if output.resolve() in (other.resolve() for other in given[:number]):
             raise InputError(
                 f"{output} would be written twice by this command. Choose another name for one of the two."
@@ -219,7 +351,7 @@ def require_separate(outputs: Iterable[Path | str | None], inputs: Iterable[Path
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
+    with reading(path), Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

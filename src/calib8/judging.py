@@ -147,11 +147,11 @@ def tune(
     )
 
 
-def doctor() -> Diagnosis:
+def doctor(*, progress: Progress | None = None) -> Diagnosis:
     """What this machine has, what of calib8 works on it, and what to do about the rest. Makes no CUDA context."""
     from calib8.doctor.diagnosis import diagnose
 
-    return diagnose()
+    return diagnose(progress or Quiet())
 
 
 def inspect(path: Path | str) -> dict[str, Any]:

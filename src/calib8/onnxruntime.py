@@ -15,16 +15,20 @@ in silence. What each option is for, and where that is documented: docs/integrat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
+from calib8.data.inputs import Arrays
 from calib8.engine.config import Build
 from calib8.engine.profiles import Profile
 from calib8.errors import ConfigError, ModelError, SetupError
 from calib8.files import require_file, require_folder
-from calib8.graph.io import SOURCE_SHA256, load
+from calib8.graph.io import SOURCE_SHA256, load, serialized
+from calib8.runtime.canary import KINDS, check, kinds_of, wrong
+from calib8.telemetry import onnxruntime
 
 Target: TypeAlias = Literal["tensorrt", "tensorrt-rtx", "cuda", "openvino", "cpu"]
 Provider: TypeAlias = "tuple[str, dict[str, Any]]"
@@ -90,16 +94,17 @@ def session_options(target: Target) -> Any:
 
     Raises ``ConfigError`` for an unknown target.
     """
-    import onnxruntime as ort
-
     _require_target(target)
+    ort = onnxruntime()
     options = ort.SessionOptions()
     if target in COMPILERS:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     elif target == "cuda":  # it has no INT8 kernels for Q/DQ: weights become float once, not in every run
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    else:  # a float activation that meets INT8 weights stays float
+    elif target == "cpu":  # a float activation that meets INT8 weights stays float
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+        if wrong("onnxruntime", "s8", KINDS) is not None:  # slow, and right
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 
@@ -107,26 +112,33 @@ def open_session(model: Path | str, target: Target, *, options: Any = None, **wa
     """An ``onnxruntime.InferenceSession`` of ``model`` on ``target``, with ``session_options`` and ``providers``.
 
     options: in place of ``session_options(target)``. ``wanted`` is what ``providers`` takes besides.
-    Raises what ``providers`` does, ``SetupError`` if this ONNX Runtime has no such provider or would fall back on
-    another, ``ModelError`` if it refuses the model.
+    Raises what ``providers`` does, ``SetupError`` if this ONNX Runtime has no such provider, would fall back on
+    another, or computes INT8 wrong on this CPU, ``ModelError`` if it refuses the model.
     """
-    import onnxruntime as ort
-
-    chosen = providers(model, target, **wanted)
+    chosen, ort = providers(model, target, **wanted), onnxruntime()
     here = ort.get_available_providers()
     if NAMES[target] not in here:
         raise SetupError(
             f"this ONNX Runtime has no {NAMES[target]}, only {', '.join(here)}. Install {PACKAGES[target]}."
         )
-    try:
-        session = ort.InferenceSession(
-            str(model),
-            session_options(target) if options is None else options,
+    given = session_options(target) if options is None else options
+
+    def opened(source: str | bytes) -> Any:
+        return ort.InferenceSession(
+            source,
+            given,
             providers=[one for one in chosen if one[0] in here],
             # A Gemm with a float bias has no integer kernel on the CPU.
             disabled_optimizers=["MatMulAddFusion"] if target == "cpu" else None,
             enable_fallback=False,
         )
+
+    try:
+        if target in ("cpu", "openvino"):
+            _require_exact(load(Path(model)), target, opened)
+        session = opened(str(model))
+    except SetupError:
+        raise
     except Exception as error:  # ONNX Runtime raises many unrelated types, all with the reason as text
         raise ModelError(f"ONNX Runtime does not open {model} on {target}: {str(error).strip()[:300]}") from error
     if NAMES[target] not in session.get_providers():
@@ -135,6 +147,22 @@ def open_session(model: Path | str, target: Target, *, options: Any = None, **wa
             f"not load. Check that those it needs are installed: {PACKAGES[target]}."
         )
     return session
+
+
+def _require_exact(model: ir.Model, target: Target, opened: Callable[[bytes], Any]) -> None:
+    """Raise ``SetupError`` if the INT8 kernels that a session would take for ``model`` compute wrong on this CPU."""
+
+    def run(question: ir.Model, feeds: Arrays) -> Arrays:
+        session = opened(serialized(question))
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    for kind in kinds_of(model):
+        if not (answer := check(kind, run)).exact:
+            raise SetupError(
+                f"the {NAMES[target]} computes INT8 wrong on this CPU with these options: {answer}. Use calib8.open, "
+                "which takes what is exact, or the target cpu without options."
+            )
 
 
 def _compiled(path: Path, target: Target, shapes: Any, cache: Path | str | None) -> dict[str, Any]:
@@ -170,9 +198,7 @@ def _shapes(prefix: str, profiles: tuple[Profile, ...]) -> dict[str, str]:
 
 def _identity(model: ir.Model) -> str:
     """What an engine may be used for again: the file that ``model`` was loaded from, in this ONNX Runtime."""
-    import onnxruntime as ort
-
-    return f"{model.metadata_props[SOURCE_SHA256][:16]}-{ort.__version__}"
+    return f"{model.metadata_props[SOURCE_SHA256][:16]}-{onnxruntime().__version__}"
 
 
 def _require_target(target: str) -> None:

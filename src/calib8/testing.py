@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from calib8.data.inputs import Arrays
 from calib8.graph.io import serialized
+from calib8.telemetry import onnxruntime
 
 #: Attention masks add this to the score of a padded position.
 MASKED = float(np.finfo(np.float32).min)
@@ -136,8 +137,7 @@ def token_feeds(*lengths: int, vocabulary: int = 32, seed: int = 0) -> Arrays:
 
 def outputs_of(model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """What ONNX Runtime computes, node by node as the graph says: without optimisation, hence without fused kernels."""
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

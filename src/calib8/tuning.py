@@ -17,10 +17,11 @@ from calib8.models.text_source import held_out_source
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import CpuChoice, Measured, candidates, cores, remember
+from calib8.runtime.choice import CpuChoice, Measured, candidates, remember
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.open import is_engine
+from calib8.runtime.processor import cores
 from calib8.verification.speed import by_turns
 
 #: Batches of the data that are measured, at least, and how often.

@@ -15,12 +15,12 @@ from calib8.errors import SetupError
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import amx, choice, openvino
+from calib8.runtime import amx, canary, choice, openvino
 from calib8.runtime.amx import BEST, SETTING, Instructions, convolves
 from calib8.runtime.choice import by_rule, candidates
+from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_mlp
 
-AFFECTED = "flags : avx512f avx512_vnni amx_int8 amx_tile"
 CHANNELS = 16
 FEEDS = {"x": np.random.default_rng(1).normal(size=(1, CHANNELS, 2, 2)).astype(np.float32)}
 
@@ -48,35 +48,34 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Instructions]:
     """A process with such a CPU that has not loaded OpenVINO yet."""
     monkeypatch.delenv(SETTING, raising=False)
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
-    found = Instructions(AFFECTED)
-    monkeypatch.setattr(choice, "instructions", lambda: found)
-    monkeypatch.setattr(openvino, "instructions", lambda: found)
+    found = Instructions(affected=True)
+    for user in (canary, choice, openvino):
+        monkeypatch.setattr(user, "instructions", lambda: found)
+    monkeypatch.setattr(canary, "_asked", lambda runtime, form, kind: canary.Answer(exact=True, kind=kind))
     yield found
     os.environ.pop(SETTING, None)
 
 
 def test_the_first_model_settles_it(fresh: Instructions) -> None:
-    conv, mlp = quantised(tiny_convnet()), quantised(tiny_mlp())
-    assert convolves(conv)
-    assert not convolves(mlp)
+    assert convolves(quantised(tiny_convnet()))
+    assert not convolves(quantised(tiny_mlp()))
     assert not convolves(prepare(tiny_convnet()))  # in FP32
-    assert fresh.settle(conv)
+    assert by_rule(quantised(tiny_convnet()), "auto", 1).runtime == "openvino"
     assert os.environ[SETTING] == BEST
-    assert fresh.settle(mlp)
-    assert fresh.settle(conv)
+    assert fresh.settle(convolves=False)
+    assert fresh.settle(convolves=True)
 
 
 def test_after_another_model_convolutions_go_to_onnx_runtime(fresh: Instructions) -> None:
     conv = quantised(tiny_convnet())
-    assert by_rule(conv, "auto", 1).runtime == "openvino"
-    assert fresh.settle(quantised(tiny_mlp()))
+    assert by_rule(quantised(tiny_mlp()), "auto", 1).runtime == "openvino"
     assert SETTING not in os.environ
     assert by_rule(conv, "auto", 1).runtime == "onnxruntime"
     assert {one.runtime for one in candidates(conv)} == {"onnxruntime"}
-    with pytest.raises(
-        SetupError, match=r"^OpenVINO uses AMX in this process, whose INT8 convolutions are wrong\. Open"
-    ):
-        openvino.OpenVinoRuntime(conv)
+    with pytest.raises(SetupError, match=r"^OpenVINO uses AMX in this process, whose INT8 convolutions are wrong: "):
+        OpenVinoRuntime(conv, integers=True)
+    with pytest.raises(SetupError, match=r"no form of INT8 that is exact on this CPU \(OpenVINO, s8 x s8: OpenVINO "):
+        by_rule(conv, "openvino", 1)
 
 
 @pytest.mark.parametrize(("setting", "right"), [("AVX2_VNNI", True), ("avx512_core", True), ("AVX512_CORE_AMX", False)])
@@ -84,8 +83,8 @@ def test_a_setting_from_outside_is_kept(
     setting: str, right: bool, fresh: Instructions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SETTING, setting)
-    assert fresh.settle(quantised(tiny_mlp()))
-    assert fresh.settle(quantised(tiny_convnet())) == right
+    assert fresh.settle(convolves=False)
+    assert fresh.settle(convolves=True) == right
     assert os.environ[SETTING] == setting
 
 
@@ -93,8 +92,8 @@ def test_openvino_that_somebody_else_has_loaded_is_not_trusted(
     fresh: Instructions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", amx)
-    assert not fresh.allow(quantised(tiny_convnet()))
-    assert Instructions("flags : avx2 avx512_vnni").allow(quantised(tiny_convnet()))  # a CPU with neither
+    assert not fresh.settle(convolves=True)
+    assert Instructions(affected=False).settle(convolves=True)
 
 
 @pytest.mark.parametrize("form", ["s8", "u8"])
@@ -103,7 +102,7 @@ def test_few_positions_are_convolved_right(form: str) -> None:
     code = (
         "import numpy as np, test_amx as t; from calib8.runtime.choice import CpuChoice; "
         "from calib8.runtime.cpu import open_choice; "
-        f"opened = open_choice(t.gated(), CpuChoice(runtime='openvino', unsigned={form == 'u8'}, streams=1)); "
+        f"opened = open_choice(t.gated(), CpuChoice(runtime='openvino', form='{form}', streams=1)); "
         "print(opened.run(t.FEEDS)['y'].ravel().tolist())"
     )
     folder = Path(__file__).parent

@@ -34,7 +34,7 @@ def test_a_model_that_a_tool_made_of_another_is_not_taken(
     for got, expected in zip(found, made, strict=True):
         assert np.sum(got * expected, axis=1).min() > 0.99
     assert np.abs(found[0] - found[1]).max() > 0.1
-    assert len(list((tmp_path / "work").glob("*/onnxruntime-dynamic.onnx"))) == 2
+    assert len(list((tmp_path / "work").glob("*/dynamic/model.onnx"))) == 2
 
 
 def test_what_tools_make_depends_on_texts_and_on_pytorch_files(

@@ -13,7 +13,7 @@ TEXTS = ["eins", "zwei", "drei", "vier", "fünf"]
 
 def write(path: Path, texts: list[str]) -> Path:
     if path.suffix == ".txt":
-        path.write_text("\ufeff" + "\r\n\r\n".join(texts), encoding="utf-8")
+        path.write_text("\ufeff" + "\r\n".join(texts), encoding="utf-8")
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps({"n": 1, "text": text}) + "\n" for text in texts), encoding="utf-8")
     else:
@@ -35,7 +35,16 @@ def test_parts_hold_every_row_once_and_in_order(tmp_path: Path, suffix: str, row
 def test_a_part_of_text_begins_at_a_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("ä\n\nb\nc\n".encode())
-    assert parts([path], 2, "text") == [Part(str(path), 0, 2, 0), Part(str(path), 5 + 1, 1, 2)]
+    found = parts([path], 2, "text")
+    assert found == [Part(str(path), 0, 2, 0), Part(str(path), 4, 2, 2)]
+    assert [read(part, "text") for part in found] == [["ä", ""], ["b", "c"]]  # a blank line is an empty text
+
+
+def test_blank_lines_between_those_of_json_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "b"}\n\n{"text": ""}\n')
+    [part] = parts([path], 9, "text")
+    assert read(part, "text") == ["b", ""]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,7 @@ def test_a_part_of_text_begins_at_a_byte(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": 3}', "'text' of the line .* is 3, expected a text. Mend or remove the line"),
         ("a.jsonl", '{"body": "x"}', "has no 'text'. Name the member with --column"),
         ("a.jsonl", "{", "is not JSON lines"),
-        ("a.txt", "\n \n", "holds no row"),
+        ("a.txt", "", "holds no row"),
         ("a.csv", "x", "has the suffix '.csv', expected one of .parquet"),
         ("a.parquet", "x", "is not a Parquet file"),
     ],

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from shell import Shell
 
 from calib8.doctor import probe
 from calib8.doctor.diagnosis import Diagnosis
-from calib8.doctor.facts import Facts, Library, Processor
+from calib8.doctor.facts import Arithmetic, Facts, Library, Processor
 from calib8.doctor.table import render_diagnosis
 from calib8.doctor.verdicts import verdicts
 from calib8.engine.hardware import Driver, Gpu
@@ -25,7 +26,15 @@ TARGETS = "sm75 sm80 sm86 sm89 sm120 sm121"
 
 
 def facts(
-    *gpus: Gpu, vnni: bool | None = True, cuda: str = "13.0", runtime: str = "13.0", **versions: str | None
+    *gpus: Gpu,
+    vnni: bool | None = True,
+    cuda: str = "13.0",
+    runtime: str = "13.0",
+    int8: tuple[Arithmetic, ...] = (
+        Arithmetic(runtime="onnxruntime", form="u8"),
+        Arithmetic(runtime="openvino", form="s8"),
+    ),
+    **versions: str | None,
 ) -> Facts:
     """A machine with these GPUs and all libraries; ``versions`` replaces one, None takes it away."""
     there = {
@@ -44,7 +53,9 @@ def facts(
     }
     driver = Driver("580.65.06", cuda, gpus) if gpus else Driver(problem="no NVIDIA driver answers here.")
     cpu = Processor(name="CPU", cores=2, vnni=vnni, amx=None, memory_total_bytes=10**10, memory_available_bytes=None)
-    return Facts(calib8="0.1.0", python="3.11", system="Linux", processor=cpu, driver=driver, libraries=libraries)
+    return Facts(
+        calib8="0.1.0", python="3.11", system="Linux", processor=cpu, driver=driver, libraries=libraries, int8=int8
+    )
 
 
 def said(machine: Facts) -> dict[str, tuple[bool, str]]:
@@ -57,7 +68,7 @@ def test_an_ada_card_with_everything() -> None:
     assert found["build, TensorRT-RTX"][1] == f"{TARGETS}; needs no GPU"
     assert found["build, TensorRT 10/11"][1].startswith("for sm89 only")
     assert "TensorRT 11.4.0 has none" in found["calibrator, TensorRT 10"][1]
-    assert found["INT8 on the CPU"][1] == "OpenVINO 2026.4, with VNNI: fast"
+    assert found["INT8 on the CPU"][1] == "OpenVINO 2026.4, s8 x s8, with VNNI: fast"
 
 
 @pytest.mark.parametrize("gpu", [H100, V100, Gpu("NVIDIA B200", "sm100"), Gpu("NVIDIA Orin", "sm87")])
@@ -92,7 +103,7 @@ def test_every_missing_package_is_named_with_its_remedy() -> None:
     without_cuda = said(facts(L4, cuda_python=None))
     assert "cuda-python is not installed" in without_cuda["run on sm89, TensorRT-RTX"][1]
     slow = said(facts(L4, openvino=None, vnni=False))["INT8 on the CPU"]
-    assert slow == (True, f"ONNX Runtime 1.32.0, without VNNI: works, slowly. Faster: {install('openvino')}")
+    assert slow == (True, f"ONNX Runtime 1.32.0, u8 x s8, without VNNI: works, slowly. Faster: {install('openvino')}")
 
 
 def test_a_driver_older_than_cuda_python() -> None:
@@ -151,15 +162,20 @@ def test_what_a_library_prints_does_no_harm(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_command_prints_the_tables(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.judging.doctor", lambda: Diagnosis(facts=facts(L4), verdicts=verdicts(facts(L4))))
-    code, out, err = calib8("doctor")
+    monkeypatch.setattr(
+        "calib8.judging.doctor", lambda *, progress: Diagnosis(facts=facts(L4), verdicts=verdicts(facts(L4)))
+    )
+    code, out, err = calib8("doctor", "--quiet")
     assert (code, err) == (0, "")
     assert first_column(out) == first_column(shown(facts(L4)))
 
 
 def test_this_machine(calib8: Shell) -> None:
     code, out, err = calib8("doctor", "--json")
-    assert (code, err) == (0, "")
+    assert code == 0
+    first, *told = err.splitlines()
+    assert first == "looking at the driver, the libraries and the INT8 kernels of this CPU ..."
+    assert {line.partition(": ")[0] for line in told} == {probe.DRIVER, *probe.LIBRARIES, *probe.ARITHMETIC}
     found = Diagnosis.model_validate(json.loads(out))
     import onnxruntime
 
@@ -167,11 +183,66 @@ def test_this_machine(calib8: Shell) -> None:
     assert "CPUExecutionProvider" in (found.facts.libraries["onnxruntime"].details["providers"] or "")
     assert found.facts.processor.cores >= 1
     assert found.verdicts == verdicts(found.facts)
+    assert {one.runtime for one in found.facts.int8 if one.form} >= {"onnxruntime"}
+
+
+NONE = Arithmetic(runtime="openvino", inexact=("OpenVINO, s8 x s8: MatMul gives 8160 where 1032256 is right",))
+CRASH = Arithmetic(runtime="openvino", problem="crashes when it is loaded (code -4): no message")
+
+
+@pytest.mark.parametrize(
+    ("onnxruntime", "openvino", "expected"),
+    [
+        (
+            Arithmetic(runtime="onnxruntime", form="u8u8", inexact=("ONNX Runtime, u8 x s8: ...",)),
+            NONE,
+            "ONNX Runtime 1.32.0, u8 x u8, without VNNI: works, slowly. OpenVINO's kernels saturate here and are not "
+            "used",
+        ),
+        (
+            Arithmetic(runtime="onnxruntime", form="fp32", inexact=("ONNX Runtime, u8 x s8: ...",)),
+            NONE,
+            "ONNX Runtime 1.32.0, Q and DQ in FP32: right, slowly. OpenVINO's kernels saturate here and are not used",
+        ),
+        (
+            Arithmetic(runtime="onnxruntime", form="u8"),
+            CRASH,
+            "ONNX Runtime 1.32.0, u8 x s8, without VNNI: works, slowly. OpenVINO crashes when it is loaded (code -4): "
+            "no message",
+        ),
+    ],
+)  # fmt: skip
+def test_which_int8_is_taken_and_which_is_not(onnxruntime: Arithmetic, openvino: Arithmetic, expected: str) -> None:
+    assert said(facts(vnni=False, int8=(onnxruntime, openvino)))["INT8 on the CPU"] == (True, expected)
+
+
+def test_no_runtime_whose_int8_can_be_asked() -> None:
+    broken = CRASH.model_copy(update={"runtime": "onnxruntime"})
+    works, remark = said(facts(int8=(broken, NONE), openvino=None))["INT8 on the CPU"]
+    assert not works
+    assert remark == "ONNX Runtime crashes when it is loaded (code -4): no message."
+
+
+def test_what_is_found_is_told_at_once(notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that takes long holds nothing back."""
+    told_before_the_last: list[str] = []
+
+    def ask(name: str) -> tuple[dict[str, str] | None, str | None]:
+        if name == "openvino":
+            while not any(message.startswith("onnxruntime") for message in notes.messages):
+                time.sleep(0.001)
+            told_before_the_last.extend(notes.messages)
+        return None, "is not there"
+
+    monkeypatch.setattr(probe, "ask_child", ask)
+    probe.look(notes)
+    assert "onnxruntime: is not there" in told_before_the_last
+    assert len(notes.messages) == 1 + len(probe.LIBRARIES) + len(probe.ARITHMETIC)
 
 
 def test_nothing_heavy_is_loaded_into_this_process() -> None:
     code = (
-        "import sys; from calib8.doctor.probe import look; look();"
+        "import sys; from calib8.doctor.probe import look; from calib8.progress import Quiet; look(Quiet());"
         "print([name for name in ('onnxruntime', 'openvino', 'tensorrt_rtx', 'cuda', 'pynvml') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

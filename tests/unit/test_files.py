@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from calib8 import files
+from calib8.data.array_files import save_array
 from calib8.errors import InputError, SetupError
 
 
@@ -67,7 +68,7 @@ def test_disk_full_says_what_to_do(tmp_path: Path) -> None:
 
 def test_array_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npy"
-    files.save_array(path, np.arange(3))
+    save_array(path, np.arange(3))
 
     def write_some(stream: BinaryIO, array: np.ndarray, allow_pickle: bool) -> None:
         stream.write(b"half")
@@ -75,7 +76,7 @@ def test_array_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(np, "save", write_some)
     with pytest.raises(SetupError, match=r"could not write .*a\.npy: No space left"):
-        files.save_array(path, np.arange(100))
+        save_array(path, np.arange(100))
     assert np.load(path).tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["a.npy"]
 

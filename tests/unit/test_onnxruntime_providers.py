@@ -2,17 +2,22 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from canaries import WITHOUT_VNNI, found_exact, inexact
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 import calib8
+from calib8.data.inputs import Arrays
 from calib8.errors import ConfigError, ModelError, ProfileError, SetupError
 from calib8.onnxruntime import NAMES, open_session, providers, session_options
+from calib8.runtime.canary import Answer, Kind, question
 from calib8.testing import tiny_encoder, token_feeds
 
 FEEDS = token_feeds(5, 3)
@@ -44,11 +49,39 @@ def ops_of(path: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx", "openvino", "cpu"])
-def test_weights_stay_int8(model: Path, tmp_path: Path, target: str) -> None:
+def test_weights_stay_int8(model: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found_exact(monkeypatch)
     written, seen = ops_of(model), seen_by_provider(model, session_options(target), tmp_path)
     assert written["weight DQ"] > 2
     for op in ("QuantizeLinear", "DequantizeLinear", "weight DQ"):
         assert seen[op] == written[op], op
+
+
+def test_where_int8_saturates_the_cpu_computes_in_float(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found_exact(monkeypatch, *WITHOUT_VNNI)
+    written, seen = ops_of(model), seen_by_provider(model, session_options("cpu"), tmp_path)
+    assert seen["weight DQ"] == 0
+    assert seen["QuantizeLinear"] == written["QuantizeLinear"]
+
+
+def test_options_with_which_int8_is_wrong_are_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question is put to the session that these options make."""
+    asked = []
+
+    def check(kind: Kind, run: Callable[[ir.Model, Arrays], Arrays]) -> Answer:
+        model, feeds, expected = question(kind)
+        asked.append({name: array.tolist() for name, array in run(model, feeds).items()}.keys() == expected.keys())
+        return inexact(kind)
+
+    monkeypatch.setattr("calib8.onnxruntime.check", check)
+    told = (
+        "the CPUExecutionProvider computes INT8 wrong on this CPU with these options: MatMul gives 8160 where 1032256"
+    )
+    with pytest.raises(SetupError, match=told):
+        open_session(model, "cpu", options=ort.SessionOptions())
+    assert asked == [True]
 
 
 def test_cuda_gets_float_weights_and_keeps_the_rounding_of_activations(model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from canaries import WITHOUT_VNNI, found_exact
 from shell import Shell
 from stops import Stopped, StopsAt
 
@@ -27,9 +28,13 @@ from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.errors import DataError, InputError, SetupError
 from calib8.graph.io import source_sha256
+from calib8.graph.weighted import weighted_ops
 from calib8.models import embed_corpus
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
 from calib8.runtime import cpu
-from calib8.runtime.choice import CpuChoice, versions
+from calib8.runtime.choice import CpuChoice
+from calib8.runtime.processor import versions
 from calib8.testing import tiny_encoder
 
 pytestmark = [
@@ -228,11 +233,11 @@ def test_what_tune_finds_meanwhile_is_not_mixed_in(
     assert json.loads((output / "_embeddings.json").read_text())["cpu"]["runtime"] == "onnxruntime"
     for part in others:
         part.unlink()
-    tuned = CpuChoice(runtime="openvino", unsigned=False, streams=1, bf16=True)
+    tuned = CpuChoice(runtime="openvino", form="s8", streams=1, bf16=True)
     monkeypatch.setattr(cpu, "remembered", lambda _: tuned)
     calib8.embed_corpus(model, corpus, output, calib8.Corpus(part_rows=30), progress=notes)
     assert notes.messages[0] == (
-        "going on with ONNX Runtime, s8, 1 stream, as in the earlier run; for OpenVINO, s8, bf16, 1 stream choose "
+        "going on with ONNX Runtime, FP32, 1 stream, as in the earlier run; for OpenVINO, s8, bf16, 1 stream choose "
         "another folder"
     )
     np.testing.assert_array_equal(vectors(output), whole)
@@ -244,7 +249,7 @@ def test_parts_of_an_unknown_arithmetic_are_left_alone(tmp_path: Path, damage: o
     made_by = {"model": "m"}
     (tmp_path / "_embeddings.json").write_text(json.dumps({**made_by, "cpu": damage}))
     with pytest.raises(InputError, match="of another run: what differs is cpu"):
-        embed_corpus._continue(tmp_path, made_by, CpuChoice(runtime="onnxruntime", unsigned=False, streams=1))
+        embed_corpus._continue(tmp_path, made_by, CpuChoice(runtime="onnxruntime", form="fp32", streams=1))
 
 
 def test_embeddings_of_other_versions_are_not_mixed(
@@ -253,7 +258,7 @@ def test_embeddings_of_other_versions_are_not_mixed(
     config = calib8.Corpus()
     made_by = embed_corpus._made_by(model, model.parent, config)
     assert made_by["packages"]["onnxruntime"] == version("onnxruntime")
-    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
+    choice = CpuChoice(runtime="onnxruntime", form="fp32", streams=1)
     embed_corpus._continue(tmp_path, made_by, choice)
     monkeypatch.setattr(embed_corpus, "versions", lambda: {**versions(), "onnxruntime": "0.0.1"})
     with pytest.raises(InputError, match="of another run: what differs is packages"):
@@ -267,12 +272,18 @@ def test_embeddings_of_other_versions_are_not_mixed(
 
 def test_a_worker_without_the_units_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed_corpus, "has_bf16", lambda: False)
-    monkeypatch.setattr(embed_corpus, "takes_unsigned", lambda runtime: runtime == "onnxruntime")
-    choice = CpuChoice(runtime="openvino", unsigned=True, streams=1)
-    assert not embed_corpus._here(choice).unsigned
-    assert embed_corpus._here(choice.model_copy(update={"runtime": "onnxruntime"})).unsigned
-    with pytest.raises(SetupError, match="has no bf16 units for OpenVINO, u8, bf16, 1 stream"):
-        embed_corpus._here(choice.model_copy(update={"bf16": True}))
+    found_exact(monkeypatch, *WITHOUT_VNNI)
+    model = prepare(tiny_encoder())
+    ops = weighted_ops(model)
+    insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+    choice = CpuChoice(runtime="onnxruntime", form="u8", streams=1)
+    assert embed_corpus._here(model, choice).form == "u8u8"
+    assert embed_corpus._here(prepare(tiny_encoder()), choice).form == "u8"  # has no codes to multiply
+    with pytest.raises(SetupError, match="has no bf16 units for ONNX Runtime, u8, bf16, 1 stream"):
+        embed_corpus._here(model, choice.model_copy(update={"bf16": True}))
+    found_exact(monkeypatch, *(("openvino", form) for form in ("s8", "u8", "u8u8")))
+    with pytest.raises(SetupError, match="OpenVINO has no form of INT8 that is exact on this CPU"):
+        embed_corpus._here(model, choice.model_copy(update={"runtime": "openvino"}))
 
 
 def wait_for_a_part(driver: "subprocess.Popen[bytes]", output: Path) -> None:

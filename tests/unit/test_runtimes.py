@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from canaries import WITHOUT_VNNI, found_exact
 
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
 from calib8.graph.io import load, referring, save, serialized
@@ -13,9 +14,9 @@ from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import choice, cpu
-from calib8.runtime.choice import has_vnni
+from calib8.runtime import choice, cpu, processor
 from calib8.runtime.cpu import open_cpu
+from calib8.runtime.names import CpuRuntime
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.open import open_artefact
 from calib8.runtime.openvino import OpenVinoRuntime
@@ -123,7 +124,7 @@ NOT_FIT = {
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_bad_input_is_refused_alike(runtime, case: str) -> None:
     feeds, message = NOT_FIT[case]
-    with runtime(quantised(tiny_encoder)) as opened:
+    with runtime(quantised(tiny_encoder), integers=True) as opened:
         opened.run(IDS)  # OpenVINO would take what is missing from here
         with pytest.raises(DataError, match=message):
             opened.run(feeds)
@@ -209,16 +210,17 @@ def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_auto_choice(make, installed: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda _: object() if installed else None)
+    found_exact(monkeypatch)
     with open_cpu(make()) as opened:
         assert opened.description.startswith(name)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("vnni", [False, True])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "auto"])
+@pytest.mark.parametrize("inexact", [(), WITHOUT_VNNI])
 def test_int8_fp16_model_runs_everywhere_and_stays_as_it_is(
-    runtime: str, vnni: bool, monkeypatch: pytest.MonkeyPatch
+    runtime: CpuRuntime, inexact: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "has_vnni", lambda: vnni)
+    found_exact(monkeypatch, *inexact)
     model = to_half(quantised(tiny_encoder))
     before = serialized(model)
     feeds = token_feeds(5, 3)
@@ -232,19 +234,26 @@ def test_int8_fp16_model_runs_everywhere_and_stays_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("machine", "cpuinfo", "expected"),
+    ("machine", "flags", "units", "expected"),
     [
-        ("x86_64", "flags : avx512_vnni", True),
-        ("x86_64", "flags : avx_vnni", True),
-        ("AMD64", "flags : avx2", False),
-        ("aarch64", "flags : avx512_vnni", False),
+        ("x86_64", "avx2 avx512f avx512_vnni", {"AVX2", "AVX512F", "AVX512VNNI"}, True),
+        ("x86_64", "avx2 avx_vnni", {"AVX2"}, True),
+        ("AMD64", "avx2", {"AVX2"}, False),
+        ("aarch64", "avx512_vnni", {"AVX2"}, False),
+        ("x86_64", "avx2 avx512f avx512_vnni", {"AVX2"}, None),
+        ("x86_64", "avx2 gfni avx_vnni", {"AVX2"}, None),
     ],
+    ids=["server", "desktop", "old", "ARM", "emulated on a server", "emulated on a desktop"],
 )
-def test_has_vnni(machine: str, cpuinfo: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(choice.platform, "machine", lambda: machine)
-    monkeypatch.setattr(choice, "Path", lambda _: tmp_path / "cpuinfo")
-    assert has_vnni() == expected
+def test_has_vnni(
+    machine: str, flags: str, units: set[str], expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulated CPU without AVX-512 reads the host's /proc/cpuinfo: nobody knows then."""
+    known = dict.fromkeys(("AVX2", "GFNI", "AVX512F", "AVX512VNNI", "AVX512_SKX"), False)
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(processor, "_units", lambda: known | dict.fromkeys(units, True))
+    assert processor.has_vnni() is expected
 
 
 def test_open_artefact(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def test_a_budget_is_kept_shown_written_and_reused(calib8: Shell, model: Path, d
     within = (*convert, "--treatment", "plain", "--budget", "cosine=0.998")
     code, out, err = calib8(*within)
     assert code == 0, err
-    assert max(map(len, out.split("\nin ")[0].splitlines())) <= 80
+    shown = [line for line in out.split("\nin ")[0].splitlines() if not line.startswith("INT8 ran in")]
+    assert max(map(len, shown)) <= 80  # what is inexact on a CPU without VNNI is said on a long line
     assert "Plan for a mean cosine of 0.998:\n0.999" in out
     assert "float: alone it" in out
     plan = QuantPlan.load(output / "plan.json")

@@ -74,7 +74,7 @@ def test_as_many_runs_go_on_at_once_as_there_are_streams() -> None:
 
 @pytest.mark.parametrize(("streams", "expected"), [(1, 4), (2, 1), (3, 1)])
 def test_streams_of_onnxruntime_have_no_threads_in_common(streams: int, expected: int) -> None:
-    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=streams)
+    choice = CpuChoice(runtime="onnxruntime", form="fp32", streams=streams)
     with open_choice(tiny_mlp(), choice, 4) as opened:
         session = getattr(opened, "_runtime", opened)._session
         assert session.get_session_options().intra_op_num_threads == expected
@@ -208,9 +208,16 @@ def test_sentences_stream_in_windows(tokenizer_folder: Path, notes, monkeypatch:
         first = next(windows)
         assert len(read) <= 8  # one window computed, one read ahead
         found = [first, *windows]
-    assert [len(window) for window in found] == [4, 4, 3]
-    np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-6)
-    assert notes.steps[-1] == ("embed", 11, None)
+    assert [len(part) for part, _ in found] == [4, 4, 3]
+    assert [text for part, _ in found for text in part] == [*texts()]
+    np.testing.assert_allclose(np.concatenate([vectors for _, vectors in found]), whole, atol=1e-6)
+    assert notes.steps[-2:] == [("embed", 11, None), ("embed", 11, 11)]
+
+
+def test_a_pause_ends_a_window(tokenizer_folder: Path) -> None:
+    with openvino(tiny_encoder(), 2) as runtime:
+        found = SentenceEncoder(tokenizer_folder, runtime).stream(iter(["a", None, None, "b", "c", None, "d"]))
+        assert [part for part, _ in found] == [["a"], ["b", "c"], ["d"]]
 
 
 def test_few_sentences_are_shared_among_the_streams(tokenizer_folder: Path) -> None:

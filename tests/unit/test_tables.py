@@ -54,3 +54,25 @@ def test_it_fits_80_columns(made: Callable[[], RenderableType], numbers: list[st
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert [number for number in numbers if number not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "vnni", "expected"),
+    [
+        (31.0, True, "CPU speed depends on INT8 units: VNNI yes, AMX no\n"),
+        (8.0, False, "CPU speed depends on INT8 units: VNNI no, AMX no.\nINT8 is slower than FP32 on this CPU"),
+        (8.0, None, "CPU speed depends on INT8 units: VNNI unknown, AMX no.\nINT8 is slower"),
+    ],
+)
+def test_speed_on_the_cpu_is_said_to_be_of_this_cpu_and_no_verdict(
+    candidate: float, vnni: bool | None, expected: str
+) -> None:
+    report = page_report.report()
+    assert report.speed is not None
+    machine = report.machine.model_copy(update={"vnni": vnni, "amx": False})
+    speed = report.speed.model_copy(update={"candidate": candidate})
+    console = Console(width=200, file=io.StringIO(), record=True, highlight=False)
+    console.print(render(report.model_copy(update={"machine": machine, "speed": speed})))
+    text = console.export_text()
+    assert expected in "\n".join(line.rstrip() for line in text.splitlines())
+    assert "PASSED" in text

@@ -32,7 +32,7 @@ def test_sentences(tmp_path: Path, content: bytes, sentences: list[str]) -> None
     [
         (b"", r"a\.txt holds no sentence; expected one a line"),
         (b" \n\n", r"a\.txt holds no sentence"),
-        (b"caf\xe9", r"a\.txt is not UTF-8 text .*iconv"),
+        (b"caf\xe9", r"a\.txt is not UTF-8 text: line 1 .*iconv"),
     ],
 )
 def test_unusable_text(tmp_path: Path, content: bytes, message: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from canaries import WITHOUT_VNNI, found_exact
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,6 @@ from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
 from calib8.testing import tiny_convnet, tiny_encoder
 from calib8.triton import repository as repository_module
-from calib8.triton import served
 from calib8.triton.pbtxt import render
 from fake_triton import Step, TritonError, kernels, read_config, text
 
@@ -177,7 +177,7 @@ def int8_model(tokenizer_folder: Path) -> Path:
 def test_every_int8_gemm_has_an_integer_kernel(
     int8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool, asked: bool | None, wanted: int
 ) -> None:
-    monkeypatch.setattr(served, "has_vnni", lambda: here)
+    found_exact(monkeypatch, *([] if here else WITHOUT_VNNI))
     made = calib8.export_triton(int8_model, tmp_path / "repository", calib8.Triton(vnni=asked))
     exported = made.folder / "int8_encoder" / "1" / "model.onnx"
     assert kernels(exported, tmp_path)["MatMulIntegerToFloat"] == 6

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from canaries import WITHOUT_VNNI, found_exact
 
 import calib8
 from calib8 import tuning
@@ -15,14 +16,15 @@ from calib8.graph.io import load, save
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import choice, ort
+from calib8.runtime import choice, processor
 from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
-from calib8.runtime.cpu import open_choice, open_cpu
+from calib8.runtime.cpu import open_choice, open_cpu, open_form
+from calib8.runtime.forms import Form, in_form
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.testing import tiny_encoder, token_feeds
 
-SLOW = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
+SLOW = CpuChoice(runtime="onnxruntime", form="fp32", streams=1)
 MEASURED = Measured(choice=SLOW, samples_per_second={str(SLOW): 1.0})
 
 
@@ -35,6 +37,7 @@ def int8() -> ir.Model:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
+    found_exact(monkeypatch)
     return save(int8(), tmp_path / "model.onnx")
 
 
@@ -47,33 +50,37 @@ def description(model: Path, **options) -> str:
     ("quantised", "openvino", "vnni", "expected"),
     [
         (True, True, True, "OpenVINO, s8, 1 stream"),
-        (True, True, False, "OpenVINO, s8, 1 stream"),
+        (True, True, False, "ONNX Runtime, u8 x u8, 1 stream"),
         (True, False, True, "ONNX Runtime, u8, 1 stream"),
-        (True, False, False, "ONNX Runtime, u8, 1 stream"),
-        (False, True, True, "ONNX Runtime, s8, 1 stream"),
+        (True, False, False, "ONNX Runtime, u8 x u8, 1 stream"),
+        (False, True, False, "ONNX Runtime, FP32, 1 stream"),
     ],
 )
 def test_the_rule(quantised: bool, openvino: bool, vnni: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "is_x86", lambda: True)
     monkeypatch.setattr(choice, "find_spec", lambda _: object() if openvino else None)
-    monkeypatch.setattr(choice, "has_vnni", lambda: vnni)
+    found_exact(monkeypatch, *([] if vnni else WITHOUT_VNNI))
     assert str(by_rule(int8() if quantised else tiny_encoder(), "auto", 1)) == expected
 
 
 def test_candidates_begin_with_the_rule_and_saturate_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "cores", lambda: 4)
     monkeypatch.setattr(choice, "has_bf16", lambda: False)
+    monkeypatch.setattr(choice, "is_x86", lambda: True)
     for vnni in (True, False):
-        monkeypatch.setattr(choice, "has_vnni", lambda vnni=vnni: vnni)
+        found_exact(monkeypatch, *([] if vnni else WITHOUT_VNNI))
         found = candidates(int8())
         assert found[0] == by_rule(int8(), "auto", 4)
-        assert len(set(found)) == len(found) == (8 if vnni else 6)
-        assert {one.runtime for one in found if one.unsigned} == {"onnxruntime", *(["openvino"] if vnni else [])}
+        assert len(set(found)) == len(found) == (8 if vnni else 4)
+        assert {one.form for one in found} == ({"s8", "u8"} if vnni else {"u8u8"})
 
 
 def test_bf16_is_a_candidate_where_the_cpu_has_it_and_never_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "cores", lambda: 4)
-    for flags, expected in [("avx512_vnni avx512_bf16", 2), ("amx_bf16", 1), ("avx512_vnni", 0)]:
-        monkeypatch.setattr(choice, "_cpuinfo", lambda flags=flags: flags)
+    monkeypatch.setattr(choice, "is_x86", lambda: True)
+    found_exact(monkeypatch)
+    for has, expected in [(True, 2), (False, 0)]:
+        monkeypatch.setattr(choice, "has_bf16", lambda has=has: has)
         found = candidates(int8())
         assert [(one.runtime, one.streams) for one in found if one.bf16] == [("openvino", 4)] * expected
         assert not found[0].bf16
@@ -94,7 +101,9 @@ def test_bf16_that_costs_too_much_is_left_out(
     assert judged
     assert all(said in message and f"at least {least} is demanded" in message for message in judged)
     file = Path(remembered.removeprefix("remembered in ").removesuffix("; delete that file to forget it"))
-    assert Measured.model_validate_json(file.read_text()) == measured
+    written = json.loads(file.read_text())
+    del written["facts"]
+    assert Measured.model_validate(written) == measured
 
 
 def test_what_was_measured_is_taken_for_this_model_only(model: Path, tmp_path: Path) -> None:
@@ -111,10 +120,10 @@ def test_what_was_measured_is_taken_for_this_model_only(model: Path, tmp_path: P
     assert remembered(int8()) is None  # was never a file
 
 
-@pytest.mark.parametrize("fact", ["cores", "_version", "_cpuinfo"])
+@pytest.mark.parametrize("fact", ["cores", "versions", "identity"])
 def test_another_machine_or_version_measures_anew(fact: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(load(model), MEASURED)
-    changed = {"cores": lambda: 97, "_version": lambda _: "97.0", "_cpuinfo": lambda: "model name : vnni 97"}
+    changed = {"cores": lambda: 97, "versions": lambda: {"openvino": "97.0"}, "identity": lambda: {"cpu": "vnni 97"}}
     monkeypatch.setattr(choice, fact, changed[fact])
     assert remembered(load(model)) is None
 
@@ -129,11 +138,11 @@ def test_another_machine_or_version_measures_anew(fact: str, model: Path, monkey
 def test_processors_of_one_name_are_told_apart(
     one: str, other: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_cpuinfo", lambda: one)
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: one)
     remember(load(model), MEASURED)
-    monkeypatch.setattr(choice, "_cpuinfo", lambda: other)
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: other)
     assert remembered(load(model)) is None
-    monkeypatch.setattr(choice, "_cpuinfo", lambda: one)
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: one)
     assert remembered(load(model)) == MEASURED.choice
 
 
@@ -144,9 +153,9 @@ def test_a_container_has_as_many_cores_as_its_quota(
     told: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(told)
-    monkeypatch.setattr(choice, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(processor, "CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert choice.cores() == expected
+    assert processor.cores() == expected
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"choice": 3}', "\xff"])
@@ -160,7 +169,7 @@ def test_a_damaged_note_is_no_error(damage: str, model: Path) -> None:
 def test_a_note_of_a_runtime_that_went_away_is_not_followed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(load(model), MEASURED.model_copy(update={"choice": by_rule(load(model), "openvino", 1)}))
     assert remembered(load(model)) is not None
-    monkeypatch.setattr(choice, "_version", lambda package: "" if package == "openvino" else "1")
+    monkeypatch.setattr(choice, "versions", lambda: {"onnxruntime": "1", "openvino": ""})
     assert remembered(load(model)) is None
 
 
@@ -186,7 +195,7 @@ def test_bf16_is_judged_on_all_lengths(notes, wrong: float) -> None:
         length = arrays["input_ids"].shape[1]
         return {"y": np.full((2, 3), wrong if length == 2 else -1.0), "z": np.ones((2, 3))}
 
-    exact, rounded = (CpuChoice(runtime="openvino", unsigned=False, streams=1, bf16=bf16) for bf16 in (False, True))
+    exact, rounded = (CpuChoice(runtime="openvino", form="s8", streams=1, bf16=bf16) for bf16 in (False, True))
     for lengths, kept in (((9, 5, 3), True), ((9, 2, 5), False)):
         opened = {
             exact: NullRuntime(lambda _: {"y": -np.ones((2, 3)), "z": np.ones((2, 3))}),
@@ -211,18 +220,19 @@ def test_batches_are_judged_from_the_shortest_to_the_longest(
 
 def test_what_only_starts_slowly_may_win(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first run of each shape takes long in OpenVINO, which compiles for it: no reason to leave a choice out."""
-    seen: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
+    seen: set[tuple[int, ...]] = set()
 
     def opened(_: ir.Model, one: CpuChoice) -> NullRuntime:
         def answer(arrays):  # type: ignore[no-untyped-def]
             shape = arrays["input_ids"].shape
-            time.sleep(0.2 if one.unsigned and shape not in seen[True] else 0.001 if one.unsigned else 0.01)
-            seen[one.unsigned].add(shape)
+            time.sleep(0.01 if one == SLOW else 0.001 if shape in seen else 0.2)
+            if one == quick:
+                seen.add(shape)
             return {"y": np.ones((2, 3))}
 
         return NullRuntime(answer)
 
-    quick = SLOW.model_copy(update={"unsigned": True})
+    quick = SLOW.model_copy(update={"form": "u8"})
     monkeypatch.setattr(tuning, "candidates", lambda _: [SLOW, quick])
     monkeypatch.setattr(tuning, "open_choice", opened)
     measured = calib8.tune(model, [token_feeds(*[length] * 2) for length in (7, 2, 12)])
@@ -256,26 +266,26 @@ def test_engines_are_refused(tmp_path: Path) -> None:
         calib8.tune(tmp_path / "x.engine", tmp_path)
 
 
-@pytest.mark.parametrize("unsigned", [False, True])
-def test_every_gemm_of_an_int8_model_runs_on_integers(unsigned: bool) -> None:
-    form = CpuChoice(runtime="openvino", unsigned=unsigned, streams=1)
-    with open_choice(int8(), form) as opened:
+@pytest.mark.parametrize("form", ["s8", "u8"])
+def test_every_gemm_of_an_int8_model_runs_on_integers(form: Form) -> None:
+    with open_form(in_form(int8(), form), CpuChoice(runtime="openvino", form=form, streams=1)) as opened:
         assert isinstance(opened, OpenVinoRuntime)
         gemms = [precision for kind, precision in opened.executed() if kind == "FullyConnected"]
-    assert gemms == ["u8" if unsigned else "i8"] * len(weighted_ops(prepare(tiny_encoder()))) != []
+    assert gemms == ["u8" if form == "u8" else "i8"] * len(weighted_ops(prepare(tiny_encoder()))) != []
 
 
 def test_on_other_processors_the_int8_form_is_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice.platform, "machine", lambda: "aarch64")
-    assert not by_rule(int8(), "onnxruntime", 1).unsigned
-    assert not any(one.unsigned for one in candidates(int8()))
+    monkeypatch.setattr(choice, "is_x86", lambda: False)
+    found_exact(monkeypatch)
+    assert by_rule(int8(), "onnxruntime", 1).form == "s8"
+    assert {one.form for one in candidates(int8())} == {"s8"}
 
 
 @pytest.mark.parametrize("vnni", [True, False])
 def test_every_gemm_of_an_int8_model_runs_on_integers_in_onnx_runtime(
     vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without VNNI on uint8 weights, too: products of uint8 and int8 are added in 16 bits there."""
+    """Where those of u8 and s8 are inexact, of uint8 weights, too."""
     import onnxruntime
 
     class Kept(onnxruntime.SessionOptions):  # type: ignore[misc]
@@ -284,8 +294,8 @@ def test_every_gemm_of_an_int8_model_runs_on_integers_in_onnx_runtime(
             self.optimized_model_filepath = str(tmp_path / "optimised.onnx")
 
     monkeypatch.setattr(onnxruntime, "SessionOptions", Kept)
-    for module in (choice, ort):
-        monkeypatch.setattr(module, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(choice, "is_x86", lambda: True)
+    found_exact(monkeypatch, *([] if vnni else WITHOUT_VNNI))
     open_choice(int8(), by_rule(int8(), "onnxruntime", 1)).close()
     graph = ir.load(tmp_path / "optimised.onnx").graph
     gemms = [node for node in graph if node.op_type == "MatMulIntegerToFloat"]
@@ -297,4 +307,4 @@ def test_every_gemm_of_an_int8_model_runs_on_integers_in_onnx_runtime(
 def test_the_note_says_what_was_measured(model: Path) -> None:
     path = remember(load(model), MEASURED)
     assert path is not None
-    assert json.loads(path.read_text(encoding="utf-8"))["samples_per_second"] == {"ONNX Runtime, s8, 1 stream": 1.0}
+    assert json.loads(path.read_text(encoding="utf-8"))["samples_per_second"] == {"ONNX Runtime, FP32, 1 stream": 1.0}

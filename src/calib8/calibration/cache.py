@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from calib8.errors import CacheError
-from calib8.files import require_file, write_text
+from calib8.files import read_bytes, write_text
 from calib8.numerics import LEVELS, scale_of
 
 Algorithm = Literal["MinMaxCalibration", "EntropyCalibration2", "EntropyCalibration", "LegacyCalibration"]
@@ -71,7 +71,7 @@ class Cache:
     @staticmethod
     def load(path: Path) -> "Cache":
         """Read a file. Raises ``CacheError`` for anything but a whole, sound cache."""
-        content = require_file(path, "calibration cache").read_bytes()
+        content = read_bytes(path, "calibration cache")
         try:
             return Cache.parse(content.decode("utf-8-sig"), str(path))
         except UnicodeDecodeError as error:

@@ -1,15 +1,30 @@
 """Ranges: what calibration found out about a model, as one readable JSON file."""
 
+import hashlib
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from typing_extensions import Self
 
 from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
 from calib8.numerics import LEVELS
+
+#: What an activation can reach, and so a range.
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def _in_float32(number: float) -> float:
+    if abs(number) > LARGEST:
+        raise ValueError(f"{number:g} is beyond float32, which ends at {LARGEST:.4g}")
+    return number
+
+
+Float32 = Annotated[float, AfterValidator(_in_float32)]
 
 
 class TensorRange(BaseModel):
@@ -20,10 +35,16 @@ class TensorRange(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    amax: float = Field(ge=0)
-    minimum: float
-    maximum: float
-    typical: float = Field(ge=0)
+    amax: Float32 = Field(ge=0)
+    minimum: Float32
+    maximum: Float32
+    typical: Float32 = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.minimum > self.maximum:
+            raise ValueError(f"its minimum {self.minimum:g} is above its maximum {self.maximum:g}")
+        return self
 
     @property
     def typical_sqnr_db(self) -> float:
@@ -32,10 +53,10 @@ class TensorRange(BaseModel):
         Rounding to a step s adds noise of power s^2 / 12. A few outliers stretch the grid for everyone: they raise
         the step, and leave the SQNR of the whole tensor (dominated by themselves) high while most positions drown.
         """
-        noise = (self.amax / LEVELS) ** 2 / 12
-        if noise == 0 or self.typical == 0:
+        if self.amax == 0 or self.typical == 0:
             return math.inf
-        return 10 * math.log10(self.typical**2 / noise)
+        # In logarithms, since the squares of small numbers would be 0.
+        return 20 * math.log10(LEVELS * math.sqrt(12)) + 20 * (math.log10(self.typical) - math.log10(self.amax))
 
 
 class Origin(BaseModel):
@@ -70,23 +91,40 @@ class Ranges(BaseModel):
 
     format: Literal["calib8.ranges/1"] = "calib8.ranges/1"
     origin: Origin
-    samples: int
-    positions: int
+    samples: NonNegativeInt
+    positions: NonNegativeInt
     tensors: dict[str, TensorRange]
 
     def amax(self) -> dict[str, float]:
         """Tensor name -> amax."""
         return {name: tensor.amax for name, tensor in self.tensors.items()}
 
+    @property
+    def sha256(self) -> str:
+        """Of everything in it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        write_json(path, self.model_dump())
+        write_json(path, {**self.model_dump(), "sha256": self.sha256})
 
     @staticmethod
     def load(path: Path) -> "Ranges":
-        """Read back what ``save`` wrote. Raises ``RangesError``."""
+        """Read what ``save`` wrote, or what somebody made of it. Raises ``RangesError``."""
+        return Ranges._read(path)[0]
+
+    @staticmethod
+    def load_unchanged(path: Path) -> "Ranges | None":
+        """Read back what ``save`` wrote; None if it was changed since. Raises ``RangesError``."""
+        ranges, written = Ranges._read(path)
+        return ranges if ranges.sha256 == written else None
+
+    @staticmethod
+    def _read(path: Path) -> "tuple[Ranges, Any]":
         try:
-            return Ranges.model_validate(read_json(path, "ranges file"))
+            content = read_json(path, "ranges file")
+            written = content.pop("sha256", None) if isinstance(content, dict) else None
+            return Ranges.model_validate(content), written
         except ValidationError as error:
             raise RangesError(f"{path} is not a calib8 ranges file: {first_problem(error)}. Calibrate again.") from None
         except InputError as error:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
+from pydantic import ValidationError
 
 from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import SHOWN, collect, positions
@@ -12,6 +13,7 @@ from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
 from calib8.calibration.ranges import Origin, Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
+from calib8.config import first_problem
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
 from calib8.graph.weighted import weighted_ops
@@ -42,9 +44,12 @@ def reusable(path: Path | None, origin: Origin, progress: Progress) -> Ranges | 
     if path is None or not path.exists():
         return None
     try:
-        previous = Ranges.load(path)
+        previous = Ranges.load_unchanged(path)
     except RangesError as error:
         progress.note(f"calibrating again: {error}")
+        return None
+    if previous is None:
+        progress.note(f"calibrating again: {path} was changed after calib8 wrote it")
         return None
     if changes := previous.origin.changes(origin):
         progress.note(f"calibrating again: {', '.join(changes)} changed since {path} was made")
@@ -104,7 +109,7 @@ def ranges_of(
     observer = observer_for(config.observer, config.percentile)
     tensors = {}
     for done, (name, seen) in enumerate(statistics.items(), start=1):
-        tensors[name] = _range(seen, observer.amax(seen))
+        tensors[name] = _range(name, seen, observer.amax(seen))
         progress.update(f"{config.observer} ranges", done, len(statistics))
     ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
     _note_poor_data(ranges, progress)
@@ -123,5 +128,9 @@ def _note_poor_data(ranges: Ranges, progress: Progress) -> None:
         )
 
 
-def _range(seen: TensorStatistics, amax: float) -> TensorRange:
-    return TensorRange(amax=amax, minimum=seen.minimum, maximum=seen.maximum, typical=quantile(seen.rows, 0.5))
+def _range(name: str, seen: TensorStatistics, amax: float) -> TensorRange:
+    typical = quantile(seen.rows, 0.5)
+    try:
+        return TensorRange(amax=amax, minimum=seen.minimum, maximum=seen.maximum, typical=typical)
+    except ValidationError as error:
+        raise RangesError(f"the range of {name!r} is none: {first_problem(error)}. Calibrate again.") from None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,16 +18,25 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, err, out
 from calib8.cli.documents import Embedded, EmbeddedToFile, EmbeddedToFolder, Embedding, Inspected, Ran, SavedArray
 from calib8.cli.results import add_command, in_json, tell
-from calib8.data.text import read_sentences, sentences_of
+from calib8.data.array_files import save_rows
+from calib8.data.text import text_lines
 from calib8.errors import ConfigError
-from calib8.files import require_separate, save_array
+from calib8.files import require_separate
 from calib8.models.corpus import JSON_LINES, PARQUET
+from calib8.reading import STDIN
+from calib8.visible import visible_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from calib8.gpu.activity import Activity
     from calib8.report.verification import VerificationReport
     from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
+
+#: Longer names are not waited for by those beside them.
+WIDEST = 80
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +72,7 @@ def embed(
     texts: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Text files, one sentence a line; - reads stdin, as does none. With --ray: .parquet, .jsonl, .txt.",
+            help="Files or pipes of texts, one a line; - is stdin, as is none. With --ray: .parquet, .jsonl, .txt.",
             metavar="FILE",
         ),
     ] = None,
@@ -81,7 +89,7 @@ def embed(
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Turn sentences into vectors, one per line, in order.
+    """Turn lines of text into vectors, one per line, in order, as they come; a blank line is an empty text.
 
     Example: echo "Hello world" | calib8 embed build/mpnet/model.int8.onnx
 
@@ -105,24 +113,24 @@ def embed(
     _require_no_ray(texts or [], {**config.asked(), **calib8.Ray(cpus=ray_cpus).asked()})
     if output is not None:
         require_separate([output], [artefact, *(texts or ())])
-    sentences = _sentences(texts or [Path("-")])
-    with ConsoleProgress(quiet=quiet) as progress, kept_activity(output or Path(), monitor, artefact):
-        vectors = api.embed(artefact, sentences, tokenizer=tokenizer, runtime=runtime, progress=progress)
+    live = output is None and not in_json()  # lines are written meanwhile, perhaps to the terminal that has the bar
+    with (
+        ConsoleProgress(quiet=quiet, bars=not (live and out.is_terminal)) as progress,
+        kept_activity(output or Path(), monitor, artefact),
+    ):
+        lines = text_lines(texts or [STDIN], progress.note)
+        windows = calib8.embed_stream(artefact, lines, tokenizer=tokenizer, runtime=runtime, progress=progress)
         if output is not None:
-            save_array(output, vectors)
+            shape = save_rows(output, (vectors for _, vectors in windows))
+        elif in_json():
+            found = [line for window in windows for line in _embeddings(*window)]
+        else:
+            _write_lines(windows)
     if output is not None:
-        out.print(f"{output}: {list(vectors.shape)}", markup=False)
-        tell(EmbeddedToFile(output=output, shape=vectors.shape))
-        return
-    lines = (
-        {"text": sentence, "embedding": [round(float(value), 7) for value in vector]}
-        for sentence, vector in zip(sentences, vectors, strict=True)
-    )
-    if in_json():
-        tell(Embedded(embeddings=tuple(Embedding(**line) for line in lines)))
-        return
-    for line in lines:
-        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        out.print(f"{output}: {list(shape)}", markup=False)
+        tell(EmbeddedToFile(output=output, shape=shape))
+    elif in_json():
+        tell(Embedded(embeddings=tuple(Embedding(**line) for line in found)))
 
 
 def _require_no_ray(texts: list[Path], asked: dict[str, Any]) -> None:
@@ -134,15 +142,17 @@ def _require_no_ray(texts: list[Path], asked: dict[str, Any]) -> None:
         raise ConfigError(f"{rows[0]} holds rows, and without --ray texts are read line by line. Add --ray local.")
 
 
-def _sentences(texts: list[Path]) -> list[str]:
-    """Those of all text files."""
-    found: list[str] = []
-    for text in texts:
-        if str(text) == "-":
-            found += sentences_of(sys.stdin.buffer.read(), "standard input")
-        else:
-            found += read_sentences(text)
-    return found
+def _embeddings(sentences: list[str], vectors: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
+    for sentence, vector in zip(sentences, vectors, strict=True):
+        yield {"text": sentence, "embedding": [round(float(value), 7) for value in vector]}
+
+
+def _write_lines(windows: Iterable[tuple[list[str], NDArray[np.float32]]]) -> None:
+    """One JSON line each, as they come: whoever reads them need not wait for the end of the input."""
+    for window in windows:
+        for line in _embeddings(*window):
+            out.file.write(visible_json(json.dumps(line, ensure_ascii=False)) + "\n")
+        out.file.flush()
 
 
 def verify(
@@ -267,7 +277,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 def _print(content: dict[str, Any], indent: int = 0) -> None:
     """Nested facts as aligned ``name  value`` lines."""
     scalars = {key: value for key, value in content.items() if not isinstance(value, dict) or not value}
-    width = max((len(str(key)) for key in scalars), default=0)
+    width = min(max((len(str(key)) for key in scalars), default=0), WIDEST)
     for key, value in content.items():
         if key in scalars:
             out.print(f"{' ' * indent}{key!s:<{width}}  {_shown(value)}", markup=False)

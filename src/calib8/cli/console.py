@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
+from rich import console as rich_console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,12 +20,38 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
+from calib8.visible import visible, visible_lines
+
+
+class Console(rich_console.Console):
+    """Rich's, for text that may come from anywhere: it is shown as it is, and nothing in it does anything.
+
+    A ``str`` is one line, in which "[red]" and ":smile:" mean nothing; a renderable breaks its lines itself. What no
+    terminal should get is shown as its escape, see ``visible``, whatever it came in with.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as it is printed, or put into a cell of a table."""
+        return super().render_str(visible(text), **options)
+
+    def render(
+        self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Everything that is printed; rich's own control codes are apart from its text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible_lines(segment.text))
+
+
 #: Results: what a pipe should carry.
-out = Console(highlight=False, soft_wrap=True)
+out = Console()
 #: Progress, notes and errors.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True)
 
 
 #: Seconds between lines about a stage that goes on, where there is no terminal to draw in.
@@ -61,27 +89,27 @@ class ConsoleProgress:
     """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and one every
     30 seconds while it goes on.
 
-    Use it in a ``with`` block. If ``quiet``, it says nothing.
+    Use it in a ``with`` block. If ``quiet``, it says nothing. Without ``bars`` a terminal gets notes only.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, bars: bool = True) -> None:
         self.quiet = quiet
         self._stages: dict[str, _Stage] = {}
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             _Done(),
             _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
-            disable=quiet or not err.is_terminal,
+            disable=quiet or not bars or not err.is_terminal,
         )
 
     def update(self, stage: str, done: float, total: float | None) -> None:
         """See ``calib8.progress.Progress``."""
         if stage not in self._stages:
-            task, now = self._bars.add_task(stage, total=total, completed=int(done)), time.perf_counter()
+            task, now = self._bars.add_task(visible(stage), total=total, completed=int(done)), time.perf_counter()
             self._stages[stage] = _Stage(task, done, now, now)
         state = self._stages[stage]
         self._bars.update(state.task, completed=done, total=total)

@@ -3,7 +3,8 @@
 import typer
 
 from calib8 import judging
-from calib8.cli.console import out
+from calib8.cli import options as opt
+from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.results import add_command, tell
 
 
@@ -12,13 +13,18 @@ def register(app: typer.Typer) -> None:
     add_command(app, doctor)
 
 
-def doctor() -> None:
+def doctor(quiet: opt.Quiet = False) -> None:
     """Say what this machine has, what works here and what does not, and what to do about it.
+
+    It takes seconds: each library is loaded in a process of its own, and the INT8 kernels of the CPU are asked for
+    products that are known. What is found is told on stderr meanwhile.
 
     Example: calib8 doctor
     """
+    with ConsoleProgress(quiet=quiet) as progress:
+        progress.note("looking at the driver, the libraries and the INT8 kernels of this CPU ...")
+        found = judging.doctor(progress=progress)
     from calib8.doctor.table import render_diagnosis
 
-    found = judging.doctor()
     out.print(render_diagnosis(found))
     tell(found)

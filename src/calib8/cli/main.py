@@ -1,9 +1,13 @@
 """The entry point: run a command, turn calib8's errors into one message and an exit code."""
 
+import contextlib
+import errno
 import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
@@ -15,8 +19,11 @@ from calib8.cli.console import err, out
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
-from calib8.errors import Calib8Error
+from calib8.errors import Calib8Error, SetupError
+from calib8.files import REMEDIES, refusal
+from calib8.telemetry import silence
 from calib8.unfinished import kept_from
+from calib8.visible import visible
 
 
 class _WholeSentences(TyperGroup):
@@ -27,12 +34,24 @@ class _WholeSentences(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, (command.help or "").split("\n\n")[0]) for name, command in commands if command])
 
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        with _in_plain_words():
+            return super().make_context(*given, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _in_plain_words():
             return super().invoke(ctx)
-        except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # what pydantic puts before typer's words
-            raise
+
+
+@contextlib.contextmanager
+def _in_plain_words() -> Iterator[None]:
+    """What typer says of a command line, which quotes it, without what pydantic puts before typer's words."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # its errors have no public base
+            error.message = visible(error.message.removeprefix("Value error, "))  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(
@@ -74,9 +93,11 @@ def main() -> None:
     Exit codes: 0 done, 1 a limit was missed, 2 usage or environment, 70 a bug in calib8, 130 interrupted, 141 nobody
     reads the output, 143 terminated.
     """
+    silence()
     signal.signal(signal.SIGTERM, _terminate)
     answer_in_json(False)  # until the command begins
-    with checked_stdout():
+    with checked_stdout(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
         try:
             app()
         except Calib8Error as raised:
@@ -87,8 +108,26 @@ def main() -> None:
         except SystemExit as ended:
             _explain_end(ended)
             raise
+        except OSError as raised:
+            refused = refusal(raised) or _refused_somewhere(raised)
+            if refused is None:
+                _crash(raised)
+            _fail(refused, str(refused), refused.exit_code)
         except Exception as error:
             _crash(error)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Libraries warn in words that quote names; where in their source they do is for nobody here."""
+    err.print(f"warning: {message}")
+
+
+def _refused_somewhere(error: OSError) -> Calib8Error | None:
+    """An error that tells no path, if it can be none of calib8's own: a full disk, say."""
+    if error.errno not in (*REMEDIES, errno.ENOENT, errno.EIO):
+        return None
+    remedy = REMEDIES.get(error.errno, "Check that the disk, and the folder for temporary files, are there")
+    return SetupError(f"the operating system refused to go on: {error.strerror}. {remedy}.")
 
 
 def _fail(error: Exception, message: str, exit_code: int) -> NoReturn:
@@ -116,14 +155,11 @@ def _explain_end(ended: SystemExit) -> None:
 def _crash(error: Exception) -> NoReturn:
     """Say that it is not the user's fault, in one line or with the whole traceback."""
     if os.environ.get("CALIB8_DEBUG"):
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            err.print(line)
     text = " ".join(str(error).split())[:300]
-    err.print(
-        f"this is a bug in calib8: {type(error).__name__}: {text}\n"
-        "Set CALIB8_DEBUG=1 to see where it happened, and please report it.",
-        style="red",
-        markup=False,
-    )
+    err.print(f"this is a bug in calib8: {type(error).__name__}: {text}", style="red")
+    err.print("Set CALIB8_DEBUG=1 to see where it happened, and please report it.", style="red")
     tell_failure(type(error).__name__, str(error), CRASHED)
     sys.exit(CRASHED)
 

@@ -7,18 +7,21 @@ that lets one of the two through. See docs/json.md.
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from pydantic_core import to_json
 from typer.core import TyperCommand
 
 from calib8.cli.console import out
 from calib8.cli.documents import Failed
 from calib8.errors import Calib8Error
+from calib8.files import finite, require_reachable
+from calib8.visible import visible_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -42,6 +45,17 @@ class _State:
 _state = _State()
 
 
+def add_server(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Add ``command``, which has no result, to ``app``."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        require_paths(options.values())
+        command(**options)
+
+    app.command(cls=_Command)(run)
+
+
 def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add ``command`` to ``app``, with ``--json`` as its last option."""
     signature = inspect.signature(command, eval_str=True)
@@ -50,6 +64,7 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     @functools.wraps(command)
     def run(*args: Any, as_json: bool = False, **options: Any) -> None:
         answer_in_json(as_json)
+        require_paths(options.values())
         command(*args, **options)
         out.file.flush()  # while what refuses it can still be told
 
@@ -72,8 +87,8 @@ def in_json() -> bool:
 def tell(document: BaseModel) -> None:
     """Print ``document``, whose ``format`` says what it is, if JSON was asked for and none was printed yet."""
     if _state.asked and not _state.told:
-        content = document.model_dump(mode="json")
-        out.file.write(to_json(content, indent=2, inf_nan_mode="null").decode() + "\n")
+        content = json.dumps(finite(document.model_dump(mode="json")), indent=2, ensure_ascii=False)
+        out.file.write(visible_json(content) + "\n")  # pydantic's own writer refuses a name that is not UTF-8
         _state.told = True
 
 
@@ -85,3 +100,11 @@ def tell_failure(kind: str, message: str, exit_code: int) -> None:
     with contextlib.suppress(OSError, Calib8Error):
         tell(Failed(error=kind, message=message, exit_code=exit_code))
         out.file.flush()
+
+
+def require_paths(given: Iterable[object]) -> None:
+    """Raise ``InputError`` for the first path among the values of a command's options that nothing can be at."""
+    for value in given:
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                require_reachable(path)

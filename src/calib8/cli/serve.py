@@ -10,8 +10,9 @@ from pydantic import SecretStr
 import calib8
 from calib8.cli import options as opt
 from calib8.cli.console import ConsoleProgress
+from calib8.cli.results import add_server
 from calib8.errors import ConfigError
-from calib8.files import require_file
+from calib8.reading import read_whole
 
 #: The environment variable that holds the key which clients must send.
 KEY = "CALIB8_API_KEY"
@@ -19,7 +20,7 @@ KEY = "CALIB8_API_KEY"
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(serve)
+    add_server(app, serve)
 
 
 def serve(
@@ -73,7 +74,7 @@ def _key(path: Path | None) -> SecretStr | None:
     if path is None and KEY not in os.environ:
         return None
     try:
-        key = (require_file(path, "API key file").read_text(encoding="utf-8") if path else os.environ[KEY]).strip()
+        key = (read_whole(path, "API key file").decode("utf-8") if path else os.environ[KEY]).strip()
     except UnicodeDecodeError:
         key = ""
     if not key:

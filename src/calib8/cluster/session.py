@@ -9,13 +9,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from calib8 import telemetry
 from calib8.cluster.config import Ray
 from calib8.errors import SetupError
 from calib8.extras import install
 
-#: Nothing is reported to anybody, no web server is started, and Ray's C++ half keeps to errors that end it.
+#: No web server is started, and Ray's C++ half keeps to errors that end it.
 ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -27,6 +27,7 @@ ANSWER_WITHIN = 5.0
 
 def require_ray() -> None:
     """Raise ``SetupError`` where Ray, or what it needs to handle data, is not installed."""
+    telemetry.switch_off(telemetry.RAY)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:

@@ -15,6 +15,7 @@ from calib8.data.array_files import read_npy, read_npz
 from calib8.data.inputs import Arrays, as_array
 from calib8.data.selected import as_rows, blocks
 from calib8.errors import DataError
+from calib8.files import require_reachable, special
 
 
 class Source(Protocol):
@@ -32,6 +33,7 @@ class NpyFolder:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        require_reachable(self.folder)
         if not self.folder.is_dir():
             raise DataError(_no_folder(self.folder))
         self.arrays = sorted(self.folder.glob("*.npy"))
@@ -58,6 +60,9 @@ class NpzFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        require_reachable(self.path)
+        if kind := special(self.path):
+            raise DataError(_unnamed(self.path, kind))
         if not self.path.is_file():
             raise DataError(f"calibration data not found: expected an .npz file at {self.path}.")
 
@@ -114,6 +119,8 @@ def _no_folder(path: Path) -> str:
             f"data not found: expected a folder of .npy files or an .npz file at {path}, found nothing there. Check "
             "the path; `calib8 prepare` makes such a folder of text. Or save <input name>.npy for each input there."
         )
+    if kind := special(path):
+        return _unnamed(path, kind)
     if path.suffix == ".npy":
         return (
             f"{path} is one array, expected the folder that holds one <input name>.npy per input: give {path.parent}."
@@ -123,6 +130,14 @@ def _no_folder(path: Path) -> str:
     return (
         f"{path} is a file of another kind; expected a folder of .npy files or an .npz file. `calib8 prepare` makes "
         "such a folder of text."
+    )
+
+
+def _unnamed(path: Path, kind: str) -> str:
+    """What to say of a pipe or the like."""
+    return (
+        f"{path} is {kind}, expected a folder of .npy files, an .npz file or a .txt file: data are read more than "
+        "once, and told apart by their names. Save what comes out of it to a file, and name that."
     )
 
 

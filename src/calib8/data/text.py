@@ -1,7 +1,9 @@
 """Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
 
+import hashlib
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from calib8.config import Config
+from calib8.data.array_files import save_array
 from calib8.errors import DataError, InputError, ModelError
-from calib8.files import read_json, require_file, save_array, sha256_file, write_json
+from calib8.files import read_bytes, read_json, sha256_file, write_json
 from calib8.progress import Progress
+from calib8.reading import STDIN, lines, opened, read_whole, require_readable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,23 +44,40 @@ class Prepare(Config):
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The non-blank lines of a UTF-8 text file, stripped. Raises ``DataError`` if there are none."""
+    """The non-blank lines of a UTF-8 text file, stripped: what a model is calibrated or judged by.
+
+    An empty text says nothing of either. Raises ``DataError`` if there are none.
+    """
     try:
-        return sentences_of(require_file(path, "text file").read_bytes(), str(path))
+        return sentences_of(read_bytes(path, "text file"), str(path))
     except InputError as error:
         raise DataError(str(error)) from None
 
 
 def sentences_of(text: bytes, name: str) -> list[str]:
-    """The non-blank lines of UTF-8 ``text``, stripped; ``name`` says in errors where it came from."""
-    try:
-        # utf-8-sig drops the byte order mark of Windows; splitlines() would also cut at U+2028 and others.
-        lines = [line.strip() for line in text.decode("utf-8-sig").split("\n")]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
-    if sentences := [line for line in lines if line]:
+    """``read_sentences`` of UTF-8 ``text``; ``name`` says in errors where it came from."""
+    if sentences := [line for line in lines(io.BytesIO(text), name) if line]:
         return sentences
     raise DataError(f"{name} holds no sentence; expected one a line.")
+
+
+def text_lines(texts: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> Iterator[str | None]:
+    """Every line of files, pipes and ``-``, standard input, stripped, blank ones as empty texts, as they come.
+
+    None where no more comes for a moment, see ``reading.lines``; ``note`` as in ``reading.opened``. Raises
+    ``DataError`` if there is no line at all or one is no UTF-8, ``InputError`` for what cannot be read.
+    """
+    for path in texts:
+        require_readable(path, "text file")
+    found = False
+    for path in texts:
+        name = "standard input" if path == STDIN else str(path)
+        with opened(path, "text file", note) as stream:
+            for line in lines(stream, name):
+                found = found or line is not None
+                yield line
+    if not found:
+        raise DataError(f"{', '.join(map(str, texts))}: no line of text; expected one text a line.")
 
 
 class TextTokenizer:
@@ -143,7 +164,8 @@ class TextTokenizer:
 
 def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progress: Progress) -> Path:
     """Write ``input_ids.npy`` and ``attention_mask.npy`` ([N, S], int64) and what they were made from to ``output``."""
-    sentences = [sentence for path in texts for sentence in read_sentences(path)]
+    contents = {str(path): read_whole(path, "text file", progress.note) for path in texts}  # once: it may be a pipe
+    sentences = [sentence for name in map(str, texts) for sentence in sentences_of(contents[name], name)]
     progress.update("tokenise", 0, len(sentences))
     if tokenizer.asked is not None and tokenizer.asked > tokenizer.limit:
         progress.note(f"the model takes {tokenizer.limit} tokens: that, not {tokenizer.asked}, is the maximum length")
@@ -152,7 +174,7 @@ def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progr
         save_array(Path(output) / f"{name}.npy", array)
     made_of = {
         "format": "calib8.data/1",
-        "texts": {str(path): sha256_file(path) for path in texts},
+        "texts": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         "tokenizer_sha256": tokenizer.sha256,
         "max_length": tokenizer.max_length,
         "prompt": tokenizer.prompt,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from calib8.doctor.facts import Facts
 from calib8.doctor.probe import look
 from calib8.doctor.verdicts import Verdict, verdicts
+from calib8.progress import Progress
 
 
 class Diagnosis(BaseModel):
@@ -19,7 +20,7 @@ class Diagnosis(BaseModel):
     verdicts: tuple[Verdict, ...]
 
 
-def diagnose() -> Diagnosis:
-    """Look at this machine; takes seconds and raises nothing."""
-    facts = look()
+def diagnose(progress: Progress) -> Diagnosis:
+    """Look at this machine; takes seconds and raises nothing. ``progress`` is told of each fact as it is found."""
+    facts = look(progress)
     return Diagnosis(facts=facts, verdicts=verdicts(facts))

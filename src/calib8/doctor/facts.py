@@ -3,6 +3,8 @@
 from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.hardware import Driver
+from calib8.runtime.forms import Form
+from calib8.runtime.names import RuntimeName
 
 
 class Library(BaseModel):
@@ -22,7 +24,7 @@ class Library(BaseModel):
 
 
 class Processor(BaseModel):
-    """The CPU. ``vnni`` and ``amx``: whether it has fast INT8 dot products and INT8 matrix units; None if unknown."""
+    """The CPU. ``vnni`` and ``amx``: whether it has INT8 dot products and INT8 matrix units; None if unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,6 +34,21 @@ class Processor(BaseModel):
     amx: bool | None
     memory_total_bytes: int | None
     memory_available_bytes: int | None
+
+
+class Arithmetic(BaseModel):
+    """How a runtime multiplies INT8 on this CPU, as ``runtime.canary`` found.
+
+    ``form`` is the first that is exact for all kinds of ops, None if none is; ``inexact`` says what is wrong with those
+    before it; ``problem`` why nobody knows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtime: RuntimeName
+    form: Form | None = None
+    inexact: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 class Facts(BaseModel):
@@ -45,6 +62,7 @@ class Facts(BaseModel):
     processor: Processor
     driver: Driver
     libraries: dict[str, Library]
+    int8: tuple[Arithmetic, ...]
 
     def version(self, package: str) -> str | None:
         """The version of a package that can be used; None if it cannot."""

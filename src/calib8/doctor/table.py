@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from calib8.doctor.diagnosis import Diagnosis
 from calib8.doctor.facts import Facts
 from calib8.doctor.verdicts import Verdict
 from calib8.engine.targets import ARCHITECTURES
+from calib8.report.lines import lines
 
 
 def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
@@ -22,7 +22,7 @@ def _facts(facts: Facts) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, value in _lines(facts):
-        table.add_row(name, Text(value))
+        table.add_row(name, lines(value))
     return table
 
 
@@ -50,8 +50,8 @@ def _verdicts(verdicts: tuple[Verdict, ...]) -> Table:
     table.add_column("")
     table.add_column("", overflow="fold")
     for verdict in verdicts:
-        works = Text("yes", style="green") if verdict.works else Text("no", style="red")
-        table.add_row(verdict.what, works, Text(verdict.remark))
+        works = lines("yes", style="green") if verdict.works else lines("no", style="red")
+        table.add_row(verdict.what, works, lines(verdict.remark))
     return table
 
 

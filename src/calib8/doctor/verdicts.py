@@ -8,6 +8,8 @@ from calib8.doctor.facts import Facts
 from calib8.engine.hardware import Gpu
 from calib8.engine.sidecar import NOT_RTX
 from calib8.extras import install
+from calib8.runtime.forms import PRODUCTS
+from calib8.runtime.names import NAMES, RuntimeName
 
 #: The first compute capability that TensorRT-RTX runs on, Turing.
 FIRST_RTX = 75
@@ -94,14 +96,25 @@ def _cannot_run(facts: Facts, package: str) -> str:
 
 
 def _int8_on_cpu(facts: Facts) -> Verdict:
-    what, processor = "INT8 on the CPU", facts.processor
-    runtimes = {"OpenVINO": facts.version("openvino"), "ONNX Runtime": facts.version("onnxruntime")}
-    found = [f"{name} {version}" for name, version in runtimes.items() if version]
-    if not found:
-        return _no(what, f"{_lacks(facts, 'onnxruntime')} {install()}.")
-    speed = {True: "with VNNI: fast", False: "without VNNI: works, slowly", None: "VNNI unknown"}[processor.vnni]
-    hint = "" if runtimes["OpenVINO"] else f". Faster: {install('openvino')}"
-    return _yes(what, f"{found[0]}, {speed}{hint}")
+    what, versions = "INT8 on the CPU", {name: facts.version(name) for name in NAMES}
+    exact = {one.runtime: one.form for one in facts.int8 if versions[one.runtime] and one.form}
+    if not exact:
+        problems = [f"{NAMES[one.runtime]} {one.problem}." for one in facts.int8 if versions[one.runtime]]
+        return _no(what, " ".join(problems) or f"{_lacks(facts, 'onnxruntime')} {install()}.")
+    best: RuntimeName = "openvino"  # as `runtime.choice` prefers
+    if (exact.get("openvino") != "s8" and exact.get("onnxruntime", "fp32") != "fp32") or "openvino" not in exact:
+        best = "onnxruntime"
+    speed = {True: "with VNNI: fast", False: "without VNNI: works, slowly", None: "VNNI unknown"}[facts.processor.vnni]
+    taken = f"{PRODUCTS[exact[best]]}, {speed}" if exact[best] != "fp32" else "Q and DQ in FP32: right, slowly"
+    others = [
+        f". {NAMES[one.runtime]} {one.problem}"
+        if one.problem
+        else f". {NAMES[one.runtime]}'s kernels saturate here and are not used"
+        for one in facts.int8
+        if one.runtime != best and versions[one.runtime] and (one.inexact or one.problem)
+    ]
+    hint = "" if versions["openvino"] else f". Faster: {install('openvino')}"
+    return _yes(what, f"{NAMES[best]} {versions[best]}, {taken}{''.join(others)}{hint}")
 
 
 def _monitor(facts: Facts) -> Verdict:

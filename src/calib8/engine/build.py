@@ -26,7 +26,7 @@ from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
-from calib8.graph.io import SOURCE_SHA256
+from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
 
@@ -234,6 +234,8 @@ class _Job:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
                 raise build_error(outcome, self.source.path, target, self.tensorrt.title)
+            if source_sha256(self.source.path) != self.source.sha256:  # TensorRT reads the file by its name
+                raise ModelError(f"{self.source.path} was changed while an engine was built from it. Build it again.")
             plan = self._check(outcome, target)
             sidecar = self._sidecar(temporary, outcome.built, plan)
             description.write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 
 from calib8.errors import SetupError
 from calib8.progress import Progress
+from calib8.visible import visible_lines
 
 #: The worker imports from where this process does; -I keeps the working folder and the environment out of that.
 WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.engine.worker import main; main()"
@@ -32,7 +33,7 @@ class BuildLog:
         return [text for text in dict.fromkeys(map(without_cuda_noise, texts)) if text]
 
     def __str__(self) -> str:
-        return "".join(f"[{severity}] {text}\n" for severity, text in self.lines)
+        return "".join(f"[{severity}] {visible_lines(text)}\n" for severity, text in self.lines)
 
 
 @dataclass
@@ -104,4 +105,4 @@ def _receive(event: list[Any], outcome: Outcome, progress: Progress) -> None:
     elif kind == "setup":
         raise SetupError(content[0])
     else:
-        raise OSError(content[0], content[1])
+        raise OSError(*content)

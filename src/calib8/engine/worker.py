@@ -8,7 +8,7 @@ reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``t
 ``calibration`` (``CalibrationData.request``, or null).
 Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
 at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
-``["disk", errno, text]``.
+``["disk", errno, text, path]``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     except SetupError as error:
         emit("setup", str(error))
     except OSError as error:
-        emit("disk", error.errno, error.strerror)
+        emit("disk", error.errno, error.strerror, error.filename)
 
 
 def _event_stream() -> Emit:

@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calib8.errors import InputError, ModelError
-from calib8.files import atomic, require_file, sha256_file, sweep, temporary_folder
-from calib8.graph.mapped import SMALLEST, Folded, MappedTensor, data_files, load_mapped, mapped_weight
+from calib8.files import atomic, reading, require_file, sha256_file, sweep, temporary_folder
+from calib8.graph.mapped import SMALLEST, Folded, MappedTensor, data_files, identity_of, load_mapped, mapped_weight
 from calib8.graph.soundness import require_sound
 from calib8.graph.values import name_of
 
@@ -27,10 +27,13 @@ def load(path: Path | str) -> ir.Model:
     Raises ``ModelError``.
     """
     path = Path(path)
+    before = identity_of(path)
     model = _parsed(path)
     if not model.graph.outputs:
         raise ModelError(_damaged(path, "the graph has no outputs"))
     model.metadata_props[SOURCE_SHA256] = _sha256(path, data_files(model))
+    if identity_of(path) != before:
+        raise ModelError(f"{path} was changed while it was read. Read it again.")
     return model
 
 
@@ -147,7 +150,8 @@ def weight_bytes(model: ir.Model, *, mapped: bool = True) -> int:
 
 def _parsed(path: Path) -> ir.Model:
     try:
-        require_file(path, "ONNX model")
+        with reading(require_file(path, "ONNX model")):
+            path.open("rb").close()
     except InputError as error:
         raise ModelError(str(error)) from None
     try:

@@ -17,6 +17,8 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from calib8.files import special
+
 #: Field numbers in onnx.proto: of ModelProto, GraphProto and TensorProto.
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 #: Bytes. What is smaller may be the shape that a Reshape wants, and is not worth a page of its own.
@@ -52,7 +54,7 @@ class MappedTensor(ir.Tensor[NDArray[np.generic]]):
     @property
     def unchanged(self) -> bool:
         """Whether the file of that name is still the one that was mapped, for whoever reads it by its name."""
-        return self.file.identity == _identity(self.path)
+        return self.file.identity == identity_of(self.path)
 
 
 class Folded(ir.LazyTensor):
@@ -200,7 +202,9 @@ class MappedFile:
     """A file in memory; its ``identity`` tells it from another of the same name. Links are followed once, here."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.identity = path.resolve(), _identity(path)
+        self.path, self.identity = path.resolve(), identity_of(path)
+        if kind := special(path):  # which would be waited for
+            raise DecodeError(f"{path.name} is {kind}, expected a file")
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise DecodeError("the file is empty")
@@ -212,12 +216,13 @@ class MappedFile:
             self.data.madvise(mmap.MADV_DONTNEED)
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def identity_of(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one of its name, and from itself before it was written to; None without one."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # of a null character in its name
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last cannot be set
 
 
 @dataclass

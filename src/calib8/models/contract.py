@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from calib8.errors import FetchError
 from calib8.models.catalogue import Weights
+from calib8.telemetry import onnxruntime
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "last_hidden_state"
@@ -32,7 +33,7 @@ def adopt(source: Path, target: Path) -> None:
 def check(path: Path, name: str, weights: Weights) -> None:
     """Raise ``FetchError`` unless ``path`` is valid ONNX, has the promised interface, and answers like ``name``."""
     importlib.import_module("onnx").checker.check_model(str(path))
-    session = importlib.import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected: list[tuple[str, str, list[str | int]]] = [
         (name, "tensor(int64)", ["batch", "sequence"]) for name in INPUTS
     ]

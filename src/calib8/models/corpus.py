@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from calib8.errors import DataError
-from calib8.files import require_file
+from calib8.files import reading, require_file
 
 PARQUET, JSON_LINES, TEXT = (".parquet", ".pq"), (".jsonl", ".ndjson"), (".txt",)
 
@@ -31,7 +31,9 @@ class Part:
 
 
 def parts(paths: Sequence[Path], rows: int, column: str) -> list[Part]:
-    """The corpus in parts of at most ``rows`` rows of one file. Lines with nothing in them are no rows.
+    """The corpus in parts of at most ``rows`` rows of one file. Every line of text is a row, if a blank one is empty.
+
+    Blank lines between those of JSON are none.
 
     Every row is looked at, so that no part is made of a corpus that has to be mended. Raises ``DataError`` for a file
     that is no corpus or has no row, and for a row without a text, ``InputError`` for a file that is not there.
@@ -83,15 +85,15 @@ def _begins(path: Path, rows: int, column: str) -> tuple[list[int], int]:
 
 
 def _lines(path: Path, begin: int = 0) -> Iterator[tuple[int, str]]:
-    """(the byte at which it begins, the line, stripped) for every line with something in it."""
-    with path.open("rb") as stream:
+    """(the byte at which it begins, the line, stripped) for every row."""
+    with reading(path), path.open("rb") as stream:
         stream.seek(begin)
         for line in stream:
             try:
                 text = line.decode("utf-8" if begin else "utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 raise DataError(f"{path} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
-            if text:
+            if text or path.suffix in TEXT:
                 yield begin, text
             begin += len(line)
 

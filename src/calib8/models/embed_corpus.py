@@ -6,12 +6,15 @@ passes through Ray is where parts are.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 from pydantic import Field, ValidationError
 
 from calib8.cluster.config import Ray
@@ -24,13 +27,17 @@ from calib8.graph.io import load, source_sha256
 from calib8.models.corpus import Part, parts, read
 from calib8.models.sentence import Embeddings, SentenceEncoder, pooling_of, text_tokenizer
 from calib8.progress import Progress, Quiet
-from calib8.runtime.choice import CpuChoice, has_bf16, takes_unsigned, versions
+from calib8.runtime.canary import kinds_of, wrong
+from calib8.runtime.choice import CpuChoice, by_rule
 from calib8.runtime.cpu import chosen, open_choice
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
+from calib8.runtime.processor import has_bf16, versions
 
 #: What the parts of a folder were made from. Readers of Parquet pass over names that begin so.
 RECORD = "_embeddings.json"
+#: The same, hashed, in the metadata of a part.
+MADE_OF = "calib8.made_of"
 
 
 class Corpus(Config):
@@ -86,6 +93,8 @@ def embed_corpus(
     with locked(output, progress.note):
         hashes = [[str(path), sha256_file(path)] for path in paths]  # rows are numbered in this order
         choice = _continue(output, {**made_by, "inputs": hashes}, found)
+        for item in items:
+            item["made_of"] = _made_of(item, {**made_by, "inputs": hashes, "cpu": str(choice)})
         if choice != found:
             progress.note(f"going on with {choice}, as in the earlier run; for {found} choose another folder")
         missing = [item for item in items if not _is_whole(item)]
@@ -124,27 +133,36 @@ class Embedder:
                 f"a worker of the Ray cluster differs from this machine in {', '.join(changes)}, found at {artefact} "
                 f"and {folder}. Give all machines the same files and packages."
             )
-        runtime = open_artefact(artefact) if choice is None else open_choice(load(artefact), _here(choice), threads)
+        if choice is None:
+            runtime = open_artefact(artefact)
+        else:
+            model = load(artefact)
+            runtime = open_choice(model, _here(model, choice), threads)
         self._encoder, self._config = SentenceEncoder(folder, runtime), config
 
     def __call__(self, item: Item) -> bytes:
         """Write the file of a part."""
         import pyarrow.parquet as pq
 
-        part = Part(**{name: value for name, value in item.items() if name != "file"})
+        part = Part(**{name: value for name, value in item.items() if name in Part.__dataclass_fields__})
         texts = read(part, self._config.column)
         table = _table(part, texts if self._config.keep_text else None, self._encoder.embed(texts))
+        table = table.replace_schema_metadata({MADE_OF: item["made_of"]})
         with atomic(Path(item["file"])) as temporary:
             pq.write_table(table, temporary)
         return b""
 
 
-def _here(choice: CpuChoice) -> CpuChoice:
-    """``choice`` on this worker's CPU. Raises ``SetupError`` where it cannot compute the same."""
+def _here(model: ir.Model, choice: CpuChoice) -> CpuChoice:
+    """``choice`` in a form that is exact on this worker's CPU: those of one runtime have the same numbers.
+
+    Raises ``SetupError`` where it cannot compute the same.
+    """
     if choice.bf16 and not has_bf16():
         raise SetupError(f"a worker of the Ray cluster has no bf16 units for {choice}. Name a --runtime.")
-    unsigned = choice.unsigned and takes_unsigned(choice.runtime)  # the same grid, shifted
-    return choice.model_copy(update={"unsigned": unsigned})
+    if wrong(choice.runtime, choice.form, kinds_of(model)) is None:
+        return choice
+    return choice.model_copy(update={"form": by_rule(model, choice.runtime, choice.streams).form})
 
 
 def _table(part: Part, texts: list[str] | None, vectors: Embeddings) -> Any:
@@ -206,11 +224,19 @@ def _remove_half_written(output: Path) -> None:
         left.unlink(missing_ok=True)
 
 
+def _made_of(item: Item, record: dict[str, Any]) -> str:
+    """What tells a part from one of the same name and size that was made from something else."""
+    told = {name: value for name, value in item.items() if name != "file"}
+    return hashlib.sha256(json.dumps([told, record], sort_keys=True).encode()).hexdigest()
+
+
 def _is_whole(item: Item) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return bool(pq.read_metadata(item["file"]).num_rows == item["rows"])
+        found = pq.read_metadata(item["file"])
+        made_of = (found.metadata or {}).get(MADE_OF.encode(), b"").decode(errors="replace")
+        return bool(found.num_rows == item["rows"] and made_of == item["made_of"])
     except (OSError, pa.ArrowInvalid):
         return False

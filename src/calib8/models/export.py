@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from calib8 import telemetry
 from calib8.errors import FetchError, SetupError
 from calib8.extras import install
 from calib8.files import read_json
@@ -89,6 +90,7 @@ def export(source: Path, target: Path, metadata: Mapping[str, str], progress: Pr
 
 def _load(source: Path) -> Any:
     """The model in evaluation mode. Built from its config and filled strictly: nothing is downloaded or guessed."""
+    telemetry.switch_off(telemetry.HUB, telemetry.ORT)  # onnxscript takes ONNX Runtime where it folds constants
     transformers = importlib.import_module("transformers")
     load_file = importlib.import_module("safetensors.torch").load_file
     options = read_json(source / "config.json", "model configuration")
@@ -194,8 +196,7 @@ def _run_torch(model: Any, ids: Array, mask: Array) -> Array:
 
 def _compare(target: Path, batches: list[tuple[Array, Array]], expected: list[Array], progress: Progress) -> float:
     """Largest absolute difference between ONNX Runtime and PyTorch on real positions. Raises ``FetchError``."""
-    onnxruntime = importlib.import_module("onnxruntime")
-    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    session = telemetry.onnxruntime().InferenceSession(str(target), providers=["CPUExecutionProvider"])
     worst = 0.0
     for done, ((ids, mask), answer) in enumerate(zip(batches, expected, strict=True), start=1):
         (got,) = session.run(None, {"input_ids": ids, "attention_mask": mask})

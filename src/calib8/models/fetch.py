@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from calib8.errors import FetchError, InputError, SetupError
-from calib8.files import atomic, default_cache, read_json, sha256_file, write_json, write_text
+from calib8.files import (
+    atomic,
+    default_cache,
+    read_json,
+    require_folder,
+    require_reachable,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from calib8.models import catalogue, hub_source, pip_source
 from calib8.models.catalogue import Pinned, Ready, Reference, Weights
 from calib8.models.place import place, sweep
@@ -43,11 +52,13 @@ def fetch(name: str, to: Path, *, cache: Path | None = None, progress: Progress 
     reference = catalogue.find(name)
     progress = progress or Quiet()
     to = Path(to)
+    require_reachable(to)
     damage = find_damage(to, reference)
     if damage is None:
         progress.note(f"{to} already holds {name}, and every file has its SHA-256: nothing to do")
         return to
     _refuse_foreign(to, reference)
+    require_folder(to)  # before hundreds of megabytes are fetched
     if (to / RECORD).exists():
         progress.note(f"{to}: {damage}; it is made again")
     home = (Path(cache) if cache else default_cache()) / "models" / f"{name}-{reference.key}"

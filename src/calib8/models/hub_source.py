@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from calib8 import telemetry
 from calib8.errors import FetchError
 from calib8.files import sha256_file
 from calib8.models.catalogue import HubRepository, Pinned
@@ -23,6 +24,7 @@ def fetch(source: HubRepository, wanted: Sequence[Pinned], target: Path, progres
 
     Raises ``FetchError``, within seconds where the hub cannot be reached.
     """
+    telemetry.switch_off(telemetry.HUB)
     try:
         hub = importlib.import_module("huggingface_hub")
     except ImportError as error:

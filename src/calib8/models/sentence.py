@@ -8,9 +8,7 @@ anything else is refused.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +19,7 @@ from calib8.data.batching import Rows, by_token_budget
 from calib8.data.inputs import Arrays
 from calib8.data.rooms import most_rows, padded
 from calib8.data.text import TextTokenizer, read_settings
+from calib8.data.windows import ahead, windows
 from calib8.errors import InputError, ModelError
 from calib8.files import read_json
 from calib8.progress import Progress, Quiet
@@ -57,28 +56,25 @@ class SentenceEncoder:
 
     def embed(self, sentences: Sequence[str], progress: Progress | None = None) -> Embeddings:
         """One vector per sentence, float32 [len(sentences), width], in the order given."""
-        progress = progress or Quiet()
-        windows = list(self.stream(sentences, progress, len(sentences)))
-        return np.concatenate(windows) if windows else np.zeros((0, 0), np.float32)
+        found = [vectors for _, vectors in self.stream(sentences, progress, len(sentences))]
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
     def stream(
-        self, sentences: Iterable[str], progress: Progress | None = None, total: int | None = None
-    ) -> Iterator[Embeddings]:
-        """Vectors of ``WINDOW`` sentences at a time, in the order given; ``total`` is their number, where it is known.
+        self, sentences: Iterable[str | None], progress: Progress | None = None, total: int | None = None
+    ) -> Iterator[tuple[list[str], Embeddings]]:
+        """(sentences, a vector for each), ``WINDOW`` at a time, in the order given; ``total`` is how many there are.
 
+        None among the sentences: no more will come for now, so that what came is not kept waiting.
         Memory is that of two windows: while one is computed the next is read and tokenised by another thread. Within a
         window sentences are sorted by length, so that there is little padding.
         """
         progress = progress or Quiet()
-        texts = iter(sentences)
         done = cut = 0
-        with ThreadPoolExecutor(1, thread_name_prefix="calib8-tokens") as reader:
-            following = reader.submit(self._next_window, texts)
-            while (window := following.result()) is not None:
-                following = reader.submit(self._next_window, texts)
-                tokens, cut_here = window
-                yield self._vectors(tokens, partial(_told, progress, done, total))
-                done, cut = done + len(tokens), cut + cut_here
+        for texts, (tokens, cut_here) in ahead(map(self._tokenised, windows(sentences, WINDOW))):
+            yield texts, self._vectors(tokens, partial(_told, progress, done, total))
+            done, cut = done + len(tokens), cut + cut_here
+        if total is None:
+            progress.update("embed", done, done)
         self.tokenizer.note_cut(cut, done, progress)
 
     def embed_batch(self, tokens: Sequence[Sequence[int]], length: int | None = None) -> Embeddings:
@@ -87,9 +83,8 @@ class SentenceEncoder:
         _, pooled = self._finished(np.arange(len(tokens)), batch, self.runtime.submit(batch))
         return unit_rows(pooled) if self.normalise else pooled
 
-    def _next_window(self, texts: Iterator[str]) -> tuple[list[list[int]], int] | None:
-        sentences = list(islice(texts, WINDOW))
-        return self.tokenizer.encoded(sentences) if sentences else None
+    def _tokenised(self, sentences: list[str]) -> tuple[list[str], tuple[list[list[int]], int]]:
+        return sentences, self.tokenizer.encoded(sentences)
 
     def _vectors(self, tokens: Sequence[Sequence[int]], finished: Callable[[int], None]) -> Embeddings:
         """A vector for each list of tokens; ``finished`` is told how many are."""

@@ -44,7 +44,7 @@ class Migration(BaseModel):
 
     header: first line of the cache.
     used: tensor that INT8 ops read -> entry that holds its scale.
-    missing, unusable: tensors without an entry, or whose entry is 0 or infinite; their ops stay in float.
+    missing, unusable: tensors without an entry, or whose entry is 0, infinite or subnormal; their ops stay in float.
     unneeded: entries of tensors that no INT8 op reads. builtin: those of tensors that TensorRT added itself.
     unknown: entries that name nothing in the model.
     """

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from calib8.config import first_problem
 from calib8.errors import InputError, ModelError
-from calib8.files import read_json, write_json
+from calib8.files import parse_json, read_json, write_json
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -21,11 +21,10 @@ def recorded(kind: type[Record], model: ir.Model, key: str) -> Record | None:
     if key not in model.metadata_props:
         return None
     try:
-        return kind.model_validate_json(model.metadata_props[key])
-    except ValidationError as error:
-        raise ModelError(
-            f"what calib8 wrote into the model as {key!r} is damaged: {first_problem(error)}. Quantise again."
-        ) from None
+        return kind.model_validate(parse_json(model.metadata_props[key]))
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise ModelError(f"what calib8 wrote into the model as {key!r} is damaged: {reason}. Quantise again.") from None
 
 
 class OpPlan(BaseModel):

@@ -1,5 +1,6 @@
 """Solutions in files: a run that was stopped while it solved sites goes on with the next one."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.files import atomic
+from calib8.numerics import scale_of
 from calib8.passes.condition import Codes, Conditioning, Quantised
 from calib8.planning.design import Recipe
 from calib8.planning.solve import Solution
 from calib8.planning.trials import Trial
-from calib8.unfinished import is_whole
 
 
 def kept(path: Path | None, solve: Callable[[], Solution]) -> Solution:
     """The solution in the file ``path`` if that is whole, otherwise that of ``solve``, which is then kept there."""
     if path is None:
         return solve()
-    if not is_whole(path):
-        save(solve(), path)
+    with contextlib.suppress(Exception):  # whatever a damaged file leads to
+        return load(path)
+    save(solve(), path)
     return load(path)
 
 
@@ -47,7 +49,7 @@ def save(solution: Solution, path: Path) -> None:
 
 
 def load(path: Path) -> Solution:
-    """What ``save`` wrote."""
+    """What ``save`` wrote. Raises an exception of any type if the file is damaged or holds what is no solution."""
     with np.load(path, allow_pickle=False) as stored:
         told = json.loads(str(stored["told"]))
         conditioning = Conditioning(stored["shift"], stored["index"], stored["multiplier"], told["amax"])
@@ -55,6 +57,10 @@ def load(path: Path) -> Solution:
             op: Codes(*(stored[f"{name}.{number}"] for name in ("codes", "scale", "bias")))
             for number, op in enumerate(told["ops"])
         }
+    numbers = [conditioning.shift, conditioning.multiplier, *(n for w in weights.values() for n in (w.scale, w.bias))]
+    if not all(np.isfinite(array).all() for array in numbers if array is not None):
+        raise ValueError("a number of it is not finite")
+    scale_of(conditioning.amax)
     tried = tuple(_trial(trial) for trial in told["tried"])
     return Solution(Quantised(conditioning, weights), _trial(told["chosen"]), tried)
 

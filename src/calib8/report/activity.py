@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from calib8.gpu.activity import Activity
+from calib8.report.lines import lines
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 28
@@ -30,7 +30,7 @@ QUANTITIES: dict[str, tuple[str, str, float, float | None]] = {
 def render_activity(activity: Activity) -> RenderableType:
     """Mean, maximum and course of every quantity that the GPU told."""
     title = f"{activity.device} ({activity.target}), driver {activity.driver}: {activity.duration_seconds:.1f} s"
-    table = Table(title=Text(title, style="bold"), title_justify="left")
+    table = Table(title=lines(title, style="bold"), title_justify="left")
     for name, side in (("", "left"), ("mean", "right"), ("max", "right"), ("unit", "left"), ("over time", "left")):
         table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
     for field, (label, unit, factor, top) in QUANTITIES.items():
@@ -40,7 +40,7 @@ def render_activity(activity: Activity) -> RenderableType:
         digits = 1 if unit in ("GB", "W", "%") else 0
         numbers = (f"{value / factor:,.{digits}f}" for value in (extent.mean, extent.max))
         table.add_row(label, *numbers, unit, sparkline(course, WIDTH, top or extent.max))
-    lost = [Text(f"the GPU was lost {activity.lost}", style="red")] if activity.lost else []
+    lost = [lines(f"the GPU was lost {activity.lost}", style="red")] if activity.lost else []
     return Group(table, *lost)
 
 

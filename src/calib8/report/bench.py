@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from calib8.files import write_json
 from calib8.gpu.activity import Activity
 from calib8.report.activity import render_activity
+from calib8.report.lines import lines
 from calib8.report.report import Machine
 from calib8.verification.bench import Cell
 
@@ -38,7 +38,7 @@ class BenchReport(BaseModel):
 
 def render_bench(report: BenchReport) -> RenderableType:
     """The cells, what ran each artefact, and what the GPU did."""
-    runs = (Text(f"{name}: {runtime}") for name, runtime in report.runtimes.items())
+    runs = (lines(f"{name}: {runtime}") for name, runtime in report.runtimes.items())
     activity = [render_activity(report.activity)] if report.activity is not None else []
     return Group(render_cells(report.cells, report.runtimes), *runs, *activity)
 
@@ -51,14 +51,14 @@ def render_cells(cells: tuple[Cell, ...], runtimes: Mapping[str, str] | None = N
     for name in ("batch", "length"):
         table.add_column(name, justify="right")
     table.add_column("artefact", overflow="fold")
-    for name in ("median\nms", "p95\nms", "p99\nms", "samples\n/s", "ratio"):
-        table.add_column(name, justify="right")
+    for heading in (("median", "ms"), ("p95", "ms"), ("p99", "ms"), ("samples", "/s"), ("ratio",)):
+        table.add_column(lines(*heading), justify="right")
     for cell in cells:
         for name, latency in cell.latencies.items():
             times = (f"{value:.2f}" for value in (latency.median_ms, latency.p95_ms, latency.p99_ms))
             rate, ratio = f"{latency.samples_per_second:,.0f}", f"{cell.ratio(name):.2f}x"
-            what = f"{name}\nin {_title(runtimes[name])}" if runtimes else name
-            table.add_row(str(cell.batch), str(cell.length or ""), Text(what), *times, rate, ratio)
+            what = [name, f"in {_title(runtimes[name])}"] if runtimes else [name]
+            table.add_row(str(cell.batch), str(cell.length or ""), lines(*what), *times, rate, ratio)
         table.add_section()
     return table
 

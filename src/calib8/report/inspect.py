@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from calib8.calibration.cache import Cache
 from calib8.calibration.cache_record import read_record
@@ -18,7 +17,7 @@ from calib8.data.sources import NpzFile
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
 from calib8.errors import InputError, ModelError
-from calib8.files import read_json, require_file
+from calib8.files import parse_json, read_json, reading, require_file, require_reachable
 from calib8.graph.io import SOURCE_SHA256, load, stored_bytes
 from calib8.graph.limits import dimension_limits
 from calib8.graph.mapped import data_files
@@ -42,13 +41,14 @@ KINDS = (*ENGINE_SUFFIXES, ".onnx", ".cache", ".json", ".npy", ".npz")
 
 def describe(path: Path) -> dict[str, Any]:
     """Facts about the file, by heading; values are plain JSON. Raises ``InputError`` for a file of no known kind."""
+    require_reachable(path)
     if path.is_dir():
         names = ", ".join(sorted(found.name for found in path.iterdir() if found.suffix in KINDS)[:SHOWN])
         raise InputError(f"{path} is a folder, expected one file" + (f" in it: {names}." if names else "."))
     require_file(path, "file")
     if is_engine(path):
         return _engine(describe_engine(path))
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         if stream.read(4) == b"TRT-":  # TensorRT's users give the file any name
             return _cache(path)
     readers = {".onnx": _model, ".cache": _cache, ".json": _json, ".npy": _arrays, ".npz": _arrays}
@@ -193,6 +193,6 @@ def _widest(amax: dict[str, float]) -> dict[str, float]:
 
 def _decoded(value: str) -> Any:
     try:
-        return from_json(value)
+        return parse_json(value)
     except ValueError:
         return value

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable
 
+from rich.text import Text
+
 from calib8.planning.migrate import Migration
+from calib8.report.lines import lines
 
 #: Names shown of each kind.
 SHOWN = 3
 
 
-def render_migration(migration: Migration) -> str:
+def render_migration(migration: Migration) -> Text:
     """Counts by what became of tensors and entries, with the first few names; kinds that are empty are left out."""
     moved = [f"{tensor} from {entry}" for tensor, entry in migration.used.items() if tensor != entry]
     tensors = (
         ("with the cache's scale, to the bit", migration.used, False),
         ("of them with the scale of the tensor that they rearrange", moved, True),
         ("without an entry: their ops stay in float", migration.missing, True),
-        ("whose entry is 0 or infinite: their ops stay in float", migration.unusable, True),
+        ("whose entry is 0, infinite or subnormal: their ops stay in float", migration.unusable, True),
     )
     entries = (
         ("used", set(migration.used.values()), False),
@@ -23,13 +26,11 @@ def render_migration(migration: Migration) -> str:
         ("of tensors that TensorRT added itself", migration.builtin, True),
         ("that name nothing in this model", migration.unknown, True),
     )
-    return "\n".join(
-        [
-            "inputs of MatMul, Gemm and Conv:",
-            *(_line(what, names, named) for what, names, named in tensors if names),
-            f"entries of {migration.header}:",
-            *(_line(what, names, named) for what, names, named in entries if names),
-        ]
+    return lines(
+        "inputs of MatMul, Gemm and Conv:",
+        *(_line(what, names, named) for what, names, named in tensors if names),
+        f"entries of {migration.header}:",
+        *(_line(what, names, named) for what, names, named in entries if names),
     )
 
 

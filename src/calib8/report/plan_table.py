@@ -3,28 +3,28 @@
 from itertools import takewhile
 
 from rich.table import Table
-from rich.text import Text
 
 from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.report.lines import lines
 from calib8.search.sensitivity import Sensitivity
 
 
 def render_plan(plan: QuantPlan) -> Table:
     """One line per op: what is done to it, what that is expected to cost, and why an op stays in float."""
-    title = "Plan"
+    title = ["Plan"]
     if (budget := plan.budget) is not None:
-        title += (
-            f" for a mean cosine of {budget.cosine}:\n{budget.reached:.5f} +- {budget.standard_error:.5f} "
-            f"on {budget.samples} held-out samples"
-        )
+        title = [
+            f"Plan for a mean cosine of {budget.cosine}:",
+            f"{budget.reached:.5f} +- {budget.standard_error:.5f} on {budget.samples} held-out samples",
+        ]
     below = _below([op.node for op in plan.ops])
     table = _table(title, below)
     table.add_column("treatment")
-    table.add_column("alone\nin INT8", justify="right")
-    table.add_column("extra\ncolumns", justify="right")
+    table.add_column(lines("alone", "in INT8"), justify="right")
+    table.add_column(lines("extra", "columns"), justify="right")
     for op in plan.ops:
         cosine = "" if op.expected_cosine is None else f"{op.expected_cosine:.5f}"
-        table.add_row(Text(op.node[len(below) :]), Text(_treatment(op)), cosine, str(op.extra_columns or ""))
+        table.add_row(lines(op.node[len(below) :]), lines(_treatment(op)), cosine, str(op.extra_columns or ""))
     return table
 
 
@@ -34,23 +34,23 @@ def _treatment(op: OpPlan) -> str:
 
 def render_sensitivity(sensitivity: Sensitivity, most: int) -> Table:
     """The ``most`` costliest ops."""
-    title = (
-        f"Mean cosine to FP32 on {sensitivity.samples} samples:\n{sensitivity.all_float:.5f} with all ops in "
-        f"float, {sensitivity.all_int8:.5f} with all in INT8"
-    )
+    title = [
+        f"Mean cosine to FP32 on {sensitivity.samples} samples:",
+        f"{sensitivity.all_float:.5f} with all ops in float, {sensitivity.all_int8:.5f} with all in INT8",
+    ]
     below = _below([op.node for op in sensitivity.ops])
     table = _table(title, below)
     table.add_column("recipe")
-    table.add_column("alone\nin INT8", justify="right")
-    table.add_column("alone\nin float", justify="right")
+    table.add_column(lines("alone", "in INT8"), justify="right")
+    table.add_column(lines("alone", "in float"), justify="right")
     for op in sensitivity.ops[:most]:
-        table.add_row(Text(op.node[len(below) :]), op.recipe or "by its range", f"{op.alone:.5f}", f"{op.spared:.5f}")
+        table.add_row(lines(op.node[len(below) :]), op.recipe or "by its range", f"{op.alone:.5f}", f"{op.spared:.5f}")
     return table
 
 
-def _table(title: str, below: str) -> Table:
-    said = f"\nnames of ops begin with {below}" if below else ""
-    table = Table(title=Text(title + said, style="bold"), title_justify="left")  # "[" is no markup
+def _table(title: list[str], below: str) -> Table:
+    said = [f"names of ops begin with {below}"] if below else []
+    table = Table(title=lines(*title, *said, style="bold"), title_justify="left")
     table.add_column("op", overflow="fold")
     return table
 

@@ -12,6 +12,7 @@ from calib8.engine.sidecar import describe_engine
 from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256, stored_bytes
+from calib8.runtime.processor import has_amx, has_vnni
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
 from calib8.verification.speed import Speed
@@ -51,7 +52,7 @@ class CalibrationFacts(BaseModel):
 
 
 class Machine(BaseModel):
-    """Where the numbers were measured."""
+    """Where the numbers were measured. ``vnni`` and ``amx``: INT8 units of an x86 CPU, None if nobody knows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +60,8 @@ class Machine(BaseModel):
     cores: int
     python: str
     system: str
+    vnni: bool | None = None
+    amx: bool | None = None
 
 
 class Report(BaseModel):
@@ -120,4 +123,11 @@ def this_machine() -> Machine:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(processor=name, cores=cores, python=platform.python_version(), system=platform.system())
+    return Machine(
+        processor=name,
+        cores=cores,
+        python=platform.python_version(),
+        system=platform.system(),
+        vnni=has_vnni(),
+        amx=has_amx(),
+    )

@@ -5,7 +5,9 @@ from rich.table import Table
 from rich.text import Text
 
 from calib8.report.activity import render_activity
-from calib8.report.report import Report
+from calib8.report.lines import lines
+from calib8.report.report import Machine, Report
+from calib8.verification.speed import Speed
 
 
 def render(report: Report) -> RenderableType:
@@ -40,7 +42,7 @@ def _numbers(report: Report) -> Table:
 
 def _engines(report: Report) -> RenderableType:
     if not report.engines:
-        return Text("no engine was made")
+        return lines("no engine was made")
     table = Table(title="Engines", title_justify="left", title_style="bold")
     table.add_column("target")
     table.add_column("size", justify="right")
@@ -60,16 +62,20 @@ def _engines(report: Report) -> RenderableType:
 
 
 def _verdict(report: Report) -> RenderableType:
-    verdict = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
+    verdict, style = ("PASSED", "bold green") if report.passed else (f"FAILED: {report.failure}", "bold red")
     seen = ", the calibration data itself: no proof" if report.measured_on_calibration_data else ""
-    lines = [Text.assemble(verdict), Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}")]
-    lines.append(Text(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
+    said = [
+        lines(verdict, style=style),
+        lines(f"accuracy: {report.accuracy.samples} samples from {report.held_out}{seen}"),
+    ]
+    said.append(lines(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
     if report.speed is not None:
-        lines.append(Text(f"FP32 ran in {report.speed.reference_runtime}"))
+        said.append(lines(f"FP32 ran in {report.speed.reference_runtime}"))
+        said.append(lines(cpu_speed(report.machine, report.speed)))
     if report.engines:
-        lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
-        lines += _conditioning(report)
-    return Group(*lines)
+        said.append(lines(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
+        said += _conditioning(report)
+    return Group(*said)
 
 
 def _conditioning(report: Report) -> list[Text]:
@@ -78,7 +84,15 @@ def _conditioning(report: Report) -> list[Text]:
     said = {plan.target: plan.describe_conditioning() for plan in plans}
     if len(set(said.values())) == 1:
         said = {"conditioning": next(iter(said.values()))}
-    return [Text(f"{name}: {text}") for name, text in said.items()]
+    return [lines(f"{name}: {text}") for name, text in said.items()]
+
+
+def cpu_speed(machine: Machine, speed: Speed) -> str:
+    """Which units of the CPU the speed of INT8 depends on; where it is slower than FP32, that nothing follows."""
+    units = (("VNNI", machine.vnni), ("AMX", machine.amx))
+    there = ", ".join(f"{name} {({True: 'yes', False: 'no', None: 'unknown'})[known]}" for name, known in units)
+    slower = ".\nINT8 is slower than FP32 on this CPU: no verdict on accuracy, nor on a GPU" if speed.ratio < 1 else ""
+    return f"CPU speed depends on INT8 units: {there}{slower}"
 
 
 def in_runtime(description: str) -> str:

@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from calib8.report.lines import lines
 from calib8.report.table import in_runtime
 from calib8.report.verification import VerificationReport
 from calib8.verification.compare import Closeness
@@ -12,29 +13,29 @@ from calib8.verification.compare import Closeness
 def render_verification(report: VerificationReport) -> RenderableType:
     """How close every output is, what was asked for, and what computed it."""
     accuracy = report.accuracy
-    candidate = Text(f"{report.candidate.name} ran in {in_runtime(accuracy.runtime or 'an unnamed runtime')}")
-    reference = Text(f"{report.reference.name} ran in {accuracy.reference_runtime or 'an unnamed runtime'}")
+    candidate = lines(f"{report.candidate.name} ran in {in_runtime(accuracy.runtime or 'an unnamed runtime')}")
+    reference = lines(f"{report.reference.name} ran in {accuracy.reference_runtime or 'an unnamed runtime'}")
     return Group(_numbers(report), *render_verdict(report), candidate, reference)
 
 
 def render_verdict(report: VerificationReport) -> list[Text]:
     """``PASSED`` or ``FAILED``, if anything was judged, with every limit, and on what it was measured."""
-    lines = [
-        Text(f"{'kept' if kept else 'MISSED'}: {name} {found}, {wanted} is asked for")
+    said = [
+        lines(f"{'kept' if kept else 'MISSED'}: {name} {found}, {wanted} is asked for")
         for name, found, wanted, kept in report.accuracy.judged(report.limits)
     ]
     if report.passed is not None:
-        lines.append(Text("PASSED", style="bold green") if report.passed else Text("FAILED", style="bold red"))
-    return [*lines, Text(f"accuracy: {report.accuracy.samples} samples from {report.held_out}")]
+        said.append(lines("PASSED", style="bold green") if report.passed else lines("FAILED", style="bold red"))
+    return [*said, lines(f"accuracy: {report.accuracy.samples} samples from {report.held_out}")]
 
 
 def _numbers(report: VerificationReport) -> Table:
     outputs = report.accuracy.outputs
-    table = Table(title=Text(f"{report.candidate.name} against {report.reference.name}", style="bold"))
+    table = Table(title=lines(f"{report.candidate.name} against {report.reference.name}", style="bold"))
     table.title_justify = "left"
     table.add_column("")
     for name, closeness in outputs.items():
-        table.add_column(Text(closeness.named(name)), justify="right", overflow="fold")
+        table.add_column(lines(closeness.named(name)), justify="right", overflow="fold")
     columns = [_column(closeness) for closeness in outputs.values()]
     for row in columns[0]:
         table.add_row(row, *(column[row] for column in columns))

@@ -1,11 +1,14 @@
-"""Open a model on the CPU, in the runtime and the form that are fastest here."""
+"""Open a model on the CPU, in the runtime and the form that are fastest here of those that are exact."""
 
 import onnx_ir as ir
 
-from calib8.passes.cpu_form import to_cpu_form
+from calib8.errors import SetupError
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import CpuChoice, by_rule, cores, remembered
+from calib8.runtime.canary import kinds_of, wrong
+from calib8.runtime.choice import CpuChoice, by_rule, refusals, remembered
+from calib8.runtime.forms import PRODUCTS, in_form, words
 from calib8.runtime.names import CpuRuntime
+from calib8.runtime.processor import cores
 from calib8.runtime.streams import Streams
 
 
@@ -17,7 +20,12 @@ def open_cpu(
     ``auto`` takes what was measured for it on this machine (``calib8 tune``), else OpenVINO for an INT8 model where it
     is installed, ONNX Runtime otherwise. ``throughput`` is for those who ``submit`` many runs: several go on at once.
     """
-    return open_choice(model, chosen(model, runtime, threads=threads, throughput=throughput), threads)
+    choice = chosen(model, runtime, threads=threads, throughput=throughput)
+    opened = open_choice(model, choice, threads)
+    if refused := "; ".join(words(name, form) for name, form in refusals(kinds_of(model), runtime)):
+        taken = "Q and DQ in FP32, slowly" if choice.form == "fp32" else PRODUCTS[choice.form]
+        opened.description += f", {taken} (inexact on this CPU: {refused})"
+    return opened
 
 
 def chosen(
@@ -32,19 +40,31 @@ def chosen(
 
 
 def open_choice(model: ir.Model, choice: CpuChoice, threads: int | None = None) -> Runtime:
-    """Open ``model`` as ``choice`` says, with ``threads`` in all. ``SetupError`` where its runtime is not installed.
+    """Open ``model`` as ``choice`` says, with ``threads`` in all.
+
+    Raises ``SetupError`` where its runtime is not installed, or computes wrong numbers in that form on this CPU.
+    """
+    if (answer := wrong(choice.runtime, choice.form, kinds_of(model))) is not None:
+        other = by_rule(model, "auto", choice.streams)
+        raise SetupError(
+            f"{words(choice.runtime, choice.form)} is not used on this CPU: {answer}. "
+            f"Take {words(other.runtime, other.form)}: name no --runtime, or run calib8 tune here."
+        )
+    opened = open_form(in_form(model.clone(), choice.form), choice, threads)
+    return opened if choice.streams == 1 else Streams(opened, choice.streams)
+
+
+def open_form(form: ir.Model, choice: CpuChoice, threads: int | None = None) -> Runtime:
+    """Open a model that is in its ``form`` already, whether that is exact or not: for ``runtime.canary``.
 
     OpenVINO divides its threads among the streams. The threads of an ONNX Runtime session would be common to them, so
     it gets none: of several streams each has one core, that of the thread which runs it.
     """
-    form = to_cpu_form(model.clone(), unsigned=choice.unsigned)
-    streams = choice.streams
+    integers, streams = choice.form != "fp32", choice.streams
     if choice.runtime == "openvino":
         from calib8.runtime.openvino import OpenVinoRuntime
 
-        opened: Runtime = OpenVinoRuntime(form, threads=threads or cores(), streams=streams, bf16=choice.bf16)
-    else:
-        from calib8.runtime.ort import OrtRuntime
+        return OpenVinoRuntime(form, threads=threads or cores(), streams=streams, bf16=choice.bf16, integers=integers)
+    from calib8.runtime.ort import OrtRuntime
 
-        opened = OrtRuntime(form, threads=threads if streams == 1 else 1)
-    return opened if streams == 1 else Streams(opened, streams)
+    return OrtRuntime(form, threads=threads if streams == 1 else 1, integers=integers)

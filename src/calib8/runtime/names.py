@@ -2,5 +2,8 @@
 
 from typing import Literal, TypeAlias
 
+RuntimeName: TypeAlias = Literal["openvino", "onnxruntime"]
 #: ``auto`` takes what was measured to be fastest, see ``runtime.choice``.
 CpuRuntime: TypeAlias = Literal["auto", "openvino", "onnxruntime"]
+#: For people.
+NAMES: dict[RuntimeName, str] = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}

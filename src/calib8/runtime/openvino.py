@@ -10,10 +10,11 @@ from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError, SetupError
 from calib8.extras import install
 from calib8.graph.io import readable
-from calib8.runtime.amx import BEST, SETTING
+from calib8.runtime.amx import REFUSED, convolves, instructions
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import instructions
 from calib8.runtime.contract import contract_of
+from calib8.runtime.forms import is_quantised
+from calib8.telemetry import openvino
 
 #: Held while arrays go in or out. Two threads that are the first to use a part of OpenVINO's Python bindings lock up:
 #: one initialises it and waits for Python's lock, the other holds that and waits for it to be initialised.
@@ -24,19 +25,27 @@ class OpenVinoRuntime(Runtime):
     """Runs an ``onnx_ir.Model`` in OpenVINO's CPU plugin, with the non-INT8 rest in FP32, or in bf16 if ``bf16``.
 
     FP32 is asked for explicitly: on CPUs with bf16 units OpenVINO's own default rounds the rest to bf16.
-    ``streams`` threads may ``run`` at once; ``threads`` is what all of them have together.
-    Raises ``SetupError`` where OpenVINO is not installed, or would convolve wrongly (``runtime.amx``), ``ModelError``
-    if it refuses the model.
+    ``streams`` threads may ``run`` at once; ``threads`` is what all of them have together. ``integers``: that
+    ``runtime.canary`` found its INT8 kernels to be exact; OpenVINO has no other way to compute a quantised model.
+    Raises ``SetupError`` where OpenVINO is not installed, or would convolve with AMX (``runtime.amx``), ``ModelError``
+    if it refuses the model, or where that is quantised and ``integers`` is False.
     """
 
-    def __init__(self, model: ir.Model, *, threads: int | None = None, streams: int = 1, bf16: bool = False) -> None:
-        if not instructions().settle(model):
-            raise SetupError(
-                "OpenVINO uses AMX in this process, whose INT8 convolutions are wrong. Open a model with convolutions "
-                f"before any other, set {SETTING}={BEST}, or take ONNX Runtime."
-            )
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        threads: int | None = None,
+        streams: int = 1,
+        bf16: bool = False,
+        integers: bool = False,
+    ) -> None:
+        if is_quantised(model) and not integers:
+            raise ModelError("OpenVINO computes a quantised model with INT8 kernels only. Open it with open_cpu.")
+        if not instructions().settle(convolves=convolves(model)):
+            raise SetupError(f"{REFUSED}.")
         try:
-            import openvino as ov
+            ov = openvino()
         except ImportError as error:
             raise SetupError(f"OpenVINO is not installed. Install it: {install('openvino')}.") from error
         super().__init__(contract_of(model))

@@ -10,29 +10,37 @@ from calib8.errors import DataError, ModelError
 from calib8.graph.io import SINGLE_FILE_LIMIT, in_a_file, referring, weight_bytes
 from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
-from calib8.runtime.choice import cores, has_vnni, is_quantised
 from calib8.runtime.contract import contract_of
+from calib8.runtime.forms import is_quantised
+from calib8.runtime.processor import cores
+from calib8.telemetry import onnxruntime
 
 
 class OrtRuntime(Runtime):
     """Runs an ``onnx_ir.Model`` in ONNX Runtime's CPU provider. Raises ``ModelError`` if it refuses the model.
 
     optimised: False opens at once and runs slowly: for a model that is run once or twice. frugal: fewer seconds of CPU
-    and less memory, at the price of a little latency: for a long pass over batches of many shapes.
+    and less memory, at the price of a little latency: for a long pass over batches of many shapes. integers: compute
+    Q/DQ from the codes, with kernels that ``runtime.canary`` found to be exact; else what they stand for, in FP32.
     """
 
     def __init__(
-        self, model: ir.Model, *, threads: int | None = None, optimised: bool = True, frugal: bool = False
+        self,
+        model: ir.Model,
+        *,
+        threads: int | None = None,
+        optimised: bool = True,
+        frugal: bool = False,
+        integers: bool = False,
     ) -> None:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         super().__init__(contract_of(model))
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # A float activation that meets INT8 weights stays float; by default (4) each block of 32 gets an INT8 scale.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-        if is_quantised(model) and not has_vnni():  # u8 x u8, since u8 x s8 would saturate
-            options.add_session_config_entry("session.x64quantprecision", "1")
+        if is_quantised(model) and not integers:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -70,8 +78,7 @@ class OrtRuntime(Runtime):
 
 def _open(model: ir.Model, options: Any) -> Any:
     """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     given: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
     if is_quantised(model):  # a Gemm with a float bias has no integer kernel: its weights would be float in every run
         given["disabled_optimizers"] = ["MatMulAddFusion"]

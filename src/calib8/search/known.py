@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
 from calib8.errors import InputError
 from calib8.files import read_json, write_text
+
+_MEASUREMENTS = TypeAdapter(dict[str, list[FiniteFloat]])
 
 
 class Known:
@@ -16,8 +20,8 @@ class Known:
         self._path, self._found = path, dict[str, list[float]]()
         if path is not None and path.is_file():
             try:
-                self._found = dict(read_json(path, "file of measurements"))
-            except (InputError, TypeError, ValueError):  # damaged by a loss of power: measure again
+                self._found = _MEASUREMENTS.validate_python(read_json(path, "file of measurements"), strict=True)
+            except (InputError, ValidationError):  # damaged by a loss of power: measure again
                 path.unlink()
 
     def __len__(self) -> int:

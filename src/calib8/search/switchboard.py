@@ -14,12 +14,12 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import Arrays
 from calib8.graph.weighted import WeightedOp, weighted_ops
-from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.planning.apply import quantize_ops
 from calib8.planning.solve import Solution
-from calib8.runtime.choice import takes_unsigned
+from calib8.runtime.choice import by_rule
 from calib8.runtime.contract import contract_of
+from calib8.runtime.forms import Form, in_form
 from calib8.runtime.ort import OrtRuntime
 
 GATES = "calib8.gates"
@@ -43,7 +43,8 @@ class Switchboard(OrtRuntime):
         """``names`` are weighted ops of the prepared ``model``; see ``quantize_ops`` for the rest."""
         self.names = [op.name for op in weighted_ops(model) if op.name in names]
         self.int8: Collection[str] = ()
-        super().__init__(switched(model, self.names, ranges, solutions, embedding=embedding))
+        board = switched(model, self.names, ranges, solutions, embedding=embedding)
+        super().__init__(board, integers=_form(board) != "fp32")
         self.contract = contract_of(model)  # the gates are nobody's business
 
     def _run(self, arrays: Arrays) -> Arrays:
@@ -62,7 +63,7 @@ def switched(
     quantize_ops(clone, set(names), ranges, solutions)
     if embedding:
         quantize_embeddings(clone)
-    to_cpu_form(clone, unsigned=takes_unsigned("onnxruntime"))
+    in_form(clone, _form(clone))
     _share_codes_only(graph)
     int8 = list(graph.outputs)[len(outputs) :]  # passes replace an output, never its place
     graph.outputs.clear()
@@ -73,6 +74,11 @@ def switched(
         _switch(graph, gates, number, op, quantised)
     graph.sort()  # a chain that several ops share may stand before the If whose result it conditions
     return clone
+
+
+def _form(model: ir.Model) -> Form:
+    """The fastest that is exact in ONNX Runtime, of all kinds of ops in ``model`` and its branches."""
+    return by_rule(model, "onnxruntime", 1).form
 
 
 def _twin(graph: ir.Graph, op: WeightedOp) -> ir.Node:

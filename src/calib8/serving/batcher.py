@@ -26,6 +26,7 @@ from calib8.serving.config import Serve
 from calib8.serving.metrics import Metrics
 from calib8.serving.refused import Refused, busy, failed, stopping
 from calib8.serving.shapes import Shapes
+from calib8.visible import visible
 
 #: A batch is chosen among those who wait the longest, as many as would fill this many: more of them save padding, fewer
 #: keep those of a rare length from being overtaken.
@@ -194,7 +195,7 @@ class Batcher:
             self._failed(batch, error)
 
     def _failed(self, batch: list[_Waiting], error: Exception) -> None:
-        log.error("a batch of %d failed: %s: %s", len(batch), type(error).__name__, error)
+        log.error("a batch of %d failed: %s: %s", len(batch), type(error).__name__, visible(str(error)))
         with self._changed:
             self._failures += 1
             for job in {item.job for item in batch}:

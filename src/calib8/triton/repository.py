@@ -23,8 +23,8 @@ from calib8.errors import ModelError
 from calib8.files import atomic_folder, require_file, sha256_file, write_text
 from calib8.graph.io import save
 from calib8.models.sentence import pooling_of, text_tokenizer
-from calib8.passes.cpu_form import to_cpu_form
 from calib8.progress import Progress, Quiet
+from calib8.runtime.forms import in_form
 from calib8.triton import configs
 from calib8.triton.batches import Batches, batches_of
 from calib8.triton.config import Triton
@@ -166,7 +166,7 @@ def _write_model(artefact: Path, served: Served, home: Path) -> None:
     form = served.model
     if served.device == "cpu":
         # uint8 activations: of int8 ones ONNX Runtime on x86 puts a part in float
-        form = to_cpu_form(form, unsigned=True, unsigned_weights=served.vnni is False)
+        form = in_form(form, "u8u8" if served.vnni is False else "u8")
     save(form, target)
 
 

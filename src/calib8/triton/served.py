@@ -13,8 +13,9 @@ from calib8.engine.profiles import ProfileSet, profile_sets
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, runs_on
 from calib8.errors import ConfigError, InputError, ModelError
 from calib8.graph.io import load
-from calib8.runtime.choice import has_vnni, is_quantised
+from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.contract import contract_of
+from calib8.runtime.forms import is_quantised
 from calib8.runtime.open import is_engine
 from calib8.triton.config import Device
 
@@ -117,7 +118,7 @@ def _of_model(model: ir.Model, device: Device, vnni: bool | None) -> Served:
         for spec in declared_inputs(model)
     )
     fixed = _fixed_length(inputs)
-    form = (has_vnni() if vnni is None else vnni) if device == "cpu" and is_quantised(model) else None
+    form = (_like_vnni(model) if vnni is None else vnni) if device == "cpu" and is_quantised(model) else None
     needs = " and a GPU" if device == "gpu" else " on a CPU with AVX512-VNNI or AVX-VNNI" if form else ""
     return Served(
         backend="onnxruntime",
@@ -130,6 +131,11 @@ def _of_model(model: ir.Model, device: Device, vnni: bool | None) -> Served:
         model=model,
         vnni=form,
     )
+
+
+def _like_vnni(model: ir.Model) -> bool:
+    """Whether the ONNX Runtime of this machine multiplies u8 by s8 right, which without VNNI it does not."""
+    return wrong("onnxruntime", "u8", kinds_of(model)) is None
 
 
 def _outputs(values: Iterable[ir.Value]) -> Iterable[TensorInfo]:

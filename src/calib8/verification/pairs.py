@@ -1,6 +1,7 @@
 """Scored sentence pairs, the semantic textual similarity (STS) task: does the ranking survive quantisation?"""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calib8.errors import DataError
-from calib8.files import require_file
+from calib8.files import read_bytes
 from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
@@ -20,10 +21,9 @@ Pair = tuple[str, str, float]
 
 def read_pairs(path: Path) -> list[Pair]:
     """Rows (sentence 1, sentence 2, score) of a UTF-8 CSV file without a header. Raises ``DataError``."""
-    require_file(path, "file of scored pairs")
+    content = read_bytes(path, "file of scored pairs")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if row]
+        rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
         pairs = [(first, second, float(score)) for first, second, score in rows]
     except (ValueError, csv.Error) as error:
         raise DataError(

@@ -12,6 +12,7 @@ from calib8.report.page.parts import Chart
 from calib8.verification.bench import Cell
 from calib8.verification.compare import Comparison
 from calib8.verification.details import Histogram, Projection
+from calib8.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -213,4 +214,5 @@ def latency_chart(cells: Sequence[Cell]) -> Chart:
 
 def _end(name: str) -> str:
     """The end of a long name: the part that tells ops of one model apart."""
+    name = visible(name)
     return name if len(name) <= LETTERS else "…" + name[1 - LETTERS :]

@@ -21,7 +21,7 @@ from calib8.report.page.sections import (
     ranges_section,
 )
 from calib8.report.report import FileFacts, Machine, Report
-from calib8.report.table import in_runtime, size_of
+from calib8.report.table import cpu_speed, in_runtime, size_of
 from calib8.report.verification import VerificationReport
 from calib8.verification.on_gpu import GpuComparison
 
@@ -135,7 +135,7 @@ def _size_and_speed(report: Report) -> Section:
         (Cell(role), Cell(file.name), Cell(size_of(file.bytes), file.bytes), number(file.bytes / whole, ".0%"))
         for role, file in (("FP32", report.model), ("INT8", report.int8))
     )
-    tables = [Table("Size", ("model", "file", "size", "of FP32"), sizes)]
+    tables, notes = [Table("Size", ("model", "file", "size", "of FP32"), sizes)], []
     if (speed := report.speed) is not None:
         measured = (
             ("FP32", speed.reference, 1.0, speed.reference_runtime),
@@ -146,7 +146,8 @@ def _size_and_speed(report: Report) -> Section:
             for role, rate, ratio, runtime in measured
         )
         tables.append(Table("Speed on the CPU", ("model", "sentences/s", "ratio", "runtime"), rows))
-    return Section("Size and speed", tables=tuple(tables))
+        notes.append(f"{cpu_speed(report.machine, speed)}.")
+    return Section("Size and speed", notes=tuple(notes), tables=tuple(tables))
 
 
 def _located(file: FileFacts) -> str:

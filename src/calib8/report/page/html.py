@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from calib8.files import write_text
 from calib8.report.page.parts import Page
+from calib8.visible import visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -25,16 +26,25 @@ def html_of(page: Page) -> str:
 
     template, style, script = (_beside(name) for name in ("page.html", "page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finished
+    )
     environment.filters["breakable"] = _breakable
     return environment.from_string(template).render(page=page, style=style, script=script, digest=digest)
+
+
+def _finished(value: object) -> object:
+    """What the template puts into the page: text from anywhere is shown, and neither reversed nor hidden."""
+    from markupsafe import Markup
+
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _breakable(text: str) -> "Markup":
     """``text``, which may go on in the next line behind the parts of a path or of a name."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"(?<=\w)([/_](?=\w)|\.(?=[A-Za-z]))", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"(?<=\w)([/_](?=\w)|\.(?=[A-Za-z]))", r"\1<wbr>", str(escape(visible(text)))))
 
 
 def _beside(name: str) -> str:

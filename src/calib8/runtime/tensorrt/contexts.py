@@ -9,14 +9,13 @@ Runtime Cache"). That part of its API is in no stubs: ``Any`` ends here.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calib8.cuda.buffers import Buffers
 from calib8.engine.sidecar import Sidecar
 from calib8.errors import SetupError
-from calib8.files import write_bytes
+from calib8.files import default_cache, write_bytes
 from calib8.runtime.tensorrt.engine import Engine
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class OfRtx:
 
     capturable = False
 
-    def __init__(self, engine: Engine, config: Any, path: Path, *, graphs: bool) -> None:
+    def __init__(self, engine: Engine, config: Any, path: Path | None, *, graphs: bool) -> None:
         self._engine, self._config, self._path = engine, config, path
         if hasattr(config, "cuda_graph_strategy"):
             strategy = vars(engine.module)["CudaGraphStrategy"]
@@ -83,7 +82,7 @@ class OfRtx:
         self._cache = config.create_runtime_cache()
         self._kept = b""
         with contextlib.suppress(OSError):
-            content = path.read_bytes()
+            content = path.read_bytes() if path is not None else b""
             self._kept = content if self._cache.deserialize(content) else b""
         engine.require(config.set_runtime_cache(self._cache), "use a cache of compiled kernels")
 
@@ -94,13 +93,18 @@ class OfRtx:
     def close(self) -> None:
         """Write the compiled kernels, if there are new ones."""
         content = bytes(self._cache.serialize() or b"")
-        if content not in (b"", self._kept):
+        if self._path is not None and content not in (b"", self._kept):
             with contextlib.suppress(SetupError):
                 write_bytes(self._path, content)
         self._cache = self._config = None
 
 
-def cache_path(sidecar: Sidecar) -> Path:
-    """Where an engine's compiled kernels are kept: in the user's cache, as beside the engine nobody may write."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "calib8" / "rtx" / f"{sidecar.engine_sha256}.kernels"
+def cache_path(sidecar: Sidecar) -> Path | None:
+    """Where an engine's compiled kernels are kept: in the user's cache, as beside the engine nobody may write.
+
+    None where the user has none.
+    """
+    try:
+        return default_cache() / "rtx" / f"{sidecar.engine_sha256}.kernels"
+    except SetupError:
+        return None

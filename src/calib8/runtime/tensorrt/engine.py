@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from calib8.engine.family import TensorRT
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, sidecar_path
 from calib8.errors import InputError, ModelError, SetupError
+from calib8.files import read_bytes
 from calib8.runtime.tensorrt.log import log_of
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Engine:
         self._runtime: trt.Runtime | None = self.made("start", lambda: tensorrt.module.Runtime(self._log))
         if sidecar.version_compatible:
             self._runtime.engine_host_code_allowed = True  # the engine brings the runtime that it was built for
-        loaded = self.made("load the engine", lambda: self._deserialised(path))
+        content = _checked(path, sidecar)
+        loaded = self.made("load the engine", lambda: self._deserialised(content))
         self._check(loaded, path, len(profile_sets(sidecar.profiles)))
         self._loaded: trt.ICudaEngine | None = loaded
 
@@ -75,9 +78,9 @@ class Engine:
         reasons = self._reasons.take() or reason or "no reason given; too little free GPU memory is a common one"
         return f"TensorRT could not {what}: {reasons.rstrip('.')}."
 
-    def _deserialised(self, path: Path) -> trt.ICudaEngine | None:
+    def _deserialised(self, content: bytes) -> trt.ICudaEngine | None:
         assert self._runtime is not None
-        return self._runtime.deserialize_cuda_engine(path.read_bytes())
+        return self._runtime.deserialize_cuda_engine(content)
 
     def _check(self, loaded: trt.ICudaEngine, path: Path, profiles: int) -> None:
         """Does the engine have what the sidecar tells, all of it in GPU memory?"""
@@ -96,3 +99,14 @@ class Engine:
                 f"{path} keeps {', '.join(on_host)} on the CPU, because it holds the shape of other tensors; calib8 "
                 "runs only models whose inputs and outputs are on the GPU. Give that shape a fixed value in the model."
             )
+
+
+def _checked(path: Path, sidecar: Sidecar) -> bytes:
+    """The engine that the sidecar describes: what is loaded is hashed, for the file may have been replaced since.
+
+    Raises ``InputError`` if it was.
+    """
+    content = read_bytes(path, "TensorRT engine")
+    if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:
+        raise InputError(f"{sidecar_path(path).name} describes another engine than {path}. Build it again.")
+    return content
