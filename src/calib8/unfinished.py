@@ -81,7 +81,7 @@ def unfinished_step(path: Path, key: Mapping[str, object], progress: Progress) -
     What an earlier run left there of the same step is still there; of another it is thrown away, which ``progress`` is
     told. If the body ends without having kept anything, as by an early Ctrl-C, the folder goes.
     """
-    told = json.loads(json.dumps(key))
+    told = json.loads(json.dumps(key), parse_constant=str)  # a file of JSON has infinity only as a word
     try:
         same = read_json(path / "key.json", "key") == told
     except InputError:

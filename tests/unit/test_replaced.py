@@ -189,7 +189,7 @@ def test_a_model_that_is_replaced_while_its_engine_is_built_leaves_none(
 
 def test_what_tune_found_for_another_model_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
-    choice = CpuChoice(runtime="onnxruntime", unsigned=False, streams=1)
+    choice = CpuChoice(runtime="onnxruntime", form="fp32", streams=1)
     one, two = save(tiny_mlp(), tmp_path / "one.onnx"), save(tiny_encoder(), tmp_path / "two.onnx")
     measured = Measured(choice=choice, samples_per_second={str(choice): 1.0})
     kept, other = (remember(load(path), measured) for path in (one, two))

@@ -71,7 +71,7 @@ def _verdict(report: Report) -> RenderableType:
     said.append(lines(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"))
     if report.speed is not None:
         said.append(lines(f"FP32 ran in {report.speed.reference_runtime}"))
-        said.append(lines(cpu_speed(report.machine, report.speed)))
+        said.append(lines(*cpu_speed(report.machine, report.speed).split("\n")))
     if report.engines:
         said.append(lines(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
         said += _conditioning(report)
