@@ -1,7 +1,7 @@
 import sys
 
 import pytest
-from trt_double import double, needs_stubs
+from trt_double import double, needs_bindings
 
 from calib8.engine import build
 from calib8.engine.build import build_engine
@@ -12,7 +12,7 @@ from calib8.engine.options import Options
 from calib8.errors import ProfileError, SetupError
 
 
-def full(version="10.13.0.35"):
+def full(version="10.16.1.11"):
     """A full TensorRT: the real one needs a GPU."""
     return TensorRT("tensorrt", double(version))
 
@@ -45,26 +45,26 @@ def test_ctrl_c_while_tensorrt_starts_is_no_missing_tensorrt(chained, monkeypatc
         load()
 
 
-@needs_stubs
+@needs_bindings
 def test_the_other_family_is_taken_where_rtx_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setitem(sys.modules, "tensorrt", full().module)
-    assert load().title == "TensorRT 10.13.0.35"
+    assert load().title == "TensorRT 10.16.1.11"
     with pytest.raises(SetupError, match="tensorrt_rtx: import of tensorrt_rtx halted"):
         load("rtx")
 
 
-@needs_stubs
+@needs_bindings
 def test_strong_typing_is_asked_for_even_where_it_goes_without_saying():
     assert full().network_flags(Options()) == 2
-    assert full("11.4.0").network_flags(Options()) == 2
+    assert full("11.4.0.106").network_flags(Options()) == 1  # EXPLICIT_BATCH, in TensorRT 10
 
 
-@needs_stubs
+@needs_bindings
 def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "load", lambda *_, **__: full())
     monkeypatch.setattr(build, "gpus", lambda: ())
-    with pytest.raises(SetupError, match=r"TensorRT 10\.13\.0\.35 builds on a GPU, and nvidia-smi finds none"):
+    with pytest.raises(SetupError, match=r"TensorRT 10\.16\.1\.11 builds on a GPU, and nvidia-smi finds none"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine")
     monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA L4", "sm89"),))
     with pytest.raises(ProfileError, match=r"only for this machine's NVIDIA L4, got the targets sm86\. Ask for sm89"):
@@ -73,7 +73,7 @@ def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
     assert build._targets(full(), Build(targets="sm89")) == ("sm89",)
 
 
-@needs_stubs
+@needs_bindings
 def test_a_calibrator_prefers_the_tensorrt_that_may_have_one(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", full().module)
     pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 from trt_double import double
 
 #: TensorRT 10 writes layers like this: a convolution in INT8, one in FP16, a reformat.
@@ -36,15 +37,16 @@ def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> S
     module = double(version, behaviour, calls)
     keep = object.__setattr__
 
+    class Tensor(module.ITensor):
+        dtype = None  # of its own, since that of TensorRT 11 cannot be set
+
     def tensor(value: onnx.ValueInfoProto) -> Any:
-        made = module.ITensor.__new__(module.ITensor)
+        made = Tensor.__new__(Tensor)
         dims = value.type.tensor_type.shape.dim
         keep(made, "name", value.name)
         keep(made, "shape", [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims])
-        keep(
-            made, "dtype", {10: module.DataType.HALF, 7: module.DataType.INT64}.get(value.type.tensor_type.elem_type, 0)
-        )
-        keep(made, "dtype", made.dtype or module.DataType.FLOAT)
+        kinds = {TensorProto.FLOAT16: module.DataType.HALF, TensorProto.INT64: module.DataType.INT64}
+        keep(made, "dtype", kinds.get(value.type.tensor_type.elem_type, module.DataType.FLOAT))
         return made
 
     def parse(parser: Any, path: str) -> bool:
@@ -117,7 +119,7 @@ def _calibrate(module: SimpleNamespace, calibrator: Any, config: Any, network: A
             module.recorder.add("batch", name, array.reshape(shape[0], -1)[:, 0].tolist())
             largest[name] = max(largest[name], float(np.abs(array).max()))
     lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in largest.items()]
-    header = f"TRT-101300-{'MinMaxCalibration' if algorithm == 'MinMax' else 'EntropyCalibration2'}"
+    header = f"TRT-101601-{'MinMaxCalibration' if algorithm == 'MinMax' else 'EntropyCalibration2'}"
     calibrator.write_calibration_cache(memoryview("\n".join([header, *lines, ""]).encode()))
 
 
