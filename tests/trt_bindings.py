@@ -5,8 +5,8 @@ Here libraries stand in for those whose functions all return 0, so every class, 
 there, Python can inherit from them, and a builder or runtime answers as where no CUDA was found. What TensorRT
 registers in a process stays: one version a process.
 
-``python tests/trt_bindings.py`` writes ``stubs/tensorrt/__init__.pyi`` into every folder of ``.venv/bindings`` that holds
-a wheel (see the Makefile).
+``python tests/trt_bindings.py`` writes ``stubs/tensorrt/__init__.pyi`` into every folder of ``.venv/bindings`` that
+holds a wheel (see the Makefile).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def stubs_of(version: str) -> Path:
 
 def load(version: str) -> ModuleType:
     """Import the bindings of a version such as ``10.16`` as the module ``tensorrt``."""
-    major = version.split(".")[0]
+    major = version.split(".", maxsplit=1)[0]
     with tempfile.TemporaryDirectory() as place:
         for name in LIBRARIES:
             path = Path(place, f"lib{name}.so.{major}")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from trt_bindings import stubs_of
 
 #: The bindings that doubles are made from.
