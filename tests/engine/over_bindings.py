@@ -28,6 +28,12 @@ OPTIONS = Options(
     hardware_compatibility="ampere+",
     weight_streaming=True,
 )
+#: What may be asked for, each by itself.
+ASKED = (
+    *({name: value} for name, value in vars(OPTIONS).items() if value is not None),
+    *({"hardware_compatibility": level} for level in family.LEVELS),
+    *({"calibrator": algorithm} for algorithm in BASES),
+)
 
 
 class Config:
@@ -62,7 +68,7 @@ def options() -> dict[str, Any]:
         "targets": tensorrt.targets(),
         "told": config.told,
         "strongly typed": tensorrt.network_flags(Options()) == 1 << strong,
-        "refused": {name: refused(lambda name=name: tensorrt.require({name: 1})) for name in vars(OPTIONS)},
+        "refused": list(filter(None, (refused(lambda a=asked: tensorrt.require(a)) for asked in ASKED))),
         "calibrators": {name: hasattr(tensorrt.module, base) for name, base in BASES.items()},
     }
 

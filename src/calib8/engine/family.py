@@ -82,18 +82,24 @@ class TensorRT:
     def require(self, asked: Mapping[str, object]) -> None:
         """Raise ``ConfigError`` for the first of the options asked for that it lacks, saying what to do instead."""
         flags = self.module.BuilderFlag.__members__
-        for name in asked:
+        levels = [name for name, level in LEVELS.items() if level in self.module.HardwareCompatibilityLevel.__members__]
+        for name, value in asked.items():
             if name == "calibrator" and not all(flag in flags for flag in FLAGS[name]):
                 raise ConfigError(f"{self.title} has no calibrator: {NO_CALIBRATOR}.")
             if self.family == "rtx" and name in RTX_LACKS:
                 raise ConfigError(f"{self.title} has no {_option(name)}: {RTX_LACKS[name]}.")
+            if name == "hardware_compatibility" and value not in levels:
+                raise ConfigError(
+                    f"{self.title} knows no {_option(name)} of {value!r}, only {', '.join(levels)}. Ask for that, or "
+                    "build with TensorRT 10.9 or later."
+                )
             if any(flag not in flags for flag in FLAGS.get(name, ())):
                 raise ConfigError(f"{self.title} has no {_option(name)}. Build without it.")
 
     def aim(self, config: IBuilderConfig, target: str) -> None:
         """Make a builder config compile for ``target``. Without a choice of targets the GPU at hand is meant."""
         if self.targets() is not None:
-            rtx, chosen = cast("Any", self.module), cast("Any", config)  # the stubs know nothing of this
+            rtx, chosen = cast("Any", self.module), cast("Any", config)  # the bindings of TensorRT know nothing of this
             names = members(target)
             chosen.num_compute_capabilities = len(names)
             for index, name in enumerate(names):
