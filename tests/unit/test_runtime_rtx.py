@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_tensorrt import FakeContext, FakeEngine, FakeTensorRT, World, ids
+
 from trt_bindings import stubs_of
 
 
