@@ -82,17 +82,14 @@ class TensorRT:
     def require(self, asked: Mapping[str, object]) -> None:
         """Raise ``ConfigError`` for the first of the options asked for that it lacks, saying what to do instead."""
         flags = self.module.BuilderFlag.__members__
-        levels = [name for name, level in LEVELS.items() if level in self.module.HardwareCompatibilityLevel.__members__]
+        levels = self.module.HardwareCompatibilityLevel.__members__
         for name, value in asked.items():
             if name == "calibrator" and not all(flag in flags for flag in FLAGS[name]):
                 raise ConfigError(f"{self.title} has no calibrator: {NO_CALIBRATOR}.")
             if self.family == "rtx" and name in RTX_LACKS:
                 raise ConfigError(f"{self.title} has no {_option(name)}: {RTX_LACKS[name]}.")
-            if name == "hardware_compatibility" and value not in levels:
-                raise ConfigError(
-                    f"{self.title} knows no {_option(name)} of {value!r}, only {', '.join(levels)}. Ask for that, or "
-                    "build with TensorRT 10.9 or later."
-                )
+            if name == "hardware_compatibility" and LEVELS[str(value)] not in levels:
+                raise ConfigError(f"{self.title} has no {_option(name)} {value}: TensorRT has it from 10.9 on.")
             if any(flag not in flags for flag in FLAGS.get(name, ())):
                 raise ConfigError(f"{self.title} has no {_option(name)}. Build without it.")
 
