@@ -5,6 +5,7 @@
 
 import ctypes
 import json
+import os
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,21 +19,27 @@ from trt_double import double
 #: TensorRT 10 writes layers like this: a convolution in INT8, one in FP16, a reformat.
 LAYERS = """Layers:
 Name: conv0 + relu, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [-1,32,16,16], Format/Datatype: Int8 \
-NC/32HW32 }], Outputs: [ { Name: r }], Weights: {"Type": "Int8"}, TacticName: sm80_xmma_i8i8_i8i32_f32, \
+NC/32HW32 }], Outputs: [ { Name: r, Dimensions: [-1,32,16,16], Format/Datatype: Int8 }], \
+Weights: {"Type": "Int8"}, TacticName: sm80_xmma_i8i8_i8i32_f32, \
 Metadata: [ONNX Layer: conv0]
 Name: conv1, LayerType: CaskConvolution, Inputs: [ { Name: r, Dimensions: [-1,32,16,16], Format/Datatype: Half }], \
-Outputs: [ { Name: y }], Weights: {"Type": "Half"}, TacticName: sm80_xmma_f16f16, Metadata: [ONNX Layer: conv1]
+Outputs: [ { Name: y, Dimensions: [-1,32,16,16], Format/Datatype: Half }], \
+Weights: {"Type": "Half"}, TacticName: sm80_xmma_f16f16, Metadata: [ONNX Layer: conv1]
 Name: out, LayerType: Reformat, Inputs: [ { Name: y, Dimensions: [1], Format/Datatype: Half }], Outputs: [], Metadata: b
 """
 SHIM = """import sys
 from pathlib import Path
 from trt_builds import building
-sys.modules[__name__] = building({version!r}, Path({calls!r}), {layers!r})
+sys.modules[__name__] = building({version!r}, Path({calls!r}), {layers!r}, {inspected!r})
 """
+#: In place of what the inspector tells: the process dies while it looks.
+CRASH = "crash"
 
 
-def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> SimpleNamespace:
-    """A TensorRT of this version that builds."""
+def building(
+    version: str, calls: Path | None = None, layers: str = LAYERS, inspected: str | None = None
+) -> SimpleNamespace:
+    """A TensorRT of this version that builds; ``inspected`` is what its inspector tells, None if no engine loads."""
     behaviour: dict[str, Any] = {}
     module = double(version, behaviour, calls)
     keep = object.__setattr__
@@ -73,6 +80,12 @@ def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> S
         builder.logger_given.log(module.ILogger.Severity.VERBOSE, layers)
         return module.IHostMemory(b"an engine of TensorRT")
 
+    def tell(inspector: Any, chosen: Any) -> str | None:
+        assert chosen == module.LayerInformationFormat.JSON
+        if inspected == CRASH:
+            os._exit(9)
+        return inspected
+
     behaviour.update(
         {
             "Builder.__init__": lambda builder, logger: keep(builder, "logger_given", logger),
@@ -93,6 +106,10 @@ def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> S
             "IBuilderConfig.create_timing_cache": timing_cache,
             "IBuilderConfig.set_timing_cache": attach,
             "IBuilderConfig.get_timing_cache": lambda config: config.timings,
+            "EngineInspector.get_engine_information": tell,
+            "Runtime.deserialize_cuda_engine": lambda *_: (
+                None if inspected is None else module.ICudaEngine.__new__(module.ICudaEngine)
+            ),
             "ITimingCache.serialize": lambda cache: module.IHostMemory(cache.content + b"+timed"),
         }
     )
@@ -123,14 +140,15 @@ def _calibrate(module: SimpleNamespace, calibrator: Any, config: Any, network: A
     calibrator.write_calibration_cache(memoryview("\n".join([header, *lines, ""]).encode()))
 
 
-def install(folder: Path, version: str, layers: str = LAYERS) -> Path:
+def install(folder: Path, version: str, layers: str = LAYERS, inspected: str | None = None) -> Path:
     """Write modules ``tensorrt`` and ``cuda`` into ``folder``; returns the file that will hold the calls."""
     calls = folder / "calls.jsonl"
     (folder / "cuda" / "bindings").mkdir(parents=True)
     for package in ("cuda", "cuda/bindings"):
         (folder / package / "__init__.py").write_text("")
     (folder / "cuda" / "bindings" / "runtime.py").write_text("from cuda_double import *\n")
-    (folder / "tensorrt.py").write_text(SHIM.format(version=version, calls=str(calls), layers=layers))
+    shim = SHIM.format(version=version, calls=str(calls), layers=layers, inspected=inspected)
+    (folder / "tensorrt.py").write_text(shim)
     return calls
 
 

@@ -147,6 +147,16 @@ def test_latencies() -> None:
     assert "int8, 1x16: 5.00 ms" in section.charts[0].alternative
 
 
+def test_a_missed_plan_is_marked_and_a_loop_of_the_host_told() -> None:
+    [engine] = report().engines
+    told = engine.plan.model_copy(update={"covered": 1, "missing": ("mm",), "passed": False, "host_loops": ("/rec",)})
+    missed = report().model_copy(update={"engines": (engine.model_copy(update={"plan": told}),)})
+    shown = conversion_page(missed, plan(), ranges())
+    for text in ("1 of 2, FAILED", "sm86: the host drives a loop or a branch (/rec), so no CUDA graph can be captured"):
+        assert text in html_of(shown)
+        assert text not in html_of(full_page())
+
+
 def test_an_engine_on_a_gpu() -> None:
     page = html_of(verification_page(gpu_report()))
     assert page.index("<strong>PASSED</strong> mean cosine 0.99870, at least 0.975 was asked for; 1st perc") > 0

@@ -40,6 +40,24 @@ def sensitivity() -> RenderableType:
     return render_sensitivity(Sensitivity(samples=32, all_float=0.99998, all_int8=0.97654, ops=tuple(costs)), 20)
 
 
+def missed() -> RenderableType:
+    report = page_report.report()
+    [engine] = report.engines
+    plan = engine.plan.model_copy(update={"covered": 1, "missing": ("mm",), "passed": False, "host_loops": ("/rec",)})
+    allowed = engine.model_copy(update={"plan": plan.model_copy(update={"passed": True, "host_loops": ()})})
+    return render(report.model_copy(update={"engines": (engine.model_copy(update={"plan": plan}), allowed)}))
+
+
+def test_a_missed_plan_is_told_and_an_allowed_one_is_not() -> None:
+    console = Console(width=80, file=io.StringIO(), record=True, highlight=False)
+    console.print(missed())
+    text = console.export_text()
+    assert text.count("1/2") == 2
+    assert text.count("FAILED") == 1
+    assert "1/2 FAILED" in text
+    assert text.count("the host drives a loop or a branch (/rec), so no CUDA graph") == 1
+
+
 @pytest.mark.parametrize(
     ("made", "numbers"),
     [

@@ -57,6 +57,14 @@ Workspace = Annotated[int | None, typer.Option(min=1, help="Scratch memory limit
 Level = Annotated[
     int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 runs fast. TensorRT 10 and 11.", metavar="0…5")
 ]
+AllowFloatOps = Annotated[
+    str,
+    typer.Option(
+        help="Accept an engine that computes this many quantised ops in float, or this share of them. It is built and "
+        "kept in any case; without this the exit code is 1.",
+        metavar="N|N%",
+    ),
+]
 Tf32 = Annotated[bool, typer.Option(help="Let FP32 matrix products round to TF32.")]
 VersionCompatible = Annotated[
     bool,

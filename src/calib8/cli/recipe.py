@@ -12,7 +12,7 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
-from calib8.errors import ConfigError, LimitMissed
+from calib8.errors import ConfigError, LimitMissed, PlanMismatch
 from calib8.planning.config import Precision, Treatment
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def build(
     batch: opt.CalibrationBatch = None,
     log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
     allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
+    allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -188,12 +189,19 @@ def build(
             calibration_batch=batch,
             log=log,
             allow_float=allow_float,
+            allow_float_ops=allow_float_ops,
         )
-        with kept_activity(output, monitor):
-            engines = api.build(model, output, config, data=data, progress=progress)
+        missed = None
+        try:
+            with kept_activity(output, monitor):
+                engines = api.build(model, output, config, data=data, progress=progress)
+        except PlanMismatch as error:
+            engines, missed = list(error.built), error
     for engine in engines:
         out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
     tell(Built(engines=tuple(engines)))
+    if missed is not None:
+        raise missed
 
 
 def convert(
@@ -221,6 +229,7 @@ def convert(
     target: opt.Target = None,
     shapes: opt.Shapes = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.MonitorInReport = False,
     sentences: opt.Sentences = True,
     quiet: opt.Quiet = False,
@@ -236,14 +245,13 @@ def convert(
     from calib8.report.table import render
 
     kept = _cosine(budget)
-    if kept is not None:  # the budget is what must be kept, whatever the default of --min-cosine
-        source = ctx.get_parameter_source("min_cosine")
-        min_cosine = kept if source is None or source.name == "DEFAULT" else max(min_cosine, kept)
+    min_cosine = _least_cosine(ctx, min_cosine, kept)
+    build = calib8.Build(targets=target, shapes=shapes or (), allow_float_ops=allow_float_ops) if engine else None
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
-            build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
+            build=build,
             verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
             pairs=pairs,
@@ -271,6 +279,14 @@ def _print_made(report: "Report", output: Path) -> None:
     made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
     out.print(f"in {output}: {made}", markup=False)
     out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
+
+
+def _least_cosine(ctx: typer.Context, asked: float, kept: float | None) -> float:
+    """A budget is what must be kept, whatever the default of --min-cosine."""
+    if kept is None:
+        return asked
+    source = ctx.get_parameter_source("min_cosine")
+    return kept if source is None or source.name == "DEFAULT" else max(asked, kept)
 
 
 def _cosine(budget: str | None) -> float | None:

@@ -18,13 +18,16 @@ from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import gpus
-from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated, parse_layers
+from calib8.engine.host_loops import host_loops, looping_nodes
+from calib8.engine.layers_json import layers_from_json
+from calib8.engine.layers_log import layers_from_log
+from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, path_for, require_known
-from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
@@ -60,14 +63,15 @@ def build_engine(
     maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``). ``data`` is for a
     calibrator.
 
-    An engine and its sidecar are written only after the plan was found to run every quantised op in INT8, one right
-    after the other; ``describe_engine`` refuses an engine beside the sidecar of another. Once there is an engine of
-    this model, engines that earlier builds into ``output`` made of another model are removed, with a note.
+    An engine and its sidecar, which holds what the plan check found, are written one right after the other;
+    ``describe_engine`` refuses an engine beside the sidecar of another. Once there is an engine of this model, engines
+    that earlier builds into ``output`` made of another model are removed, with a note.
 
     Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads, nothing quantised), ``ProfileError`` (shapes,
     targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` (calibration),
     ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
-    ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
+    ``PlanMismatch`` (more ops would not run in INT8 than ``config`` allows) is raised when all targets were built; all
+    engines are kept, those that missed are marked in their sidecars, and the error holds them.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
     tensorrt, targets = builder_of(config)
@@ -79,19 +83,10 @@ def build_engine(
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
     job = _Job(source, config, tensorrt, calibration, progress)
     built: list[BuiltEngine] = []
-    missed: list[PlanMismatch] = []
     for target in targets:
-        try:
-            built.append(job.build(target, path_for(output, target, targets), targets))
-        except PlanMismatch as error:
-            progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
-            missed.append(error)
-        else:
-            _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
-    if missed:
-        written = f" Written all the same: {', '.join(str(engine.path) for engine in built)}." if built else ""
-        message = " ".join(dict.fromkeys(map(str, missed))) + written
-        raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
+        built.append(job.build(target, path_for(output, target, targets), targets))
+        _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
+    _require_plans(built)
     return built
 
 
@@ -103,6 +98,19 @@ def builder_of(config: Build) -> tuple[TensorRT, tuple[str, ...]]:
     tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
     tensorrt.require(config.asked())
     return tensorrt, _targets(tensorrt, config)
+
+
+def _require_plans(built: Sequence[BuiltEngine]) -> None:
+    missed = [engine for engine in built if not engine.plan.passed]
+    if missed:
+        reasons = " ".join(engine.plan.describe_failure() for engine in missed)
+        kept = f"Kept all the same: {', '.join(str(engine.path) for engine in missed)}."
+        allow = f"--allow-float-ops {max(len(engine.plan.missing) for engine in missed)}"
+        raise PlanMismatch(
+            f"{reasons} {kept} To accept that, run this again with {allow}.",
+            failed=[engine.plan for engine in missed],
+            built=built,
+        )
 
 
 def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress: Progress) -> None:
@@ -156,6 +164,8 @@ class _Source:
     metadata: dict[str, str]
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
+    #: What the host may come to drive.
+    looping: Mapping[str, Sequence[str]]
     inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
 
@@ -181,7 +191,7 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    return _Source(path, metadata, ops, conditioning_chains(model), inputs, profiles)
+    return _Source(path, metadata, ops, conditioning_chains(model), looping_nodes(model), inputs, profiles)
 
 
 def _calibration(
@@ -218,7 +228,7 @@ class _Job:
         """Build, check, write; or find that all of it was done before."""
         if (existing := self._up_to_date(engine, target)) is not None:
             self.progress.note(f"engine is up to date: reused {engine} (same model, shapes, options and builder)")
-            return _built(engine, existing)
+            return _built(engine, self._judged_anew(engine, existing))
         stage = f"build for {target}"
         self.progress.update(stage, 0, 1)
         for path in (engine, sidecar_path(engine)):
@@ -242,7 +252,7 @@ class _Job:
         return _built(engine, sidecar)
 
     def _up_to_date(self, engine: Path, target: str) -> Sidecar | None:
-        """The sidecar of an engine that this build would only repeat, its plan check passed."""
+        """The sidecar of an engine that this build would only repeat."""
         try:
             found = describe_engine(engine)
         except InputError:
@@ -256,7 +266,15 @@ class _Job:
             and found.calib8_version == _version()
             and found.plan.conditioning == sum(len(chain.nodes) for chain in self.source.chains)
         )
-        return found if repeats and not found.plan.missing and self.config.log is None else None
+        return found if repeats and self.config.log is None else None
+
+    def _judged_anew(self, engine: Path, known: Sidecar) -> Sidecar:
+        """The sidecar of an engine that is there, by what is allowed now."""
+        sidecar = known.model_copy(update={"plan": self._judged(known.plan)})
+        if sidecar != known:
+            with locked(engine.parent):
+                write_text(sidecar_path(engine), sidecar.model_dump_json(indent=2) + "\n")
+        return sidecar
 
     def _origin(self) -> CalibrationOrigin | None:
         return self.calibration.origin() if self.calibration else None
@@ -274,31 +292,30 @@ class _Job:
         }
 
     def _check(self, outcome: Outcome, target: str) -> PlanCheck:
-        layers = parse_layers(outcome.log.messages())
+        layers = layers_from_json(outcome.layers) or layers_from_log(outcome.log.messages())
         if self.config.calibrator:
-            return count_calibrated(layers, target)
-        if self.config.check_plan and self.source.ops and not layers:
-            raise BuildError(
-                f"{self.tensorrt.title} printed no layer list for {describe(target)}, so nothing shows what would run "
-                "in INT8. Use a TensorRT that calib8 supports, or turn the plan check off."
+            plan = count_calibrated(layers, target)
+        else:
+            plan = check_plan(
+                self.source.ops,
+                layers,
+                target,
+                rtx=self.tensorrt.family == "rtx",
+                chains=self.source.chains,
+                profiles=len(profile_sets(self.source.profiles)),
             )
-        plan = check_plan(
-            self.source.ops,
-            layers,
-            target,
-            rtx=self.tensorrt.family == "rtx",
-            chains=self.source.chains,
-            profiles=len(profile_sets(self.source.profiles)),
-        )
-        if self.config.check_plan:
-            try:
-                plan.raise_for_failure()
-            except PlanMismatch as error:
-                raise PlanMismatch(str(error), failed=[plan]) from None
-        elif plan.missing:
-            self.progress.note(f"{len(plan.missing)} of {plan.expected} quantised ops will not run in INT8.")
+        return self._judged(plan.model_copy(update={"host_loops": host_loops(layers, self.source.looping)}))
+
+    def _judged(self, plan: PlanCheck) -> PlanCheck:
+        """The plan with its verdict; says what does not keep the engine from passing."""
+        missed = len(plan.missing)
+        plan = plan.model_copy(update={"passed": missed <= self.config.allowed_float_ops(plan.expected)})
+        if missed and plan.passed:
+            self.progress.note(f"{missed} of {plan.expected} quantised ops will not run in INT8.")
         if plan.unfused:
-            self.progress.note(f"for {describe(target)} {plan.describe_conditioning()}")
+            self.progress.note(f"for {describe(plan.target)} {plan.describe_conditioning()}")
+        if plan.host_loops:
+            self.progress.note(f"for {describe(plan.target)} {plan.describe_host_loops()}")
         return plan
 
     def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:

@@ -1,6 +1,8 @@
 """What can be chosen about a build."""
 
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,10 @@ class Build(Config, Options):
     calibration_cache: Path | None = None
     #: With a calibrator: samples in a batch; None takes that of the shapes to optimise for.
     calibration_batch: int | None = Field(default=None, ge=1)
-    #: Refuse an engine whose plan does not run every quantised op in INT8.
+    #: Fail where the plan of an engine does not run every quantised op in INT8; the engine is kept all the same.
     check_plan: bool = True
+    #: Quantised ops of which that is accepted: how many, or a share of all such as ``"10%"``.
+    allow_float_ops: int | str = 0
     #: Build a model although none of its ops is quantised; such an engine computes in float.
     allow_float: bool = False
 
@@ -57,6 +61,24 @@ class Build(Config, Options):
         Raises ``ProfileError`` where they do not fit the model, or sizes are missing that nothing tells.
         """
         return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
+
+    def allowed_float_ops(self, expected: int) -> int:
+        """How many of ``expected`` quantised ops may be computed in float."""
+        if not self.check_plan:
+            return expected
+        if isinstance(self.allow_float_ops, int):
+            return self.allow_float_ops
+        return int(Decimal(self.allow_float_ops.removesuffix("%")) * expected / 100)
+
+    @field_validator("allow_float_ops", mode="before")
+    @classmethod
+    def _float_ops(cls, value: Any) -> int | str:
+        text = str(value).strip()
+        if re.fullmatch(r"[0-9]{1,9}", text):
+            return int(text)
+        if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", text) and Decimal(text.removesuffix("%")) <= 100:
+            return text
+        raise ValueError("expected a number of ops such as 3, or a share of them such as 10%")
 
     @field_validator("targets", mode="before")
     @classmethod

@@ -43,6 +43,8 @@ class Outcome:
     exit_code: int
     #: ``{seconds, tensors}`` if it built.
     built: dict[str, Any] | None = None
+    #: What the engine's inspector tells of its kernels, as JSON; "" where the engine could not be loaded.
+    layers: str = ""
     #: TensorRT's reasons if it refused; may be empty.
     refused: list[str] | None = None
 
@@ -69,7 +71,8 @@ def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
                     process.stdin.write(json.dumps(request))
                     process.stdin.close()
                 for line in process.stdout:
-                    _receive(json.loads(line), outcome, progress)
+                    if line.endswith("\n"):  # else it was killed while it wrote
+                        _receive(json.loads(line), outcome, progress)
                 outcome.exit_code = process.wait()
             except BaseException:
                 process.kill()
@@ -99,6 +102,8 @@ def _receive(event: list[Any], outcome: Outcome, progress: Progress) -> None:
         progress.note(content[0])
     elif kind == "built":
         outcome.built = content[0]
+    elif kind == "layers":
+        outcome.layers = content[0]
     elif kind == "failed":
         outcome.refused = content[0]
     elif kind == "setup":

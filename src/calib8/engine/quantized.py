@@ -26,7 +26,7 @@ KINDS = ("MatMul", "Gemm", "Conv")
 #: TensorRT moves Q and DQ across these.
 MOVERS = ("Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 #: TensorRT quotes node names between these marks in the plan.
-RESERVED = ("[ONNX Layer: ", "\n")
+RESERVED = ("[ONNX Layer: ", "\n", "\x1e", "\x1f")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _quantized_op(node: ir.Node) -> QuantizedOp | None:
         return None
     weight = right if right is not None and right.is_weight else left if left is not None and left.is_weight else None
     return QuantizedOp(
-        name=_plan_name(node),
+        name=plan_name(node),
         kind=node.op_type,
         weight=_name(weight.node.inputs[0]) if weight else "",
         weight_elements=weight.codes.size if weight and weight.codes is not None else 0,
@@ -118,7 +118,8 @@ def _quantized_op(node: ir.Node) -> QuantizedOp | None:
     )
 
 
-def _plan_name(node: ir.Node) -> str:
+def plan_name(node: ir.Node) -> str:
+    """The name under which TensorRT's plan mentions a node."""
     return node.name or f"node_of_{node.outputs[0].name}"  # TensorRT's parser names it so
 
 
@@ -129,7 +130,7 @@ def _chain(quantize: ir.Node) -> Chain | None:
     for kind in ("Mul", "Gather", "Sub"):
         node = value.producer() if value is not None else None
         if node is not None and op_of(node) == kind and _conditions(node):
-            found.insert(0, _plan_name(node))
+            found.insert(0, plan_name(node))
             value = node.inputs[0]
     if not found:
         return None
@@ -138,11 +139,11 @@ def _chain(quantize: ir.Node) -> Chain | None:
     if cast is not None and cast.inputs[0] is not None:
         source = cast.inputs[0].producer()
     return Chain(
-        source=_plan_name(source) if source is not None else "",
+        source=plan_name(source) if source is not None else "",
         normalised=source is not None and op_of(source).endswith("Normalization"),
-        cast=_plan_name(cast) if cast is not None else "",
+        cast=plan_name(cast) if cast is not None else "",
         nodes=tuple(found),
-        quantize=_plan_name(quantize),
+        quantize=plan_name(quantize),
     )
 
 

@@ -24,6 +24,7 @@ class TensorRtModule(Protocol):
     IBuilderConfig: type[trt.IBuilderConfig]
     ILogger: type[trt.ILogger]
     IProgressMonitor: type[trt.IProgressMonitor]
+    LayerInformationFormat: type[trt.LayerInformationFormat]
     MemoryPoolType: type[trt.MemoryPoolType]
     NetworkDefinitionCreationFlag: type[trt.NetworkDefinitionCreationFlag]
     OnnxParser: type[trt.OnnxParser]

@@ -8,7 +8,8 @@ reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``t
 ``calibration`` (``CalibrationData.request``, or null).
 Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
 at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
-``["disk", errno, text]``.
+``["disk", errno, text]``. After ``built`` there may be ``["layers", JSON]``, what the engine's inspector tells of its
+kernels: whatever goes wrong with that, the engine is there.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     emit = _event_stream()
     request = json.loads(sys.stdin.read())
     try:
-        emit("built", _build(load(request["family"]), request, emit))
+        _build(load(request["family"]), request, emit)
     except RefusedError as refused:
         emit("failed", list(refused.args))
     except SetupError as error:
@@ -72,7 +73,7 @@ def _event_stream() -> Emit:
     return emit
 
 
-def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
     module, started, options = tensorrt.module, time.monotonic(), Options(**request["options"])
     logger = _logger(module, emit)
     try:
@@ -82,7 +83,7 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str,
     network = builder.create_network(tensorrt.network_flags(options))
     _parse(module.OnnxParser(network, logger), network, request["model"])
     config = builder.create_builder_config()
-    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # for the plan check
     tensorrt.aim(config, request["target"])
     tensorrt.apply(config, options)
     for shapes in request["profiles"]:
@@ -95,7 +96,20 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str,
     if engine is None:
         raise RefusedError()
     Path(request["engine"]).write_bytes(engine)
-    return {"seconds": time.monotonic() - started, "tensors": _tensors(network)}
+    emit("built", {"seconds": time.monotonic() - started, "tensors": _tensors(network)})
+    if tensorrt.targets() is None:  # else it is for GPUs that this machine need not have
+        _inspect(module, logger, engine, options, emit)
+
+
+def _inspect(
+    module: TensorRtModule, logger: trt.ILogger, content: trt.IHostMemory, options: Options, emit: Emit
+) -> None:
+    runtime = module.Runtime(logger)
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True  # the engine brings the runtime that it was built for
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is not None:
+        emit("layers", engine.create_engine_inspector().get_engine_information(module.LayerInformationFormat.JSON))
 
 
 def _profile(

@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from calib8.engine.plan_check import PlanCheck
 from calib8.report.activity import render_activity
 from calib8.report.report import Report
 
@@ -52,7 +53,7 @@ def _engines(report: Report) -> RenderableType:
         table.add_row(
             engine.target,
             size_of(engine.file.bytes),
-            f"{plan.covered}/{plan.expected}",
+            f"{plan.covered}/{plan.expected}{'' if plan.passed else ' FAILED'}",
             str(plan.planned_kernels),
             "yes" if engine.executed else "no",
         )
@@ -69,12 +70,17 @@ def _verdict(report: Report) -> RenderableType:
     if report.engines:
         lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
         lines += _conditioning(report)
+        lines += [Text(f"{plan.target}: {plan.describe_host_loops()}") for plan in _plans(report) if plan.host_loops]
     return Group(*lines)
+
+
+def _plans(report: Report) -> list[PlanCheck]:
+    return [engine.plan for engine in report.engines]
 
 
 def _conditioning(report: Report) -> list[Text]:
     """What conditioning the activations costs: one line, or one for each engine where they differ."""
-    plans = [engine.plan for engine in report.engines if engine.plan.conditioning]
+    plans = [plan for plan in _plans(report) if plan.conditioning]
     said = {plan.target: plan.describe_conditioning() for plan in plans}
     if len(set(said.values())) == 1:
         said = {"conditioning": next(iter(said.values()))}
