@@ -26,6 +26,7 @@ from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
+from calib8.graph.host_driven import describe_host_driven, host_driven
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -71,7 +72,9 @@ def build_engine(
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
     tensorrt, targets = builder_of(config)
-    source = _read(Path(model), config, limits or {})
+    source = _read(Path(model), config, limits or {}, tensorrt)
+    if source.host_driven:
+        progress.note(describe_host_driven(source.host_driven))
     if config.targets is None and tensorrt.family == "rtx":
         targets = _able(targets, source.ops, progress)
     if source.profiles and not config.shapes:
@@ -158,13 +161,15 @@ class _Source:
     chains: Sequence[Chain]
     inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
+    #: Nodes that need the host, and why.
+    host_driven: Mapping[str, str]
 
     @property
     def sha256(self) -> str:
         return self.metadata[SOURCE_SHA256]
 
 
-def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
+def _read(path: Path, config: Build, limits: Mapping[str, int], tensorrt: TensorRT) -> _Source:
     model = load_model(path)
     require_exact(model)
     ops = quantized_ops(model)
@@ -181,7 +186,8 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    return _Source(path, metadata, ops, conditioning_chains(model), inputs, profiles)
+    driven = host_driven(model, cumsum=tensorrt.family != "rtx")
+    return _Source(path, metadata, ops, conditioning_chains(model), inputs, profiles, driven)
 
 
 def _calibration(
