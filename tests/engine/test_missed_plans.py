@@ -72,7 +72,7 @@ def test_a_share_of_the_ops_is_rounded_down(value, ops, allowed):
     assert Build(allow_float_ops=value).allowed_float_ops(ops) == allowed
 
 
-@pytest.mark.parametrize(("name", "loops"), [("CumSum", ()), ("LSTM", ("/rec",))])
+@pytest.mark.parametrize(("name", "loops"), [("CumSum", {}), ("LSTM", {"/rec": "LSTM: a loop"})])
 def test_a_loop_that_the_host_drives_is_told_with_its_op(name, loops, saved, tmp_path, notes):
     """TensorRT-RTX makes one kernel of CumSum, and a loop of an LSTM over a dynamic axis."""
     graph = tiny.Graph()
@@ -87,8 +87,8 @@ def test_a_loop_that_the_host_drives_is_told_with_its_op(name, loops, saved, tmp
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     config = Build(targets="sm86", shapes="x:1x1x8:16x8x8:64x64x8", allow_float=True)
     (built,) = build_engine(saved(model), tmp_path / "x.engine", config, progress=notes)
-    assert built.plan.host_loops == describe_engine(built.path).plan.host_loops == loops
-    said = "the host drives a loop or a branch (/rec), so no CUDA graph can be captured of this engine"
+    assert built.plan.host_driven == describe_engine(built.path).plan.host_driven == loops
+    said = "the host drives /rec (LSTM: a loop), so no CUDA graph can be captured of this engine"
     assert [said in note for note in notes.messages] == [True] * len(loops)
 
 

@@ -184,7 +184,7 @@ def test_a_chain_on_an_input_of_the_model(nodes: str, unfused: tuple[str, ...]) 
 def test_plan_checks_of_before_still_load() -> None:
     old = {"target": "sm86", "expected": 1, "covered": 1, "planned_kernels": 1, "missing": [], "reasons": {}}
     loaded = PlanCheck.model_validate(old)
-    assert (loaded.conditioning, loaded.passed, loaded.host_loops, loaded.precision) == (0, True, (), "int8")
+    assert (loaded.conditioning, loaded.passed, loaded.host_driven, loaded.precision) == (0, True, {}, "int8")
 
 
 def test_what_runs_in_int8_in_words():

@@ -4,15 +4,20 @@ import pytest
 from plan_text import DATA, TENSORRT, mpnet, mpnet_ops, read, text_of
 
 from calib8.engine.arithmetic import multiplies
-from calib8.engine.host_loops import host_loops
+from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers import Layer, Tensor
 from calib8.engine.layers_log import layers_from_log
 from calib8.engine.plan_check import check_plan, count_calibrated
 from calib8.engine.quantized import QuantizedOp
+from calib8.graph.host_driven import HostDriven
 
 CONV = QuantizedOp("/layer/Conv", "Conv", "w", 64 * 32 * 9, None)
 MATMUL = QuantizedOp("/layer/MatMul", "MatMul", "w", 256 * 512, None)
 FFN1 = "/encoder/layer.5/intermediate/dense/MatMul"
+
+
+def jumping(name, *inside):
+    return HostDriven(name, "a loop", jumps=True, inside=inside)
 
 
 def judged(text, ops=None, **options):
@@ -118,27 +123,35 @@ def test_a_tactic_outweighs_what_is_read(tactic, int8, fp8):
 
 
 @pytest.mark.parametrize(
-    ("name", "looping"),
-    [("loop", {"/emb/Loop": ("body/Gather",)}), ("lstm", {"/enc/LSTM": ()}), ("if", {"/If": ("/then/mm",)})],
+    ("name", "node"),
+    [("loop", jumping("/emb/Loop", "body/Gather")), ("lstm", jumping("/enc/LSTM")), ("if", jumping("/If", "/then/mm"))],
 )
-def test_loops_that_the_host_drives_are_found_and_named(name, looping):
+def test_loops_that_the_host_drives_are_found_and_named(name, node):
     """TensorRT-RTX 1.7.1's plans of an ONNX Loop, an LSTM and an If, each over a dynamic axis or a value."""
     layers = read(text_of(DATA / f"{name}_sm86_plan.txt.gz"))
-    (node,) = looping
-    assert host_loops(layers, looping) == (node,)
-    assert host_loops(layers, {"elsewhere": (), **looping}) == (node,)
-    assert host_loops([layer for layer in layers if layer.kind != "cjmp"], looping) == ()
-    jumps = tuple(layer.name for layer in layers if layer.kind == "cjmp")
-    assert host_loops(layers, {}) == jumps  # nothing in the model explains them
+    assert driven_by_host(layers, [node]) == {node.name: "a loop"}
+    assert driven_by_host(layers, [jumping("elsewhere"), node]) == {node.name: "a loop"}
+    assert driven_by_host([layer for layer in layers if layer.kind != "cjmp"], [node]) == {}
+    jumps = [layer.name for layer in layers if layer.kind == "cjmp"]
+    assert driven_by_host(layers, []) == dict.fromkeys(jumps, "a jump in the plan")  # no node explains them
     assert len(jumps) == {"loop": 2, "lstm": 5, "if": 1}[name]
 
 
 def test_a_loop_whose_kernels_are_not_named_is_of_the_node_that_none_computes():
     layers = [Layer("a", "kgen", nodes=("cumsum",)), Layer("b", "cjmp"), Layer("c", "kgen"), Layer("d", "cjmp")]
-    assert host_loops(layers, {"cumsum": (), "lstm": ()}) == ("lstm",)
-    assert host_loops(layers, {"cumsum": ()}) == ("b", "d")
+    assert list(driven_by_host(layers, [jumping("cumsum"), jumping("lstm")])) == ["lstm"]
+    assert list(driven_by_host(layers, [jumping("cumsum")])) == ["b", "d"]
+
+
+def test_sizes_need_the_host_whatever_the_plan_says():
+    suspects = [jumping("cumsum"), HostDriven("at", "NonZero: as many results as the data has", jumps=False)]
+    assert driven_by_host([Layer("a", "kgen", nodes=("cumsum",))], suspects) == {suspects[1].name: suspects[1].why}
+    assert driven_by_host([], suspects) == {  # no plan was read
+        "cumsum": "a loop, as far as the graph tells",
+        "at": "NonZero: as many results as the data has",
+    }
 
 
 @pytest.mark.parametrize("name", ["int8", "fp16", "plain", "r7"])
 def test_mpnet_without_cumsum_has_no_loop(name):
-    assert host_loops(read(mpnet(name)), {"/embeddings/CumSum": ()}) == ()
+    assert driven_by_host(read(mpnet(name)), [jumping("/embeddings/CumSum")]) == {}

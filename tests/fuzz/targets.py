@@ -27,7 +27,7 @@ from calib8.data.inputs import InputSpec, input_specs
 from calib8.data.sources import NpyFolder, NpzFile
 from calib8.data.text import TextTokenizer, read_sentences
 from calib8.engine.hardware import Gpu
-from calib8.engine.host_loops import host_loops, looping_nodes
+from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
 from calib8.engine.plan_check import check_plan
@@ -35,6 +35,7 @@ from calib8.engine.profiles import parse_profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import lacking_here, read_sidecar, runs_on
 from calib8.engine.targets import parse_targets
+from calib8.graph.host_driven import host_driven
 from calib8.graph.io import load, referring, serialized, source_sha256, stored_bytes
 from calib8.graph.weighted import weighted_ops
 from calib8.models import corpus
@@ -381,7 +382,7 @@ def _layers(data: bytes, folder: Path) -> None:
     text = data.decode("utf-8", errors="replace")
     layers = layers_from_json(text) or layers_from_log([text])
     check_plan(quantized_ops(_PLANNED), layers, "sm86", chains=conditioning_chains(_PLANNED), profiles=2)
-    host_loops(layers, looping_nodes(_PLANNED))
+    driven_by_host(layers, host_driven(_PLANNED))
 
 
 _PLANNED = _quantised()

@@ -14,6 +14,7 @@ from calib8.search.sensitivity import OpSensitivity, Sensitivity
 
 DEEP = "/model/encoder/layer.{}/attention/self/a_module_with_quite_a_long_name/query/MatMul"
 RECIPE = "smooth 0.85, shift, split 32, reach 1.15"
+MISSED = {"covered": 1, "missing": ("mm",), "passed": False, "host_driven": {"/rec": "LSTM: a loop"}}
 
 
 def conversion() -> RenderableType:
@@ -43,8 +44,8 @@ def sensitivity() -> RenderableType:
 def missed() -> RenderableType:
     report = page_report.report()
     [engine] = report.engines
-    plan = engine.plan.model_copy(update={"covered": 1, "missing": ("mm",), "passed": False, "host_loops": ("/rec",)})
-    allowed = engine.model_copy(update={"plan": plan.model_copy(update={"passed": True, "host_loops": ()})})
+    plan = engine.plan.model_copy(update=MISSED)
+    allowed = engine.model_copy(update={"plan": plan.model_copy(update={"passed": True, "host_driven": {}})})
     return render(report.model_copy(update={"engines": (engine.model_copy(update={"plan": plan}), allowed)}))
 
 
@@ -55,7 +56,7 @@ def test_a_missed_plan_is_told_and_an_allowed_one_is_not() -> None:
     assert text.count("1/2") == 2
     assert text.count("FAILED") == 1
     assert "1/2 FAILED" in text
-    assert text.count("the host drives a loop or a branch (/rec), so no CUDA graph") == 1
+    assert text.count("the host drives /rec (LSTM: a loop), so no CUDA graph") == 1
 
 
 @pytest.mark.parametrize(

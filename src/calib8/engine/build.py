@@ -18,7 +18,7 @@ from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import gpus
-from calib8.engine.host_loops import host_loops, looping_nodes
+from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
 from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
@@ -29,6 +29,7 @@ from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_
 from calib8.engine.targets import describe, path_for, require_known
 from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
+from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -165,7 +166,7 @@ class _Source:
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
     #: What the host may come to drive.
-    looping: Mapping[str, Sequence[str]]
+    host_driven: Sequence[HostDriven]
     inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
 
@@ -191,7 +192,7 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    return _Source(path, metadata, ops, conditioning_chains(model), looping_nodes(model), inputs, profiles)
+    return _Source(path, metadata, ops, conditioning_chains(model), host_driven(model), inputs, profiles)
 
 
 def _calibration(
@@ -304,7 +305,7 @@ class _Job:
                 chains=self.source.chains,
                 profiles=len(profile_sets(self.source.profiles)),
             )
-        return self._judged(plan.model_copy(update={"host_loops": host_loops(layers, self.source.looping)}))
+        return self._judged(plan.model_copy(update={"host_driven": driven_by_host(layers, self.source.host_driven)}))
 
     def _judged(self, plan: PlanCheck) -> PlanCheck:
         """The plan with its verdict; says what does not keep the engine from passing."""
@@ -314,8 +315,8 @@ class _Job:
             self.progress.note(f"{missed} of {plan.expected} quantised ops will not run in INT8.")
         if plan.unfused:
             self.progress.note(f"for {describe(plan.target)} {plan.describe_conditioning()}")
-        if plan.host_loops:
-            self.progress.note(f"for {describe(plan.target)} {plan.describe_host_loops()}")
+        if plan.host_driven:
+            self.progress.note(f"for {describe(plan.target)} {plan.describe_host_driven()}")
         return plan
 
     def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:

@@ -1,46 +1,40 @@
-"""Loops and branches that the host drives: it waits for a number from the GPU, and jumps in the list of kernels.
+"""Which nodes of an engine the host drives: it waits for a number from the GPU before it launches the next kernel.
 
-No CUDA graph can be captured of such an engine. In the plan they are ``cjmp`` layers, for a loop one in front and one
-at its end, with a copy to the host before. TensorRT makes them of ONNX's control flow and recurrent ops, TensorRT 10.6
-also of CumSum, which counts the position ids of MPNet and RoBERTa; TensorRT-RTX 1.7 makes one kernel of that.
+No CUDA graph can be captured of such an engine. The graph names who may be the cause (``graph.host_driven``), and of
+jumps the plan tells whether there are any: ``cjmp`` layers, for a loop one in front and one at its end, with a copy to
+the host before. TensorRT makes them of ONNX's control flow and recurrent ops, TensorRT 10.6 also of CumSum (77 layers,
+5 of them ``cjmp``), which counts the position ids of MPNet and RoBERTa, and which ``passes.host_loops`` replaces;
+TensorRT-RTX 1.7 makes one kernel of CumSum.
 """
 
-from collections.abc import Mapping, Sequence
-
-import onnx_ir as ir
+from collections.abc import Sequence
 
 from calib8.engine.layers import Layer
-from calib8.engine.quantized import plan_name
-from calib8.graph.values import op_of
+from calib8.graph.host_driven import HostDriven
 
 JUMP = "cjmp"
-KINDS = ("CumSum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan")
+UNEXPLAINED = "a jump in the plan"
 
 
-def looping_nodes(model: ir.Model) -> dict[str, tuple[str, ...]]:
-    """The nodes that may become a loop or a branch of the host, each with the nodes inside it, as plans call them."""
-    nodes = [node for node in model.graph.all_nodes() if op_of(node) in KINDS]
-    return {plan_name(node): tuple(map(plan_name, _inside(node))) for node in nodes}
+def driven_by_host(layers: Sequence[Layer], suspects: Sequence[HostDriven]) -> dict[str, str]:
+    """The nodes of ``suspects`` that need the host, and why; jumps of the plan themselves where no node explains them.
 
-
-def host_loops(layers: Sequence[Layer], looping: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The nodes of ``looping_nodes`` that jumps of the host come from, or the jumps themselves where none fits.
-
-    A node fits if a layer from the first jump to the last computes it or something inside it, or if no layer does.
+    A node explains the jumps if a layer from the first to the last computes it or something inside it, or if no layer
+    does.
     """
+    sizes = {node.name: node.why for node in suspects if not node.jumps}
+    jumping = [node for node in suspects if node.jumps]
+    if not layers:  # no plan was read
+        return {node.name: f"{node.why}, as far as the graph tells" for node in jumping} | sizes
     jumps = [place for place, layer in enumerate(layers) if layer.kind == JUMP]
     if not jumps:
-        return ()
+        return sizes
     stretch = layers[jumps[0] : jumps[-1] + 1]
-    found = [name for name, inner in looping.items() if _named(stretch, (name, *inner))]
-    found = found or [name for name, inner in looping.items() if not _named(layers, (name, *inner))]
-    return tuple(found or (layers[place].name for place in jumps))
+    found = [node for node in jumping if _named(stretch, node)]
+    found = found or [node for node in jumping if not _named(layers, node)]
+    named = {node.name: node.why for node in found} or {layers[place].name: UNEXPLAINED for place in jumps}
+    return named | sizes
 
 
-def _named(layers: Sequence[Layer], nodes: Sequence[str]) -> bool:
-    return any(layer.computes(node) for layer in layers for node in nodes)
-
-
-def _inside(node: ir.Node) -> list[ir.Node]:
-    graphs = [entry.as_graph() for entry in node.attributes.values() if entry.type == ir.AttributeType.GRAPH]
-    return [inner for graph in graphs for inner in graph.all_nodes()]
+def _named(layers: Sequence[Layer], node: HostDriven) -> bool:
+    return any(layer.computes(name) for layer in layers for name in (node.name, *node.inside))

@@ -52,8 +52,8 @@ class PlanCheck(BaseModel):
     unfused: tuple[str, ...] = ()
     #: Normalisations in front of such nodes that take more than one kernel.
     divided: tuple[str, ...] = ()
-    #: Ops that become a loop or a branch which the host drives: no CUDA graph can be captured of the engine.
-    host_loops: tuple[str, ...] = ()
+    #: Nodes that the host drives, and why: no CUDA graph can be captured of the engine.
+    host_driven: dict[str, str] = {}
     #: What the ops are to be multiplied in.
     precision: Precision = "int8"
     #: Whether the engine is as good as was asked for: nothing is missing, or no more than was allowed.
@@ -79,13 +79,11 @@ class PlanCheck(BaseModel):
         more = ", …" if len(self.unfused) > 3 else ""
         return text + (f"; not fused: {', '.join(self.unfused[:3])}{more}" if self.unfused else "")
 
-    def describe_host_loops(self) -> str:
+    def describe_host_driven(self) -> str:
         """For people: what keeps CUDA graphs away."""
-        more = f" and {len(self.host_loops) - 3} more" if len(self.host_loops) > 3 else ""
-        return (
-            f"the host drives a loop or a branch ({', '.join(self.host_loops[:3])}{more}), so no CUDA graph can be "
-            "captured of this engine"
-        )
+        named = ", ".join(f"{name} ({why})" for name, why in list(self.host_driven.items())[:5])
+        more = f" and {len(self.host_driven) - 5} more" if len(self.host_driven) > 5 else ""
+        return f"the host drives {named}{more}, so no CUDA graph can be captured of this engine"
 
     def describe_failure(self) -> str:
         """For people: the ops that would not run in INT8, and the likely reasons."""

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
-from calib8.graph.values import op_of
+from calib8.graph.values import op_of, plan_name
 
 KINDS = ("MatMul", "Gemm", "Conv")
 #: TensorRT moves Q and DQ across these.
@@ -116,11 +116,6 @@ def _quantized_op(node: ir.Node) -> QuantizedOp | None:
         weight_elements=weight.codes.size if weight and weight.codes is not None else 0,
         hint=_hint(node, left, right),
     )
-
-
-def plan_name(node: ir.Node) -> str:
-    """The name under which TensorRT's plan mentions a node."""
-    return node.name or f"node_of_{node.outputs[0].name}"  # TensorRT's parser names it so
 
 
 def _chain(quantize: ir.Node) -> Chain | None:

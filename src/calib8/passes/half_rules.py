@@ -8,6 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
+from calib8.graph.running_sum import counts
 from calib8.graph.values import MOVING, op_of, readers_of
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -92,7 +93,7 @@ class HalfRules:
         return MASKED_SCORE if node in self._scoring else MASKED
 
     def _kept_nodes(self, graph: ir.Graph) -> set[ir.Node]:
-        kept = {n for n in graph if n.op_type in (*QDQ, *ANGLES, *NORMALISING) or n.meta.get(CONDITIONING)}
+        kept = {n for n in graph if n.op_type in (*QDQ, *NORMALISING) or n.meta.get(CONDITIONING) or _precise(n)}
         kept |= {node for node in graph if not self._allows_half(node)} | _index_nodes(graph)
         beyond = {n for n in graph if n.op_type in SQUARING or (n.op_type == "Mul" and n.inputs[0] is n.inputs[1])}
         beyond |= {node for node in graph if node not in kept and not self._constants_fit(node)}
@@ -153,7 +154,7 @@ def _reading(graph: ir.Graph, beyond: set[ir.Node]) -> set[ir.Node]:
 
 
 def _index_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """Rule 3: nodes that turn floats into integers or booleans, and nodes whose floats reach only such and angles."""
+    """Rule 3: nodes that turn floats into integers or booleans, and what computes floats for such and angles only."""
     found: set[ir.Node] = set()
     for node in reversed(list(graph)):  # readers before producers
         if node.op_type in (*SHAPE_READERS, *QDQ):
@@ -162,9 +163,14 @@ def _index_nodes(graph: ir.Graph) -> set[ir.Node]:
         readers = [reader for value in floats for reader, _ in value.uses() if reader.op_type not in SHAPE_READERS]
         if any(value.is_graph_output() for value in floats) or (floats and not readers):
             continue
-        if all(reader.op_type in ANGLES or reader in found for reader in readers):
+        if all(_precise(reader) or reader in found for reader in readers):
             found.add(node)
     return found
+
+
+def _precise(node: ir.Node) -> bool:
+    """Rule 3: must ``node`` read its floats as they are?"""
+    return node.op_type in ANGLES or counts(node)
 
 
 def _schema(node: ir.Node, opset: int) -> "onnx.defs.OpSchema | None":

@@ -70,7 +70,7 @@ def _verdict(report: Report) -> RenderableType:
     if report.engines:
         lines.append(Text(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
         lines += _conditioning(report)
-        lines += [Text(f"{plan.target}: {plan.describe_host_loops()}") for plan in _plans(report) if plan.host_loops]
+        lines += [Text(f"{plan.target}: {plan.describe_host_driven()}") for plan in _plans(report) if plan.host_driven]
     return Group(*lines)
 
 

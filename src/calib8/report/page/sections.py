@@ -135,7 +135,7 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
     tables = [Table("Engines", head, tuple(rows))]
     if lost := tuple(missing):
         tables.append(Table("Ops that the engine does not run in INT8", ("target", "op", "likely reason"), lost))
-    loops = (f"{plan.target}: {plan.describe_host_loops()}." for plan in plans if plan.host_loops)
+    loops = (f"{plan.target}: {plan.describe_host_driven()}." for plan in plans if plan.host_driven)
     return Section("Engines", (f"Built by {engines[0].builder}.", *loops), tables=tuple(tables))
 
 
