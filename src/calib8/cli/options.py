@@ -8,6 +8,7 @@ import typer
 from calib8.calibration.config import ObserverName
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import CalibratorName, HardwareCompatibility
+from calib8.engine.options import Precision as EnginePrecision
 from calib8.planning.config import Precision, Treatment
 from calib8.runtime.names import CpuRuntime
 
@@ -51,6 +52,10 @@ Shapes = Annotated[
         help="Input, then its smallest, usual and largest shape. The same input again: a further profile.",
         metavar="input_ids:1x1:8x64:64x384",
     ),
+]
+BuildPrecision = Annotated[
+    EnginePrecision,
+    typer.Option(help="int8 builds a quantised model, the others a float one: what to set INT8 against."),
 ]
 Family = Annotated[FamilyChoice, typer.Option(help="Which TensorRT builds, if both are installed.")]
 Workspace = Annotated[int | None, typer.Option(min=1, help="Scratch memory limit in MiB.")]

@@ -141,11 +141,12 @@ def quantize(
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.")],
+    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model; with --precision a float one.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
     ],
+    precision: opt.BuildPrecision = "int8",
     target: opt.Target = None,
     shapes: opt.Shapes = None,
     family: opt.Family = "auto",
@@ -168,11 +169,14 @@ def build(
     """Build TensorRT engines and check that the compiler planned INT8.
 
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
+
+    What to set it against: calib8 build model.onnx -o model-fp16.engine --target sm86 --precision fp16
     """
     from calib8.report.table import size_of
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
+            precision=precision,
             targets=target,
             shapes=shapes or (),
             family=family,
@@ -192,7 +196,7 @@ def build(
         with kept_activity(output, monitor):
             engines = api.build(model, output, config, data=data, progress=progress)
     for engine in engines:
-        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
+        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.describe()}", markup=False)
     tell(Built(engines=tuple(engines)))
 
 

@@ -17,7 +17,9 @@ from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, c
 from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
+from calib8.engine.float_form import in_precision
 from calib8.engine.hardware import gpus
+from calib8.engine.options import Precision
 from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated, parse_layers
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
@@ -43,6 +45,11 @@ class BuiltEngine(BaseModel):
     size_bytes: int
     seconds: float
     plan: PlanCheck
+    precision: Precision = "int8"
+
+    def describe(self) -> str:
+        """For people: what it computes in."""
+        return self.plan.describe() if self.precision == "int8" else f"computes in {self.precision.upper()}"
 
 
 def build_engine(
@@ -77,17 +84,18 @@ def build_engine(
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
-    job = _Job(source, config, tensorrt, calibration, progress)
     built: list[BuiltEngine] = []
     missed: list[PlanMismatch] = []
-    for target in targets:
-        try:
-            built.append(job.build(target, path_for(output, target, targets), targets))
-        except PlanMismatch as error:
-            progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
-            missed.append(error)
-        else:
-            _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
+    with in_precision(source.path, config.precision, output) as parsed:
+        job = _Job(source, parsed, config, tensorrt, calibration, progress)
+        for target in targets:
+            try:
+                built.append(job.build(target, path_for(output, target, targets), targets))
+            except PlanMismatch as error:
+                progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
+                missed.append(error)
+            else:
+                _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
     if missed:
         written = f" Written all the same: {', '.join(str(engine.path) for engine in built)}." if built else ""
         message = " ".join(dict.fromkeys(map(str, missed))) + written
@@ -173,10 +181,16 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
             f"{path} has Q/DQ nodes already, and TensorRT would ignore the calibrator. Build it without one, or "
             "calibrate the FP32 model."
         )
-    if not ops and not config.allow_float and not config.calibrator:
+    if ops and config.precision != "int8":
+        raise ModelError(
+            f"{path} has Q/DQ nodes, and precision {config.precision} is for the float model that it was made from. "
+            "Build that one, or this one without --precision."
+        )
+    if not ops and config.precision == "int8" and not config.allow_float and not config.calibrator:
         raise ModelError(
             f"{path} has no quantised op: the engine would compute in float. Expected the model that `calib8 quantize` "
-            "wrote; to build it all the same, allow float (--allow-float)."
+            "wrote. For a float engine to set INT8 against, ask for its precision (--precision fp16); to build the "
+            "graph as it is, allow float (--allow-float)."
         )
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
@@ -209,6 +223,8 @@ class _Job:
     """What the builds for all targets share."""
 
     source: _Source
+    #: The file that TensorRT parses: the model, or its float form.
+    parsed: Path
     config: Build
     tensorrt: TensorRT
     calibration: CalibrationData | None
@@ -264,7 +280,7 @@ class _Job:
     def _request(self, target: str, engine: Path) -> dict[str, Any]:
         sets = profile_sets(self.source.profiles) if self.source.profiles else ()
         return {
-            "model": str(self.source.path),
+            "model": str(self.parsed),
             "engine": str(engine),
             "family": self.tensorrt.family,
             "target": target,
@@ -329,6 +345,7 @@ def _built(engine: Path, sidecar: Sidecar) -> BuiltEngine:
         size_bytes=sidecar.engine_bytes,
         seconds=sidecar.build_seconds,
         plan=sidecar.plan,
+        precision=sidecar.precision,
     )
 
 

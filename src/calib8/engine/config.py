@@ -47,6 +47,8 @@ class Build(Config, Options):
     def _combination(self) -> "Build":
         if self.calibrator is None and (self.calibration_cache or self.calibration_batch):
             raise ValueError("calibration_cache and calibration_batch say how a calibrator works: choose a calibrator")
+        if self.calibrator and self.precision != "int8":
+            raise ValueError(f"a calibrator makes INT8 engines, got precision {self.precision}: leave one of them out")
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self

@@ -95,7 +95,9 @@ def verify_on_gpu(
 
 
 def quantised_model_of(engine: Path, sidecar: Sidecar) -> Path | None:
-    """The ONNX model that the engine was built from, if it lies beside it under whatever name."""
+    """The quantised ONNX model that the engine was built from, if it lies beside it under whatever name."""
+    if sidecar.precision != "int8":  # it was built from the reference itself
+        return None
     for path in sorted(engine.parent.glob("*.onnx")):
         try:
             if source_sha256(path) == sidecar.model_sha256:
