@@ -1,5 +1,6 @@
 """Options that several commands share, each defined once."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,22 @@ def _targets(incomplete: str) -> list[str]:
     return [",".join([*named, target]) for target in ARCHITECTURES if target.startswith(begun) and target not in named]
 
 
+def _use_device(device: int | None) -> int | None:
+    """Let this process see that GPU alone, so that all of CUDA, TensorRT and NVML agree on it."""
+    from calib8.engine.hardware import gpus, numbered
+    from calib8.gpu.visible import VISIBLE, only
+
+    if device is not None:
+        if present := gpus():
+            numbered(present, device)
+        os.environ[VISIBLE] = only(device)
+    return device
+
+
+Device = Annotated[
+    int | None,
+    typer.Option(min=0, callback=_use_device, help="GPU to use, as CUDA counts those that CUDA_VISIBLE_DEVICES shows."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Observer = Annotated[ObserverName, typer.Option(help="What turns statistics into a range.")]
 Percentile = Annotated[float, typer.Option(help="For --observer percentile.")]
@@ -69,13 +86,25 @@ VersionCompatible = Annotated[
         "--version-compatible", help="Let later versions of the same major version run it. TensorRT 10 and 11."
     ),
 ]
+ExcludeLeanRuntime = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-lean-runtime", help="With --version-compatible: bring no runtime, for machines with tensorrt-lean."
+    ),
+]
 Compatibility = Annotated[
     HardwareCompatibility, typer.Option(help="Other GPUs that run the engine. TensorRT 10 and 11.")
 ]
 WeightStreaming = Annotated[
     bool, typer.Option("--weight-streaming", help="Let the runtime keep weights in host memory.")
 ]
-TimingCache = Annotated[Path | None, typer.Option(help="Kernel timings to reuse and to extend. TensorRT 10 and 11.")]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option(help="Kernel timings to reuse and to extend. TensorRT 10 and 11. Default: in the user's cache."),
+]
+KeepTimings = Annotated[
+    bool, typer.Option("--keep-timings/--no-timing-cache", help="Keep kernel timings for the next build.")
+]
 Calibrator = Annotated[
     CalibratorName | None, typer.Option(help="Find INT8 scales of an FP32 model on the GPU. TensorRT 10 only.")
 ]

@@ -12,6 +12,7 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
+from calib8.engine.family import FamilyChoice
 from calib8.errors import ConfigError, LimitMissed
 from calib8.planning.config import Precision, Treatment
 
@@ -150,13 +151,16 @@ def build(
     target: opt.Target = None,
     shapes: opt.Shapes = None,
     family: opt.Family = "auto",
+    device: opt.Device = None,
     workspace: opt.Workspace = None,
     optimization_level: opt.Level = None,
     tf32: opt.Tf32 = True,
     version_compatible: opt.VersionCompatible = False,
+    exclude_lean_runtime: opt.ExcludeLeanRuntime = False,
     hardware_compatibility: opt.Compatibility = "none",
     weight_streaming: opt.WeightStreaming = False,
     timing_cache: opt.TimingCache = None,
+    keep_timings: opt.KeepTimings = True,
     calibrator: opt.Calibrator = None,
     data: opt.CalibrationData = None,
     cache: opt.CalibrationCache = None,
@@ -180,13 +184,16 @@ def build(
             targets=target,
             shapes=shapes or (),
             family=family,
+            device=_only_one(device),
             workspace_mib=workspace,
             optimization_level=optimization_level,
             tf32=tf32,
             version_compatible=version_compatible,
+            exclude_lean_runtime=exclude_lean_runtime,
             hardware_compatibility=hardware_compatibility,
             weight_streaming=weight_streaming,
             timing_cache=timing_cache,
+            keep_timings=keep_timings,
             calibrator=calibrator,
             calibration_cache=cache,
             calibration_batch=batch,
@@ -224,6 +231,8 @@ def convert(
     treatment: opt.Conditioning = "auto",
     target: opt.Target = None,
     shapes: opt.Shapes = None,
+    family: opt.Family = "auto",
+    device: opt.Device = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     monitor: opt.MonitorInReport = False,
     sentences: opt.Sentences = True,
@@ -241,13 +250,12 @@ def convert(
 
     kept = _cosine(budget)
     if kept is not None:  # the budget is what must be kept, whatever the default of --min-cosine
-        source = ctx.get_parameter_source("min_cosine")
-        min_cosine = kept if source is None or source.name == "DEFAULT" else max(min_cosine, kept)
+        min_cosine = max(min_cosine, kept) if _is_given(ctx, "min_cosine") else kept
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
-            build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
+            build=_build(target, shapes, family, device) if engine else None,
             verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
             pairs=pairs,
@@ -269,6 +277,11 @@ def convert(
     tell(report)
     if missed is not None:
         raise missed
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _print_made(report: "Report", output: Path) -> None:
@@ -313,6 +326,15 @@ def sensitivity(
         found = api.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
     out.print(render_sensitivity(found, show))
     tell(found)
+
+
+def _build(target: str | None, shapes: list[str] | None, family: FamilyChoice, device: int | None) -> calib8.Build:
+    return calib8.Build(targets=target, shapes=shapes or (), family=family, device=_only_one(device))
+
+
+def _only_one(device: int | None) -> int | None:
+    """The number of the GPU that ``--device`` leaves: it is the only one that this process sees."""
+    return None if device is None else 0
 
 
 def _int8(

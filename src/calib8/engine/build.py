@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,15 +18,17 @@ from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
 from calib8.engine.float_form import in_precision
-from calib8.engine.hardware import gpus
+from calib8.engine.hardware import Gpu, gpus, numbered
 from calib8.engine.options import Precision
 from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated, parse_layers
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
-from calib8.engine.targets import describe, path_for, require_known
+from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
+from calib8.engine.timings import Timings, timings_of
 from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.extras import install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.io import load as load_model
@@ -77,7 +79,7 @@ def build_engine(
     ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
-    tensorrt, targets = builder_of(config)
+    tensorrt, targets, device, gpu = builder_of(config)
     source = _read(Path(model), config, limits or {})
     if config.targets is None and tensorrt.family == "rtx":
         targets = _able(targets, source.ops, progress)
@@ -87,7 +89,7 @@ def build_engine(
     built: list[BuiltEngine] = []
     missed: list[PlanMismatch] = []
     with in_precision(source.path, config.precision, output) as parsed:
-        job = _Job(source, parsed, config, tensorrt, calibration, progress)
+        job = _Job(source, parsed, config, tensorrt, device, gpu, calibration, progress)
         for target in targets:
             try:
                 built.append(job.build(target, path_for(output, target, targets), targets))
@@ -103,14 +105,35 @@ def build_engine(
     return built
 
 
-def builder_of(config: Build) -> tuple[TensorRT, tuple[str, ...]]:
-    """The TensorRT that builds with ``config``, and for which targets; to know before long work whether it can.
+class Builder(NamedTuple):
+    """What builds, for which targets, and on which GPU: its number in CUDA and the GPU; None where none is needed."""
+
+    tensorrt: TensorRT
+    targets: tuple[str, ...]
+    device: int | None = None
+    gpu: Gpu | None = None
+
+
+def builder_of(config: Build) -> Builder:
+    """The TensorRT that builds with ``config``, where and for what; to know before long work whether it can.
 
     Raises ``SetupError``, ``ConfigError`` and ``ProfileError`` as ``build_engine`` does.
     """
-    tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
+    present = gpus()
+    for_rtx = _is_for_rtx(config, present)
+    tensorrt = load(config.family, prefer="rtx" if for_rtx and not config.calibrator else "tensorrt")
+    if config.family == "auto" and tensorrt.family == "rtx" and not for_rtx and config.targets is None:
+        raise SetupError(
+            f"TensorRT-RTX, the only TensorRT installed, does not run on this machine's {present[0].name}. Install "
+            f"{install('tensorrt')}, or name what to build for: --target sm86, say."
+        )
     tensorrt.require(config.asked())
-    return tensorrt, _targets(tensorrt, config)
+    choices = tensorrt.targets()
+    if choices is not None:
+        targets = config.targets or DEFAULT_TARGETS
+        require_known(targets, choices, tensorrt.title)
+        return Builder(tensorrt, targets)
+    return _on_its_gpu(tensorrt, config, present)
 
 
 def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress: Progress) -> None:
@@ -123,25 +146,32 @@ def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress
                 progress.note(f"removed {engine}: it was built from another model")
 
 
-def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
-    """What to build for: the targets asked for, or with a TensorRT that cannot choose, the GPU of this machine."""
-    choices = tensorrt.targets()
-    if choices is not None:
-        targets = config.targets or DEFAULT_TARGETS
-        require_known(targets, choices, tensorrt.title)
-        return targets
-    present = gpus()
+def _is_for_rtx(config: Build, present: Sequence[Gpu]) -> bool:
+    """Is anything to build for something that TensorRT-RTX runs on: a target, or else a GPU, if there is any?"""
+    named = [name for target in config.targets or () for name in members(target)] or [gpu.target for gpu in present]
+    return not named or any(map(rtx_runs_on, named))
+
+
+def _on_its_gpu(tensorrt: TensorRT, config: Build, present: Sequence[Gpu]) -> Builder:
+    """With a TensorRT that builds for its GPU: the one asked for, by number or by target, else CUDA's first."""
     if not present:
         raise SetupError(
             f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
         )
-    here = (present[0].target,)
-    if config.targets not in (None, here):
-        raise ProfileError(
-            f"{tensorrt.title} builds only for this machine's {present[0].name}, got the targets "
-            f"{', '.join(config.targets)}. Ask for {here[0]}, or use family rtx."
-        )
-    return here
+    if config.device is not None:
+        numbers = [config.device]
+        numbered(present, config.device)
+    else:
+        numbers = list(range(len(present)))
+    for number in numbers:
+        here = (present[number].target,)
+        if config.targets in (None, here):
+            return Builder(tensorrt, here, number, present[number])
+    there = " and ".join(dict.fromkeys(present[number].name for number in numbers))
+    raise ProfileError(
+        f"{tensorrt.title} builds only for this machine's {there}, got the targets "
+        f"{', '.join(config.targets or ())}. Ask for {present[numbers[0]].target}, or use family rtx."
+    )
 
 
 def _able(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:
@@ -227,6 +257,9 @@ class _Job:
     parsed: Path
     config: Build
     tensorrt: TensorRT
+    #: The GPU that it is built on.
+    device: int | None
+    gpu: Gpu | None
     calibration: CalibrationData | None
     progress: Progress
 
@@ -245,7 +278,7 @@ class _Job:
                 folder = Path(pair.enter_context(TemporaryDirectory(prefix="calib8-")))
                 calibration = self.calibration.request(folder)
             request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
-            outcome = run_worker(request, self.progress)
+            outcome = run_worker(request, self.progress, self.device)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
@@ -267,12 +300,21 @@ class _Job:
             found.model_sha256 == self.source.sha256
             and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
             and (found.target, found.profiles) == (target, self.source.profiles)
+            and found.gpu == self._gpu_name()
             and found.options() == self.config.options()
             and found.calibration == self._origin()
             and found.calib8_version == _version()
             and found.plan.conditioning == sum(len(chain.nodes) for chain in self.source.chains)
         )
         return found if repeats and not found.plan.missing and self.config.log is None else None
+
+    def _gpu_name(self) -> str | None:
+        return self.gpu.name if self.gpu is not None else None
+
+    def _timings(self) -> Timings | None:
+        if self.gpu is None or not self.tensorrt.times or not self.config.keep_timings:
+            return None
+        return timings_of(self.config.timing_cache, self.tensorrt.version, self.gpu)
 
     def _origin(self) -> CalibrationOrigin | None:
         return self.calibration.origin() if self.calibration else None
@@ -286,7 +328,7 @@ class _Job:
             "target": target,
             "profiles": [{name: (known.min, known.opt, known.max) for name, known in each.items()} for each in sets],
             "options": self.config.options(),
-            "timing_cache": str(self.config.timing_cache.resolve()) if self.config.timing_cache else None,
+            "timings": self._timings(),
         }
 
     def _check(self, outcome: Outcome, target: str) -> PlanCheck:
@@ -325,6 +367,7 @@ class _Job:
             family=self.tensorrt.family,
             tensorrt_version=self.tensorrt.version,
             target=plan.target,
+            gpu=self._gpu_name(),
             model_sha256=self.source.sha256,
             model_metadata=self.source.metadata,
             profiles=self.source.profiles,

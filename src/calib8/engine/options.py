@@ -25,6 +25,9 @@ class Options(BaseModel):
     tf32: bool = True
     #: Let later versions of the same major version run the engine, too.
     version_compatible: bool = False
+    #: Leave the lean runtime out of a version-compatible engine: smaller, no code for the CPU in it, and for machines
+    #: that have ``tensorrt-lean``.
+    exclude_lean_runtime: bool = False
     #: On which other GPUs the engine runs: none, those of the same compute capability, or all from Ampere on.
     hardware_compatibility: HardwareCompatibility = "none"
     #: Let the runtime keep weights in host memory and stream them to the GPU.

@@ -1,4 +1,4 @@
-"""What TensorRT runs badly or not at all, written so that it runs well: the same numbers, before precision is chosen."""
+"""What TensorRT runs badly or not at all, written so that it runs well: same numbers, before precision is chosen."""
 
 from collections.abc import Callable
 

@@ -49,7 +49,8 @@ def _refuse_control_flow(graph: ir.Graph) -> None:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             raise ModelError(
                 f"node {node.name!r} ({node.op_type}) carries a subgraph, and its precision cannot be changed from "
-                "outside. Simplify the model so that it has no control flow, or keep FP32 (--remainder fp32, or --precision fp32 of a float engine)."
+                "outside. Simplify the model so that it has no control flow, or keep FP32 (--remainder fp32; of a "
+                "float engine --precision fp32)."
             )
 
 

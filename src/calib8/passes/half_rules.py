@@ -126,8 +126,8 @@ def _refuse_unknown_types(graph: ir.Graph) -> None:
         if any(v.dtype is None and (v.uses() or v.is_graph_output()) for v in node.outputs):
             raise ModelError(
                 f"the output type of node {node.name!r} ({node.op_type} of domain {node.domain or 'ai.onnx'!r}) is "
-                "unknown, so what reads it cannot become FP16. Keep FP32 (--remainder fp32, or --precision fp32 of a float engine), or export the model "
-                "without that operator."
+                "unknown, so what reads it cannot become FP16. Keep FP32 (--remainder fp32; of a float engine "
+                "--precision fp32), or export the model without that operator."
             )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.sources import Source
-from calib8.engine.hardware import Gpu, driver, gpus
+from calib8.engine.hardware import Gpu, driver, gpus, in_cuda_order
 from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
 from calib8.gpu.activity import Activity
@@ -79,7 +79,7 @@ def verify_on_gpu(
             )
             reference_runtime = judge.reference.description
         found = driver()
-        gpu = gpu_for(sidecar, found.gpus)
+        gpu = gpu_for(sidecar, in_cuda_order(found))
         return GpuComparison(
             gpu=gpu.name if gpu is not None else got.description,
             target=gpu.target if gpu is not None else sidecar.target,
