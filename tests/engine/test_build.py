@@ -36,7 +36,7 @@ REQUEST = {
     "stage": "build",
     "profiles": [{"x": ((1, 64), (8, 64), (32, 64))}],
     "options": {},
-    "timing_cache": None,
+    "timings": None,
     "calibration": None,
 }
 

@@ -9,7 +9,7 @@ from calib8.engine.config import Build
 from calib8.engine.family import TensorRT, load
 from calib8.engine.hardware import Gpu
 from calib8.engine.options import Options
-from calib8.errors import ProfileError, SetupError
+from calib8.errors import ConfigError, ProfileError, SetupError
 
 
 def full(version="10.16.1.11"):
@@ -69,8 +69,37 @@ def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA L4", "sm89"),))
     with pytest.raises(ProfileError, match=r"only for this machine's NVIDIA L4, got the targets sm86\. Ask for sm89"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine", Build(targets="sm86"))
-    assert build._targets(full(), Build()) == ("sm89",)
-    assert build._targets(full(), Build(targets="sm89")) == ("sm89",)
+    assert build.builder_of(Build())[1:] == (("sm89",), 0, Gpu("NVIDIA L4", "sm89"))
+    assert build.builder_of(Build(targets="sm89")).targets == ("sm89",)
+
+
+@needs_bindings
+def test_of_several_gpus_the_one_asked_for_builds(monkeypatch):
+    cards = Gpu("NVIDIA H200", "sm90"), Gpu("NVIDIA L4", "sm89"), Gpu("NVIDIA L4", "sm89")
+    monkeypatch.setattr(build, "load", lambda *_, **__: full())
+    monkeypatch.setattr(build, "gpus", lambda: cards)
+    assert build.builder_of(Build())[1:] == (("sm90",), 0, cards[0])
+    assert build.builder_of(Build(targets="sm89"))[1:] == (("sm89",), 1, cards[1])
+    assert build.builder_of(Build(device=2))[1:] == (("sm89",), 2, cards[2])
+    with pytest.raises(ProfileError, match=r"this machine's NVIDIA L4, got the targets sm90\. Ask for sm89"):
+        build.builder_of(Build(device=1, targets="sm90"))
+    with pytest.raises(ConfigError, match=r"no GPU 3: CUDA shows 0 \(NVIDIA H200\), 1 \(NVIDIA L4\), 2 .*--device"):
+        build.builder_of(Build(device=3))
+
+
+@needs_bindings
+@pytest.mark.parametrize(("card", "taken"), [("sm90", "tensorrt"), ("sm70", "tensorrt"), ("sm89", "rtx")])
+def test_auto_takes_rtx_only_where_it_runs(card, taken, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+    monkeypatch.setitem(sys.modules, "tensorrt", full().module)
+    monkeypatch.setattr(build, "gpus", lambda: (Gpu("a card", card),))
+    assert build.builder_of(Build()).tensorrt.family == taken
+    assert build.builder_of(Build(targets="sm86")).tensorrt.family == "rtx"  # for another machine
+    assert build.builder_of(Build(targets=card)).tensorrt.family == taken
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    if taken == "tensorrt":
+        with pytest.raises(SetupError, match=r"TensorRT-RTX, the only .*not run on this machine's a card.*tensorrt"):
+            build.builder_of(Build())
 
 
 @needs_bindings

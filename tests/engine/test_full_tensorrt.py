@@ -104,10 +104,12 @@ def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_p
     calls = tensorrt("10.16.1.11")
     config = Build(
         allow_float=True,
+        keep_timings=False,
         workspace_mib=3,
         optimization_level=4,
         tf32=False,
         version_compatible=True,
+        exclude_lean_runtime=True,
         hardware_compatibility="ampere+",
         weight_streaming=True,
         shapes=[{"x": ("1x3x4x4", "2x3x4x4", "4x3x4x4")}, {"x": ("5x3x4x4", "6x3x4x4", "8x3x4x4")}],
@@ -117,6 +119,7 @@ def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_p
     assert told == [
         ["IBuilderConfig.profiling_verbosity=", "ProfilingVerbosity.DETAILED"],
         ["IBuilderConfig.set_flag", "BuilderFlag.VERSION_COMPATIBLE"],
+        ["IBuilderConfig.set_flag", "BuilderFlag.EXCLUDE_LEAN_RUNTIME"],
         ["IBuilderConfig.set_flag", "BuilderFlag.WEIGHT_STREAMING"],
         ["IBuilderConfig.clear_flag", "BuilderFlag.TF32"],
         ["IBuilderConfig.hardware_compatibility_level=", "HardwareCompatibilityLevel.AMPERE_PLUS"],
@@ -163,7 +166,9 @@ def test_the_timing_cache_is_read_extended_and_replaced_if_foreign(tensorrt, sav
     assert not [said for said in notes.messages if "timing cache" in said]
     for foreign in (b"foreign device", b"garbage"):
         assert build_anew(foreign) == b"+timed"
-        assert notes.messages[-1] == f"{cache} is of another GPU or another TensorRT: began a new timing cache"
+        assert notes.messages[-1] == (
+            f"{cache} is of another GPU or another TensorRT, or damaged: began a new timing cache"
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model.onnx",
         "modules",
@@ -329,7 +334,7 @@ def test_a_full_tensorrt_is_held_to_its_plan_too(tensorrt, saved, tmp_path):
 
 def test_every_option_is_refused_by_name_where_it_is_missing():
     rtx = TensorRT("rtx", double())
-    for name in ("optimization_level", "version_compatible", "hardware_compatibility", "timing_cache"):
+    for name in ("optimization_level", "version_compatible", "hardware_compatibility", "timing_cache", "device"):
         option = name.replace("_", "-")
         with pytest.raises(ConfigError, match=rf"has no {name} \(--{option}\): "):
             rtx.require({name: 1})
@@ -341,6 +346,10 @@ def test_every_option_is_refused_by_name_where_it_is_missing():
 def test_combinations_that_contradict_themselves_are_refused():
     with pytest.raises(ConfigError, match="choose a calibrator"):
         Build(calibration_batch=3)
+    with pytest.raises(ConfigError, match="has a lean runtime to exclude"):
+        Build(exclude_lean_runtime=True)
+    with pytest.raises(ConfigError, match="a timing cache, and that no timings are to be kept"):
+        Build(timing_cache="x", keep_timings=False)
     with pytest.raises(ConfigError, match="weight streaming needs a strongly typed network"):
         Build(calibrator="minmax", weight_streaming=True)
 

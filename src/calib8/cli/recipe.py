@@ -12,6 +12,7 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
+from calib8.engine.family import FamilyChoice
 from calib8.errors import ConfigError, LimitMissed, PlanMismatch
 from calib8.planning.config import Precision, Treatment
 
@@ -141,21 +142,25 @@ def quantize(
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.")],
+    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model; with --precision a float one.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
     ],
+    precision: opt.BuildPrecision = "int8",
     target: opt.Target = None,
     shapes: opt.Shapes = None,
     family: opt.Family = "auto",
+    device: opt.Device = None,
     workspace: opt.Workspace = None,
     optimization_level: opt.Level = None,
     tf32: opt.Tf32 = True,
     version_compatible: opt.VersionCompatible = False,
+    exclude_lean_runtime: opt.ExcludeLeanRuntime = False,
     hardware_compatibility: opt.Compatibility = "none",
     weight_streaming: opt.WeightStreaming = False,
     timing_cache: opt.TimingCache = None,
+    keep_timings: opt.KeepTimings = True,
     calibrator: opt.Calibrator = None,
     data: opt.CalibrationData = None,
     cache: opt.CalibrationCache = None,
@@ -169,21 +174,27 @@ def build(
     """Build TensorRT engines and check that the compiler planned INT8.
 
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
+
+    What to set it against: calib8 build model.onnx -o model-fp16.engine --target sm86 --precision fp16
     """
     from calib8.report.table import size_of
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
+            precision=precision,
             targets=target,
             shapes=shapes or (),
             family=family,
+            device=_only_one(device),
             workspace_mib=workspace,
             optimization_level=optimization_level,
             tf32=tf32,
             version_compatible=version_compatible,
+            exclude_lean_runtime=exclude_lean_runtime,
             hardware_compatibility=hardware_compatibility,
             weight_streaming=weight_streaming,
             timing_cache=timing_cache,
+            keep_timings=keep_timings,
             calibrator=calibrator,
             calibration_cache=cache,
             calibration_batch=batch,
@@ -198,7 +209,7 @@ def build(
         except PlanMismatch as error:
             engines, missed = list(error.built), error
     for engine in engines:
-        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
+        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.describe()}", markup=False)
     tell(Built(engines=tuple(engines)))
     if missed is not None:
         raise missed
@@ -228,6 +239,8 @@ def convert(
     treatment: opt.Conditioning = "auto",
     target: opt.Target = None,
     shapes: opt.Shapes = None,
+    family: opt.Family = "auto",
+    device: opt.Device = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.MonitorInReport = False,
@@ -246,7 +259,7 @@ def convert(
 
     kept = _cosine(budget)
     min_cosine = _least_cosine(ctx, min_cosine, kept)
-    build = calib8.Build(targets=target, shapes=shapes or (), allow_float_ops=allow_float_ops) if engine else None
+    build = _build(target, shapes, family, device, allow_float_ops) if engine else None
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
@@ -273,6 +286,11 @@ def convert(
     tell(report)
     if missed is not None:
         raise missed
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _print_made(report: "Report", output: Path) -> None:
@@ -325,6 +343,23 @@ def sensitivity(
         found = api.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
     out.print(render_sensitivity(found, show))
     tell(found)
+
+
+def _build(
+    target: str | None, shapes: list[str] | None, family: FamilyChoice, device: int | None, allow_float_ops: str
+) -> calib8.Build:
+    return calib8.Build(
+        targets=target,
+        shapes=shapes or (),
+        family=family,
+        device=_only_one(device),
+        allow_float_ops=allow_float_ops,
+    )
+
+
+def _only_one(device: int | None) -> int | None:
+    """The number of the GPU that ``--device`` leaves: it is the only one that this process sees."""
+    return None if device is None else 0
 
 
 def _int8(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,17 +17,21 @@ from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, c
 from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
-from calib8.engine.hardware import gpus
+from calib8.engine.float_form import in_precision
+from calib8.engine.hardware import Gpu, gpus, numbered
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
+from calib8.engine.options import Precision
 from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
-from calib8.engine.targets import describe, path_for, require_known
+from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
+from calib8.engine.timings import Timings, timings_of
 from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.extras import install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.io import SOURCE_SHA256
@@ -47,6 +51,11 @@ class BuiltEngine(BaseModel):
     size_bytes: int
     seconds: float
     plan: PlanCheck
+    precision: Precision = "int8"
+
+    def describe(self) -> str:
+        """For people: what it computes in."""
+        return self.plan.describe() if self.precision == "int8" else f"computes in {self.precision.upper()}"
 
 
 def build_engine(
@@ -75,30 +84,53 @@ def build_engine(
     engines are kept, those that missed are marked in their sidecars, and the error holds them.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
-    tensorrt, targets = builder_of(config)
+    tensorrt, targets, device, gpu = builder_of(config)
     source = _read(Path(model), config, limits or {})
     if config.targets is None and tensorrt.family == "rtx":
         targets = _able(targets, source.ops, progress)
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
-    job = _Job(source, config, tensorrt, calibration, progress)
     built: list[BuiltEngine] = []
-    for target in targets:
-        built.append(job.build(target, path_for(output, target, targets), targets))
-        _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
+    with in_precision(source.path, config.precision, output) as parsed:
+        driven = host_driven(load_model(parsed))
+        job = _Job(source, parsed, driven, config, tensorrt, device, gpu, calibration, progress)
+        for target in targets:
+            built.append(job.build(target, path_for(output, target, targets), targets))
+            _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
     _require_plans(built)
     return built
 
 
-def builder_of(config: Build) -> tuple[TensorRT, tuple[str, ...]]:
-    """The TensorRT that builds with ``config``, and for which targets; to know before long work whether it can.
+class Builder(NamedTuple):
+    """What builds, for which targets, and on which GPU: its number in CUDA and the GPU; None where none is needed."""
+
+    tensorrt: TensorRT
+    targets: tuple[str, ...]
+    device: int | None = None
+    gpu: Gpu | None = None
+
+
+def builder_of(config: Build) -> Builder:
+    """The TensorRT that builds with ``config``, where and for what; to know before long work whether it can.
 
     Raises ``SetupError``, ``ConfigError`` and ``ProfileError`` as ``build_engine`` does.
     """
-    tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
+    present = gpus()
+    for_rtx = _is_for_rtx(config, present)
+    tensorrt = load(config.family, prefer="rtx" if for_rtx and not config.calibrator else "tensorrt")
+    if config.family == "auto" and tensorrt.family == "rtx" and not for_rtx and config.targets is None:
+        raise SetupError(
+            f"TensorRT-RTX, the only TensorRT installed, does not run on this machine's {present[0].name}. Install "
+            f"{install('tensorrt')}, or name what to build for: --target sm86, say."
+        )
     tensorrt.require(config.asked())
-    return tensorrt, _targets(tensorrt, config)
+    choices = tensorrt.targets()
+    if choices is not None:
+        targets = config.targets or DEFAULT_TARGETS
+        require_known(targets, choices, tensorrt.title)
+        return Builder(tensorrt, targets)
+    return _on_its_gpu(tensorrt, config, present)
 
 
 def _require_plans(built: Sequence[BuiltEngine]) -> None:
@@ -124,25 +156,32 @@ def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress
                 progress.note(f"removed {engine}: it was built from another model")
 
 
-def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
-    """What to build for: the targets asked for, or with a TensorRT that cannot choose, the GPU of this machine."""
-    choices = tensorrt.targets()
-    if choices is not None:
-        targets = config.targets or DEFAULT_TARGETS
-        require_known(targets, choices, tensorrt.title)
-        return targets
-    present = gpus()
+def _is_for_rtx(config: Build, present: Sequence[Gpu]) -> bool:
+    """Is anything to build for something that TensorRT-RTX runs on: a target, or else a GPU, if there is any?"""
+    named = [name for target in config.targets or () for name in members(target)] or [gpu.target for gpu in present]
+    return not named or any(map(rtx_runs_on, named))
+
+
+def _on_its_gpu(tensorrt: TensorRT, config: Build, present: Sequence[Gpu]) -> Builder:
+    """With a TensorRT that builds for its GPU: the one asked for, by number or by target, else CUDA's first."""
     if not present:
         raise SetupError(
             f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
         )
-    here = (present[0].target,)
-    if config.targets not in (None, here):
-        raise ProfileError(
-            f"{tensorrt.title} builds only for this machine's {present[0].name}, got the targets "
-            f"{', '.join(config.targets)}. Ask for {here[0]}, or use family rtx."
-        )
-    return here
+    if config.device is not None:
+        numbers = [config.device]
+        numbered(present, config.device)
+    else:
+        numbers = list(range(len(present)))
+    for number in numbers:
+        here = (present[number].target,)
+        if config.targets in (None, here):
+            return Builder(tensorrt, here, number, present[number])
+    there = " and ".join(dict.fromkeys(present[number].name for number in numbers))
+    raise ProfileError(
+        f"{tensorrt.title} builds only for this machine's {there}, got the targets "
+        f"{', '.join(config.targets or ())}. Ask for {present[numbers[0]].target}, or use family rtx."
+    )
 
 
 def _able(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:
@@ -165,8 +204,6 @@ class _Source:
     metadata: dict[str, str]
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
-    #: What the host may come to drive.
-    host_driven: Sequence[HostDriven]
     inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
 
@@ -184,15 +221,21 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
             f"{path} has Q/DQ nodes already, and TensorRT would ignore the calibrator. Build it without one, or "
             "calibrate the FP32 model."
         )
-    if not ops and not config.allow_float and not config.calibrator:
+    if ops and config.precision != "int8":
+        raise ModelError(
+            f"{path} has Q/DQ nodes, and precision {config.precision} is for the float model that it was made from. "
+            "Build that one, or this one without --precision."
+        )
+    if not ops and config.precision == "int8" and not config.allow_float and not config.calibrator:
         raise ModelError(
             f"{path} has no quantised op: the engine would compute in float. Expected the model that `calib8 quantize` "
-            "wrote; to build it all the same, allow float (--allow-float)."
+            "wrote. For a float engine to set INT8 against, ask for its precision (--precision fp16); to build the "
+            "graph as it is, allow float (--allow-float)."
         )
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    return _Source(path, metadata, ops, conditioning_chains(model), host_driven(model), inputs, profiles)
+    return _Source(path, metadata, ops, conditioning_chains(model), inputs, profiles)
 
 
 def _calibration(
@@ -220,8 +263,15 @@ class _Job:
     """What the builds for all targets share."""
 
     source: _Source
+    #: The file that TensorRT parses: the model, or its float form.
+    parsed: Path
+    #: What the host may come to drive of it.
+    host_driven: Sequence[HostDriven]
     config: Build
     tensorrt: TensorRT
+    #: The GPU that it is built on.
+    device: int | None
+    gpu: Gpu | None
     calibration: CalibrationData | None
     progress: Progress
 
@@ -240,7 +290,7 @@ class _Job:
                 folder = Path(pair.enter_context(TemporaryDirectory(prefix="calib8-")))
                 calibration = self.calibration.request(folder)
             request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
-            outcome = run_worker(request, self.progress)
+            outcome = run_worker(request, self.progress, self.device)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
@@ -262,6 +312,7 @@ class _Job:
             found.model_sha256 == self.source.sha256
             and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
             and (found.target, found.profiles) == (target, self.source.profiles)
+            and found.gpu == self._gpu_name()
             and found.options() == self.config.options()
             and found.calibration == self._origin()
             and found.calib8_version == _version()
@@ -277,19 +328,27 @@ class _Job:
                 write_text(sidecar_path(engine), sidecar.model_dump_json(indent=2) + "\n")
         return sidecar
 
+    def _gpu_name(self) -> str | None:
+        return self.gpu.name if self.gpu is not None else None
+
+    def _timings(self) -> Timings | None:
+        if self.gpu is None or not self.tensorrt.times or not self.config.keep_timings:
+            return None
+        return timings_of(self.config.timing_cache, self.tensorrt.version, self.gpu)
+
     def _origin(self) -> CalibrationOrigin | None:
         return self.calibration.origin() if self.calibration else None
 
     def _request(self, target: str, engine: Path) -> dict[str, Any]:
         sets = profile_sets(self.source.profiles) if self.source.profiles else ()
         return {
-            "model": str(self.source.path),
+            "model": str(self.parsed),
             "engine": str(engine),
             "family": self.tensorrt.family,
             "target": target,
             "profiles": [{name: (known.min, known.opt, known.max) for name, known in each.items()} for each in sets],
             "options": self.config.options(),
-            "timing_cache": str(self.config.timing_cache.resolve()) if self.config.timing_cache else None,
+            "timings": self._timings(),
         }
 
     def _check(self, outcome: Outcome, target: str) -> PlanCheck:
@@ -305,7 +364,7 @@ class _Job:
                 chains=self.source.chains,
                 profiles=len(profile_sets(self.source.profiles)),
             )
-        return self._judged(plan.model_copy(update={"host_driven": driven_by_host(layers, self.source.host_driven)}))
+        return self._judged(plan.model_copy(update={"host_driven": driven_by_host(layers, self.host_driven)}))
 
     def _judged(self, plan: PlanCheck) -> PlanCheck:
         """The plan with its verdict; says what does not keep the engine from passing."""
@@ -327,6 +386,7 @@ class _Job:
             family=self.tensorrt.family,
             tensorrt_version=self.tensorrt.version,
             target=plan.target,
+            gpu=self._gpu_name(),
             model_sha256=self.source.sha256,
             model_metadata=self.source.metadata,
             profiles=self.source.profiles,
@@ -347,6 +407,7 @@ def _built(engine: Path, sidecar: Sidecar) -> BuiltEngine:
         size_bytes=sidecar.engine_bytes,
         seconds=sidecar.build_seconds,
         plan=sidecar.plan,
+        precision=sidecar.precision,
     )
 
 

@@ -113,6 +113,7 @@ class Calibration:
     def _open(self) -> tuple[Device, Buffers]:
         if self._device is None:  # not before a batch is wanted: a cache needs no memory
             self._device = Device(self._target)
+            self._device.use()
             self._opened.callback(self._device.close)
             self._buffers = Buffers(self._device)
             self._opened.callback(self._buffers.close)

@@ -32,10 +32,15 @@ class Build(Config, Options):
     shapes: tuple[Profile, ...] = ()
     #: ``auto`` takes TensorRT-RTX where both are installed, or TensorRT if there is to be a calibrator.
     family: FamilyChoice = "auto"
+    #: Full TensorRT: CUDA's number of the GPU to build on and for; None takes the first, or the first of ``targets``.
+    device: int | None = Field(default=None, ge=0)
     #: Where to keep TensorRT's verbose log; with several targets ``x.log`` becomes ``x.sm86.log``.
     log: Path | None = None
-    #: Timings of kernels, read if the file is there, and written with what this build adds.
+    #: Timings of kernels, read if the file is there, and written with what this build adds. None keeps them in the
+    #: user's cache, see ``timings``.
     timing_cache: Path | None = None
+    #: False measures all kernels anew, and keeps nothing.
+    keep_timings: bool = True
     #: With a calibrator: its cache, read if it is there and fits the TensorRT and the algorithm, written otherwise.
     calibration_cache: Path | None = None
     #: With a calibrator: samples in a batch; None takes that of the shapes to optimise for.
@@ -51,6 +56,12 @@ class Build(Config, Options):
     def _combination(self) -> "Build":
         if self.calibrator is None and (self.calibration_cache or self.calibration_batch):
             raise ValueError("calibration_cache and calibration_batch say how a calibrator works: choose a calibrator")
+        if self.exclude_lean_runtime and not self.version_compatible:
+            raise ValueError("only a version-compatible engine has a lean runtime to exclude: choose both, or neither")
+        if self.timing_cache and not self.keep_timings:
+            raise ValueError("got a timing cache, and that no timings are to be kept: leave one of them out")
+        if self.calibrator and self.precision != "int8":
+            raise ValueError(f"a calibrator makes INT8 engines, got precision {self.precision}: leave one of them out")
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calib8.errors import SetupError
+from calib8.gpu.visible import VISIBLE, only
 from calib8.progress import Progress
 
 #: The worker imports from where this process does; -I keeps the working folder and the environment out of that.
@@ -54,8 +56,8 @@ def without_cuda_noise(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if "catchCudaError" not in line)
 
 
-def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
-    """Build in a child process; see ``worker`` for the request.
+def run_worker(request: Mapping[str, Any], progress: Progress, device: int | None = None) -> Outcome:
+    """Build in a child process, which sees the GPU number ``device`` alone; see ``worker`` for the request.
 
     Whatever interrupts this call, such as Ctrl-C or an exception of ``progress``, kills the child and goes on.
     Raises ``OSError`` if the child could not write the engine, ``SetupError`` if this machine lacks something else.
@@ -63,7 +65,7 @@ def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
     log = BuildLog()
     outcome = Outcome(log, 0)
     with tempfile.TemporaryFile() as printed:
-        with _start(printed.fileno()) as process:
+        with _start(printed.fileno(), device) as process:
             try:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -82,13 +84,14 @@ def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
     return outcome
 
 
-def _start(stderr: int) -> "subprocess.Popen[str]":
+def _start(stderr: int, device: int | None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-I", "-c", WORKER, json.dumps([str(entry) for entry in sys.path])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         encoding="utf-8",
+        env=None if device is None else {**os.environ, VISIBLE: only(device)},
     )
 
 

@@ -20,6 +20,14 @@ ARCHITECTURES = {
     "sm120": "Blackwell: RTX 50, RTX PRO",
     "sm121": "Blackwell: DGX Spark",
 }
+#: Data centre cards, on which TensorRT-RTX runs no engine at all, and its oldest architecture.
+NOT_RTX = ("sm90", "sm100", "sm103")
+FIRST_RTX = 75
+
+
+def rtx_runs_on(target: str) -> bool:
+    """Whether GPUs of this compute capability are for TensorRT-RTX: Turing, Ampere, Ada and Blackwell RTX cards."""
+    return target not in NOT_RTX and int(target.removeprefix("sm")) >= FIRST_RTX
 
 
 def parse_targets(targets: str | Iterable[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ A process of its own, because TensorRT's logger is global to a process, its libr
 cannot be interrupted between two progress callbacks, and a crash inside it must not take the caller along.
 
 Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``stage`` (name of the work in progress
-reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timing_cache`` (path or null),
+reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timings`` (``Timings``, or null),
 ``calibration`` (``CalibrationData.request``, or null).
 Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
 at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
@@ -28,9 +28,9 @@ from calib8.engine.calibrator import CacheFile, Calibration, make_calibrator
 from calib8.engine.family import TensorRT, load
 from calib8.engine.options import Options
 from calib8.engine.phases import Phases
+from calib8.engine.timings import kept_timings
 from calib8.engine.trt_api import TensorRtModule
 from calib8.errors import SetupError
-from calib8.files import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -90,7 +90,7 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
         if config.add_optimization_profile(_profile(module, builder, shapes)) < 0:
             raise RefusedError("TensorRT did not accept the optimisation profile")
     config.progress_monitor = monitor = _monitor(module, request["stage"], emit)  # TensorRT keeps no reference to it
-    with _timing_cache(config, request["timing_cache"], emit), _calibrator(tensorrt, builder, config, request, emit):
+    with kept_timings(config, request["timings"], emit), _calibrator(tensorrt, builder, config, request, emit):
         engine = builder.build_serialized_network(network, config)
     del monitor
     if engine is None:
@@ -119,21 +119,6 @@ def _profile(
     for name, (low, usual, high) in shapes.items():
         profile.set_shape(name, module.Dims(low), module.Dims(usual), module.Dims(high))
     return profile
-
-
-@contextmanager
-def _timing_cache(config: trt.IBuilderConfig, path: str | None, emit: Emit) -> Iterator[None]:
-    """Lend a build the timings in this file, and write it anew if the build ran."""
-    if path is None:
-        yield
-        return
-    known = Path(path).read_bytes() if Path(path).is_file() else b""
-    cache = config.create_timing_cache(known)
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        emit("note", f"{path} is of another GPU or another TensorRT: began a new timing cache")
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    yield
-    write_bytes(Path(path), bytes(config.get_timing_cache().serialize()))
 
 
 @contextmanager

@@ -20,13 +20,16 @@ Made = TypeVar("Made")
 
 
 class Engine:
-    """The engine in the file at ``path``, deserialised on the current GPU; ``close`` lets go of it.
+    """The engine ``content``, the bytes of the file at ``path``, deserialised on the current GPU; ``close`` lets go.
 
+    ``host_code``: let it bring code of its own for the CPU, as one that is version-compatible does: its runtime.
     Raises ``SetupError`` with TensorRT's reason if it does not load, ``InputError`` if it has other tensors or profiles
     than its sidecar tells, ``ModelError`` if TensorRT wants one of its tensors on the CPU.
     """
 
-    def __init__(self, tensorrt: TensorRT, path: Path, sidecar: Sidecar) -> None:
+    def __init__(
+        self, tensorrt: TensorRT, path: Path, content: bytes, sidecar: Sidecar, *, host_code: bool = False
+    ) -> None:
         self._log, self._reasons = log_of(tensorrt.module)  # type: ignore[arg-type]  # a module is hashable
         self._reasons.take()
         self._making = (
@@ -37,9 +40,8 @@ class Engine:
         self.inputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "input")
         self.outputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "output")
         self._runtime: trt.Runtime | None = self.made("start", lambda: tensorrt.module.Runtime(self._log))
-        if sidecar.version_compatible:
-            self._runtime.engine_host_code_allowed = True  # the engine brings the runtime that it was built for
-        loaded = self.made("load the engine", lambda: self._deserialised(path))
+        self._runtime.engine_host_code_allowed = host_code
+        loaded = self.made("load the engine", lambda: self._deserialised(content))
         self._check(loaded, path, len(profile_sets(sidecar.profiles)))
         self._loaded: trt.ICudaEngine | None = loaded
 
@@ -75,9 +77,9 @@ class Engine:
         reasons = self._reasons.take() or reason or "no reason given; too little free GPU memory is a common one"
         return f"TensorRT could not {what}: {reasons.rstrip('.')}."
 
-    def _deserialised(self, path: Path) -> trt.ICudaEngine | None:
+    def _deserialised(self, content: bytes) -> trt.ICudaEngine | None:
         assert self._runtime is not None
-        return self._runtime.deserialize_cuda_engine(path.read_bytes())
+        return self._runtime.deserialize_cuda_engine(content)
 
     def _check(self, loaded: trt.ICudaEngine, path: Path, profiles: int) -> None:
         """Does the engine have what the sidecar tells, all of it in GPU memory?"""
