@@ -108,7 +108,7 @@ def without_cuda() -> dict[str, Any]:
     sidecar: Any = type("Sidecar", (), {"tensors": ()})()
     return {
         "build": refused(lambda: worker._build(tensorrt, request, print)),
-        "run": refused(lambda: Engine(tensorrt, Path("x.engine"), sidecar)),
+        "run": refused(lambda: Engine(tensorrt, Path("x.engine"), b"", sidecar)),
     }
 
 
