@@ -49,7 +49,7 @@ def _casts_before_conv(node: ir.Node) -> list[ir.Node]:
     casts = [reader for reader, _ in node.outputs[0].uses()]
     right = all(
         op_of(cast) == "Cast"
-        and cast.outputs[0].dtype == FP16
+        and cast.attributes.get_int("to") == FP16
         and not cast.outputs[0].is_graph_output()
         and all(op_of(reader) == "Conv" for reader, _ in cast.outputs[0].uses())
         for cast in casts
