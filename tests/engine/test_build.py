@@ -271,7 +271,7 @@ def test_a_worker_that_says_nothing_is_killed_too(saved, tmp_path, monkeypatch):
 
 def test_a_worker_ends_when_its_caller_is_gone(saved, tmp_path):
     request = {**REQUEST, "model": str(saved(tiny.mlp(12))), "engine": str(tmp_path / "x.engine")}
-    with process._start(subprocess.DEVNULL) as worker:
+    with process._start(subprocess.DEVNULL, None) as worker:
         worker.stdout.close()
         worker.stdin.write(json.dumps(request))
         worker.stdin.close()
