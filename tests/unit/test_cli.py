@@ -507,8 +507,8 @@ def test_convert_without_engines_holds_data_back(calib8: Shell, tmp_path: Path) 
     assert report["calibration"]["samples"] == 56
     assert report["accuracy"]["samples"] == 8
     assert {path.name for path in output.iterdir()} == {
-        "ranges.json", "calibration.cache", "calibration.cache.json", "plan.json", "model.int8.onnx", "report.json",
-        "report.html",
+        "ranges.json", "calibration.cache", "calibration.cache.json", "plan.json", "model.int8.onnx",
+        "model.int8.onnx.json", "report.json", "report.html",
     }  # fmt: skip
     code, out, err = calib8(
         "convert", tmp_path / "mlp.onnx", "--data", tmp_path / "data.npz", "-o", output, "--no-engine",

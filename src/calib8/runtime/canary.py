@@ -28,6 +28,7 @@ from calib8.files import default_cache, write_json
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.qdq_nodes import Constants, quantised_activation
+from calib8.runtime.amx import REFUSED, instructions
 from calib8.runtime.forms import Form, in_form, is_quantised
 from calib8.runtime.names import RuntimeName
 from calib8.runtime.processor import identity, version_of
@@ -96,6 +97,10 @@ def wrong(runtime: RuntimeName, form: Form, kinds: Iterable[Kind]) -> Answer | N
     """
     if form == "fp32":
         return None
+    kinds = tuple(kinds)
+    conv = next((kind for kind in kinds if kind in CONV_SHAPES), None)
+    if runtime == "openvino" and not instructions().settle(convolves=conv is not None) and conv is not None:
+        return Answer(exact=False, kind=conv, refused=REFUSED)
     return next((answer for kind in kinds if not (answer := _asked(runtime, form, kind)).exact), None)
 
 

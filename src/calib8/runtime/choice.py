@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt
 from calib8.errors import Calib8Error, SetupError
 from calib8.files import default_cache, parse_json, write_json
 from calib8.graph.io import SOURCE_SHA256
+from calib8.runtime.amx import convolves, instructions
 from calib8.runtime.canary import Kind, kinds_of, wrong
 from calib8.runtime.forms import WORDS, Form, is_quantised, words
 from calib8.runtime.names import NAMES, CpuRuntime, RuntimeName
@@ -46,7 +47,7 @@ class Measured(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["calib8.cpu-choice/2"] = "calib8.cpu-choice/2"
+    format: Literal["calib8.cpu-choice/1"] = "calib8.cpu-choice/1"
     choice: CpuChoice
     samples_per_second: dict[str, FiniteFloat]
 
@@ -146,6 +147,8 @@ def remembered(model: ir.Model) -> CpuChoice | None:
     """What was measured for ``model`` on this machine; None if nothing was, or nothing that can be read or is exact."""
     if SOURCE_SHA256 not in model.metadata_props:
         return None
+    if convolves(model):
+        instructions().settle(convolves=True)  # changes a setting, which is among the facts
     try:
         kept = _Kept.model_validate(parse_json(_file(model).read_bytes()))
     except (OSError, ValueError, SetupError):

@@ -10,6 +10,7 @@ from calib8.data.inputs import Arrays
 from calib8.errors import DataError, ModelError, SetupError
 from calib8.extras import install
 from calib8.graph.io import readable
+from calib8.runtime.amx import REFUSED, convolves, instructions
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import is_quantised
@@ -26,8 +27,8 @@ class OpenVinoRuntime(Runtime):
     FP32 is asked for explicitly: on CPUs with bf16 units OpenVINO's own default rounds the rest to bf16.
     ``streams`` threads may ``run`` at once; ``threads`` is what all of them have together. ``integers``: that
     ``runtime.canary`` found its INT8 kernels to be exact; OpenVINO has no other way to compute a quantised model.
-    Raises ``SetupError`` where OpenVINO is not installed, ``ModelError`` if it refuses the model, or where that is
-    quantised and ``integers`` is False.
+    Raises ``SetupError`` where OpenVINO is not installed, or would convolve with AMX (``runtime.amx``), ``ModelError``
+    if it refuses the model, or where that is quantised and ``integers`` is False.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class OpenVinoRuntime(Runtime):
     ) -> None:
         if is_quantised(model) and not integers:
             raise ModelError("OpenVINO computes a quantised model with INT8 kernels only. Open it with open_cpu.")
+        if not instructions().settle(convolves=convolves(model)):
+            raise SetupError(f"{REFUSED}.")
         try:
             ov = openvino()
         except ImportError as error:
