@@ -26,8 +26,9 @@ IN_THE_PLAN = {"fp16": "Half", "bf16": "BFloat16", "fp32": "Float"}
 
 
 def layers_of(log: Path) -> list[Layer]:
-    """Of a log as ``--log`` keeps it: a severity before every message."""
-    return layers_from_log(["Layers:" + log.read_text().partition("] Layers:")[2]])
+    """Of a log as ``--log`` keeps it: a severity before every message, and control characters to be seen."""
+    told = log.read_text().partition("] Layers:")[2].replace("\\x1e", "\x1e").replace("\\x1f", "\x1f")
+    return layers_from_log([f"Layers:{told}"])
 
 
 @pytest.mark.parametrize("name", MODELS)
