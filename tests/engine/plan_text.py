@@ -84,3 +84,9 @@ def _item(layer: Layer, tensor_name: str, separator: str) -> dict[str, Any]:
 
 def _metadata(layer: Layer, separator: str) -> str:
     return separator.join(f"[ONNX Layer: {node}]" for node in layer.nodes)
+
+
+def kept_layers(log: Path) -> list[Layer]:
+    """Of a log as ``--log`` keeps it: a severity before every message, control characters as what can be seen."""
+    told = log.read_text(encoding="utf-8").partition("] Layers:")[2]
+    return layers_from_log(["Layers:" + told.replace("\\x1e", "\x1e").replace("\\x1f", "\x1f")])

@@ -7,11 +7,10 @@ import engine_models as tiny
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
+from plan_text import kept_layers
 
 import calib8
 from calib8.cli.main import main
-from calib8.engine.layers import Layer
-from calib8.engine.layers_log import layers_from_log
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import ConfigError, ModelError
 from calib8.graph.io import load
@@ -25,12 +24,6 @@ MODELS = {"encoder": lambda: tiny_encoder(vocabulary=64, width=64, positions=32)
 IN_THE_PLAN = {"fp16": "Half", "bf16": "BFloat16", "fp32": "Float"}
 
 
-def layers_of(log: Path) -> list[Layer]:
-    """Of a log as ``--log`` keeps it: a severity before every message, and control characters to be seen."""
-    told = log.read_text().partition("] Layers:")[2].replace("\\x1e", "\x1e").replace("\\x1f", "\x1f")
-    return layers_from_log([f"Layers:{told}"])
-
-
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("precision", IN_THE_PLAN)
 def test_every_product_of_the_plan_reads_the_precision_asked_for(name: str, precision: str, tmp_path: Path) -> None:
@@ -39,7 +32,7 @@ def test_every_product_of_the_plan_reads_the_precision_asked_for(name: str, prec
     before = model.read_bytes()
     config = calib8.Build(targets="sm86", precision=precision, log=log)
     (built,) = calib8.build(model, tmp_path / "x.engine", config)
-    layers = layers_of(log)
+    layers = kept_layers(log)
     for op in weighted_ops(calib8.load(model)):
         assert [layer for layer in layers if layer.computes(op.name)], op.name
     assert [layer for layer in layers if layer.computes("count_out_ReduceSum")] or name != "encoder"  # no CumSum

@@ -8,11 +8,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from plan_text import kept_layers
 
 import calib8
 from calib8.engine.build import build_engine
 from calib8.engine.layers import Layer
-from calib8.engine.layers_log import layers_from_log
 from calib8.graph.io import load, save
 from calib8.passes.half import to_half
 from calib8.passes.host_loops import replace_host_loops
@@ -30,8 +30,7 @@ def planned(path: Path, shapes: tuple[str, ...], notes, target: str = "sm86") ->
     log = path.with_suffix(".log")
     config = calib8.Build(targets=target, shapes=shapes, allow_float=True, log=log)
     build_engine(path, path.with_suffix(".engine"), config, progress=notes)
-    text = log.read_text()
-    return layers_from_log([text[text.index("Layers:") :]])
+    return kept_layers(log)
 
 
 def on_host(layers: list[Layer]) -> list[str]:
