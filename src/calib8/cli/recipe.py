@@ -17,6 +17,7 @@ from calib8.errors import ConfigError, LimitMissed, PlanMismatch
 from calib8.planning.config import Precision, Treatment
 
 if TYPE_CHECKING:
+    from calib8.engine.build import BuiltEngine
     from calib8.report.report import Report
 
 
@@ -177,8 +178,6 @@ def build(
 
     What to set it against: calib8 build model.onnx -o model-fp16.engine --target sm86 --precision fp16
     """
-    from calib8.report.table import size_of
-
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
             precision=precision,
@@ -208,11 +207,17 @@ def build(
                 engines = api.build(model, output, config, data=data, progress=progress)
         except PlanMismatch as error:
             engines, missed = list(error.built), error
+    _tell_built(engines)
+    if missed is not None:
+        raise missed
+
+
+def _tell_built(engines: list["BuiltEngine"]) -> None:
+    from calib8.report.table import size_of
+
     for engine in engines:
         out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.describe()}", markup=False)
     tell(Built(engines=tuple(engines)))
-    if missed is not None:
-        raise missed
 
 
 def convert(
@@ -259,12 +264,11 @@ def convert(
 
     kept = _cosine(budget)
     min_cosine = _least_cosine(ctx, min_cosine, kept)
-    build = _build(target, shapes, family, device, allow_float_ops) if engine else None
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
-            build=build,
+            build=_build(target, shapes, family, device, allow_float_ops) if engine else None,
             verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
             pairs=pairs,

@@ -4,9 +4,9 @@
 
 Position ids of MPNet, RoBERTa and XLM-R are such sums of a mask. Up to TensorRT 10.7 the ONNX parser makes a loop of
 CumSum; from 10.8 there is a kernel for it, reported to take one axis for all sums of a model (NVIDIA/TensorRT issue
-4551). TensorRT-RTX plans what is written here as one kernel, together with what computes the mask; in TensorRT 10.6 on an
-H200 it is 3 layers and 5.5 us for 32 x 128. A MatMul with a triangle of ones takes 6 and 9 us there, and would be FP32,
-refused for Turing and multiplied as TF32 elsewhere, or FP16, which counts to 2,048.
+4551). TensorRT-RTX plans what is written here as one kernel, together with what computes the mask; TensorRT 10.6 on an
+H200 as 3 layers of 5.5 us for 32 x 128. A MatMul with a triangle of ones takes 6 layers and 9 us there, and would be
+FP32, refused for Turing and multiplied as TF32 elsewhere, or FP16, which counts to 2,048.
 
 Rules:
 1. Integers are chosen and summed in their own type. Sums below 2^24 are exact whatever a runtime adds them up in (ONNX
