@@ -138,6 +138,7 @@ def test_odd_json_is_read_as_far_as_it_goes():
     [
         ("/a/MatMul_myl0_1", ("/a/MatMul",), 0),
         ("/a/MatMul [profile 1]_myl1_1", ("/a/MatMul",), 1),
+        ("o [profile 1]_myl1_10", ("o",), 1),
         ("/a_b/MatMul [profile 2]+/c/MatMul [profile 2]_myl1_1", ("/a.b/MatMul", "/c/MatMul"), 2),
         ("odd [profile 7]_myl0_1", ("odd [profile 7]",), 0),
         ("odd_1 [profile 7] [profile 1]_myl0_1", ("odd.1 [profile 7]",), 1),

@@ -42,7 +42,7 @@ class Layer:
     def profile(self) -> int:
         """The optimisation profile that it belongs to; only kernels that compute a named op tell theirs for sure."""
         rest = self.name
-        for node in self.nodes:  # which may be called like a profile; Myelin writes "_" for "."
+        for node in filter(_PROFILE.search, self.nodes):  # called like a profile; Myelin writes "_" for "."
             rest = rest.replace(node, "").replace(node.replace(".", "_"), "")
         found = _PROFILE.search(rest)
         return int(found[1]) if found else 0
