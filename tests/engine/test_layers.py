@@ -133,20 +133,6 @@ def test_odd_json_is_read_as_far_as_it_goes():
     assert (second.name, second.outputs, second.nodes) == ("3", (Tensor((), ""),), ())
 
 
-@pytest.mark.parametrize(
-    ("name", "nodes", "profile"),
-    [
-        ("/a/MatMul_myl0_1", ("/a/MatMul",), 0),
-        ("/a/MatMul [profile 1]_myl1_1", ("/a/MatMul",), 1),
-        ("/a_b/MatMul [profile 2]+/c/MatMul [profile 2]_myl1_1", ("/a.b/MatMul", "/c/MatMul"), 2),
-        ("odd [profile 7]_myl0_1", ("odd [profile 7]",), 0),
-        ("odd_1 [profile 7] [profile 1]_myl0_1", ("odd.1 [profile 7]",), 1),
-    ],
-)
-def test_the_profile_of_a_kernel(name, nodes, profile):
-    assert Layer(name, "gemm", nodes=nodes).profile == profile
-
-
 def test_nodes_of_a_subgraph_are_known_by_their_name():
     """As TensorRT-RTX 1.7.1 wrote it for the branch of an If."""
     layer = Layer("k", "gemm", nodes=("/If", "/then/mm | t (then_branch) | /If (If)"))

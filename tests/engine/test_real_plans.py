@@ -1,5 +1,7 @@
 """Real plans of TensorRT 10.6 on an H200. What each must give was counted by hand; each has one that fails."""
 
+import re
+
 import pytest
 from plan_text import DATA, TENSORRT, mpnet, mpnet_ops, read, text_of
 
@@ -47,6 +49,25 @@ def test_the_float_ops_of_the_plain_recipe_are_named():
     assert (len(ffn1), len(ffn2)) == (7, 8)
     floats = [layer for layer in read(mpnet("plain")) if "f16f16_f16f16_f16" in layer.tactic]
     assert {node for layer in floats for node in layer.nodes if node in missing} == set(missing)
+
+
+def two_profiles(second):
+    """MPNet's list for two profiles: a GEMM of the second tells so in its name, a fusion does not."""
+    marked = [
+        re.sub(r"^(Name: /[^,]*?)(_myl)0(_\d+, LayerType: gemm,)", r"\1 [profile 1]\g<2>1\3", line)
+        for line in second.split("\n")[1:]
+        if line.startswith("Name: ")
+    ]
+    assert sum("[profile 1]" in line for line in marked) == 37  # 36 in INT8, and one that counts the mask
+    return mpnet("int8").replace("\n\nBindings:", "\n" + "\n".join(marked) + "\n\nBindings:")
+
+
+def test_every_profile_is_held_to_int8_though_fusions_do_not_tell_theirs():
+    check = judged(two_profiles(mpnet("int8")), profiles=2)
+    assert (check.covered, check.planned_kernels, check.passed) == (72, 48, True)
+    in_float = re.sub(rf"_i8i32_(?=[^\n]*{re.escape(FFN1)})", "_f16f16_", mpnet("int8"))
+    assert judged(two_profiles(in_float), profiles=2).missing == (FFN1,)
+    assert judged(mpnet("int8"), profiles=2).covered == 0
 
 
 def test_a_fusion_that_computes_in_float_is_found_and_named():

@@ -1,6 +1,5 @@
 """The steps of the recipe: fetch, prepare, calibrate, quantize, build, convert."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -208,12 +207,12 @@ def build(
                 engines = api.build(model, output, config, data=data, progress=progress)
         except PlanMismatch as error:
             engines, missed = list(error.built), error
-    _print_built(engines)
+    _tell_built(engines)
     if missed is not None:
         raise missed
 
 
-def _print_built(engines: Sequence["BuiltEngine"]) -> None:
+def _tell_built(engines: list["BuiltEngine"]) -> None:
     from calib8.report.table import size_of
 
     for engine in engines:
@@ -263,12 +262,11 @@ def convert(
 
     kept = _cosine(budget)
     min_cosine = _least_cosine(ctx, min_cosine, kept)
-    build = _build(target, shapes, family, device, allow_float_ops) if engine else None
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
-            build=build,
+            build=_build(target, shapes, family, device, allow_float_ops) if engine else None,
             verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
             pairs=pairs,

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_PROFILE = re.compile(r"\[profile (\d+)\]")
 #: TensorRT parts the nodes of a kernel by a control character, \x1f in Myelin's kernels and \x1e in others; where a log
 #: is copied it may be lost.
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |$)", re.DOTALL)
@@ -37,15 +36,6 @@ class Layer:
     dynamic_filter: bool = False
     #: The ONNX nodes that it computes, or helps to compute.
     nodes: tuple[str, ...] = ()
-
-    @property
-    def profile(self) -> int:
-        """The optimisation profile that it belongs to; only kernels that compute a named op tell theirs for sure."""
-        rest = self.name
-        for node in self.nodes:  # which may be called like a profile; Myelin writes "_" for "."
-            rest = rest.replace(node, "").replace(node.replace(".", "_"), "")
-        found = _PROFILE.search(rest)
-        return int(found[1]) if found else 0
 
     def computes(self, node: str) -> bool:
         """Does it compute the ONNX node of this name, in whichever subgraph?"""

@@ -12,6 +12,7 @@ see docs/tensorrt.md for what was measured.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
@@ -41,7 +42,7 @@ class PlanCheck(BaseModel):
     #: Quantised ops in the model, and how many of them an INT8 kernel of the plan computes.
     expected: int
     covered: int
-    #: INT8 kernels that compute them, in one optimisation profile: fewer than ``covered`` where the builder merges ops
+    #: INT8 kernels that compute them, in an optimisation profile: fewer than ``covered`` where the builder merges ops
     #: that read one tensor.
     planned_kernels: int
     #: Names of the quantised ops that no INT8 kernel computes, and for each the likely reason.
@@ -120,20 +121,19 @@ def check_plan(
 ) -> PlanCheck:
     """Match the quantised ops of the model with the INT8 kernels of the plan, and conditioning with all its kernels.
 
-    The plan lists the kernels of every optimisation profile; an op is covered if each of them computes it in INT8.
+    The plan lists the kernels of every optimisation profile, and a fusion does not tell of which it is: an op is
+    covered if as many kernels compute it in INT8 as there are profiles.
     """
     kernels = [layer for layer in layers if multiplies(layer, precision)]
-    found = [
-        _full(ops, [kernel for kernel in kernels if profiles == 1 or kernel.profile == index], precision)
-        for index in range(profiles)
-    ]
-    covered = set.intersection(*({op.name for group in full for op in group} for full in found))
+    full = _full(ops, kernels, precision)
+    found = Counter(op.name for group in full for op in group)
+    covered = {name for name, count in found.items() if count >= profiles}
     missing = [op for op in ops if op.name not in covered]
     return PlanCheck(
         target=target,
         expected=len(ops),
         covered=len(covered),
-        planned_kernels=max(map(len, found)),
+        planned_kernels=math.ceil(len(full) / profiles),
         missing=tuple(op.name for op in missing),
         reasons={op.name: _reason(op, layers, kernels, target, rtx) for op in missing},
         conditioning=sum(len(chain.nodes) for chain in chains),
