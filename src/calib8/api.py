@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from calib8.calibration.config import Calibrate
 from calib8.data.array_files import save_array
@@ -314,16 +314,20 @@ def open(
     threads: int | None = None,
     contexts: int | None = None,
     cuda_graphs: int | None = None,
+    device: int | None = None,
+    host_code: bool | None = None,
 ) -> Runtime:
     """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block.
 
     threads: of the CPU, for a model. contexts: runs that an engine can have under way (1), for several threads or for
-    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. Raises ``ConfigError`` for one that does not
-    apply.
+    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. device: CUDA's number of the GPU. host_code:
+    let a version-compatible engine run the code for the CPU that it brings. Raises ``ConfigError`` for one that does
+    not apply.
     """
     from calib8.runtime.open import open_artefact
 
-    return open_artefact(_path(artefact), runtime, threads=threads, contexts=contexts, cuda_graphs=cuda_graphs)
+    on_gpu: dict[str, Any] = {"cuda_graphs": cuda_graphs, "device": device, "host_code": host_code}
+    return open_artefact(_path(artefact), runtime, threads=threads, contexts=contexts, **on_gpu)
 
 
 def run(

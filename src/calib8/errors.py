@@ -86,7 +86,8 @@ class LimitMissed(Calib8Error):
 class PlanMismatch(LimitMissed):
     """The engine plan runs fewer INT8 GEMMs than the model asks for.
 
-    ``failed`` holds the ``PlanCheck`` of every target that missed, ``built`` the ``BuiltEngine`` of every other.
+    ``failed`` holds the ``PlanCheck`` of every target that missed, ``built`` the ``BuiltEngine`` of every target, those
+    that missed included.
     """
 
     def __init__(self, message: str, *, failed: Sequence[Any] = (), built: Sequence[Any] = ()) -> None:

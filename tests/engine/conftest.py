@@ -1,8 +1,22 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+from trt_builds import building, install
+
+from calib8.engine import build
+from calib8.engine.hardware import Gpu
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache, empty for every test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CALIB8_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -15,3 +29,20 @@ def saved(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
         return path
 
     return save
+
+
+@pytest.fixture
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a TensorRT of a version where this process and the workers find it; returns the file of its calls."""
+    folder = tmp_path / "modules"
+
+    def choose(version: str, **options: Any) -> Path:
+        folder.mkdir()
+        calls = install(folder, version, **options)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+        monkeypatch.setitem(sys.modules, "tensorrt", building(version))
+        monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA A10", "sm86"),))
+        return calls
+
+    return choose

@@ -49,6 +49,7 @@ def cudaMemcpyAsync(to: int, source: int, size: int, kind: Any, stream: Any) -> 
     return (cudaError_t.cudaSuccess,)
 
 
+cudaGetDevice = _answer(0)
 cudaGetDeviceCount = _answer(1)
 cudaGetDeviceProperties = _answer(SimpleNamespace(name=b"NVIDIA A10", major=8, minor=6))
 cudaSetDevice = cudaStreamDestroy = cudaStreamSynchronize = cudaGetLastError = _answer()

@@ -1,9 +1,8 @@
-"""TensorRT 10 and 11, which cannot be had here: builds in a worker process with a double that follows the stubs."""
+"""TensorRT 10 and 11, which need a GPU: builds in a worker process with a double that follows NVIDIA's bindings."""
 
 import json
 import re
 import struct
-import sys
 from pathlib import Path
 
 import engine_models as tiny
@@ -11,40 +10,22 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from trt_builds import building, install, recorded
-from trt_double import double, needs_stubs
+from trt_builds import recorded
+from trt_double import double, needs_bindings
 
 from calib8 import api
 from calib8.cli.main import main
-from calib8.engine import build, family, worker
+from calib8.engine import family, worker
 from calib8.engine.config import Build
 from calib8.engine.family import TensorRT
-from calib8.engine.hardware import Gpu
 from calib8.engine.options import Options
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import CacheError, ConfigError, DataError, ModelError, PlanMismatch, SetupError
 from calib8.runtime.tensorrt import runtime
 
-pytestmark = needs_stubs
-HEADER = "TRT-101300-MinMaxCalibration"
-
-
-@pytest.fixture
-def tensorrt(tmp_path, monkeypatch):
-    """Put a TensorRT of a version where this process and the workers find it; returns the file of its calls."""
-    folder = tmp_path / "modules"
-
-    def choose(version, **options):
-        folder.mkdir()
-        calls = install(folder, version, **options)
-        monkeypatch.syspath_prepend(folder)
-        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-        monkeypatch.setitem(sys.modules, "tensorrt", building(version))
-        monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA A10", "sm86"),))
-        return calls
-
-    return choose
+pytestmark = needs_bindings
+HEADER = "TRT-101601-MinMaxCalibration"
 
 
 def float_conv(batch="batch"):
@@ -68,7 +49,7 @@ def only(calls, *names):
 CONFIGURED = ("IBuilderConfig.set_flag", "IBuilderConfig.clear_flag", "Builder.create_network")
 
 
-def test_the_double_refuses_what_the_stubs_do_not_have():
+def test_the_double_refuses_what_the_bindings_do_not_have():
     trt = double()
     builder_class, config = trt.Builder, trt.Builder.create_builder_config
     logger = type("Logger", (trt.ILogger,), {})()
@@ -95,12 +76,12 @@ def test_the_double_refuses_what_the_stubs_do_not_have():
     assert trt.recorder.calls[-2:] == [["Builder", "Logger"], ["Builder.create_builder_config"]]
 
 
-@pytest.mark.parametrize("version", ["10.13.0.35", "11.4.0"])
-def test_a_strongly_typed_network_is_asked_for(version, tensorrt, saved, tmp_path):
-    """TensorRT 11 makes no other and ignores the flag."""
+@pytest.mark.parametrize(("version", "flags"), [("10.16.1.11", 1 << 1), ("11.4.0.106", 1 << 0)])
+def test_a_strongly_typed_network_is_asked_for(version, flags, tensorrt, saved, tmp_path):
+    """TensorRT 11 makes no other and ignores the flag, whose number is another there."""
     calls = tensorrt(version)
     (built,) = api.build(saved(float_conv()), tmp_path / "x.engine", Build(allow_float=True))
-    assert only(calls, *CONFIGURED) == [["Builder.create_network", 2]]  # 1 << STRONGLY_TYPED
+    assert only(calls, *CONFIGURED) == [["Builder.create_network", flags]]  # 1 << STRONGLY_TYPED
     sidecar = describe_engine(built.path)
     assert (sidecar.family, sidecar.target, sidecar.tensorrt_version) == ("tensorrt", "sm86", version)
     assert built.path.read_bytes() == b"an engine of TensorRT"
@@ -111,20 +92,24 @@ def test_a_strongly_typed_network_is_asked_for(version, tensorrt, saved, tmp_pat
 
 
 def test_tensorrt_11_gets_no_calibrator(tensorrt, saved, tmp_path):
-    tensorrt("11.4.0")
+    tensorrt("11.4.0.106")
     saved(float_conv())
-    with pytest.raises(ConfigError, match=r"TensorRT 11\.4\.0 has no calibrator: .* 11 removed them.*calib8 migrate"):
+    with pytest.raises(
+        ConfigError, match=r"TensorRT 11\.4\.0\.\d+ has no calibrator: .* 11 removed them.*calib8 migrate"
+    ):
         api.build(tmp_path / "model.onnx", tmp_path / "y.engine", Build(calibrator="minmax"), data=images(2))
 
 
 def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_path):
-    calls = tensorrt("10.13.0.35")
+    calls = tensorrt("10.16.1.11")
     config = Build(
         allow_float=True,
+        keep_timings=False,
         workspace_mib=3,
         optimization_level=4,
         tf32=False,
         version_compatible=True,
+        exclude_lean_runtime=True,
         hardware_compatibility="ampere+",
         weight_streaming=True,
         shapes=[{"x": ("1x3x4x4", "2x3x4x4", "4x3x4x4")}, {"x": ("5x3x4x4", "6x3x4x4", "8x3x4x4")}],
@@ -134,6 +119,7 @@ def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_p
     assert told == [
         ["IBuilderConfig.profiling_verbosity=", "ProfilingVerbosity.DETAILED"],
         ["IBuilderConfig.set_flag", "BuilderFlag.VERSION_COMPATIBLE"],
+        ["IBuilderConfig.set_flag", "BuilderFlag.EXCLUDE_LEAN_RUNTIME"],
         ["IBuilderConfig.set_flag", "BuilderFlag.WEIGHT_STREAMING"],
         ["IBuilderConfig.clear_flag", "BuilderFlag.TF32"],
         ["IBuilderConfig.hardware_compatibility_level=", "HardwareCompatibilityLevel.AMPERE_PLUS"],
@@ -149,7 +135,7 @@ def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_p
 
 
 def test_another_option_is_another_engine_and_the_same_is_reused(tensorrt, saved, tmp_path, notes):
-    tensorrt("10.13.0.35")
+    tensorrt("10.16.1.11")
     model, output = saved(float_conv()), tmp_path / "x.engine"
     api.build(model, output, Build(allow_float=True))
     before = describe_engine(output).built_at, describe_engine(output)
@@ -163,7 +149,7 @@ def test_another_option_is_another_engine_and_the_same_is_reused(tensorrt, saved
 
 
 def test_the_timing_cache_is_read_extended_and_replaced_if_foreign(tensorrt, saved, tmp_path, notes):
-    calls = tensorrt("10.13.0.35")
+    calls = tensorrt("10.16.1.11")
     cache, model = tmp_path / "timing.cache", saved(float_conv())
     config = Build(allow_float=True, timing_cache=cache)
 
@@ -180,7 +166,9 @@ def test_the_timing_cache_is_read_extended_and_replaced_if_foreign(tensorrt, sav
     assert not [said for said in notes.messages if "timing cache" in said]
     for foreign in (b"foreign device", b"garbage"):
         assert build_anew(foreign) == b"+timed"
-        assert notes.messages[-1] == f"{cache} is of another GPU or another TensorRT: began a new timing cache"
+        assert notes.messages[-1] == (
+            f"{cache} is of another GPU or another TensorRT, or damaged: began a new timing cache"
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model.onnx",
         "modules",
@@ -193,7 +181,7 @@ def test_the_timing_cache_is_read_extended_and_replaced_if_foreign(tensorrt, sav
     ("algorithm", "base"), [("minmax", "IInt8MinMaxCalibrator"), ("entropy2", "IInt8EntropyCalibrator2")]
 )
 def test_a_calibrator_gets_every_sample_in_whole_batches(algorithm, base, tensorrt, saved, tmp_path, notes):
-    calls, cache = tensorrt("10.13.0.35"), tmp_path / "calibration.cache"
+    calls, cache = tensorrt("10.16.1.11"), tmp_path / "calibration.cache"
     config = Build(calibrator=algorithm, calibration_cache=cache, calibration_batch=4)
     (built,) = api.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(10), progress=notes)
     made = recorded(calls)
@@ -211,7 +199,7 @@ def test_a_calibrator_gets_every_sample_in_whole_batches(algorithm, base, tensor
     assert [step for step in notes.steps if step[0] == "calibrate"] == [("calibrate", n, 3) for n in (1, 2, 3)]
     assert "filled the last calibration batch up with 2 of the first samples: batches are whole" in notes.messages
     header, entry = cache.read_text().split("\n")[:2]
-    assert header == ("TRT-101300-MinMaxCalibration" if algorithm == "minmax" else "TRT-101300-EntropyCalibration2")
+    assert header == ("TRT-101601-MinMaxCalibration" if algorithm == "minmax" else "TRT-101601-EntropyCalibration2")
     assert entry == f"x: {struct.pack('>f', 10 / 127).hex()}"
     assert built.plan.calibrated == (1, 3)  # of three layers one multiplies in INT8
     assert built.plan.describe() == "1 of 3 kernels in INT8, as the builder chose"
@@ -219,7 +207,7 @@ def test_a_calibrator_gets_every_sample_in_whole_batches(algorithm, base, tensor
 
 
 def test_a_fitting_cache_is_used_instead_of_data(tensorrt, saved, tmp_path, notes):
-    calls, cache, model = tensorrt("10.13.0.35"), tmp_path / "calibration.cache", saved(float_conv())
+    calls, cache, model = tensorrt("10.16.1.11"), tmp_path / "calibration.cache", saved(float_conv())
     cache.write_text(f"{HEADER}\nx: 3c010204\n")
     config = Build(calibrator="minmax", calibration_cache=cache)
     api.build(model, tmp_path / "x.engine", config, progress=notes)
@@ -234,9 +222,9 @@ def test_a_fitting_cache_is_used_instead_of_data(tensorrt, saved, tmp_path, note
     assert (tmp_path / "x.engine.json").read_text() != before
 
 
-@pytest.mark.parametrize("header", ["TRT-101600-MinMaxCalibration", "TRT-101300-EntropyCalibration2"])
+@pytest.mark.parametrize("header", ["TRT-101600-MinMaxCalibration", "TRT-101601-EntropyCalibration2"])
 def test_a_cache_of_another_version_or_algorithm_is_made_anew(header, tensorrt, saved, tmp_path, notes):
-    calls, cache = tensorrt("10.13.0.35"), tmp_path / "calibration.cache"
+    calls, cache = tensorrt("10.16.1.11"), tmp_path / "calibration.cache"
     cache.write_text(f"{header}\nx: 3c010204\n")
     config = Build(calibrator="minmax", calibration_cache=cache)
     with pytest.raises(ConfigError, match=f"or a calibration cache .* that begins with '{HEADER}'"):
@@ -248,7 +236,7 @@ def test_a_cache_of_another_version_or_algorithm_is_made_anew(header, tensorrt, 
 
 
 def test_a_cache_remembers_its_model_and_data(tensorrt, saved, tmp_path, notes):
-    calls, cache = tensorrt("10.13.0.35"), tmp_path / "calibration.cache"
+    calls, cache = tensorrt("10.16.1.11"), tmp_path / "calibration.cache"
     config, model = Build(calibrator="minmax", calibration_cache=cache), saved(float_conv())
     api.build(model, tmp_path / "x.engine", config, data=images(3))
     (tmp_path / "x.engine").unlink()
@@ -266,7 +254,7 @@ def test_a_cache_remembers_its_model_and_data(tensorrt, saved, tmp_path, notes):
 
 
 def test_what_is_no_cache_is_not_overwritten(tensorrt, saved, tmp_path):
-    tensorrt("10.13.0.35")
+    tensorrt("10.16.1.11")
     (tmp_path / "notes.txt").write_text("milk, bread")
     config = Build(calibrator="minmax", calibration_cache=tmp_path / "notes.txt")
     with pytest.raises(
@@ -277,7 +265,7 @@ def test_what_is_no_cache_is_not_overwritten(tensorrt, saved, tmp_path):
 
 
 def test_a_fixed_batch_is_kept_and_needs_no_profile(tensorrt, saved, tmp_path):
-    calls = tensorrt("10.13.0.35")
+    calls = tensorrt("10.16.1.11")
     model = saved(float_conv(batch=2))
     with pytest.raises(ConfigError, match="takes batches of 2 only, got --calibration-batch 8"):
         api.build(model, tmp_path / "x.engine", Build(calibrator="minmax", calibration_batch=8), data=images(4))
@@ -287,7 +275,7 @@ def test_a_fixed_batch_is_kept_and_needs_no_profile(tensorrt, saved, tmp_path):
 
 
 def test_sequences_are_padded_where_there_is_a_mask(tensorrt, tmp_path):
-    calls = tensorrt("10.13.0.35")
+    calls = tensorrt("10.16.1.11")
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node("Mul", ["input_ids", "attention_mask"], ["y"], name="mul")],
@@ -310,7 +298,7 @@ def test_sequences_are_padded_where_there_is_a_mask(tensorrt, tmp_path):
 
 
 def test_data_that_cannot_be_batched_is_refused(tensorrt, saved, tmp_path):
-    tensorrt("10.13.0.35")
+    tensorrt("10.16.1.11")
     model, config = saved(float_conv("batch")), Build(calibrator="minmax")
     for data, message in (
         ({"z": np.ones((2, 3, 4, 4), np.float32)}, "no array for input x"),
@@ -327,7 +315,7 @@ def test_data_that_cannot_be_batched_is_refused(tensorrt, saved, tmp_path):
 
 def test_too_little_gpu_memory_ends_calibration_with_its_reason(tensorrt, saved, tmp_path, monkeypatch):
     """An exception inside a callback reaches nobody; TensorRT would take the data it has for all of it."""
-    tensorrt("10.13.0.35")
+    tensorrt("10.16.1.11")
     monkeypatch.setenv("CUDA_DOUBLE_BYTES", "100")
     config = Build(calibrator="minmax", calibration_cache=tmp_path / "calibration.cache")
     with pytest.raises(SetupError, match=r"allocating 1,536 bytes failed on NVIDIA A10: out of memory.*smaller batch"):
@@ -336,26 +324,32 @@ def test_too_little_gpu_memory_ends_calibration_with_its_reason(tensorrt, saved,
 
 
 def test_a_full_tensorrt_is_held_to_its_plan_too(tensorrt, saved, tmp_path):
-    tensorrt("10.13.0.35")
-    with pytest.raises(PlanMismatch, match="runs 1 of 2 quantised ops in INT8"):
-        api.build(saved(tiny.conv_net()), tmp_path / "x.engine")
-    assert not (tmp_path / "x.engine").exists()
+    tensorrt("10.16.1.11")
+    output = tmp_path / "x.engine"
+    with pytest.raises(PlanMismatch, match="runs 1 of 2 quantised ops in INT8") as missed:
+        api.build(saved(tiny.conv_net()), output)
+    assert [engine.path for engine in missed.value.built] == [output]
+    assert describe_engine(output).plan.passed is False
 
 
 def test_every_option_is_refused_by_name_where_it_is_missing():
     rtx = TensorRT("rtx", double())
-    for name in ("optimization_level", "version_compatible", "hardware_compatibility", "timing_cache"):
+    for name in ("optimization_level", "version_compatible", "hardware_compatibility", "timing_cache", "device"):
         option = name.replace("_", "-")
         with pytest.raises(ConfigError, match=rf"has no {name} \(--{option}\): "):
             rtx.require({name: 1})
     assert TensorRT("tensorrt", double()).require({"calibrator": "minmax", "timing_cache": "x"}) is None
     with pytest.raises(ConfigError, match="calibrators exist in TensorRT 10 only"):
-        TensorRT("tensorrt", double("11.4.0")).require({"calibrator": "minmax"})
+        TensorRT("tensorrt", double("11.4.0.106")).require({"calibrator": "minmax"})
 
 
 def test_combinations_that_contradict_themselves_are_refused():
     with pytest.raises(ConfigError, match="choose a calibrator"):
         Build(calibration_batch=3)
+    with pytest.raises(ConfigError, match="has a lean runtime to exclude"):
+        Build(exclude_lean_runtime=True)
+    with pytest.raises(ConfigError, match="a timing cache, and that no timings are to be kept"):
+        Build(timing_cache="x", keep_timings=False)
     with pytest.raises(ConfigError, match="weight streaming needs a strongly typed network"):
         Build(calibrator="minmax", weight_streaming=True)
 
@@ -367,7 +361,7 @@ def test_the_plan_of_a_calibrated_engine_reads_back():
 
 
 def test_the_command_line_calibrates(tensorrt, saved, tmp_path, monkeypatch, capsys):
-    calls = tensorrt("10.13.0.35")
+    calls = tensorrt("10.16.1.11")
     model, cache, data = saved(float_conv()), tmp_path / "calibration.cache", tmp_path / "calib_data"
     data.mkdir()
     np.save(data / "x.npy", images(4)["x"])
@@ -378,7 +372,7 @@ def test_the_command_line_calibrates(tensorrt, saved, tmp_path, monkeypatch, cap
     assert ended.value.code in (0, None)
     assert capsys.readouterr().out.split(": ")[1] == "21 bytes, 1 of 3 kernels in INT8, as the builder chose\n"
     assert [call[2] for call in only(calls, "batch")] == [[1, 2], [3, 4]]
-    assert cache.read_text().startswith("TRT-101300-EntropyCalibration2\nx: ")
+    assert cache.read_text().startswith("TRT-101601-EntropyCalibration2\nx: ")
     assert (tmp_path / "timings").read_bytes() == b"+timed"
 
 

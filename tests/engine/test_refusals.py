@@ -87,7 +87,7 @@ def built(model: onnx.ModelProto, target: str, folder: Path, **options: object):
     }
     request = {
         **{"family": "rtx", "target": target, "stage": "build", "profiles": [shapes], "options": options},
-        **{"timing_cache": None, "calibration": None, "model": str(folder / "m.onnx"), "engine": str(folder / "e")},
+        **{"timings": None, "calibration": None, "model": str(folder / "m.onnx"), "engine": str(folder / "e")},
     }
     return run_worker(request, Quiet())
 

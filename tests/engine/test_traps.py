@@ -9,6 +9,7 @@ from engine_models import SHAPES, Trap
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.quantized import quantized_ops
+from calib8.engine.sidecar import describe_engine
 from calib8.errors import BuildError, ModelError, PlanMismatch
 from calib8.progress import Quiet
 
@@ -46,7 +47,8 @@ def test_silent_dequantisation_is_found_and_named(name, target, saved, tmp_path)
     trap, reason = SILENT[name]
     with pytest.raises(PlanMismatch, match=rf"runs 0 of 1 quantised ops in INT8. Not in INT8: mm: .*{reason}"):
         build_engine(saved(tiny.one_gemm(trap)), tmp_path / "x.engine", Build(targets=target, shapes=SHAPES))
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    plan = describe_engine(tmp_path / "x.engine").plan  # kept, and marked
+    assert (plan.passed, plan.missing) == (False, ("mm",))
 
 
 @pytest.mark.parametrize("name", SILENT)
@@ -124,7 +126,7 @@ def test_gather_from_int8_before_dequantising_is_refused_with_remedy(saved, tmp_
         build_engine(saved(model), tmp_path / "x.engine", Build(targets="sm86", allow_float=True))
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a][ONNX Layer: b]"])
+@pytest.mark.parametrize("name", ["a\nb", "a][ONNX Layer: b]", "a]\x1eb", "a]\x1fb"])
 def test_names_that_would_confuse_the_plan_are_refused(name):
     with pytest.raises(ModelError, match="unique, plain names"):
         quantized_ops(ir.from_proto(tiny.one_gemm(name=name)))

@@ -5,6 +5,7 @@
 
 import ctypes
 import json
+import os
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,39 +13,47 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 from trt_double import double
 
 #: TensorRT 10 writes layers like this: a convolution in INT8, one in FP16, a reformat.
 LAYERS = """Layers:
 Name: conv0 + relu, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [-1,32,16,16], Format/Datatype: Int8 \
-NC/32HW32 }], Outputs: [ { Name: r }], Weights: {"Type": "Int8"}, TacticName: sm80_xmma_i8i8_i8i32_f32, \
+NC/32HW32 }], Outputs: [ { Name: r, Dimensions: [-1,32,16,16], Format/Datatype: Int8 }], \
+Weights: {"Type": "Int8"}, TacticName: sm80_xmma_i8i8_i8i32_f32, \
 Metadata: [ONNX Layer: conv0]
 Name: conv1, LayerType: CaskConvolution, Inputs: [ { Name: r, Dimensions: [-1,32,16,16], Format/Datatype: Half }], \
-Outputs: [ { Name: y }], Weights: {"Type": "Half"}, TacticName: sm80_xmma_f16f16, Metadata: [ONNX Layer: conv1]
+Outputs: [ { Name: y, Dimensions: [-1,32,16,16], Format/Datatype: Half }], \
+Weights: {"Type": "Half"}, TacticName: sm80_xmma_f16f16, Metadata: [ONNX Layer: conv1]
 Name: out, LayerType: Reformat, Inputs: [ { Name: y, Dimensions: [1], Format/Datatype: Half }], Outputs: [], Metadata: b
 """
 SHIM = """import sys
 from pathlib import Path
 from trt_builds import building
-sys.modules[__name__] = building({version!r}, Path({calls!r}), {layers!r})
+sys.modules[__name__] = building({version!r}, Path({calls!r}), {layers!r}, {inspected!r})
 """
+#: In place of what the inspector tells: the process dies while it looks.
+CRASH = "crash"
 
 
-def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> SimpleNamespace:
-    """A TensorRT of this version that builds."""
+def building(
+    version: str, calls: Path | None = None, layers: str = LAYERS, inspected: str | None = None
+) -> SimpleNamespace:
+    """A TensorRT of this version that builds; ``inspected`` is what its inspector tells, None if no engine loads."""
     behaviour: dict[str, Any] = {}
     module = double(version, behaviour, calls)
     keep = object.__setattr__
 
+    class Tensor(module.ITensor):
+        dtype = None  # of its own, since that of TensorRT 11 cannot be set
+
     def tensor(value: onnx.ValueInfoProto) -> Any:
-        made = module.ITensor.__new__(module.ITensor)
+        made = Tensor.__new__(Tensor)
         dims = value.type.tensor_type.shape.dim
         keep(made, "name", value.name)
         keep(made, "shape", [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims])
-        keep(
-            made, "dtype", {10: module.DataType.HALF, 7: module.DataType.INT64}.get(value.type.tensor_type.elem_type, 0)
-        )
-        keep(made, "dtype", made.dtype or module.DataType.FLOAT)
+        kinds = {TensorProto.FLOAT16: module.DataType.HALF, TensorProto.INT64: module.DataType.INT64}
+        keep(made, "dtype", kinds.get(value.type.tensor_type.elem_type, module.DataType.FLOAT))
         return made
 
     def parse(parser: Any, path: str) -> bool:
@@ -71,6 +80,12 @@ def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> S
         builder.logger_given.log(module.ILogger.Severity.VERBOSE, layers)
         return module.IHostMemory(b"an engine of TensorRT")
 
+    def tell(inspector: Any, chosen: Any) -> str | None:
+        assert chosen == module.LayerInformationFormat.JSON
+        if inspected == CRASH:
+            os._exit(9)
+        return inspected
+
     behaviour.update(
         {
             "Builder.__init__": lambda builder, logger: keep(builder, "logger_given", logger),
@@ -91,6 +106,10 @@ def building(version: str, calls: Path | None = None, layers: str = LAYERS) -> S
             "IBuilderConfig.create_timing_cache": timing_cache,
             "IBuilderConfig.set_timing_cache": attach,
             "IBuilderConfig.get_timing_cache": lambda config: config.timings,
+            "EngineInspector.get_engine_information": tell,
+            "Runtime.deserialize_cuda_engine": lambda *_: (
+                None if inspected is None else module.ICudaEngine.__new__(module.ICudaEngine)
+            ),
             "ITimingCache.serialize": lambda cache: module.IHostMemory(cache.content + b"+timed"),
         }
     )
@@ -117,18 +136,19 @@ def _calibrate(module: SimpleNamespace, calibrator: Any, config: Any, network: A
             module.recorder.add("batch", name, array.reshape(shape[0], -1)[:, 0].tolist())
             largest[name] = max(largest[name], float(np.abs(array).max()))
     lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in largest.items()]
-    header = f"TRT-101300-{'MinMaxCalibration' if algorithm == 'MinMax' else 'EntropyCalibration2'}"
+    header = f"TRT-101601-{'MinMaxCalibration' if algorithm == 'MinMax' else 'EntropyCalibration2'}"
     calibrator.write_calibration_cache(memoryview("\n".join([header, *lines, ""]).encode()))
 
 
-def install(folder: Path, version: str, layers: str = LAYERS) -> Path:
+def install(folder: Path, version: str, layers: str = LAYERS, inspected: str | None = None) -> Path:
     """Write modules ``tensorrt`` and ``cuda`` into ``folder``; returns the file that will hold the calls."""
     calls = folder / "calls.jsonl"
     (folder / "cuda" / "bindings").mkdir(parents=True)
     for package in ("cuda", "cuda/bindings"):
         (folder / package / "__init__.py").write_text("")
     (folder / "cuda" / "bindings" / "runtime.py").write_text("from cuda_double import *\n")
-    (folder / "tensorrt.py").write_text(SHIM.format(version=version, calls=str(calls), layers=layers))
+    shim = SHIM.format(version=version, calls=str(calls), layers=layers, inspected=inspected)
+    (folder / "tensorrt.py").write_text(shim)
     return calls
 
 

@@ -1,8 +1,9 @@
-"""A recording double of the module ``tensorrt``, made from the stubs that NVIDIA's bindings were type-checked with.
+"""A recording double of the module ``tensorrt``, made from NVIDIA's own Python bindings of that version.
 
-It has the classes, methods, properties and enumerations of the stubs and nothing else: an unknown name, a wrong number
-of arguments, an unknown keyword, an argument of another type or an assignment to a read-only attribute raises what
-pybind11 would raise. What calls do is given by ``behaviour``; the rest answers its annotated type's simplest value.
+It has the classes, methods, properties and enumerations of the bindings (``trt_bindings``) and nothing else: an unknown
+name, a wrong number of arguments, an unknown keyword, an argument of another type or an assignment to a read-only
+attribute raises what pybind11 would raise. What calls do is given by ``behaviour``; the rest answers its annotated
+type's simplest value.
 """
 
 import ast
@@ -17,23 +18,15 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-STUBS = ROOT / ".venv" / "stubs" / "tensorrt_bindings" / "tensorrt.pyi"
-needs_stubs = pytest.mark.skipif(not STUBS.is_file(), reason="needs the stubs of TensorRT: make .venv/stubs/checked")
+from trt_bindings import stubs_of
+
+#: The bindings that doubles are made from.
+VERSIONS = ("10.16", "11.4")
+needs_bindings = pytest.mark.skipif(
+    not all(stubs_of(version).is_file() for version in VERSIONS),
+    reason=f"needs NVIDIA's bindings of TensorRT {' and '.join(VERSIONS)} for this Python: make .venv/bindings/ready",
+)
 PLAIN = {"int": int, "bool": bool, "str": str, "float": float}
-#: What TensorRT 11 no longer has, of the names in the stubs ("Removed Python APIs and Replacements", 10.x to 11.x).
-#: STRONGLY_TYPED stays, and is ignored; of memory sizes only those with _v2 stay.
-GONE_IN_11 = {
-    *("IInt8Calibrator", "IInt8MinMaxCalibrator", "IInt8EntropyCalibrator2", "IInt8EntropyCalibrator"),
-    *("IInt8LegacyCalibrator", "CalibrationAlgoType", "IBuilderConfig.int8_calibrator"),
-    *("IBuilderConfig.set_calibration_profile", "IBuilderConfig.get_calibration_profile"),
-    *("IBuilderConfig.set_quantization_flag", "IBuilderConfig.get_quantization_flag"),
-    *("IBuilderConfig.clear_quantization_flag", "IBuilderConfig.quantization_flags"),
-    *("BuilderFlag.INT8", "BuilderFlag.FP16", "BuilderFlag.BF16", "BuilderFlag.FP8", "BuilderFlag.INT4"),
-    *("BuilderFlag.FP4", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "BuilderFlag.PREFER_PRECISION_CONSTRAINTS"),
-    *("NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "ICudaEngine.device_memory_size"),
-    "ICudaEngine.get_device_memory_size_for_profile",
-}
 
 
 class Recorder:
@@ -51,47 +44,43 @@ class Recorder:
 
 
 def double(
-    version: str = "10.13.0.35", behaviour: dict[str, Any] | None = None, file: Path | None = None
+    version: str = "10.16.1.11", behaviour: dict[str, Any] | None = None, file: Path | None = None
 ) -> SimpleNamespace:
     """A module ``tensorrt`` of this version. ``behaviour``: ``Class.method`` -> function of (self, *arguments)."""
-    gone = GONE_IN_11 if version.startswith("11.") else set()
     recorder, behaviour = Recorder(file), {} if behaviour is None else behaviour
     module = SimpleNamespace(__version__=version, recorder=recorder)
     made: dict[str, Any] = {}
-    text = STUBS.read_text(encoding="utf-8")
-    for node in _tree().body:
-        if isinstance(node, ast.ClassDef) and node.name not in gone:
-            made[node.name] = _class(node, text, made, recorder, behaviour, gone)
+    text, tree = _stubs(".".join(version.split(".")[:2]))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            made[node.name] = _class(node, text, made, recorder, behaviour)
             setattr(module, node.name, made[node.name])
     return module
 
 
 @functools.cache
-def _tree() -> ast.Module:
-    return ast.parse(STUBS.read_text(encoding="utf-8"))
+def _stubs(version: str) -> tuple[str, ast.Module]:
+    text = stubs_of(version).read_text(encoding="utf-8")
+    return text, ast.parse(text)
 
 
-def _class(
-    node: ast.ClassDef, text: str, made: dict[str, Any], recorder: Recorder, behaviour: dict[str, Any], gone: set[str]
-) -> Any:
+def _class(node: ast.ClassDef, text: str, made: dict[str, Any], recorder: Recorder, behaviour: dict[str, Any]) -> Any:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    members = re.findall(rf"^ +(\w+): typing\.ClassVar\[[\w.]+\]  # value = <{node.name}\.\w+: (\d+)>", source, re.M)
+    members = re.findall(rf"^ +(\w+): ClassVar\[(?:\w+\.)?{node.name}\] = \.\.\.  # (\d+)", source, re.M)
     if members:
-        return IntEnum(node.name, {name: int(value) for name, value in members if f"{node.name}.{name}" not in gone})
+        return IntEnum(node.name, {name: int(value) for name, value in members})
     body: dict[str, Any] = {"initialised": False} if any(_is_init(item) for item in node.body) else {}
     writable: set[str] = set()
     methods: dict[str, list[ast.FunctionDef]] = {}
     for item in node.body:
         if isinstance(item, ast.ClassDef):
-            body[item.name] = _class(item, text, made, recorder, behaviour, gone)
-        elif isinstance(item, ast.AnnAssign) and f"{node.name}.{item.target.id}" not in gone:
+            body[item.name] = _class(item, text, made, recorder, behaviour)
+        elif isinstance(item, ast.AnnAssign):
             writable.add(item.target.id)
-        elif isinstance(item, ast.FunctionDef) and f"{node.name}.{item.name}" not in gone:
-            if any(isinstance(mark, ast.Attribute) and mark.attr == "setter" for mark in item.decorator_list):
-                writable.add(item.name)
-            elif any(isinstance(mark, ast.Name) and mark.id == "property" for mark in item.decorator_list):
+        elif isinstance(item, ast.FunctionDef):
+            if any(isinstance(mark, ast.Name) and mark.id == "property" for mark in item.decorator_list):
                 body[item.name] = _property(node.name, item, made, behaviour)
-            elif not item.name.startswith("__") or item.name == "__init__":
+            elif not item.name.startswith("__") or _is_init(item):
                 methods.setdefault(item.name, []).append(item)
     for name, overloads in methods.items():
         body[name] = _method(node.name, name, overloads, made, recorder, behaviour)
@@ -194,4 +183,5 @@ def _shown(value: Any) -> Any:
 
 
 def _is_init(item: ast.stmt) -> bool:
-    return isinstance(item, ast.FunctionDef) and item.name == "__init__"
+    """A constructor: what has none is given one of any arguments by ``stubgen``."""
+    return isinstance(item, ast.FunctionDef) and item.name == "__init__" and item.args.vararg is None

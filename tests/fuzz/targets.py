@@ -27,11 +27,15 @@ from calib8.data.inputs import InputSpec, input_specs
 from calib8.data.sources import NpyFolder, NpzFile
 from calib8.data.text import TextTokenizer, read_sentences
 from calib8.engine.hardware import Gpu
-from calib8.engine.plan_check import check_plan, parse_layers
+from calib8.engine.host_loops import driven_by_host
+from calib8.engine.layers_json import layers_from_json
+from calib8.engine.layers_log import layers_from_log
+from calib8.engine.plan_check import check_plan
 from calib8.engine.profiles import parse_profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import lacking_here, read_sidecar, runs_on
 from calib8.engine.targets import parse_targets
+from calib8.graph.host_driven import host_driven
 from calib8.graph.io import load, referring, serialized, source_sha256, stored_bytes
 from calib8.graph.weighted import weighted_ops
 from calib8.models import corpus
@@ -83,6 +87,11 @@ Constants: [ { Name: w, Dimensions: [8,8], Format/Datatype: Int8 }], Outputs: [ 
 Format/Datatype: Half }], TacticName: i8i8_i32, StreamId: 0, Metadata: [ONNX Layer: first][ONNX Layer: second]
 Name: other, LayerType: runtime_fusion, Inputs: [], Outputs: [], Metadata: [ONNX Layer: relu]
 """
+#: The same from TensorRT 10's inspector.
+INSPECTED = """{"Layers": [{"Name": "mm_myl0_1", "LayerType": "gemm", "Inputs": [{"Name": "a", "Dimensions": [-1, 64],
+"Format/Datatype": "Int8"}], "Outputs": [], "Weights": {"Type": "Int8", "Count": 0}, "HasDynamicFilter": 1,
+"TacticName": "sm90_xmma_gemm_i8f16_i8i32_f32_tn_n", "Metadata": "[ONNX Layer: mm]\\u001f[ONNX Layer: q]"}],
+"Bindings": ["x"]}"""
 
 
 def _json(*documents: Any) -> Any:
@@ -370,8 +379,10 @@ SETTINGS = {
 
 
 def _layers(data: bytes, folder: Path) -> None:
-    layers = parse_layers([data.decode("utf-8", errors="replace")])
+    text = data.decode("utf-8", errors="replace")
+    layers = layers_from_json(text) or layers_from_log([text])
     check_plan(quantized_ops(_PLANNED), layers, "sm86", chains=conditioning_chains(_PLANNED), profiles=2)
+    driven_by_host(layers, host_driven(_PLANNED))
 
 
 _PLANNED = _quantised()
@@ -414,6 +425,7 @@ TARGETS = (
     Target("pooling-settings", _json({"pooling_mode_mean_tokens": True}, {"pooling_mode": "cls"}, {}),
            _pooling_settings, of_json),
     Target("plan-log", _bytes(LAYERS.encode()), _layers, of_lines, 50),
+    Target("plan-json", _bytes(INSPECTED.encode()), _layers, of_json, 50),
     Target("options", _bytes(b"pids:1x1:8x64:64x384", b"tsm75+sm86,sm120", b"v10.16.0", b"v8601"), _words),
     Target("server-request", server.seeds, server.request, of_lines),
     Target("server-connection", connection.seeds, connection.connection, of_lines),

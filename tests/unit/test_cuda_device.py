@@ -55,6 +55,7 @@ def test_the_gpu_is_chosen_by_capability(cuda):
     device = Device("sm86")
     assert (device.name, device.index) == ("NVIDIA A10", 1)
     assert ("cudaSetDevice", 1) in cuda.calls
+    assert cuda.cudaGetDevice() == (0, 0)  # the caller's own choice stays
     with pytest.raises(
         SetupError, match=r"no GPU that CUDA shows is sm90; it shows NVIDIA L4 \(sm89\), NVIDIA A10 \(s"
     ):
@@ -160,8 +161,23 @@ def test_waiting_for_another_stream_orders_the_work(cuda):
     assert cuda.events == {}
 
 
+def test_the_gpu_is_chosen_by_number_and_by_name(cuda):
+    cuda.cards = [("NVIDIA H100", 9, 0), ("NVIDIA L4", 8, 9), ("NVIDIA H200", 9, 0)]
+    assert Device("sm90").index == 0
+    assert Device("sm90", name="NVIDIA H200").index == 2
+    assert Device("sm90", name="NVIDIA GH200").index == 0
+    assert (Device(number=1).name, Device("sm90", number=2).name) == ("NVIDIA L4", "NVIDIA H200")
+    with pytest.raises(
+        SetupError, match=r"GPU 1, of those that CUDA shows, is not sm90; it shows NVIDIA H100 \(sm90\)"
+    ):
+        Device("sm90", number=1)
+    with pytest.raises(SetupError, match=r"GPU 3, of those that CUDA shows, is not there; it shows .*VISIBLE_DEVICES"):
+        Device(number=3)
+
+
 def test_which_addresses_lie_on_the_gpu(cuda):
     device = Device("sm86")
+    device.use()
     address = device.malloc(100)
     assert device.holds(address + 50)
     assert not device.holds(address + 100)

@@ -41,7 +41,7 @@ def test_nvml_tells_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nvml_that_fails_half_way_leaves_it_to_nvidia_smi(monkeypatch, nvidia_smi) -> None:
-    nvidia_smi("echo '580.65.06, 8.9, 23034, 22563, NVIDIA L4'")
+    nvidia_smi("echo '580.65.06, 8.9, 23034, 22563, GPU-aa, NVIDIA L4'")
     double = FakeNvml(FakeGpu(capability=Code(pynvml.NVML_ERROR_UNKNOWN)))
     monkeypatch.setitem(sys.modules, "pynvml", double)
     assert driver() == Driver("580.65.06", None, (L4,))
@@ -74,7 +74,9 @@ def test_nvidia_smi_without_a_driver(nvidia_smi) -> None:
 
 
 def test_what_nvidia_smi_prints_is_read() -> None:
-    found = parse("570.1, 8.6, 23028, 22000, NVIDIA A10\n570.1, 12.0, [N/A], [N/A], NVIDIA RTX PRO 6000, Max-Q\n")
+    found = parse(
+        "570.1, 8.6, 23028, 22000, GPU-aa, NVIDIA A10\n570.1, 12.0, [N/A], [N/A], GPU-bb, NVIDIA RTX PRO 6000, Max-Q\n"
+    )
     assert found == Driver("570.1", None, (Gpu("NVIDIA A10", "sm86"), Gpu("NVIDIA RTX PRO 6000, Max-Q", "sm120")))
     assert (found.gpus[0].memory_total_bytes, found.gpus[0].memory_free_bytes) == (23028 * MIB, 22000 * MIB)
     assert found.gpus[1].memory_total_bytes is None

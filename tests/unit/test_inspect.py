@@ -59,6 +59,8 @@ def test_a_sidecar_without_its_engine(tmp_path: Path) -> None:
         "planned_kernels": 1,
         "conditioning": 0,
         "divided": 2,
+        "precision": "int8",
+        "passed": True,
     }
     assert "optimization_level" not in described
 

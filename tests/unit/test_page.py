@@ -22,6 +22,7 @@ TITLES = [
     "Cosine of each sample to FP32", "Embeddings, FP32 against INT8", "What INT8 leaves of each op's signal",
     "What each op alone costs the output", "Activation ranges and outliers", "Where the time went", "GPU at work",
 ]  # fmt: skip
+MISSED = {"covered": 1, "missing": ("mm",), "passed": False, "host_driven": {"/rec": "LSTM: a loop"}}
 
 
 class Tags(HTMLParser):
@@ -145,6 +146,16 @@ def test_latencies() -> None:
     section = sections.latency_section([cell], {"fp32": "A", "int8": "B"})
     assert [row[-1].text for row in section.tables[0].rows] == ["1.00x", "2.00x"]
     assert "int8, 1x16: 5.00 ms" in section.charts[0].alternative
+
+
+def test_a_missed_plan_is_marked_and_a_loop_of_the_host_told() -> None:
+    [engine] = report().engines
+    told = engine.plan.model_copy(update=MISSED)
+    missed = report().model_copy(update={"engines": (engine.model_copy(update={"plan": told}),)})
+    shown = conversion_page(missed, plan(), ranges())
+    for text in ("1 of 2, FAILED", "sm86: the host drives /rec (LSTM: a loop), so no CUDA graph can be captured"):
+        assert text in html_of(shown)
+        assert text not in html_of(full_page())
 
 
 def test_an_engine_on_a_gpu() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, InputSpec, input_specs
-from calib8.data.rooms import LARGEST, Room, Rooms, most_rows, padded
+from calib8.data.rooms import LARGEST, Room, Rooms, most_rows, most_unpadded, padded, taken_length
 from calib8.data.sources import Batches
 from calib8.engine.profiles import ProfileSet, parse_profile, profile_sets, rooms_of
 from calib8.models.sentence import SentenceEncoder
@@ -30,6 +30,7 @@ PROFILES = {
     "two": ["1x1:1x64:1x384", "1x1:16x32:64x64"],
     "least rows": ["4x1:8x64:64x384"],
     "least length": ["1x16:8x64:64x384"],
+    "few short": ["1x1:1x32:8x128", "1x16:32x128:64x384"],
 }
 TEXTS = ["a b c", "a", "d e", "b c d e a b"] * 30
 
@@ -96,10 +97,19 @@ def test_a_server_starts_with_any_profiles(profiled: Profiled, tokenizer_folder:
         pass
 
 
-@pytest.mark.parametrize("name", ["default", "two"])
+def test_a_length_that_may_not_be_padded() -> None:
+    few = rooms_of(sets_of(PROFILES["few short"]), "input_ids")
+    assert [most_unpadded(few, length) for length in (1, 15, 16, 384)] == [8, 8, 64, 64]
+    assert [taken_length(few, length) for length in (1, 15, 400)] == [1, 15, 400]
+    least = (Room((1, 64), (16, 384)), Room((1, 2), (32, 64)))
+    assert [taken_length(least, length) for length in (1, 16, 20)] == [16, 16, 20]
+
+
+@pytest.mark.parametrize("name", ["default", "two", "least length", "few short"])
 def test_arrays_are_run_in_batches_that_the_profiles_take(name: str) -> None:
-    model, ids = tiny_encoder(positions=384), np.full((100, 7), 5)
-    data = Dataset(Batches({"input_ids": ids, "attention_mask": np.ones_like(ids)}), input_specs(model))
+    model, ids = tiny_encoder(positions=384), np.full((100, 20), 5)
+    mask = (np.arange(20) < 7).astype(np.int64) * np.ones_like(ids)
+    data = Dataset(Batches({"input_ids": ids, "attention_mask": mask}), input_specs(model))
     with Profiled(model, sets_of(PROFILES[name])) as engine, OrtRuntime(model) as free:
         assert len(next(iter(run_all(engine, data, Quiet()).values()))) == 100
         assert compare(free, engine, data, progress=Quiet()).cosine_min == pytest.approx(1)

@@ -1,5 +1,6 @@
 """What only TensorRT-RTX has: it captures graphs by itself, and keeps compiled kernels between processes."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_tensorrt import FakeContext, FakeEngine, FakeTensorRT, World, ids
+
+from trt_bindings import stubs_of
 
 
 class RtxEngine(FakeEngine):
@@ -139,6 +142,21 @@ def test_the_doubles_have_the_parameters_of_tensorrt_rtx(double, real, name):
         if re.match(rf"(\d\. )?{name}\(self: ", line)
     ]
     assert list(inspect.signature(vars(double)[name]).parameters) in signatures
+
+
+@pytest.mark.parametrize("version", ["10.6", "10.16", "11.4"])
+@pytest.mark.parametrize(("double", "real"), DOUBLES[:2])
+def test_the_doubles_have_the_parameters_of_tensorrt(double, real, version):
+    if not stubs_of(version).is_file():
+        pytest.skip(f"no bindings of TensorRT {version} for this Python: make .venv/bindings/ready")
+    body = next(
+        node.body
+        for node in ast.parse(stubs_of(version).read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == real
+    )
+    for name in (name for owner, kind, name in METHODS if (owner, kind) == (double, real)):
+        signatures = [[a.arg for a in item.args.args] for item in body if getattr(item, "name", "") == name]
+        assert list(inspect.signature(vars(double)[name]).parameters) in signatures, name
 
 
 def test_tensorrt_rtx_has_what_is_asked_for_by_name():

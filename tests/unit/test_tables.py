@@ -14,6 +14,7 @@ from calib8.search.sensitivity import OpSensitivity, Sensitivity
 
 DEEP = "/model/encoder/layer.{}/attention/self/a_module_with_quite_a_long_name/query/MatMul"
 RECIPE = "smooth 0.85, shift, split 32, reach 1.15"
+MISSED = {"covered": 1, "missing": ("mm",), "passed": False, "host_driven": {"/rec": "LSTM: a loop"}}
 
 
 def conversion() -> RenderableType:
@@ -38,6 +39,24 @@ def sensitivity() -> RenderableType:
         for number in range(3)
     ]
     return render_sensitivity(Sensitivity(samples=32, all_float=0.99998, all_int8=0.97654, ops=tuple(costs)), 20)
+
+
+def missed() -> RenderableType:
+    report = page_report.report()
+    [engine] = report.engines
+    plan = engine.plan.model_copy(update=MISSED)
+    allowed = engine.model_copy(update={"plan": plan.model_copy(update={"passed": True, "host_driven": {}})})
+    return render(report.model_copy(update={"engines": (engine.model_copy(update={"plan": plan}), allowed)}))
+
+
+def test_a_missed_plan_is_told_and_an_allowed_one_is_not() -> None:
+    console = Console(width=80, file=io.StringIO(), record=True, highlight=False)
+    console.print(missed())
+    text = console.export_text()
+    assert text.count("1/2") == 2
+    assert text.count("FAILED") == 1
+    assert "1/2 FAILED" in text
+    assert text.count("the host drives /rec (LSTM: a loop), so no CUDA graph") == 1
 
 
 @pytest.mark.parametrize(

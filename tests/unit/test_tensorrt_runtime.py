@@ -67,8 +67,10 @@ def test_it_runs_in_the_right_order(world):
         ("cudaHostAlloc", 48),
         ("cudaMemcpyAsync", 48, "in", stream),
         ("cudaMemcpyAsync", 24, "out", stream),
+        ("cudaSetDevice", 0),
         ("cudaSetDevice", 1),
         ("cudaStreamSynchronize", stream),
+        ("cudaSetDevice", 0),
     ]
     assert world.cuda.left_behind == {}
 
@@ -291,7 +293,7 @@ def test_one_failing_free_does_not_keep_the_rest(world):
 def test_without_such_a_gpu_nothing_is_imported_and_the_reason_is_told(world):
     world.monkeypatch.setitem(sys.modules, "tensorrt", None)
     world.monkeypatch.setattr(sidecar_module, "gpus", tuple)
-    world.monkeypatch.setattr(require, "load", lambda family: pytest.fail("imported"))
+    world.monkeypatch.setattr(require, "imported", lambda *_: pytest.fail("imported"))
     message = refusal(world)
     assert message.startswith(f"{world.path} cannot run here: the engine runs on sm86 (Ampere: A10, A40, RTX 30); ")
     assert "this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none). On the CPU use" in message
@@ -332,7 +334,7 @@ def test_a_version_compatible_engine_runs_on_later_versions(world, here, runs):
     world.trt.module.__version__ = here
     world.write(version_compatible=True)
     if runs:
-        with world.open() as runtime:
+        with world.open(host_code=True) as runtime:
             np.testing.assert_array_equal(runtime(ids=ids(2, 3))["out"], 2 * ids(2, 3))
         assert world.trt.loader.engine_host_code_allowed
     else:

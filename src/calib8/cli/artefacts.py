@@ -53,6 +53,7 @@ def run(
     data: opt.Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for one <output name>.npy each.")],
     runtime: opt.Runtime = "auto",
+    device: opt.Device = None,
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -81,6 +82,7 @@ def embed(
     ] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
+    device: opt.Device = None,
     ray: opt.RayAddress = None,
     ray_cpus: opt.RayCpus = 1,
     column: Annotated[str, typer.Option(help="For --ray: the texts' column in Parquet and JSON lines.")] = "text",
@@ -179,6 +181,7 @@ def verify(
     ] = False,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
+    device: opt.Device = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Compare a model or engine with its FP32 reference; exit code 1 if a limit is missed.

@@ -32,6 +32,7 @@ def bench(
     ] = None,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
+    device: opt.Device = None,
     monitor: opt.MonitorInReport = False,
     quiet: opt.Quiet = False,
 ) -> None:

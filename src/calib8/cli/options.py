@@ -1,5 +1,6 @@
 """Options that several commands share, each defined once."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from calib8.calibration.config import ObserverName
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import CalibratorName, HardwareCompatibility
+from calib8.engine.options import Precision as EnginePrecision
 from calib8.planning.config import Precision, Treatment
 from calib8.runtime.names import CpuRuntime
 
@@ -20,6 +22,25 @@ def _targets(incomplete: str) -> list[str]:
     return [",".join([*named, target]) for target in ARCHITECTURES if target.startswith(begun) and target not in named]
 
 
+def _use_device(device: int | None) -> int | None:
+    """Let this process see that GPU alone, so that all of CUDA, TensorRT and NVML agree on it."""
+    from calib8.engine.hardware import gpus, numbered
+    from calib8.gpu.visible import VISIBLE, only
+
+    if device is not None:
+        if present := gpus():
+            numbered(present, device)
+        os.environ[VISIBLE] = only(device)
+    return device
+
+
+HeldOut = Annotated[
+    Path | None, typer.Option(help="Arrays or text to measure on; default: hold calibration data back.")
+]
+Device = Annotated[
+    int | None,
+    typer.Option(min=0, callback=_use_device, help="GPU to use, as CUDA counts those that CUDA_VISIBLE_DEVICES shows."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Observer = Annotated[ObserverName, typer.Option(help="What turns statistics into a range.")]
 Percentile = Annotated[float, typer.Option(help="For --observer percentile.")]
@@ -52,10 +73,22 @@ Shapes = Annotated[
         metavar="input_ids:1x1:8x64:64x384",
     ),
 ]
+BuildPrecision = Annotated[
+    EnginePrecision,
+    typer.Option(help="int8 builds a quantised model, the others a float one: what to set INT8 against."),
+]
 Family = Annotated[FamilyChoice, typer.Option(help="Which TensorRT builds, if both are installed.")]
 Workspace = Annotated[int | None, typer.Option(min=1, help="Scratch memory limit in MiB.")]
 Level = Annotated[
     int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 runs fast. TensorRT 10 and 11.", metavar="0…5")
+]
+AllowFloatOps = Annotated[
+    str,
+    typer.Option(
+        help="Accept an engine that computes this many quantised ops in float, or this share of them. It is built and "
+        "kept in any case; without this the exit code is 1.",
+        metavar="N|N%",
+    ),
 ]
 Tf32 = Annotated[bool, typer.Option(help="Let FP32 matrix products round to TF32.")]
 VersionCompatible = Annotated[
@@ -64,13 +97,25 @@ VersionCompatible = Annotated[
         "--version-compatible", help="Let later versions of the same major version run it. TensorRT 10 and 11."
     ),
 ]
+ExcludeLeanRuntime = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-lean-runtime", help="With --version-compatible: bring no runtime, for machines with tensorrt-lean."
+    ),
+]
 Compatibility = Annotated[
     HardwareCompatibility, typer.Option(help="Other GPUs that run the engine. TensorRT 10 and 11.")
 ]
 WeightStreaming = Annotated[
     bool, typer.Option("--weight-streaming", help="Let the runtime keep weights in host memory.")
 ]
-TimingCache = Annotated[Path | None, typer.Option(help="Kernel timings to reuse and to extend. TensorRT 10 and 11.")]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option(help="Kernel timings to reuse and to extend. TensorRT 10 and 11. Default: in the user's cache."),
+]
+KeepTimings = Annotated[
+    bool, typer.Option("--keep-timings/--no-timing-cache", help="Keep kernel timings for the next build.")
+]
 Calibrator = Annotated[
     CalibratorName | None, typer.Option(help="Find INT8 scales of an FP32 model on the GPU. TensorRT 10 only.")
 ]

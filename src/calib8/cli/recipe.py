@@ -12,10 +12,12 @@ from calib8.cli.activity import kept_activity
 from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
-from calib8.errors import ConfigError, LimitMissed
+from calib8.engine.family import FamilyChoice
+from calib8.errors import ConfigError, LimitMissed, PlanMismatch
 from calib8.planning.config import Precision, Treatment
 
 if TYPE_CHECKING:
+    from calib8.engine.build import BuiltEngine
     from calib8.report.report import Report
 
 
@@ -141,58 +143,80 @@ def quantize(
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model.")],
+    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model; with --precision a float one.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
     ],
+    precision: opt.BuildPrecision = "int8",
     target: opt.Target = None,
     shapes: opt.Shapes = None,
     family: opt.Family = "auto",
+    device: opt.Device = None,
     workspace: opt.Workspace = None,
     optimization_level: opt.Level = None,
     tf32: opt.Tf32 = True,
     version_compatible: opt.VersionCompatible = False,
+    exclude_lean_runtime: opt.ExcludeLeanRuntime = False,
     hardware_compatibility: opt.Compatibility = "none",
     weight_streaming: opt.WeightStreaming = False,
     timing_cache: opt.TimingCache = None,
+    keep_timings: opt.KeepTimings = True,
     calibrator: opt.Calibrator = None,
     data: opt.CalibrationData = None,
     cache: opt.CalibrationCache = None,
     batch: opt.CalibrationBatch = None,
     log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
     allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
+    allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Build TensorRT engines and check that the compiler planned INT8.
 
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
-    """
-    from calib8.report.table import size_of
 
+    What to set it against: calib8 build model.onnx -o model-fp16.engine --target sm86 --precision fp16
+    """
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Build(
+            precision=precision,
             targets=target,
             shapes=shapes or (),
             family=family,
+            device=_only_one(device),
             workspace_mib=workspace,
             optimization_level=optimization_level,
             tf32=tf32,
             version_compatible=version_compatible,
+            exclude_lean_runtime=exclude_lean_runtime,
             hardware_compatibility=hardware_compatibility,
             weight_streaming=weight_streaming,
             timing_cache=timing_cache,
+            keep_timings=keep_timings,
             calibrator=calibrator,
             calibration_cache=cache,
             calibration_batch=batch,
             log=log,
             allow_float=allow_float,
+            allow_float_ops=allow_float_ops,
         )
-        with kept_activity(output, monitor):
-            engines = api.build(model, output, config, data=data, progress=progress)
+        missed = None
+        try:
+            with kept_activity(output, monitor):
+                engines = api.build(model, output, config, data=data, progress=progress)
+        except PlanMismatch as error:
+            engines, missed = list(error.built), error
+    _tell_built(engines)
+    if missed is not None:
+        raise missed
+
+
+def _tell_built(engines: list["BuiltEngine"]) -> None:
+    from calib8.report.table import size_of
+
     for engine in engines:
-        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.plan.describe()}", markup=False)
+        out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.describe()}", markup=False)
     tell(Built(engines=tuple(engines)))
 
 
@@ -201,9 +225,7 @@ def convert(
     model: Model,
     data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
-    held_out: Annotated[
-        Path | None, typer.Option(help="Arrays or text to measure on; default: hold calibration data back.")
-    ] = None,
+    held_out: opt.HeldOut = None,
     pairs: opt.Pairs = None,
     budget: Annotated[
         str | None,
@@ -220,7 +242,10 @@ def convert(
     treatment: opt.Conditioning = "auto",
     target: opt.Target = None,
     shapes: opt.Shapes = None,
+    family: opt.Family = "auto",
+    device: opt.Device = None,
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.MonitorInReport = False,
     sentences: opt.Sentences = True,
     quiet: opt.Quiet = False,
@@ -236,14 +261,12 @@ def convert(
     from calib8.report.table import render
 
     kept = _cosine(budget)
-    if kept is not None:  # the budget is what must be kept, whatever the default of --min-cosine
-        source = ctx.get_parameter_source("min_cosine")
-        min_cosine = kept if source is None or source.name == "DEFAULT" else max(min_cosine, kept)
+    min_cosine = _least_cosine(ctx, min_cosine, kept)
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Convert(
             calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
             int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
-            build=calib8.Build(targets=target, shapes=shapes or ()) if engine else None,
+            build=_build(target, shapes, family, device, allow_float_ops) if engine else None,
             verify=calib8.Verify(min_cosine=min_cosine),
             held_out=held_out,
             pairs=pairs,
@@ -267,10 +290,23 @@ def convert(
         raise missed
 
 
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def _print_made(report: "Report", output: Path) -> None:
     made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
     out.print(f"in {output}: {made}", markup=False)
     out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
+
+
+def _least_cosine(ctx: typer.Context, asked: float, kept: float | None) -> float:
+    """A budget is what must be kept, whatever the default of --min-cosine."""
+    if kept is None:
+        return asked
+    source = ctx.get_parameter_source("min_cosine")
+    return kept if source is None or source.name == "DEFAULT" else max(asked, kept)
 
 
 def _cosine(budget: str | None) -> float | None:
@@ -309,6 +345,23 @@ def sensitivity(
         found = api.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
     out.print(render_sensitivity(found, show))
     tell(found)
+
+
+def _build(
+    target: str | None, shapes: list[str] | None, family: FamilyChoice, device: int | None, allow_float_ops: str
+) -> calib8.Build:
+    return calib8.Build(
+        targets=target,
+        shapes=shapes or (),
+        family=family,
+        device=_only_one(device),
+        allow_float_ops=allow_float_ops,
+    )
+
+
+def _only_one(device: int | None) -> int | None:
+    """The number of the GPU that ``--device`` leaves: it is the only one that this process sees."""
+    return None if device is None else 0
 
 
 def _int8(

@@ -45,6 +45,7 @@ def serve(
     grace_seconds: Annotated[int, typer.Option(help="What is under way at shutdown may still take.")] = 30,
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
+    device: opt.Device = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Serve embeddings over HTTP, as OpenAI's clients ask for them. SIGTERM or Ctrl-C finishes what is under way.

@@ -15,19 +15,22 @@ from calib8.errors import SetupError
 
 
 class Device:
-    """A GPU of compute capability ``target`` (``sm86``; None takes the first GPU) and one stream on it.
+    """A GPU of compute capability ``target`` (``sm86``; None takes any) and one stream on it.
+
+    It is CUDA's number ``number``; without one the first that is called ``name``, if there is such, else the first.
+    The calling thread's current GPU stays what it was.
 
     Addresses are plain integers. Everything is asynchronous on the stream but ``synchronise`` and what allocates and
     frees. Raises ``SetupError`` if cuda-python is missing, if no GPU is such a one, and whenever a CUDA call fails.
     """
 
-    def __init__(self, target: str | None = None) -> None:
+    def __init__(self, target: str | None = None, *, number: int | None = None, name: str | None = None) -> None:
         self.call = Calls()
         #: CUDA's number of the GPU, and the GPU's name.
-        self.index, self.name = self._find(target)
+        self.index, self.name = self._find(target, number, name)
         self.call.place = self.name
-        self.use()
-        self._stream: Any = self._new_stream()
+        with self.active():
+            self._stream: Any = self._new_stream()
         #: The stream as the number that TensorRT takes.
         self.stream = int(self._stream)
 
@@ -140,21 +143,22 @@ class Device:
         (stream,) = self.call("cudaStreamCreateWithFlags", self.call.api.cudaStreamNonBlocking)
         return stream
 
-    def _find(self, target: str | None) -> tuple[int, str]:
-        """Index and name of the first GPU of this capability."""
+    def _find(self, target: str | None, number: int | None, name: str | None) -> tuple[int, str]:
+        """Index and name of the GPU that is meant."""
         (count,) = self.call("cudaGetDeviceCount")
         found = []
         for index in range(count):
             (properties,) = self.call("cudaGetDeviceProperties", index)
-            name = properties.name.decode("utf-8", "replace")
-            capability = f"sm{properties.major}{properties.minor}"
-            if target in (None, capability):
-                return index, name
-            found.append(f"{name} ({capability})")
-        raise SetupError(
-            f"no GPU that CUDA shows is {target or 'there'}; it shows {', '.join(found) or 'none'}. "
-            "Check CUDA_VISIBLE_DEVICES."
-        )
+            called = properties.name.decode("utf-8", "replace")
+            found.append((index, called, f"sm{properties.major}{properties.minor}"))
+        fitting = [(i, called) for i, called, sm in found if target in (None, sm) and number in (None, i)]
+        if fitting:
+            return next((each for each in fitting if each[1] == name), fitting[0])
+        there = ", ".join(f"{called} ({sm})" for _, called, sm in found) or "none"
+        which = "no GPU that CUDA shows" if number is None else f"GPU {number}, of those that CUDA shows,"
+        missing = "there" if number is None else "not there"
+        wanted = target or missing if number is None or number >= count else f"not {target}"
+        raise SetupError(f"{which} is {wanted}; it shows {there}. Check CUDA_VISIBLE_DEVICES.")
 
     def _copy(self, to: int, source: int, size: int, kind: str) -> None:
         self.call("cudaMemcpyAsync", to, source, size, getattr(self.call.api.cudaMemcpyKind, kind), self._stream)

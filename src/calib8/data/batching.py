@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.data.inputs import Arrays, InputSpec, checked, mask_name, sample_count
-from calib8.data.rooms import LARGEST, Rooms, most_rows
+from calib8.data.rooms import LARGEST, Rooms, most_unpadded, taken_length
 from calib8.data.sources import Source
 from calib8.errors import DataError
 from calib8.progress import Progress, Quiet
@@ -140,8 +140,8 @@ class Dataset:
             empty = int(np.argmin(mask.any(axis=1)))
             raise DataError(f"sample {empty} has an all-zero {self.mask}: it holds no token. Remove it.")
         lengths = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
-        for rows in by_token_budget(lengths, TOKEN_BUDGET, partial(_most_rows, rooms)):
-            yield rows, int(lengths[rows].max())
+        for rows in by_token_budget(_taken(rooms, lengths), TOKEN_BUDGET, partial(_most_rows, rooms)):
+            yield rows, int(_taken(rooms, lengths[rows]).max())
 
 
 def _trimmed(array: NDArray[np.generic], spec: InputSpec, sequence: object, longest: int) -> NDArray[np.generic]:
@@ -153,7 +153,14 @@ def _trimmed(array: NDArray[np.generic], spec: InputSpec, sequence: object, long
 
 
 def _most_rows(rooms: tuple[Rooms, ...], length: int) -> int:
-    return min((most_rows(one, length) for one in rooms), default=LARGEST)
+    return min((most_unpadded(one, length) for one in rooms), default=LARGEST)
+
+
+def _taken(rooms: tuple[Rooms, ...], lengths: Rows) -> Rows:
+    """Each length with the padding that it must keep, for all runtimes to take it."""
+    distinct, places = np.unique(lengths, return_inverse=True)
+    taken = [max((taken_length(one, int(length)) for one in rooms), default=length) for length in distinct]
+    return np.array(taken, np.int64)[places]
 
 
 class _Once:

@@ -22,6 +22,18 @@ def most_rows(rooms: Rooms, length: int) -> int:
     return max((room.rows[1] for room in rooms if length <= room.length[1]), default=1)
 
 
+def most_unpadded(rooms: Rooms, length: int) -> int:
+    """``most_rows`` for whoever adds no position to ``length``."""
+    return most_rows(tuple(room for room in rooms if room.length[0] <= length), length)
+
+
+def taken_length(rooms: Rooms, length: int) -> int:
+    """``length``, or the next one that a room takes; itself if no longer one is taken."""
+    if any(room.length[0] <= length <= room.length[1] for room in rooms):
+        return length
+    return min((room.length[0] for room in rooms if room.length[0] > length), default=length)
+
+
 def padded(rooms: Rooms, rows: int, length: int) -> tuple[int, int]:
     """The smallest (rows, length) that a room takes and that holds these; these themselves if no room does."""
     shapes = [

@@ -6,13 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.doctor.facts import Facts
 from calib8.engine.hardware import Gpu
-from calib8.engine.sidecar import NOT_RTX
+from calib8.engine.targets import rtx_runs_on
 from calib8.extras import install
 from calib8.runtime.forms import PRODUCTS
 from calib8.runtime.names import NAMES, RuntimeName
-
-#: The first compute capability that TensorRT-RTX runs on, Turing.
-FIRST_RTX = 75
 
 
 class Verdict(BaseModel):
@@ -77,7 +74,7 @@ def _runs(facts: Facts) -> Iterator[Verdict]:
 
 def _not_rtx(facts: Facts, gpu: Gpu) -> str:
     targets = facts.libraries["tensorrt-rtx"].details.get("builds for") or gpu.target  # not installed: nobody can tell
-    if gpu.target in NOT_RTX or int(gpu.target.removeprefix("sm")) < FIRST_RTX or gpu.target not in targets.split():
+    if not rtx_runs_on(gpu.target) or gpu.target not in targets.split():
         return f"TensorRT-RTX does not run on {gpu.name}. Use TensorRT: {install('tensorrt')}."
     return ""
 

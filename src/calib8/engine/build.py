@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,15 +17,23 @@ from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, c
 from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
-from calib8.engine.hardware import gpus
-from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated, parse_layers
+from calib8.engine.hardware import Gpu, gpus, numbered
+from calib8.engine.host_loops import driven_by_host
+from calib8.engine.layers_json import layers_from_json
+from calib8.engine.layers_log import layers_from_log
+from calib8.engine.options import Precision
+from calib8.engine.parsed_form import to_parse
+from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
-from calib8.engine.targets import describe, path_for, require_known
-from calib8.errors import BuildError, ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
+from calib8.engine.timings import Timings, timings_of
+from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.extras import install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
+from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
@@ -43,6 +51,11 @@ class BuiltEngine(BaseModel):
     size_bytes: int
     seconds: float
     plan: PlanCheck
+    precision: Precision = "int8"
+
+    def describe(self) -> str:
+        """For people: what it computes in."""
+        return self.plan.describe() if self.precision == "int8" else f"computes in {self.precision.upper()}"
 
 
 def build_engine(
@@ -60,49 +73,77 @@ def build_engine(
     maps a symbolic dimension to the largest size that the model can take (``calib8.graph.limits``). ``data`` is for a
     calibrator.
 
-    An engine and its sidecar are written only after the plan was found to run every quantised op in INT8, one right
-    after the other; ``describe_engine`` refuses an engine beside the sidecar of another. Once there is an engine of
-    this model, engines that earlier builds into ``output`` made of another model are removed, with a note.
+    An engine and its sidecar, which holds what the plan check found, are written one right after the other;
+    ``describe_engine`` refuses an engine beside the sidecar of another. Once there is an engine of this model, engines
+    that earlier builds into ``output`` made of another model are removed, with a note.
 
     Raises ``ModelError`` (damaged model, Q/DQ that TensorRT misreads, nothing quantised), ``ProfileError`` (shapes,
     targets), ``ConfigError`` (an option that this TensorRT lacks), ``DataError`` (calibration),
     ``BuildError`` (TensorRT refused), ``SetupError`` (no TensorRT, no GPU where one is needed, disk full).
-    ``PlanMismatch`` (ops would not run in INT8) is raised when all targets were tried, and holds what was built.
+    ``PlanMismatch`` (more ops would not run in INT8 than ``config`` allows) is raised when all targets were built; all
+    engines are kept, those that missed are marked in their sidecars, and the error holds them.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
-    tensorrt, targets = builder_of(config)
+    tensorrt, targets, device, gpu = builder_of(config)
     source = _read(Path(model), config, limits or {})
     if config.targets is None and tensorrt.family == "rtx":
         targets = _able(targets, source.ops, progress)
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
-    job = _Job(source, config, tensorrt, calibration, progress)
     built: list[BuiltEngine] = []
-    missed: list[PlanMismatch] = []
-    for target in targets:
-        try:
+    with to_parse(source.path, config.precision, tensorrt.family, output) as parsed:
+        driven = host_driven(load_model(parsed))
+        job = _Job(source, parsed, driven, config, tensorrt, device, gpu, calibration, progress)
+        for target in targets:
             built.append(job.build(target, path_for(output, target, targets), targets))
-        except PlanMismatch as error:
-            progress.note(f"no engine for {describe(target)}: its plan does not run every quantised op in INT8")
-            missed.append(error)
-        else:
             _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
-    if missed:
-        written = f" Written all the same: {', '.join(str(engine.path) for engine in built)}." if built else ""
-        message = " ".join(dict.fromkeys(map(str, missed))) + written
-        raise PlanMismatch(message, failed=[plan for error in missed for plan in error.failed], built=built)
+    _require_plans(built)
     return built
 
 
-def builder_of(config: Build) -> tuple[TensorRT, tuple[str, ...]]:
-    """The TensorRT that builds with ``config``, and for which targets; to know before long work whether it can.
+class Builder(NamedTuple):
+    """What builds, for which targets, and on which GPU: its number in CUDA and the GPU; None where none is needed."""
+
+    tensorrt: TensorRT
+    targets: tuple[str, ...]
+    device: int | None = None
+    gpu: Gpu | None = None
+
+
+def builder_of(config: Build) -> Builder:
+    """The TensorRT that builds with ``config``, where and for what; to know before long work whether it can.
 
     Raises ``SetupError``, ``ConfigError`` and ``ProfileError`` as ``build_engine`` does.
     """
-    tensorrt = load(config.family, prefer="tensorrt" if config.calibrator else "rtx")
+    present = gpus()
+    for_rtx = _is_for_rtx(config, present)
+    tensorrt = load(config.family, prefer="rtx" if for_rtx and not config.calibrator else "tensorrt")
+    if config.family == "auto" and tensorrt.family == "rtx" and not for_rtx and config.targets is None:
+        raise SetupError(
+            f"TensorRT-RTX, the only TensorRT installed, does not run on this machine's {present[0].name}. Install "
+            f"{install('tensorrt')}, or name what to build for: --target sm86, say."
+        )
     tensorrt.require(config.asked())
-    return tensorrt, _targets(tensorrt, config)
+    choices = tensorrt.targets()
+    if choices is not None:
+        targets = config.targets or DEFAULT_TARGETS
+        require_known(targets, choices, tensorrt.title)
+        return Builder(tensorrt, targets)
+    return _on_its_gpu(tensorrt, config, present)
+
+
+def _require_plans(built: Sequence[BuiltEngine]) -> None:
+    missed = [engine for engine in built if not engine.plan.passed]
+    if missed:
+        reasons = " ".join(engine.plan.describe_failure() for engine in missed)
+        kept = f"Kept all the same: {', '.join(str(engine.path) for engine in missed)}."
+        allow = f"--allow-float-ops {max(len(engine.plan.missing) for engine in missed)}"
+        raise PlanMismatch(
+            f"{reasons} {kept} To accept that, run this again with {allow}.",
+            failed=[engine.plan for engine in missed],
+            built=built,
+        )
 
 
 def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress: Progress) -> None:
@@ -115,25 +156,32 @@ def _remove_stale(output: Path, model_sha256: str, own: Sequence[Path], progress
                 progress.note(f"removed {engine}: it was built from another model")
 
 
-def _targets(tensorrt: TensorRT, config: Build) -> tuple[str, ...]:
-    """What to build for: the targets asked for, or with a TensorRT that cannot choose, the GPU of this machine."""
-    choices = tensorrt.targets()
-    if choices is not None:
-        targets = config.targets or DEFAULT_TARGETS
-        require_known(targets, choices, tensorrt.title)
-        return targets
-    present = gpus()
+def _is_for_rtx(config: Build, present: Sequence[Gpu]) -> bool:
+    """Is anything to build for something that TensorRT-RTX runs on: a target, or else a GPU, if there is any?"""
+    named = [name for target in config.targets or () for name in members(target)] or [gpu.target for gpu in present]
+    return not named or any(map(rtx_runs_on, named))
+
+
+def _on_its_gpu(tensorrt: TensorRT, config: Build, present: Sequence[Gpu]) -> Builder:
+    """With a TensorRT that builds for its GPU: the one asked for, by number or by target, else CUDA's first."""
     if not present:
         raise SetupError(
             f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
         )
-    here = (present[0].target,)
-    if config.targets not in (None, here):
-        raise ProfileError(
-            f"{tensorrt.title} builds only for this machine's {present[0].name}, got the targets "
-            f"{', '.join(config.targets)}. Ask for {here[0]}, or use family rtx."
-        )
-    return here
+    if config.device is not None:
+        numbers = [config.device]
+        numbered(present, config.device)
+    else:
+        numbers = list(range(len(present)))
+    for number in numbers:
+        here = (present[number].target,)
+        if config.targets in (None, here):
+            return Builder(tensorrt, here, number, present[number])
+    there = " and ".join(dict.fromkeys(present[number].name for number in numbers))
+    raise ProfileError(
+        f"{tensorrt.title} builds only for this machine's {there}, got the targets "
+        f"{', '.join(config.targets or ())}. Ask for {present[numbers[0]].target}, or use family rtx."
+    )
 
 
 def _able(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:
@@ -173,10 +221,16 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
             f"{path} has Q/DQ nodes already, and TensorRT would ignore the calibrator. Build it without one, or "
             "calibrate the FP32 model."
         )
-    if not ops and not config.allow_float and not config.calibrator:
+    if ops and config.precision != "int8":
+        raise ModelError(
+            f"{path} has Q/DQ nodes, and precision {config.precision} is for the float model that it was made from. "
+            "Build that one, or this one without --precision."
+        )
+    if not ops and config.precision == "int8" and not config.allow_float and not config.calibrator:
         raise ModelError(
             f"{path} has no quantised op: the engine would compute in float. Expected the model that `calib8 quantize` "
-            "wrote; to build it all the same, allow float (--allow-float)."
+            "wrote. For a float engine to set INT8 against, ask for its precision (--precision fp16); to build the "
+            "graph as it is, allow float (--allow-float)."
         )
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
@@ -209,8 +263,15 @@ class _Job:
     """What the builds for all targets share."""
 
     source: _Source
+    #: The file that TensorRT parses: the model, or its float form.
+    parsed: Path
+    #: What the host may come to drive of it.
+    host_driven: Sequence[HostDriven]
     config: Build
     tensorrt: TensorRT
+    #: The GPU that it is built on.
+    device: int | None
+    gpu: Gpu | None
     calibration: CalibrationData | None
     progress: Progress
 
@@ -218,7 +279,7 @@ class _Job:
         """Build, check, write; or find that all of it was done before."""
         if (existing := self._up_to_date(engine, target)) is not None:
             self.progress.note(f"engine is up to date: reused {engine} (same model, shapes, options and builder)")
-            return _built(engine, existing)
+            return _built(engine, self._judged_anew(engine, existing))
         stage = f"build for {target}"
         self.progress.update(stage, 0, 1)
         for path in (engine, sidecar_path(engine)):
@@ -229,7 +290,7 @@ class _Job:
                 folder = Path(pair.enter_context(TemporaryDirectory(prefix="calib8-")))
                 calibration = self.calibration.request(folder)
             request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
-            outcome = run_worker(request, self.progress)
+            outcome = run_worker(request, self.progress, self.device)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
@@ -244,7 +305,7 @@ class _Job:
         return _built(engine, sidecar)
 
     def _up_to_date(self, engine: Path, target: str) -> Sidecar | None:
-        """The sidecar of an engine that this build would only repeat, its plan check passed."""
+        """The sidecar of an engine that this build would only repeat."""
         try:
             found = describe_engine(engine)
         except InputError:
@@ -253,12 +314,29 @@ class _Job:
             found.model_sha256 == self.source.sha256
             and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
             and (found.target, found.profiles) == (target, self.source.profiles)
+            and found.gpu == self._gpu_name()
             and found.options() == self.config.options()
             and found.calibration == self._origin()
             and found.calib8_version == _version()
             and found.plan.conditioning == sum(len(chain.nodes) for chain in self.source.chains)
         )
-        return found if repeats and not found.plan.missing and self.config.log is None else None
+        return found if repeats and self.config.log is None else None
+
+    def _judged_anew(self, engine: Path, known: Sidecar) -> Sidecar:
+        """The sidecar of an engine that is there, by what is allowed now."""
+        sidecar = known.model_copy(update={"plan": self._judged(known.plan)})
+        if sidecar != known:
+            with locked(engine.parent):
+                write_text(sidecar_path(engine), sidecar.model_dump_json(indent=2) + "\n")
+        return sidecar
+
+    def _gpu_name(self) -> str | None:
+        return self.gpu.name if self.gpu is not None else None
+
+    def _timings(self) -> Timings | None:
+        if self.gpu is None or not self.tensorrt.times or not self.config.keep_timings:
+            return None
+        return timings_of(self.config.timing_cache, self.tensorrt.version, self.gpu)
 
     def _origin(self) -> CalibrationOrigin | None:
         return self.calibration.origin() if self.calibration else None
@@ -266,41 +344,40 @@ class _Job:
     def _request(self, target: str, engine: Path) -> dict[str, Any]:
         sets = profile_sets(self.source.profiles) if self.source.profiles else ()
         return {
-            "model": str(self.source.path),
+            "model": str(self.parsed),
             "engine": str(engine),
             "family": self.tensorrt.family,
             "target": target,
             "profiles": [{name: (known.min, known.opt, known.max) for name, known in each.items()} for each in sets],
             "options": self.config.options(),
-            "timing_cache": str(self.config.timing_cache.resolve()) if self.config.timing_cache else None,
+            "timings": self._timings(),
         }
 
     def _check(self, outcome: Outcome, target: str) -> PlanCheck:
-        layers = parse_layers(outcome.log.messages())
+        layers = layers_from_json(outcome.layers) or layers_from_log(outcome.log.messages())
         if self.config.calibrator:
-            return count_calibrated(layers, target)
-        if self.config.check_plan and self.source.ops and not layers:
-            raise BuildError(
-                f"{self.tensorrt.title} printed no layer list for {describe(target)}, so nothing shows what would run "
-                "in INT8. Use a TensorRT that calib8 supports, or turn the plan check off."
+            plan = count_calibrated(layers, target)
+        else:
+            plan = check_plan(
+                self.source.ops,
+                layers,
+                target,
+                rtx=self.tensorrt.family == "rtx",
+                chains=self.source.chains,
+                profiles=len(profile_sets(self.source.profiles)),
             )
-        plan = check_plan(
-            self.source.ops,
-            layers,
-            target,
-            rtx=self.tensorrt.family == "rtx",
-            chains=self.source.chains,
-            profiles=len(profile_sets(self.source.profiles)),
-        )
-        if self.config.check_plan:
-            try:
-                plan.raise_for_failure()
-            except PlanMismatch as error:
-                raise PlanMismatch(str(error), failed=[plan]) from None
-        elif plan.missing:
-            self.progress.note(f"{len(plan.missing)} of {plan.expected} quantised ops will not run in INT8.")
+        return self._judged(plan.model_copy(update={"host_driven": driven_by_host(layers, self.host_driven)}))
+
+    def _judged(self, plan: PlanCheck) -> PlanCheck:
+        """The plan with its verdict; says what does not keep the engine from passing."""
+        missed = len(plan.missing)
+        plan = plan.model_copy(update={"passed": missed <= self.config.allowed_float_ops(plan.expected)})
+        if missed and plan.passed:
+            self.progress.note(f"{missed} of {plan.expected} quantised ops will not run in INT8.")
         if plan.unfused:
-            self.progress.note(f"for {describe(target)} {plan.describe_conditioning()}")
+            self.progress.note(f"for {describe(plan.target)} {plan.describe_conditioning()}")
+        if plan.host_driven:
+            self.progress.note(f"for {describe(plan.target)} {plan.describe_host_driven()}")
         return plan
 
     def _sidecar(self, engine: Path, built: Mapping[str, Any], plan: PlanCheck) -> Sidecar:
@@ -311,6 +388,7 @@ class _Job:
             family=self.tensorrt.family,
             tensorrt_version=self.tensorrt.version,
             target=plan.target,
+            gpu=self._gpu_name(),
             model_sha256=self.source.sha256,
             model_metadata=self.source.metadata,
             profiles=self.source.profiles,
@@ -331,6 +409,7 @@ def _built(engine: Path, sidecar: Sidecar) -> BuiltEngine:
         size_bytes=sidecar.engine_bytes,
         seconds=sidecar.build_seconds,
         plan=sidecar.plan,
+        precision=sidecar.precision,
     )
 
 

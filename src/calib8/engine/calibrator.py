@@ -8,7 +8,7 @@ kept and raised when the build is over.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ class Calibration:
         self._device: Device | None = None
         self._error: Exception | None = None
 
-    def get_batch(self, names: list[str]) -> list[int]:
+    def get_batch(self, names: Sequence[str]) -> list[int]:
         """Device addresses of the next batch of these inputs, which hold until the next call; none at the end."""
         return self._guarded(lambda: self._copied(names), [])
 
@@ -96,7 +96,7 @@ class Calibration:
         if self._error is not None:
             raise self._error
 
-    def _copied(self, names: list[str]) -> list[int]:
+    def _copied(self, names: Sequence[str]) -> list[int]:
         if self._done == self._batches:
             return []
         device, buffers = self._open()
@@ -113,6 +113,7 @@ class Calibration:
     def _open(self) -> tuple[Device, Buffers]:
         if self._device is None:  # not before a batch is wanted: a cache needs no memory
             self._device = Device(self._target)
+            self._device.use()
             self._opened.callback(self._device.close)
             self._buffers = Buffers(self._device)
             self._opened.callback(self._buffers.close)
@@ -140,7 +141,7 @@ def make_calibrator(module: TensorRtModule, algorithm: CalibratorName, calibrati
         def get_batch_size(self) -> int:
             return calibration.batch
 
-        def get_batch(self, names: list[str]) -> list[int]:
+        def get_batch(self, names: Sequence[str]) -> list[int]:
             return calibration.get_batch(names)
 
         def read_calibration_cache(self) -> bytes | None:

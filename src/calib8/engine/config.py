@@ -1,6 +1,8 @@
 """What can be chosen about a build."""
 
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,23 @@ class Build(Config, Options):
     shapes: tuple[Profile, ...] = ()
     #: ``auto`` takes TensorRT-RTX where both are installed, or TensorRT if there is to be a calibrator.
     family: FamilyChoice = "auto"
+    #: Full TensorRT: CUDA's number of the GPU to build on and for; None takes the first, or the first of ``targets``.
+    device: int | None = Field(default=None, ge=0)
     #: Where to keep TensorRT's verbose log; with several targets ``x.log`` becomes ``x.sm86.log``.
     log: Path | None = None
-    #: Timings of kernels, read if the file is there, and written with what this build adds.
+    #: Timings of kernels, read if the file is there, and written with what this build adds. None keeps them in the
+    #: user's cache, see ``timings``.
     timing_cache: Path | None = None
+    #: False measures all kernels anew, and keeps nothing.
+    keep_timings: bool = True
     #: With a calibrator: its cache, read if it is there and fits the TensorRT and the algorithm, written otherwise.
     calibration_cache: Path | None = None
     #: With a calibrator: samples in a batch; None takes that of the shapes to optimise for.
     calibration_batch: int | None = Field(default=None, ge=1)
-    #: Refuse an engine whose plan does not run every quantised op in INT8.
+    #: Fail where the plan of an engine does not run every quantised op in INT8; the engine is kept all the same.
     check_plan: bool = True
+    #: Quantised ops of which that is accepted: how many, or a share of all such as ``"10%"``.
+    allow_float_ops: int | str = 0
     #: Build a model although none of its ops is quantised; such an engine computes in float.
     allow_float: bool = False
 
@@ -47,6 +56,12 @@ class Build(Config, Options):
     def _combination(self) -> "Build":
         if self.calibrator is None and (self.calibration_cache or self.calibration_batch):
             raise ValueError("calibration_cache and calibration_batch say how a calibrator works: choose a calibrator")
+        if self.exclude_lean_runtime and not self.version_compatible:
+            raise ValueError("only a version-compatible engine has a lean runtime to exclude: choose both, or neither")
+        if self.timing_cache and not self.keep_timings:
+            raise ValueError("got a timing cache, and that no timings are to be kept: leave one of them out")
+        if self.calibrator and self.precision != "int8":
+            raise ValueError(f"a calibrator makes INT8 engines, got precision {self.precision}: leave one of them out")
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self
@@ -57,6 +72,24 @@ class Build(Config, Options):
         Raises ``ProfileError`` where they do not fit the model, or sizes are missing that nothing tells.
         """
         return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
+
+    def allowed_float_ops(self, expected: int) -> int:
+        """How many of ``expected`` quantised ops may be computed in float."""
+        if not self.check_plan:
+            return expected
+        if isinstance(self.allow_float_ops, int):
+            return self.allow_float_ops
+        return int(Decimal(self.allow_float_ops.removesuffix("%")) * expected / 100)
+
+    @field_validator("allow_float_ops", mode="before")
+    @classmethod
+    def _float_ops(cls, value: Any) -> int | str:
+        text = str(value).strip()
+        if re.fullmatch(r"[0-9]{1,9}", text):
+            return int(text)
+        if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", text) and Decimal(text.removesuffix("%")) <= 100:
+            return text
+        raise ValueError("expected a number of ops such as 3, or a share of them such as 10%")
 
     @field_validator("targets", mode="before")
     @classmethod

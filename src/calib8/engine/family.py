@@ -11,7 +11,7 @@ The common part of their modules is typed (``trt_api``). What only one has is as
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 
 FamilyName = Literal["rtx", "tensorrt"]
 FamilyChoice = Literal["auto", "rtx", "tensorrt"]
+#: What is installed of TensorRT: all of it, or only what runs version-compatible engines. The lean runtime runs them,
+#: the dispatch runtime loads the lean one that an engine brings ("Version Compatibility").
+Part = Literal["full", "lean", "dispatch"]
 
 MODULES: dict[FamilyName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 TITLES: dict[FamilyName, str] = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+PARTS: dict[Part, str] = {"full": "", "lean": " lean runtime", "dispatch": " dispatch runtime"}
 
 #: The builder flags that an option sets.
 FLAGS = {
     "version_compatible": ("VERSION_COMPATIBLE",),
+    "exclude_lean_runtime": ("EXCLUDE_LEAN_RUNTIME",),
     "weight_streaming": ("WEIGHT_STREAMING",),
     "calibrator": ("INT8", "FP16"),
 }
@@ -41,7 +46,9 @@ LEVELS = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"
 RTX_LACKS = {
     "optimization_level": "it builds the same engine at every level, and optimises where the engine is first run",
     "version_compatible": "its engines run on the version that built them only. TensorRT 10 and 11 have this option",
+    "exclude_lean_runtime": "its engines bring no runtime. TensorRT 10 and 11 have this option",
     "hardware_compatibility": "one engine for several targets is asked for as sm80+sm86. TensorRT 10 and 11 have it",
+    "device": "it builds without a GPU, for the --target asked for",
     "timing_cache": "it times nothing while it builds. TensorRT 10 and 11 have this option",
 }
 NO_CALIBRATOR = (
@@ -56,6 +63,7 @@ class TensorRT:
 
     family: FamilyName
     module: TensorRtModule
+    part: Part = "full"
 
     @property
     def version(self) -> str:
@@ -65,7 +73,12 @@ class TensorRT:
     @property
     def title(self) -> str:
         """For people: ``TensorRT-RTX 1.7.1.116``."""
-        return f"{TITLES[self.family]} {self.version}"
+        return f"{TITLES[self.family]}{PARTS[self.part]} {self.version}"
+
+    @property
+    def times(self) -> bool:
+        """Does it time kernels while it builds, so that timings are worth keeping?"""
+        return self.family != "rtx" and hasattr(self.module.IBuilderConfig, "create_timing_cache")
 
     def targets(self) -> tuple[str, ...] | None:
         """The compute capabilities it compiles for, or None if only for the GPU it runs on."""
@@ -82,18 +95,21 @@ class TensorRT:
     def require(self, asked: Mapping[str, object]) -> None:
         """Raise ``ConfigError`` for the first of the options asked for that it lacks, saying what to do instead."""
         flags = self.module.BuilderFlag.__members__
-        for name in asked:
+        levels = self.module.HardwareCompatibilityLevel.__members__
+        for name, value in asked.items():
             if name == "calibrator" and not all(flag in flags for flag in FLAGS[name]):
                 raise ConfigError(f"{self.title} has no calibrator: {NO_CALIBRATOR}.")
             if self.family == "rtx" and name in RTX_LACKS:
                 raise ConfigError(f"{self.title} has no {_option(name)}: {RTX_LACKS[name]}.")
+            if name == "hardware_compatibility" and LEVELS[str(value)] not in levels:
+                raise ConfigError(f"{self.title} has no {_option(name)} {value}: TensorRT has it from 10.9 on.")
             if any(flag not in flags for flag in FLAGS.get(name, ())):
                 raise ConfigError(f"{self.title} has no {_option(name)}. Build without it.")
 
     def aim(self, config: IBuilderConfig, target: str) -> None:
         """Make a builder config compile for ``target``. Without a choice of targets the GPU at hand is meant."""
         if self.targets() is not None:
-            rtx, chosen = cast("Any", self.module), cast("Any", config)  # the stubs know nothing of this
+            rtx, chosen = cast("Any", self.module), cast("Any", config)  # the bindings of TensorRT know nothing of this
             names = members(target)
             chosen.num_compute_capabilities = len(names)
             for index, name in enumerate(names):
@@ -118,17 +134,30 @@ class TensorRT:
 
 def load(family: FamilyChoice = "auto", *, prefer: FamilyName = "rtx") -> TensorRT:
     """Import a TensorRT; of both, ``auto`` takes the preferred one. Raises ``SetupError`` if none can be imported."""
-    tried: list[str] = []
+    problems: list[str] = []
     for name in sorted(MODULES, key=lambda name: name != prefer) if family == "auto" else [family]:
-        try:
-            return TensorRT(name, cast("TensorRtModule", importlib.import_module(MODULES[name])))
-        except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: its shared libraries are missing
-            if (interruption := _interruption(error)) is not None:
-                raise interruption from error
-            tried.append(f"{MODULES[name]}: {error}")
-    raise SetupError(
-        f"no usable TensorRT on this machine ({'; '.join(tried)}). Install one: {install('rtx')} (builds anywhere), or "
-        "with [tensorrt] in place of [rtx] (builds on its GPU)."
+        if (found := imported(name, "full", problems)) is not None:
+            return found
+    raise none_usable(problems)
+
+
+def imported(family: FamilyName, part: Part, problems: list[str]) -> TensorRT | None:
+    """A part of a TensorRT, or None and the reason among ``problems``."""
+    module = MODULES[family] if part == "full" else f"{MODULES[family]}_{part}"
+    try:
+        return TensorRT(family, cast("TensorRtModule", importlib.import_module(module)), part)
+    except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: its shared libraries are missing
+        if (interruption := _interruption(error)) is not None:
+            raise interruption from error
+        problems.append(f"{module}: {error}")
+        return None
+
+
+def none_usable(problems: Sequence[str]) -> SetupError:
+    """What to raise where none of what was tried can be imported."""
+    return SetupError(
+        f"no usable TensorRT on this machine ({'; '.join(problems)}). Install one: {install('rtx')} (builds anywhere), "
+        "or with [tensorrt] in place of [rtx] (builds on its GPU)."
     )
 
 

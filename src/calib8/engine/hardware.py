@@ -1,16 +1,18 @@
 """The NVIDIA driver and GPUs of this machine, asked through NVML or ``nvidia-smi`` so that no CUDA context is made."""
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from calib8.errors import SetupError
+from calib8.errors import ConfigError, SetupError
 from calib8.gpu import nvml as gpu
+from calib8.gpu.visible import ORDER, cuda_uuids, shown
 
-QUERY = ["--query-gpu=driver_version,compute_cap,memory.total,memory.free,name", "--format=csv,noheader,nounits"]
+QUERY = ["--query-gpu=driver_version,compute_cap,memory.total,memory.free,uuid,name", "--format=csv,noheader,nounits"]
 MIB = 1 << 20
 
 
@@ -26,21 +28,44 @@ class Gpu:
     memory_total_bytes: int | None = field(default=None, compare=False)
     memory_free_bytes: int | None = field(default=None, compare=False)
     mig: tuple[str, ...] = ()
+    uuid: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Driver:
-    """What answered: version of the driver, the newest CUDA it can run, its GPUs; or the ``problem`` if nothing did."""
+    """What answered: version of the driver, the newest CUDA it can run, its GPUs; or the ``problem`` if nothing did.
+
+    ``gpus`` are all, by PCI bus; ``shown`` are the numbers of those that ``CUDA_VISIBLE_DEVICES`` leaves, in its order.
+    """
 
     version: str | None = None
     cuda: str | None = None
     gpus: tuple[Gpu, ...] = ()
     problem: str | None = None
+    shown: tuple[int, ...] | None = field(default=None, compare=False)
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that the driver reports; empty without a driver or a GPU."""
-    return driver().gpus
+    """The GPUs that CUDA shows, in its order; empty without a driver or a GPU."""
+    return in_cuda_order(driver())
+
+
+def in_cuda_order(found: Driver) -> tuple[Gpu, ...]:
+    """Of those that the driver has, the GPUs that CUDA shows, in its order."""
+    if len({gpu.name for gpu in found.gpus}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID":  # CUDA's order is its own
+        by_uuid = {gpu.uuid: gpu for gpu in found.gpus}
+        order = cuda_uuids()
+        if order is not None and all(uuid in by_uuid for uuid in order):
+            return tuple(by_uuid[uuid] for uuid in order)
+    return found.gpus if found.shown is None else tuple(found.gpus[index] for index in found.shown)
+
+
+def numbered(present: Sequence[Gpu], device: int) -> Gpu:
+    """Number ``device`` of the GPUs that CUDA shows. Raises ``ConfigError`` if there are fewer."""
+    if device >= len(present):
+        there = ", ".join(f"{number} ({gpu.name})" for number, gpu in enumerate(present)) or "none"
+        raise ConfigError(f"there is no GPU {device}: CUDA shows {there}. Choose another --device.")
+    return present[device]
 
 
 def driver() -> Driver:
@@ -58,8 +83,9 @@ def by_nvml(nvml: Any) -> Driver:
     with suppress(nvml.NVMLError):  # the driver's CUDA library may be missing, as in a container for graphics
         cuda = cuda_version(nvml.nvmlSystemGetCudaDriverVersion_v2())
     try:
-        found = tuple(_gpu(nvml, handle) for handle in gpu.handles(nvml))
-        return Driver(nvml.nvmlSystemGetDriverVersion(), cuda, found)
+        every = gpu.handles(nvml)
+        found = tuple(_gpu(nvml, handle) for handle in every)
+        return Driver(nvml.nvmlSystemGetDriverVersion(), cuda, found, shown=tuple(gpu.shown_of(nvml, every)))
     except nvml.NVMLError as error:
         raise SetupError(f"the NVIDIA driver does not answer (NVML: {error}).") from None
 
@@ -74,7 +100,8 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
     with suppress(nvml.NVMLError):  # of a divided GPU only who has the right to is told
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         total, free = memory.total, memory.free
-    return Gpu(nvml.nvmlDeviceGetName(handle), gpu.target_of(nvml, handle), total, free, tuple(_mig(nvml, handle)))
+    name, target, uuid = nvml.nvmlDeviceGetName(handle), gpu.target_of(nvml, handle), nvml.nvmlDeviceGetUUID(handle)
+    return Gpu(name, target, total, free, tuple(_mig(nvml, handle)), uuid)
 
 
 def _mig(nvml: Any, handle: Any) -> Iterator[str]:
@@ -102,14 +129,16 @@ def _by_nvidia_smi(why_not_nvml: str) -> Driver:
 
 
 def parse(answer: str) -> Driver:
-    """Lines ``580.65.06, 8.9, 23034, 22563, NVIDIA L4``, memory in MiB; anything else is skipped."""
-    rows = [[part.strip() for part in line.split(",", 4)] for line in answer.splitlines()]
-    rows = [row for row in rows if len(row) == 5 and row[1].replace(".", "").isdigit()]
+    """Lines ``580.65.06, 8.9, 23034, 22563, GPU-5a2c…, NVIDIA L4``, memory in MiB; anything else is skipped."""
+    rows = [[part.strip() for part in line.split(",", 5)] for line in answer.splitlines()]
+    rows = [row for row in rows if len(row) == 6 and row[1].replace(".", "").isdigit()]
     found = tuple(
-        Gpu(name, "sm" + capability.replace(".", ""), _bytes(total), _bytes(free))
-        for _, capability, total, free, name in rows
+        Gpu(name, "sm" + capability.replace(".", ""), _bytes(total), _bytes(free), uuid=uuid)
+        for _, capability, total, free, uuid, name in rows
     )
-    return Driver(rows[0][0], None, found) if found else Driver(problem=f"nvidia-smi names no GPU: {answer.strip()!r}")
+    if not found:
+        return Driver(problem=f"nvidia-smi names no GPU: {answer.strip()!r}")
+    return Driver(rows[0][0], None, found, shown=tuple(shown([gpu.uuid for gpu in found])))
 
 
 def _bytes(mib: str) -> int | None:

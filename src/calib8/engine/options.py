@@ -5,6 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 HardwareCompatibility = Literal["none", "same-capability", "ampere+"]
+#: What an engine computes in. ``int8``: what the Q/DQ of its model, or a calibrator, says.
+Precision = Literal["int8", "fp16", "bf16", "fp32"]
 CalibratorName = Literal["minmax", "entropy2"]
 
 
@@ -13,6 +15,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: ``int8`` builds a quantised model; the others a float model, in that precision: what INT8 is set against.
+    precision: Precision = "int8"
     #: Upper bound for scratch memory in MiB; None leaves TensorRT's own, all of the GPU's memory.
     workspace_mib: int | None = Field(default=None, ge=1)
     #: 0 builds fast, 5 runs fast; None leaves TensorRT's own, 3.
@@ -21,6 +25,9 @@ class Options(BaseModel):
     tf32: bool = True
     #: Let later versions of the same major version run the engine, too.
     version_compatible: bool = False
+    #: Leave the lean runtime out of a version-compatible engine: smaller, no code for the CPU in it, and for machines
+    #: that have ``tensorrt-lean``.
+    exclude_lean_runtime: bool = False
     #: On which other GPUs the engine runs: none, those of the same compute capability, or all from Ampere on.
     hardware_compatibility: HardwareCompatibility = "none"
     #: Let the runtime keep weights in host memory and stream them to the GPU.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calib8.errors import SetupError
+from calib8.gpu.visible import VISIBLE, only
 from calib8.progress import Progress
 from calib8.visible import visible_lines
 
@@ -44,6 +46,8 @@ class Outcome:
     exit_code: int
     #: ``{seconds, tensors}`` if it built.
     built: dict[str, Any] | None = None
+    #: What the engine's inspector tells of its kernels, as JSON; "" where the engine could not be loaded.
+    layers: str = ""
     #: TensorRT's reasons if it refused; may be empty.
     refused: list[str] | None = None
 
@@ -53,8 +57,8 @@ def without_cuda_noise(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if "catchCudaError" not in line)
 
 
-def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
-    """Build in a child process; see ``worker`` for the request.
+def run_worker(request: Mapping[str, Any], progress: Progress, device: int | None = None) -> Outcome:
+    """Build in a child process, which sees the GPU number ``device`` alone; see ``worker`` for the request.
 
     Whatever interrupts this call, such as Ctrl-C or an exception of ``progress``, kills the child and goes on.
     Raises ``OSError`` if the child could not write the engine, ``SetupError`` if this machine lacks something else.
@@ -62,7 +66,7 @@ def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
     log = BuildLog()
     outcome = Outcome(log, 0)
     with tempfile.TemporaryFile() as printed:
-        with _start(printed.fileno()) as process:
+        with _start(printed.fileno(), device) as process:
             try:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -70,7 +74,8 @@ def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
                     process.stdin.write(json.dumps(request))
                     process.stdin.close()
                 for line in process.stdout:
-                    _receive(json.loads(line), outcome, progress)
+                    if line.endswith("\n"):  # else it was killed while it wrote
+                        _receive(json.loads(line), outcome, progress)
                 outcome.exit_code = process.wait()
             except BaseException:
                 process.kill()
@@ -80,13 +85,14 @@ def run_worker(request: Mapping[str, Any], progress: Progress) -> Outcome:
     return outcome
 
 
-def _start(stderr: int) -> "subprocess.Popen[str]":
+def _start(stderr: int, device: int | None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-I", "-c", WORKER, json.dumps([str(entry) for entry in sys.path])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         encoding="utf-8",
+        env=None if device is None else {**os.environ, VISIBLE: only(device)},
     )
 
 
@@ -100,6 +106,8 @@ def _receive(event: list[Any], outcome: Outcome, progress: Progress) -> None:
         progress.note(content[0])
     elif kind == "built":
         outcome.built = content[0]
+    elif kind == "layers":
+        outcome.layers = content[0]
     elif kind == "failed":
         outcome.refused = content[0]
     elif kind == "setup":

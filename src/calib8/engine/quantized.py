@@ -20,13 +20,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
-from calib8.graph.values import op_of
+from calib8.graph.values import op_of, plan_name
 
 KINDS = ("MatMul", "Gemm", "Conv")
 #: TensorRT moves Q and DQ across these.
 MOVERS = ("Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 #: TensorRT quotes node names between these marks in the plan.
-RESERVED = ("[ONNX Layer: ", "\n")
+RESERVED = ("[ONNX Layer: ", "\n", "\x1e", "\x1f")
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,12 @@ def _quantized_op(node: ir.Node) -> QuantizedOp | None:
         return None
     weight = right if right is not None and right.is_weight else left if left is not None and left.is_weight else None
     return QuantizedOp(
-        name=_plan_name(node),
+        name=plan_name(node),
         kind=node.op_type,
         weight=_name(weight.node.inputs[0]) if weight else "",
         weight_elements=weight.codes.size if weight and weight.codes is not None else 0,
         hint=_hint(node, left, right),
     )
-
-
-def _plan_name(node: ir.Node) -> str:
-    return node.name or f"node_of_{node.outputs[0].name}"  # TensorRT's parser names it so
 
 
 def _chain(quantize: ir.Node) -> Chain | None:
@@ -129,7 +125,7 @@ def _chain(quantize: ir.Node) -> Chain | None:
     for kind in ("Mul", "Gather", "Sub"):
         node = value.producer() if value is not None else None
         if node is not None and op_of(node) == kind and _conditions(node):
-            found.insert(0, _plan_name(node))
+            found.insert(0, plan_name(node))
             value = node.inputs[0]
     if not found:
         return None
@@ -138,11 +134,11 @@ def _chain(quantize: ir.Node) -> Chain | None:
     if cast is not None and cast.inputs[0] is not None:
         source = cast.inputs[0].producer()
     return Chain(
-        source=_plan_name(source) if source is not None else "",
+        source=plan_name(source) if source is not None else "",
         normalised=source is not None and op_of(source).endswith("Normalization"),
-        cast=_plan_name(cast) if cast is not None else "",
+        cast=plan_name(cast) if cast is not None else "",
         nodes=tuple(found),
-        quantize=_plan_name(quantize),
+        quantize=plan_name(quantize),
     )
 
 

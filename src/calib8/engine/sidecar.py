@@ -4,6 +4,7 @@ An engine tells nothing of this without the GPU it was built for.
 """
 
 import glob
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +13,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calib8.config import first_problem
 from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
-from calib8.engine.hardware import Gpu, gpus
+from calib8.engine.hardware import Gpu, gpus, numbered
 from calib8.engine.options import Options
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
-from calib8.engine.targets import describe, members, path_among
+from calib8.engine.targets import describe, members, path_among, rtx_runs_on
 from calib8.errors import InputError
-from calib8.files import read_json, require_file, sha256_file
+from calib8.files import read_bytes, read_json, require_file, sha256_file
 
-#: Compute capabilities on which TensorRT-RTX runs no engine at all.
-NOT_RTX = ("sm90", "sm100", "sm103")
 AMPERE = 80
 
 
@@ -50,6 +49,8 @@ class Sidecar(Options):
     tensorrt_version: str
     #: ``sm86``, or ``sm75+sm86`` of an engine for both.
     target: str
+    #: Full name of the GPU that it was built on; None if it was compiled without one.
+    gpu: str | None = None
     model_sha256: str
     #: What calib8 wrote into the ONNX model: source model, data, recipe, versions.
     model_metadata: dict[str, str]
@@ -67,6 +68,11 @@ class Sidecar(Options):
     def builder(self) -> str:
         """For people: ``TensorRT-RTX 1.7.1.116``."""
         return f"{TITLES[self.family]} {self.tensorrt_version}"
+
+    @property
+    def brings_code(self) -> bool:
+        """Does it hold code for the CPU, the lean runtime of its version?"""
+        return self.version_compatible and not self.exclude_lean_runtime
 
     def fits(self, target: str) -> bool:
         """Does the engine run on GPUs of this compute capability?"""
@@ -86,16 +92,35 @@ def describe_engine(engine: Path) -> Sidecar:
     Raises ``InputError`` if engine or sidecar is missing, if the sidecar is damaged, or if it describes another file.
     """
     engine = require_file(Path(engine), "TensorRT engine")
+    sidecar = _sidecar_of(engine)
+    if engine.stat().st_size != sidecar.engine_bytes or sha256_file(engine) != sidecar.engine_sha256:
+        raise _of_another(engine)
+    return sidecar
+
+
+def read_engine(engine: Path) -> tuple[Sidecar, bytes]:
+    """``describe_engine``, and the bytes that were hashed: read once, so that nothing else can be loaded."""
+    engine = require_file(Path(engine), "TensorRT engine")
+    sidecar = _sidecar_of(engine)
+    content = read_bytes(engine, "TensorRT engine")
+    if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:
+        raise _of_another(engine)
+    return sidecar, content
+
+
+def _sidecar_of(engine: Path) -> Sidecar:
     path = sidecar_path(engine)
     if not path.is_file():
         raise InputError(
             f"{engine} has no {path.name} beside it, and an engine alone does not tell what it is. "
             "Keep the two together, or build the engine again."
         )
-    sidecar = read_sidecar(path)
-    if engine.stat().st_size != sidecar.engine_bytes or sha256_file(engine) != sidecar.engine_sha256:
-        raise InputError(f"{path.name} describes another engine than {engine}: the SHA-256 differs. Build it again.")
-    return sidecar
+    return read_sidecar(path)
+
+
+def _of_another(engine: Path) -> InputError:
+    name = sidecar_path(engine).name
+    return InputError(f"{name} describes another engine than {engine}: the SHA-256 differs. Build it again.")
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -121,6 +146,12 @@ def engines_of_another_model(output: Path, model_sha256: str) -> list[Path]:
         if sidecar.model_sha256 != model_sha256 and engine in (output, path_among(output, sidecar.target)):
             found.append(engine)
     return found
+
+
+def chosen_gpus(device: int | None) -> tuple[Gpu, ...]:
+    """The GPU number ``device``, or all that CUDA shows. Raises ``ConfigError`` if there are fewer."""
+    present = gpus()
+    return present if device is None or not present else (numbered(present, device),)
 
 
 def fitting_target(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> str | None:
@@ -149,6 +180,6 @@ def lacking_here(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> st
     if fitting_target(sidecar, present) is not None:
         return None
     found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in present)
-    if sidecar.family == "rtx" and all(gpu.target in NOT_RTX for gpu in present):
+    if sidecar.family == "rtx" and not any(rtx_runs_on(gpu.target) for gpu in present):
         return f"TensorRT-RTX does not run on {found}: it is for Turing, Ampere, Ada and Blackwell RTX cards"
     return f"this machine has {found}. Build it for {present[0].target}"

@@ -3,6 +3,7 @@
 ``sm86`` is one engine for one capability, ``sm75+sm86`` one engine for both.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,18 @@ ARCHITECTURES = {
     "sm120": "Blackwell: RTX 50, RTX PRO",
     "sm121": "Blackwell: DGX Spark",
 }
+#: Data centre cards, on which TensorRT-RTX runs no engine at all, and its oldest architecture.
+NOT_RTX = ("sm90", "sm100", "sm103")
+FIRST_RTX = 75
+
+
+def rtx_runs_on(target: str) -> bool:
+    """Whether GPUs of this compute capability are for TensorRT-RTX: Turing, Ampere, Ada and Blackwell RTX cards.
+
+    What is no compute capability is for ``require_known`` to refuse.
+    """
+    number = re.fullmatch(r"sm(\d{1,4})", target)
+    return target not in NOT_RTX and (number is None or int(number[1]) >= FIRST_RTX)
 
 
 def parse_targets(targets: str | Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""What calib8 uses of a module ``tensorrt`` or ``tensorrt_rtx``, typed by the stubs of TensorRT 10.13.
+"""What calib8 uses of a module ``tensorrt`` or ``tensorrt_rtx``, typed by NVIDIA's bindings of TensorRT 10.16.
 
 Everything here has the same name and signature in TensorRT 10, TensorRT 11 and TensorRT-RTX. What only some of them
-have is asked for by name in ``family``. Nothing of this is imported at run time: the stubs are no dependency.
+have is asked for by name in ``family``. Nothing of this is imported at run time: the bindings are no dependency. A test
+holds all of it against those of 10.6 and 11.4, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class TensorRtModule(Protocol):
     IBuilderConfig: type[trt.IBuilderConfig]
     ILogger: type[trt.ILogger]
     IProgressMonitor: type[trt.IProgressMonitor]
+    LayerInformationFormat: type[trt.LayerInformationFormat]
     MemoryPoolType: type[trt.MemoryPoolType]
     NetworkDefinitionCreationFlag: type[trt.NetworkDefinitionCreationFlag]
     OnnxParser: type[trt.OnnxParser]
@@ -32,5 +34,5 @@ class TensorRtModule(Protocol):
 
 
 if TYPE_CHECKING:
-    #: mypy compares the module of the stubs with the protocol here.
+    #: mypy compares the module of the bindings with the protocol here.
     _stubs: TensorRtModule = trt

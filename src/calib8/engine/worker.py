@@ -4,11 +4,12 @@ A process of its own, because TensorRT's logger is global to a process, its libr
 cannot be interrupted between two progress callbacks, and a crash inside it must not take the caller along.
 
 Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``stage`` (name of the work in progress
-reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timing_cache`` (path or null),
+reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timings`` (``Timings``, or null),
 ``calibration`` (``CalibrationData.request``, or null).
 Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
 at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
-``["disk", errno, text, path]``.
+``["disk", errno, text, path]``. After ``built`` there may be ``["layers", JSON]``, what the engine's inspector tells of
+its kernels: whatever goes wrong with that, the engine is there.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from calib8.engine.calibrator import CacheFile, Calibration, make_calibrator
 from calib8.engine.family import TensorRT, load
 from calib8.engine.options import Options
 from calib8.engine.phases import Phases
+from calib8.engine.timings import kept_timings
 from calib8.engine.trt_api import TensorRtModule
 from calib8.errors import SetupError
-from calib8.files import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -47,7 +48,7 @@ def main() -> None:
     emit = _event_stream()
     request = json.loads(sys.stdin.read())
     try:
-        emit("built", _build(load(request["family"]), request, emit))
+        _build(load(request["family"]), request, emit)
     except RefusedError as refused:
         emit("failed", list(refused.args))
     except SetupError as error:
@@ -72,7 +73,7 @@ def _event_stream() -> Emit:
     return emit
 
 
-def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
     module, started, options = tensorrt.module, time.monotonic(), Options(**request["options"])
     logger = _logger(module, emit)
     try:
@@ -82,20 +83,33 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> dict[str,
     network = builder.create_network(tensorrt.network_flags(options))
     _parse(module.OnnxParser(network, logger), network, request["model"])
     config = builder.create_builder_config()
-    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the plan check reads what it prints
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # for the plan check
     tensorrt.aim(config, request["target"])
     tensorrt.apply(config, options)
     for shapes in request["profiles"]:
         if config.add_optimization_profile(_profile(module, builder, shapes)) < 0:
             raise RefusedError("TensorRT did not accept the optimisation profile")
     config.progress_monitor = monitor = _monitor(module, request["stage"], emit)  # TensorRT keeps no reference to it
-    with _timing_cache(config, request["timing_cache"], emit), _calibrator(tensorrt, builder, config, request, emit):
+    with kept_timings(config, request["timings"], emit), _calibrator(tensorrt, builder, config, request, emit):
         engine = builder.build_serialized_network(network, config)
     del monitor
     if engine is None:
         raise RefusedError()
     Path(request["engine"]).write_bytes(engine)
-    return {"seconds": time.monotonic() - started, "tensors": _tensors(network)}
+    emit("built", {"seconds": time.monotonic() - started, "tensors": _tensors(network)})
+    if tensorrt.targets() is None:  # else it is for GPUs that this machine need not have
+        _inspect(module, logger, engine, options, emit)
+
+
+def _inspect(
+    module: TensorRtModule, logger: trt.ILogger, content: trt.IHostMemory, options: Options, emit: Emit
+) -> None:
+    runtime = module.Runtime(logger)
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True  # the engine brings the runtime that it was built for
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is not None:
+        emit("layers", engine.create_engine_inspector().get_engine_information(module.LayerInformationFormat.JSON))
 
 
 def _profile(
@@ -105,21 +119,6 @@ def _profile(
     for name, (low, usual, high) in shapes.items():
         profile.set_shape(name, module.Dims(low), module.Dims(usual), module.Dims(high))
     return profile
-
-
-@contextmanager
-def _timing_cache(config: trt.IBuilderConfig, path: str | None, emit: Emit) -> Iterator[None]:
-    """Lend a build the timings in this file, and write it anew if the build ran."""
-    if path is None:
-        yield
-        return
-    known = Path(path).read_bytes() if Path(path).is_file() else b""
-    cache = config.create_timing_cache(known)
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        emit("note", f"{path} is of another GPU or another TensorRT: began a new timing cache")
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    yield
-    write_bytes(Path(path), bytes(config.get_timing_cache().serialize()))
 
 
 @contextmanager

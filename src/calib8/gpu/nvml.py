@@ -6,13 +6,14 @@ Reference: NVML API Reference Guide, "Device Queries".
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from calib8.errors import SetupError
 from calib8.extras import install
+from calib8.gpu.visible import VISIBLE, entries, shown
 
 Quantities = dict[str, float]
 
@@ -55,27 +56,25 @@ def target_of(nvml: Any, handle: Any) -> str:
 
 
 def visible(nvml: Any, environment: Mapping[str, str] = os.environ) -> list[Any]:
-    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, in its order; as in CUDA, an entry that names none ends the list.
-
-    Numbers count as NVML does, by PCI bus; CUDA does so only where all GPUs are alike or ``CUDA_DEVICE_ORDER`` says so.
-    """
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves."""
     every = handles(nvml)
-    named = environment.get("CUDA_VISIBLE_DEVICES")
+    return [every[index] for index in shown_of(nvml, every, environment)]
+
+
+def shown_of(nvml: Any, every: Sequence[Any], environment: Mapping[str, str] = os.environ) -> list[int]:
+    """``visible.shown`` of all handles; for an instance (MIG) the GPU that it is part of is meant."""
+    named = entries(environment)
     if named is None:
-        return every
-    found = []
-    for entry in map(str.strip, named.split(",")):
-        if entry.isdigit() and int(entry) < len(every):
-            found.append(every[int(entry)])
-        elif entry.startswith("MIG-"):
-            instance = nvml.nvmlDeviceGetHandleByUUID(entry)
-            found.append(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance))
-        else:
-            same = [handle for handle in every if entry and nvml.nvmlDeviceGetUUID(handle).startswith(entry)]
-            if not same:
-                break
-            found += same
-    return found
+        return list(range(len(every)))
+    whole = ",".join(_whole(nvml, entry) for entry in named)
+    return shown([nvml.nvmlDeviceGetUUID(handle) for handle in every], {VISIBLE: whole})
+
+
+def _whole(nvml: Any, entry: str) -> str:
+    if not entry.startswith("MIG-"):
+        return entry
+    instance = nvml.nvmlDeviceGetHandleByUUID(entry)
+    return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)))
 
 
 def read(nvml: Any, handle: Any) -> Quantities:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from calib8.data.inputs import MASK_NAMES, InputSpec, declared_inputs, table_rows
+from calib8.graph.running_sum import restore
 from calib8.graph.weighted import weighted_ops
 
 #: Lengths at which the computation of an index is known to work, the first that does.
@@ -84,7 +85,8 @@ class _Probe:
         names = {spec.name for spec in self.specs}
         inputs = [value for value in self.model.graph.inputs if value.name in names]
         graph = ir.convenience.extract(self.model.graph, inputs, [self.index])
-        return ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=self.model.ir_version)))
+        model = restore(ir.Model(graph, ir_version=self.model.ir_version))  # asked about are thousands of positions
+        return ReferenceEvaluator(ir.to_proto(model))
 
     def limit(self, dim: str) -> int | None:
         """The largest size of ``dim`` that fits; None if all do, or if the index cannot be computed here."""

@@ -11,6 +11,11 @@ def op_of(node: ir.Node) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else ""
 
 
+def plan_name(node: ir.Node) -> str:
+    """The name under which TensorRT's plan mentions a node."""
+    return node.name or f"node_of_{node.outputs[0].name}"  # TensorRT's parser names it so
+
+
 def name_of(value: ir.Value) -> str:
     """The name that every value of a loaded graph has."""
     assert value.name is not None

@@ -10,11 +10,13 @@ Rules:
    an instruction that adds two products in 16 bits, which saturates, and u8 by u8 with one that does not
    (microsoft/onnxruntime pull request 12088).
 4. Channels that were split are repeated where that costs a CPU least (see ``early_gather``).
+5. A sum that stands for a CumSum (see ``host_loops``) becomes one again: that needs no memory of length times length.
 """
 
 import numpy as np
 import onnx_ir as ir
 
+from calib8.graph.running_sum import restore
 from calib8.graph.values import drop_unread, name_of
 from calib8.passes.early_gather import early_gather
 from calib8.passes.qdq_nodes import Constants
@@ -27,6 +29,7 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 def to_cpu_form(model: ir.Model, *, unsigned: bool, unsigned_weights: bool = False) -> ir.Model:
     """Rewrite ``model`` in place and return it; uint8 activations and weights where asked (rules 2 and 3)."""
+    restore(model)
     branches = next(iter(model.graph.subgraphs()), None) is not None
     if not branches:
         _to_single(model.graph)

@@ -1,12 +1,14 @@
 """FP16 for everything that is not INT8: TensorRT 11 and TensorRT-RTX are strongly typed, so precision is in the graph.
 
+BF16 takes its place where it is asked for: the same nodes by the same rules, so that nothing but the type differs.
+
 Rules:
 1. A node computes in FP16 unless a rule below keeps it in FP32; a Cast stands on every edge where the two meet.
 2. QuantizeLinear, DequantizeLinear, their scales, and what conditions an activation before Q stay FP32. With FP16
    per-channel scales the plan stores the unscaled INT32 accumulator as Half, which overflows on real models.
 3. What turns floats into integers or booleans (position buckets, masks), and arithmetic that only feeds that, stays
    FP32: it must round as trained. So do Sin, Cos and what only feeds them (rotary positions): the angle 300.3 in FP16
-   is 300.25.
+   is 300.25. So do running sums, which FP16 counts to 2,048 only.
 4. An operator or input that ONNX does not define for FP16 (Range, the scales of Resize, other domains), or that fixes
    its own output type (EyeLike), stays FP32. A node whose output type is unknown is refused.
 5. Stand-ins for infinity (attention masks) become +-32752: half the FP16 range, so that adding a score cannot
@@ -23,19 +25,22 @@ import onnx_ir as ir
 
 from calib8.errors import ModelError
 from calib8.graph.values import drop_unread, insert_behind, name_of
-from calib8.passes.half_rules import CONDITIONING, FP16, FP32, SHAPE_READERS, HalfRules, StandIn
+from calib8.passes.half_rules import CONDITIONING, FP16, FP32, HALVES, SHAPE_READERS, HalfRules, StandIn
 from calib8.passes.qdq_nodes import Constants
 
 __all__ = ["CONDITIONING", "to_half"]
 
 
-def to_half(model: ir.Model) -> ir.Model:
+def to_half(model: ir.Model, half: ir.DataType = FP16) -> ir.Model:
     """Convert ``model`` (types inferred, see ``prepare``) in place and return it. Integers and INT8 are untouched.
+
+    ``half`` is ``FLOAT16`` or ``BFLOAT16``. TensorRT takes BF16 wherever it takes FP16, ONNX in newer opsets only: what
+    becomes of BF16 is for TensorRT, and not what ONNX's checker passes.
 
     Raises ``ModelError`` for control flow and for nodes of unknown type.
     """
     _refuse_control_flow(model.graph)
-    _Conversion(model.graph, HalfRules(model.graph, model.opset_imports.get("", 0))).run()
+    _Conversion(model.graph, HalfRules(model.graph, model.opset_imports.get("", 0), half)).run()
     return model
 
 
@@ -44,12 +49,13 @@ def _refuse_control_flow(graph: ir.Graph) -> None:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             raise ModelError(
                 f"node {node.name!r} ({node.op_type}) carries a subgraph, and its precision cannot be changed from "
-                "outside. Simplify the model so that it has no control flow, or keep FP32 with --remainder fp32."
+                "outside. Simplify the model so that it has no control flow, or keep FP32 (--remainder fp32; of a "
+                "float engine --precision fp32)."
             )
 
 
 class _Conversion:
-    """The rewrite of one graph. Casts and FP16 twins of initializers are made once and shared."""
+    """The rewrite of one graph. Casts and half twins of initializers are made once and shared."""
 
     def __init__(self, graph: ir.Graph, rules: HalfRules) -> None:
         self.graph, self.rules, self.constants = graph, rules, Constants(graph)
@@ -78,8 +84,8 @@ class _Conversion:
             stand_in = self.rules.stand_in(node)
             key = (value, stand_in)
             if key not in self.twins:
-                half = stand_in.to_fp16(value.const_value.numpy())
-                self.twins[key] = self.constants.new(f"{value.name}_fp16", half)
+                half = stand_in.rounded(value.const_value.numpy(), self.rules.half)
+                self.twins[key] = self.constants.new(f"{value.name}_{HALVES[self.rules.half]}", half)
             return self.twins[key]
         return self._cast(value, wanted)
 
@@ -93,19 +99,19 @@ class _Conversion:
         return self.casts[value, dtype]
 
     def _retype(self, node: ir.Node) -> None:
-        """Mark a node's float outputs as FP16, and its ``to``/``value`` attribute where that decides the type."""
+        """Mark a node's float outputs as half, and its ``to``/``value`` attribute where that decides the type."""
         for value in self.floats.intersection(node.outputs):
-            value.type = ir.TensorType(FP16)
+            value.type = ir.TensorType(self.rules.half)
         if node.op_type == "Cast" and node.attributes.get_int("to") == FP32:
-            node.attributes["to"] = ir.AttrInt64("to", int(FP16))
-        if node.op_type == "ConstantOfShape" and node.outputs[0].dtype == FP16:
+            node.attributes["to"] = ir.AttrInt64("to", int(self.rules.half))
+        if node.op_type == "ConstantOfShape" and node.outputs[0].dtype == self.rules.half:
             fill = node.attributes.get_tensor("value")
             array = np.zeros(1, np.float32) if fill is None else fill.numpy()
-            half = self.rules.stand_in(node).to_fp16(array)
+            half = self.rules.stand_in(node).rounded(array, self.rules.half)
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(half))
 
     def _restore_outputs(self) -> None:
-        """Rule 6: a float output is computed as FP16 under another name and cast to FP32 under its own."""
+        """Rule 6: a float output is computed as half under another name and cast to FP32 under its own."""
         for index, value in enumerate(self.graph.outputs):
             producer = value.producer()
             if producer is None or value not in self.floats or value.dtype == FP32:

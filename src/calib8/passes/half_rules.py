@@ -8,9 +8,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.errors import ModelError
+from calib8.graph.running_sum import counts
 from calib8.graph.values import MOVING, op_of, readers_of
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
+#: The types of half the size, and what they are called.
+HALVES = {FP16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 LARGEST = 65504.0
 SMALLEST = 2.0**-24
 QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -44,10 +47,10 @@ class StandIn:
     above: float
     becomes: float
 
-    def to_fp16(self, array: NDArray[np.generic]) -> NDArray[np.float16]:
-        """The numbers as FP16."""
+    def rounded(self, array: NDArray[np.generic], half: ir.DataType) -> NDArray[np.generic]:
+        """The numbers as FP16 or BF16."""
         x = np.asarray(array, np.float32)
-        return np.where(np.abs(x) > self.above, np.sign(x) * np.float32(self.becomes), x).astype(np.float16)
+        return np.where(np.abs(x) > self.above, np.sign(x) * np.float32(self.becomes), x).astype(half.numpy())
 
     def fits(self, array: NDArray[np.generic]) -> bool:
         """Whether FP16 keeps the numbers: none becomes infinite, and no lone one becomes zero.
@@ -68,9 +71,10 @@ BOUND = StandIn(above=LARGEST, becomes=LARGEST)
 class HalfRules:
     """The rules applied to one graph, whose types are known."""
 
-    def __init__(self, graph: ir.Graph, opset: int) -> None:
-        """Raises ``ModelError`` for a node of unknown type (rule 4)."""
+    def __init__(self, graph: ir.Graph, opset: int, half: ir.DataType = FP16) -> None:
+        """``half`` is FP16 or BF16. Raises ``ModelError`` for a node of unknown type (rule 4)."""
         _refuse_unknown_types(graph)
+        self.half = half
         self._opset = opset
         self._scoring = _scoring_nodes(graph)
         self._kept = self._kept_nodes(graph)
@@ -83,7 +87,7 @@ class HalfRules:
         """The type in which ``node`` takes its float input number ``index``."""
         schema = _schema(node, self._opset)
         fixed = schema is not None and index < len(schema.inputs) and schema.inputs[index].type_str == "tensor(float)"
-        return FP32 if fixed or not self.is_half(node) else FP16
+        return FP32 if fixed or not self.is_half(node) else self.half
 
     def stand_in(self, node: ir.Node) -> StandIn:
         """Rule 5: what means infinity among the constants of ``node``."""
@@ -92,7 +96,7 @@ class HalfRules:
         return MASKED_SCORE if node in self._scoring else MASKED
 
     def _kept_nodes(self, graph: ir.Graph) -> set[ir.Node]:
-        kept = {n for n in graph if n.op_type in (*QDQ, *ANGLES, *NORMALISING) or n.meta.get(CONDITIONING)}
+        kept = {n for n in graph if n.op_type in (*QDQ, *NORMALISING) or n.meta.get(CONDITIONING) or _precise(n)}
         kept |= {node for node in graph if not self._allows_half(node)} | _index_nodes(graph)
         beyond = {n for n in graph if n.op_type in SQUARING or (n.op_type == "Mul" and n.inputs[0] is n.inputs[1])}
         beyond |= {node for node in graph if node not in kept and not self._constants_fit(node)}
@@ -123,8 +127,8 @@ def _refuse_unknown_types(graph: ir.Graph) -> None:
         if any(v.dtype is None and (v.uses() or v.is_graph_output()) for v in node.outputs):
             raise ModelError(
                 f"the output type of node {node.name!r} ({node.op_type} of domain {node.domain or 'ai.onnx'!r}) is "
-                "unknown, so what reads it cannot become FP16. Keep FP32 with --remainder fp32, or export the model "
-                "without that operator."
+                "unknown, so what reads it cannot become FP16. Keep FP32 (--remainder fp32; of a float engine "
+                "--precision fp32), or export the model without that operator."
             )
 
 
@@ -153,7 +157,7 @@ def _reading(graph: ir.Graph, beyond: set[ir.Node]) -> set[ir.Node]:
 
 
 def _index_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """Rule 3: nodes that turn floats into integers or booleans, and nodes whose floats reach only such and angles."""
+    """Rule 3: nodes that turn floats into integers or booleans, and what computes floats for such and angles only."""
     found: set[ir.Node] = set()
     for node in reversed(list(graph)):  # readers before producers
         if node.op_type in (*SHAPE_READERS, *QDQ):
@@ -162,9 +166,14 @@ def _index_nodes(graph: ir.Graph) -> set[ir.Node]:
         readers = [reader for value in floats for reader, _ in value.uses() if reader.op_type not in SHAPE_READERS]
         if any(value.is_graph_output() for value in floats) or (floats and not readers):
             continue
-        if all(reader.op_type in ANGLES or reader in found for reader in readers):
+        if all(_precise(reader) or reader in found for reader in readers):
             found.add(node)
     return found
+
+
+def _precise(node: ir.Node) -> bool:
+    """Rule 3: must ``node`` read its floats as they are?"""
+    return node.op_type in ANGLES or counts(node)
 
 
 def _schema(node: ir.Node, opset: int) -> "onnx.defs.OpSchema | None":

@@ -15,6 +15,7 @@ from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
+from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
@@ -80,9 +81,11 @@ def apply_plan(
 ) -> ir.Model:
     """Return a quantised clone of the prepared ``model``.
 
-    Order: Q/DQ first, since scales are found on FP32 tensors by name; then tables; then folding, which renames tensors
-    and needs all their readers to be there; FP16 last, since it must see every Q/DQ node to keep its scales in FP32,
-    and every op that took conditioning in. Raises ``ConfigError`` if the plan leaves nothing in INT8.
+    Order: Q/DQ first, since scales are found on FP32 tensors by name; then what TensorRT runs badly, and tables; then
+    folding, which renames tensors and needs all their readers to be there; FP16 last, since it must see every Q/DQ node
+    to keep its scales in FP32, every op that took conditioning in, and the sums that must not round.
+
+    Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
     quantised, solutions = model.clone(), solutions or {}
     chosen = set(plan.nodes("int8"))
@@ -97,6 +100,7 @@ def apply_plan(
 
 def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form) -> ir.Model:
     """Bring what is not INT8 into its form, in place, record how the model was made, and return it."""
+    fit_tensorrt(quantised)
     if config.embedding:
         quantize_embeddings(quantised)
     fold_conditioning(quantised)

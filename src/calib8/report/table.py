@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from calib8.engine.plan_check import PlanCheck
 from calib8.report.activity import render_activity
 from calib8.report.lines import lines
 from calib8.report.report import Machine, Report
@@ -54,7 +55,7 @@ def _engines(report: Report) -> RenderableType:
         table.add_row(
             engine.target,
             size_of(engine.file.bytes),
-            f"{plan.covered}/{plan.expected}",
+            f"{plan.covered}/{plan.expected}{'' if plan.passed else ' FAILED'}",
             str(plan.planned_kernels),
             "yes" if engine.executed else "no",
         )
@@ -75,12 +76,17 @@ def _verdict(report: Report) -> RenderableType:
     if report.engines:
         said.append(lines(f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"))
         said += _conditioning(report)
+        said += [lines(f"{plan.target}: {plan.describe_host_driven()}") for plan in _plans(report) if plan.host_driven]
     return Group(*said)
+
+
+def _plans(report: Report) -> list[PlanCheck]:
+    return [engine.plan for engine in report.engines]
 
 
 def _conditioning(report: Report) -> list[Text]:
     """What conditioning the activations costs: one line, or one for each engine where they differ."""
-    plans = [engine.plan for engine in report.engines if engine.plan.conditioning]
+    plans = [plan for plan in _plans(report) if plan.conditioning]
     said = {plan.target: plan.describe_conditioning() for plan in plans}
     if len(set(said.values())) == 1:
         said = {"conditioning": next(iter(said.values()))}

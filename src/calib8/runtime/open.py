@@ -17,33 +17,36 @@ def is_engine(path: Path) -> bool:
     return path.suffix in ENGINE_SUFFIXES
 
 
-def open_artefact(
+def open_artefact(  # noqa: PLR0913
     path: Path,
     runtime: CpuRuntime = "auto",
     *,
     threads: int | None = None,
     contexts: int | None = None,
     cuda_graphs: int | None = None,
+    device: int | None = None,
+    host_code: bool | None = None,
     throughput: bool = False,
 ) -> Runtime:
     """Open an ONNX model or an engine. Raises ``ModelError``, or ``SetupError`` with the reason it cannot run here.
 
-    ``threads`` is for the CPU, ``contexts`` and ``cuda_graphs`` are for engines (see ``TensorRtRuntime``); None leaves
-    the choice to the runtime. ``throughput``: on the CPU, several runs of those submitted go on at once. Raises
-    ``ConfigError`` for an option that is not for this artefact.
+    ``threads`` is for the CPU; ``contexts``, ``cuda_graphs``, ``device`` and ``host_code`` are for engines (see
+    ``TensorRtRuntime``); None leaves the choice to the runtime. ``throughput``: on the CPU, several runs of those
+    submitted go on at once. Raises ``ConfigError`` for an option that is not for this artefact.
     """
-    on_gpu = {"contexts": contexts, "cuda_graphs": cuda_graphs}
+    on_gpu = {"contexts": contexts, "cuda_graphs": cuda_graphs, "device": device}
     given = {name: number for name, number in on_gpu.items() if number is not None}
     if is_engine(path):
         from calib8.runtime.tensorrt.runtime import TensorRtRuntime
 
         _require_fit(path, {"threads": threads}, "ONNX models on the CPU; an engine has contexts")
         for name, number in given.items():
-            if number < (least := 0 if name == "cuda_graphs" else 1):
+            if number < (least := int(name == "contexts")):
                 raise ConfigError(f"got {name}={number}, expected {least} or more.")
-        return TensorRtRuntime(path, **given)
+        return TensorRtRuntime(path, host_code=host_code, **given)
     require_file(path, "model or engine")
-    _require_fit(path, on_gpu, f"engines ({', '.join(ENGINE_SUFFIXES)}); on the CPU there are threads")
+    engines = f"engines ({', '.join(ENGINE_SUFFIXES)}); on the CPU there are threads"
+    _require_fit(path, {**on_gpu, "host_code": host_code}, engines)
     return open_cpu(load(path), runtime, threads=threads, throughput=throughput)
 
 

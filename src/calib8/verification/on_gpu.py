@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.sources import Source
-from calib8.engine.hardware import Gpu, driver, gpus
+from calib8.engine.hardware import Gpu, driver, gpus, in_cuda_order
 from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
 from calib8.gpu.activity import Activity
@@ -79,7 +79,7 @@ def verify_on_gpu(
             )
             reference_runtime = judge.reference.description
         found = driver()
-        gpu = gpu_for(sidecar, found.gpus)
+        gpu = gpu_for(sidecar, in_cuda_order(found))
         return GpuComparison(
             gpu=gpu.name if gpu is not None else got.description,
             target=gpu.target if gpu is not None else sidecar.target,
@@ -95,7 +95,9 @@ def verify_on_gpu(
 
 
 def quantised_model_of(engine: Path, sidecar: Sidecar) -> Path | None:
-    """The ONNX model that the engine was built from, if it lies beside it under whatever name."""
+    """The quantised ONNX model that the engine was built from, if it lies beside it under whatever name."""
+    if sidecar.precision != "int8":  # it was built from the reference itself
+        return None
     for path in sorted(engine.parent.glob("*.onnx")):
         try:
             if source_sha256(path) == sidecar.model_sha256:

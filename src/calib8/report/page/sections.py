@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from calib8.calibration.ranges import Ranges
+from calib8.engine.plan_check import PlanCheck
 from calib8.extras import install
 from calib8.gpu.activity import Activity
 from calib8.planning.quant_plan import OpPlan, QuantPlan
@@ -119,23 +120,27 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
             Cell(engine.target),
             Cell(engine.file.name),
             Cell(size_of(engine.file.bytes), engine.file.bytes),
-            Cell(f"{engine.plan.covered} of {engine.plan.expected}", engine.plan.covered),
+            Cell(_planned(engine.plan), engine.plan.covered),
             number(engine.plan.planned_kernels, "d"),
             Cell("yes" if engine.executed else "no"),
             Cell(engine.plan.describe_conditioning() if engine.plan.conditioning else ""),
         )
         for engine in engines
     )
+    plans = [engine.plan for engine in engines]
     missing = (
-        (Cell(engine.target), Cell(name), Cell(engine.plan.reasons.get(name, "")))
-        for engine in engines
-        for name in engine.plan.missing
+        (Cell(plan.target), Cell(name), Cell(plan.reasons.get(name, ""))) for plan in plans for name in plan.missing
     )
     head = ("target", "file", "size", "INT8 ops planned", "INT8 kernels", "executed here", "conditioning")
     tables = [Table("Engines", head, tuple(rows))]
     if lost := tuple(missing):
         tables.append(Table("Ops that the engine does not run in INT8", ("target", "op", "likely reason"), lost))
-    return Section("Engines", (f"Built by {engines[0].builder}.",), tables=tuple(tables))
+    loops = (f"{plan.target}: {plan.describe_host_driven()}." for plan in plans if plan.host_driven)
+    return Section("Engines", (f"Built by {engines[0].builder}.", *loops), tables=tuple(tables))
+
+
+def _planned(plan: PlanCheck) -> str:
+    return f"{plan.covered} of {plan.expected}{'' if plan.passed else ', FAILED'}"
 
 
 def plan_section(plan: QuantPlan) -> Section:

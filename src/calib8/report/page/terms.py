@@ -19,8 +19,8 @@ PLAN = {
 }
 ENGINE = {
     "planned in INT8": "The compiler's own list of kernels shows that these ops multiply INT8 by INT8.",
-    "conditioning": "Whether the compiler fused what the recipes do into kernels that are needed anyway, so that it "
-    "costs no time of its own. A norm that takes a second kernel is the price of it; a node that is not fused is "
-    "named, and costs time.",
+    "conditioning": "Whether the compiler fused what the recipes do into kernels that compute something else too. That "
+    "saves kernels, not all of the time: what it costs is measured on the GPU. A norm that takes a second kernel and a "
+    "node that is not fused are named, and cost more.",
 }
 SPEED = {"p95, p99": "Of a hundred batches 95, or 99, took at most this long."}

@@ -3,7 +3,7 @@
 TensorRT: the context takes the scratch memory that we give it, so that several can share it, and we capture graphs.
 TensorRT-RTX: it compiles kernels for the shapes that it meets, while it runs, and knows when that is over: so it
 captures its graphs itself, and keeps the kernels in a runtime cache ("Working with RTX CUDA Graphs", "Working with
-Runtime Cache"). That part of its API is in no stubs: ``Any`` ends here.
+Runtime Cache"). That part of its API is in no TensorRT: ``Any`` ends here.
 """
 
 from __future__ import annotations

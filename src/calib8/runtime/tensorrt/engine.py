@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from calib8.engine.family import TensorRT
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, sidecar_path
 from calib8.errors import InputError, ModelError, SetupError
-from calib8.files import read_bytes
 from calib8.runtime.tensorrt.log import log_of
 
 if TYPE_CHECKING:
@@ -22,13 +20,16 @@ Made = TypeVar("Made")
 
 
 class Engine:
-    """The engine in the file at ``path``, deserialised on the current GPU; ``close`` lets go of it.
+    """The engine ``content``, the bytes of the file at ``path``, deserialised on the current GPU; ``close`` lets go.
 
+    ``host_code``: let it bring code of its own for the CPU, as one that is version-compatible does: its runtime.
     Raises ``SetupError`` with TensorRT's reason if it does not load, ``InputError`` if it has other tensors or profiles
     than its sidecar tells, ``ModelError`` if TensorRT wants one of its tensors on the CPU.
     """
 
-    def __init__(self, tensorrt: TensorRT, path: Path, sidecar: Sidecar) -> None:
+    def __init__(
+        self, tensorrt: TensorRT, path: Path, content: bytes, sidecar: Sidecar, *, host_code: bool = False
+    ) -> None:
         self._log, self._reasons = log_of(tensorrt.module)  # type: ignore[arg-type]  # a module is hashable
         self._reasons.take()
         self._making = (
@@ -39,9 +40,7 @@ class Engine:
         self.inputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "input")
         self.outputs = tuple(tensor for tensor in sidecar.tensors if tensor.mode == "output")
         self._runtime: trt.Runtime | None = self.made("start", lambda: tensorrt.module.Runtime(self._log))
-        if sidecar.version_compatible:
-            self._runtime.engine_host_code_allowed = True  # the engine brings the runtime that it was built for
-        content = _checked(path, sidecar)
+        self._runtime.engine_host_code_allowed = host_code
         loaded = self.made("load the engine", lambda: self._deserialised(content))
         self._check(loaded, path, len(profile_sets(sidecar.profiles)))
         self._loaded: trt.ICudaEngine | None = loaded
@@ -99,14 +98,3 @@ class Engine:
                 f"{path} keeps {', '.join(on_host)} on the CPU, because it holds the shape of other tensors; calib8 "
                 "runs only models whose inputs and outputs are on the GPU. Give that shape a fixed value in the model."
             )
-
-
-def _checked(path: Path, sidecar: Sidecar) -> bytes:
-    """The engine that the sidecar describes: what is loaded is hashed, for the file may have been replaced since.
-
-    Raises ``InputError`` if it was.
-    """
-    content = read_bytes(path, "TensorRT engine")
-    if hashlib.sha256(content).hexdigest() != sidecar.engine_sha256:
-        raise InputError(f"{sidecar_path(path).name} describes another engine than {path}. Build it again.")
-    return content

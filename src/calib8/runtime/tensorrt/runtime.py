@@ -18,7 +18,7 @@ from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
 from calib8.data.rooms import Rooms
 from calib8.engine.profiles import profile_sets, rooms_of
-from calib8.engine.sidecar import describe_engine, fitting_target
+from calib8.engine.sidecar import Sidecar, chosen_gpus, fitting_target, read_engine
 from calib8.errors import DataError
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
@@ -28,13 +28,16 @@ from calib8.runtime.tensorrt.engine import Engine
 from calib8.runtime.tensorrt.lane import Given, Lane
 from calib8.runtime.tensorrt.pool import Pool, Started
 from calib8.runtime.tensorrt.profiles import profile_for
-from calib8.runtime.tensorrt.require import explained, require_runnable
+from calib8.runtime.tensorrt.require import explained, host_code_allowed, require_runnable, warn_of_another_gpu
 
 
 class TensorRtRuntime(Runtime):
     """Runs the engine at ``path``, which needs its sidecar beside it. Any thread may use it.
 
     contexts: how many runs may be under way at a time; each has a stream, scratch memory and buffers of its own.
+    device: CUDA's number of the GPU to run on; None takes the first of the kind that the engine is for.
+    host_code: let a version-compatible engine run the code for the CPU that it brings, its own runtime. That code can
+        do whatever this process may: say so of engines only that you trust. None asks $CALIB8_HOST_CODE.
     cuda_graphs: how many CUDA graphs each context keeps, for runs that come again; 0 for none. TensorRT-RTX keeps its
         own number.
 
@@ -50,28 +53,45 @@ class TensorRtRuntime(Runtime):
 
     computes_fp16 = True
 
-    def __init__(self, path: Path, *, contexts: int = 1, cuda_graphs: int = 8) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        contexts: int = 1,
+        cuda_graphs: int = 8,
+        device: int | None = None,
+        host_code: bool | None = None,
+    ) -> None:
         path = Path(path)
-        sidecar = describe_engine(path)
+        sidecar, content = read_engine(path)
         super().__init__(contract_of_engine(sidecar))
         self._profiles = profile_sets(sidecar.profiles)
         self._single = [tensor for tensor in sidecar.tensors if tensor.mode == "input" and not tensor.shape]
+        host_code, present = host_code_allowed(host_code), chosen_gpus(device)
         with ExitStack() as undo, explained(path):
-            tensorrt = require_runnable(sidecar)
-            self._device = Device(fitting_target(sidecar))
+            tensorrt = require_runnable(sidecar, present, host_code=host_code)
+            self._device = Device(fitting_target(sidecar, present), number=device, name=sidecar.gpu)
             undo.callback(self._device.close)
-            engine = Engine(tensorrt, path, sidecar)
-            undo.callback(engine.close)
-            makes = contexts_of(engine, sidecar, graphs=cuda_graphs > 0)
-            undo.callback(makes.close)
-            lanes = []
-            for _ in range(contexts):
-                lanes.append(Lane(engine, self._device, makes, graphs=cuda_graphs))
-                undo.callback(lanes[-1].close)
-            self._pool = Pool(lanes)
-            undo.callback(self._pool.close)
+            warn_of_another_gpu(path, sidecar, self._device.name)
+            with self._device.active(), ExitStack() as made:
+                engine = Engine(tensorrt, path, content, sidecar, host_code=host_code)
+                made.callback(engine.close)
+                self._pool = self._lanes(engine, sidecar, contexts, cuda_graphs, made)
+                undo.push(made.pop_all())
             self._cleanup = undo.pop_all()
         self.description = f"{tensorrt.title} on {self._device.name}"
+
+    def _lanes(self, engine: Engine, sidecar: Sidecar, contexts: int, cuda_graphs: int, made: ExitStack) -> Pool:
+        """As many lanes as ``contexts``, which ``made`` takes down."""
+        makes = contexts_of(engine, sidecar, graphs=cuda_graphs > 0)
+        made.callback(makes.close)
+        lanes = []
+        for _ in range(contexts):
+            lanes.append(Lane(engine, self._device, makes, graphs=cuda_graphs))
+            made.callback(lanes[-1].close)
+        pool = Pool(lanes)
+        made.callback(pool.close)
+        return pool
 
     def largest(self, name: str, axis: int) -> int | None:
         """See ``Runtime``; the optimisation profiles bound what the engine takes."""

@@ -1,0 +1,48 @@
+"""What a kernel multiplies. Judged by its tactic, which TensorRT names after the types, else by what it reads.
+
+``sm90_xmma_gemm_i8f16_i8i32_f32_tn_…``: INT8 in, FP16 out; products of INT8 summed in INT32; the epilogue in FP32. The
+second pair is the arithmetic: ``i8i32`` is INT8, ``e4m3f32`` FP8, ``f16f16`` and ``tf32f32`` float. Fusions have such
+names too, with ``_by_fusion_tactic`` at the end. TensorRT-RTX plans without a GPU and has no tactics yet: there an INT8
+GEMM is a ``gemm``, an INT8 convolution a ``correlation``, that reads Int8 from both sides. A GEMM that was silently
+dequantised is a ``runtime_fusion`` there, such a convolution a ``correlation`` that reads Half.
+"""
+
+import re
+from typing import Literal
+
+from calib8.engine.layers import Layer, Tensor
+
+Precision = Literal["int8", "fp8"]
+
+_SCALAR = r"(?:b?f\d+|tf32|[ius]\d+|e\dm\d)"
+_PAIR = re.compile(rf"(?<=_)({_SCALAR})({_SCALAR})(?=_|$)")
+#: How tactics call the operands, and tensors their type.
+_OPERANDS: dict[Precision, tuple[str, ...]] = {"int8": ("i8", "s8"), "fp8": ("e4m3", "e5m2")}
+_TYPES: dict[Precision, re.Pattern[str]] = {
+    "int8": re.compile(r"\bInt8\b"),
+    "fp8": re.compile(r"\b(?:FP8|Float8|E4M3|E5M2)", re.IGNORECASE),
+}
+
+
+def multiplies(layer: Layer, precision: Precision) -> bool:
+    """Does this kernel multiply numbers of this precision by each other?"""
+    operand = _operand(layer.tactic)
+    if operand is not None:
+        return operand in _OPERANDS[precision]
+    read = sum(holds(tensor, precision) for tensor in (*layer.inputs, *layer.constants))
+    read += _TYPES[precision].search(layer.weights) is not None
+    return read >= 2 and (layer.kind in ("gemm", "correlation") or "conv" in layer.kind.lower())
+
+
+def holds(tensor: Tensor, precision: Precision) -> bool:
+    """Is the tensor of this precision, in any layout?"""
+    return _TYPES[precision].search(tensor.dtype) is not None
+
+
+def _operand(tactic: str) -> str | None:
+    """The type of what is multiplied, as the tactic's name tells; None if it does not."""
+    pairs = _PAIR.findall(tactic)
+    summed = [operand for operand, total in pairs if total == "i32"]
+    if summed:
+        return str(summed[0])
+    return str(pairs[1][0]) if len(pairs) > 1 else None

@@ -1,0 +1,57 @@
+"""The form of a model that a builder is to parse, where that is not the file itself.
+
+A float model gets its precision, as a strongly typed network says it: what an INT8 engine is set against. It goes
+through the passes that an INT8 model's remainder goes through, so that the two engines differ in INT8 alone. An INT8
+model with convolutions gets the scales of which the full TensorRT makes good kernels.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calib8.engine.family import FamilyName
+from calib8.engine.options import Precision
+from calib8.files import sweep, temporary_folder, unwritable
+from calib8.graph.io import load, save
+from calib8.graph.values import op_of
+from calib8.passes.conv_scales import to_conv_scales
+from calib8.passes.fit_tensorrt import fit_tensorrt
+from calib8.passes.half import to_half
+from calib8.passes.prepare import prepare
+
+HALF = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+
+
+@contextmanager
+def to_parse(path: Path, precision: Precision, family: FamilyName, output: Path) -> Iterator[Path]:
+    """The model at ``path`` computing in ``precision``, in the form for ``family``; a file that is gone afterwards.
+
+    It lies beside ``output``. Where the graph says all, it is the file itself. Inputs and outputs keep their types.
+    Raises ``ModelError`` for a model that cannot change its precision, ``SetupError`` if the disk is full.
+    """
+    model = _int8_form(path, family) if precision == "int8" else _float_form(path, precision)
+    if model is None:
+        yield path
+        return
+    sweep(output)
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(temporary_folder(output))
+        except OSError as error:
+            raise unwritable(output, error) from error
+        yield save(model, folder / path.name)
+
+
+def _int8_form(path: Path, family: FamilyName) -> ir.Model | None:
+    """Of TensorRT-RTX, which takes the scales as they are, and without convolutions: None."""
+    model = load(path)
+    if family == "rtx" or not {"Conv", "QuantizeLinear"} <= {op_of(node) for node in model.graph}:
+        return None
+    return to_conv_scales(model)
+
+
+def _float_form(path: Path, precision: Precision) -> ir.Model:
+    model = fit_tensorrt(prepare(load(path)))
+    return to_half(model, HALF[precision]) if precision in HALF else model

@@ -1,0 +1,109 @@
+"""Q/DQ of convolutions in the form of the full TensorRT: FP16 scales where FP16 is computed.
+
+``half`` leaves ``x (FP16) -> Cast -> Q -> DQ -> Cast -> Conv`` with FP32 scales, which TensorRT-RTX needs. TensorRT
+10.6 makes fast kernels of that for MatMul, but for Conv it leaves the weights to two kernels in every run (``Mov``,
+``Tra``). With FP16 scales they are folded, and the accumulator is scaled in FP32 all the same (seen on an H200).
+
+Rules:
+1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv gives FP16 itself, and its scales are FP16;
+   the Casts go.
+2. The QuantizeLinear before it divides by the very same numbers: as FP16 where what it quantises was cast from FP16,
+   whose Cast goes, too; else as FP32.
+3. A weight's scale below FP16's smallest normal number becomes that, 2^-14, and its codes are rounded anew: a channel
+   that is next to nothing. A pair whose activation FP16 cannot scale stays as it is.
+4. The opset stays: ONNX has FP16 scales from 19 on, TensorRT's parser takes them at any. So this form is for TensorRT
+   alone, and for the moment of a build.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.graph.values import drop_unread, name_of, op_of
+from calib8.numerics import quantize
+from calib8.passes.qdq_nodes import Constants
+
+FP16 = ir.DataType.FLOAT16
+LARGEST, SMALLEST_NORMAL = np.finfo(np.float16).max, np.finfo(np.float16).smallest_normal
+
+
+def to_conv_scales(model: ir.Model) -> ir.Model:
+    """Rewrite the Q/DQ pairs of ``model``'s convolutions in place and return it."""
+    graph, constants = model.graph, Constants(model.graph)
+    for node in list(graph):
+        casts = _casts_before_conv(node)
+        if not casts:
+            continue
+        quantise = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if _weight(constants, node) if quantise is None else _activation(constants, node, quantise):
+            _give_half(graph, node, casts)  # rule 1
+    for value in list(graph.initializers.values()):
+        drop_unread(graph, value)
+    return model
+
+
+def _casts_before_conv(node: ir.Node) -> list[ir.Node]:
+    """The Casts to FP16 behind the DequantizeLinear ``node``, if nothing else reads it, and nothing but Conv them."""
+    if op_of(node) != "DequantizeLinear":
+        return []
+    casts = [reader for reader, _ in node.outputs[0].uses()]
+    right = all(
+        op_of(cast) == "Cast"
+        and cast.attributes.get_int("to") == FP16
+        and not cast.outputs[0].is_graph_output()
+        and all(op_of(reader) == "Conv" for reader, _ in cast.outputs[0].uses())
+        for cast in casts
+    )
+    return casts if right and not node.outputs[0].is_graph_output() else []
+
+
+def _weight(constants: Constants, dequantise: ir.Node) -> bool:
+    """Rule 3 for the constant codes that ``dequantise`` reads."""
+    codes, scale = dequantise.inputs[0], dequantise.inputs[1]
+    if codes is None or scale is None or codes.const_value is None or scale.const_value is None:
+        return False
+    exact = scale.const_value.numpy().astype(np.float32)
+    half = np.maximum(exact, SMALLEST_NORMAL).astype(np.float16)
+    if (small := exact < SMALLEST_NORMAL).any():
+        anew = _rounded_anew(codes.const_value.numpy(), exact, half, small)
+        dequantise.replace_input_with(0, constants.new(name_of(codes), anew))
+    dequantise.replace_input_with(1, constants.new(f"{scale.name}_fp16", half))
+    return True
+
+
+def _rounded_anew(
+    codes: NDArray[np.int8], exact: NDArray[np.float32], half: NDArray[np.float16], small: NDArray[np.bool_]
+) -> NDArray[np.int8]:
+    """``codes`` [out, …] for the scales ``half`` [out] where the ``exact`` ones are too ``small``."""
+    column = (-1, *[1] * (codes.ndim - 1))
+    values = codes * exact.reshape(column)
+    return np.where(small.reshape(column), quantize(values, half.astype(np.float32).reshape(column)), codes)
+
+
+def _activation(constants: Constants, dequantise: ir.Node, quantise: ir.Node) -> bool:
+    """Rule 2 for the pair; False where rule 3 leaves it."""
+    scale, source = dequantise.inputs[1], quantise.inputs[0]
+    if scale is None or scale.const_value is None or source is None or op_of(quantise) != "QuantizeLinear":
+        return False
+    exact = scale.const_value.numpy()
+    if not SMALLEST_NORMAL <= exact.min() <= exact.max() <= LARGEST or len(quantise.outputs[0].uses()) > 1:
+        return False
+    half = exact.astype(np.float16)
+    shared = constants.new(f"{scale.name}_fp16", half)
+    dequantise.replace_input_with(1, shared)
+    cast = source.producer()
+    if cast is not None and op_of(cast) == "Cast" and cast.inputs[0] is not None and cast.inputs[0].dtype == FP16:
+        quantise.replace_input_with(0, cast.inputs[0])
+        quantise.replace_input_with(1, shared)
+        if not source.uses() and not source.is_graph_output():
+            constants.graph.remove(cast, safe=True)
+    else:
+        quantise.replace_input_with(1, constants.new(f"{scale.name}_rounded", half.astype(np.float32)))
+    return True
+
+
+def _give_half(graph: ir.Graph, dequantise: ir.Node, casts: list[ir.Node]) -> None:
+    dequantise.outputs[0].type = ir.TensorType(FP16)
+    for cast in casts:
+        cast.outputs[0].replace_all_uses_with(dequantise.outputs[0])
+        graph.remove(cast, safe=True)

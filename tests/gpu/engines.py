@@ -1,0 +1,31 @@
+"""Engines that the installed TensorRT builds here, of a small encoder: FP16 and INT8."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+import calib8
+from calib8.testing import tiny_encoder, token_feeds
+
+SHAPES = ("input_ids:1x1:8x16:8x32",)
+
+
+def write_encoder(folder: Path) -> Path:
+    """``model.onnx``, and ``data.npz`` of 32 samples."""
+    ir.save(tiny_encoder(vocabulary=64, width=64, positions=32), folder / "model.onnx")
+    np.savez(folder / "data.npz", **token_feeds(*([3, 9, 17, 30] * 8), vocabulary=64))
+    return folder / "model.onnx"
+
+
+def write_int8(folder: Path) -> Path:
+    """``int8.onnx`` of what ``write_encoder`` wrote."""
+    model = calib8.load(folder / "model.onnx")
+    ranges = calib8.calibrate(model, folder / "data.npz")
+    return calib8.save(calib8.quantize(model, ranges, calib8.Int8(min_sqnr_db=0)), folder / "int8.onnx")
+
+
+def build(model: Path, engine: Path, **options) -> Path:
+    """With the full TensorRT, for the GPU here."""
+    (built,) = calib8.build(model, engine, calib8.Build(family="tensorrt", shapes=SHAPES, **options))
+    return built.path

@@ -1,0 +1,132 @@
+"""FP16 scales for convolutions: what is rewritten, and what numbers it keeps."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.conv_scales import SMALLEST_NORMAL, to_conv_scales
+from calib8.passes.half import to_half
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+WEIGHT = np.random.default_rng(0).normal(size=(3, 2, 3, 3)).astype(np.float32)
+
+
+def conv_and_product(weight=WEIGHT, amax=4.0, behind_x=()):
+    """z = mean(relu(conv(x))) @ m, both ops in INT8; ``behind_x``: nodes that make ``a``, which conv reads, of x."""
+    nodes = [
+        *behind_x,
+        helper.make_node("Conv", ["a" if behind_x else "x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flat"),
+        helper.make_node("MatMul", ["f", "m"], ["z"], name="product"),
+    ]
+    matrix = np.random.default_rng(1).normal(size=(3, 2)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 4, 4])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(matrix, "m")],
+    )
+    model = prepare(ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)))
+    return to_half(insert_qdq(model, weighted_ops(model), {"x": amax, "a": amax, "f": 2.0}))
+
+
+def node(model, name):
+    return next(found for found in model.graph if found.name == name)
+
+
+def pairs(model, name):
+    """(Q of the activation, its DQ, DQ of the weight) of the op called ``name``, Casts between left out."""
+    activation, weight = (_behind_casts(value.producer()) for value in node(model, name).inputs[:2])
+    return activation.inputs[0].producer(), activation, weight
+
+
+def _behind_casts(found):
+    return found.inputs[0].producer() if found.op_type == "Cast" else found
+
+
+def scale(found):
+    return found.inputs[1].const_value.numpy()
+
+
+def weights_before_and_after(weight):
+    return pairs(conv_and_product(weight), "conv")[2], pairs(to_conv_scales(conv_and_product(weight)), "conv")[2]
+
+
+def test_a_convolution_gets_fp16_scales_and_a_product_keeps_fp32_ones():
+    model = to_conv_scales(conv_and_product())
+    quantise, dequantise, weight = pairs(model, "conv")
+    assert [value.producer().op_type for value in node(model, "conv").inputs[:2]] == ["DequantizeLinear"] * 2
+    assert dequantise.outputs[0].dtype == weight.outputs[0].dtype == HALF
+    assert scale(dequantise).dtype == scale(weight).dtype == np.float16
+    assert scale(dequantise) == np.float16(4 / 127)
+    expected = (np.abs(WEIGHT).max(axis=(1, 2, 3)) / 127).astype(np.float16)
+    assert np.array_equal(scale(weight), expected)
+    assert scale(pairs(model, "product")[1]).dtype == scale(pairs(model, "product")[2]).dtype == np.float32
+    assert quantise.inputs[0].name == "x"
+
+
+def test_what_is_quantised_as_fp32_is_divided_by_the_same_number():
+    quantise, dequantise, _ = pairs(to_conv_scales(conv_and_product()), "conv")
+    assert scale(quantise).dtype == np.float32  # x is an input of the model, FP32
+    assert scale(quantise) == np.float32(np.float16(4 / 127)) != np.float32(4 / 127)
+    assert scale(dequantise) == np.float16(scale(quantise))
+
+
+def test_what_was_cast_from_fp16_is_quantised_as_fp16():
+    model = to_conv_scales(conv_and_product(behind_x=[helper.make_node("Relu", ["x"], ["a"], name="first")]))
+    quantise, dequantise, _ = pairs(model, "conv")
+    assert quantise.inputs[0].producer().op_type == "Relu"
+    assert quantise.inputs[0].dtype == HALF
+    assert quantise.inputs[1] is dequantise.inputs[1]
+
+
+def test_a_weight_next_to_nothing_is_rounded_to_the_smallest_scale():
+    weight = WEIGHT.copy()
+    weight[1] = np.linspace(-1, 1, 18).reshape(2, 3, 3) * 3 * float(SMALLEST_NORMAL)  # scale 3 / 127 of the smallest
+    before, after = (
+        pairs(model, "conv")[2] for model in (conv_and_product(weight), to_conv_scales(conv_and_product(weight)))
+    )
+    codes = after.inputs[0].const_value.numpy()
+    assert scale(after)[1] == SMALLEST_NORMAL
+    assert codes[1].min() == -3
+    assert codes[1].max() == 3
+    untouched = [0, 2]
+    assert np.array_equal(codes[untouched], before.inputs[0].const_value.numpy()[untouched])
+    assert np.abs(codes[1] * np.float32(SMALLEST_NORMAL) - weight[1]).max() <= 0.51 * SMALLEST_NORMAL
+
+
+@pytest.mark.parametrize("amax", [127 * 2.0**-15, 127 * 2.0**17])
+def test_an_activation_that_fp16_cannot_scale_keeps_its_form(amax):
+    quantise, dequantise, weight = pairs(to_conv_scales(conv_and_product(amax=amax)), "conv")
+    assert scale(quantise) == scale(dequantise) == np.float32(amax / 127)
+    assert dequantise.outputs[0].dtype == FLOAT
+    assert weight.outputs[0].dtype == HALF
+
+
+def test_a_model_without_convolutions_stays_as_it_is():
+    model = to_conv_scales(conv_and_product())
+    names = [found.name for found in model.graph]
+    assert [found.name for found in to_conv_scales(model).graph] == names
+
+
+@given(st.lists(st.floats(2.0**-30, 2.0**10, width=32), min_size=3, max_size=3))
+def test_no_weight_moves_by_more_than_its_scale_was_rounded(magnitudes):
+    weight = (WEIGHT / np.abs(WEIGHT).max(axis=(1, 2, 3), keepdims=True)) * np.float32(magnitudes).reshape(3, 1, 1, 1)
+    before, after = (
+        pairs(model, "conv")[2] for model in (conv_and_product(weight), to_conv_scales(conv_and_product(weight)))
+    )
+    old, new = (
+        found.inputs[0].const_value.numpy() * scale(found).astype(np.float32).reshape(3, 1, 1, 1)
+        for found in (before, after)
+    )
+    allowed = np.maximum(np.abs(old) * 2.0**-11, 0.5 * float(SMALLEST_NORMAL)) * 1.001
+    assert (np.abs(old - new) <= allowed).all()
