@@ -27,6 +27,11 @@ PATIENCE = 2.0
 _MARK = b"\xef\xbb\xbf"
 
 
+def name_of(path: Path) -> str:
+    """``path`` as errors call it."""
+    return "standard input" if path == STDIN else str(path)
+
+
 def require_readable(path: Path, what: str) -> None:
     """Raise ``InputError`` that names its role where nothing can be read at ``path``."""
     if path == STDIN:
@@ -52,7 +57,7 @@ def opened(path: Path, what: str, note: Callable[[str], None] = lambda _: None) 
         else:
             stream = io.FileIO(path, opener=_without_waiting)
     except OSError as error:
-        raise _unreadable(str(path), error) from error
+        raise _unreadable(name_of(path), error) from error
     with stream:
         if path != STDIN and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode) and _pauses(stream, PATIENCE):
             note(f"waiting for {path}, a pipe into which nothing was written yet")
@@ -63,7 +68,7 @@ def opened(path: Path, what: str, note: Callable[[str], None] = lambda _: None) 
 def read_whole(path: Path, what: str, note: Callable[[str], None] = lambda _: None) -> bytes:
     """All that is in a file or comes out of a pipe. Raises ``InputError`` as ``opened`` does."""
     with opened(path, what, note) as stream:
-        return b"".join(_blocks(stream, str(path)))
+        return b"".join(_blocks(stream, name_of(path)))
 
 
 def lines(stream: IO[bytes], name: str) -> Iterator[str | None]:

@@ -85,7 +85,7 @@ def test_all_shapes_are_tried_before_any_is_measured(notes) -> None:
     with pytest.raises(DataError, match="too large"):
         measure(runtimes, mlp_data(3), Bench(batches=(1, 8), seconds=0), notes)
     assert len(runtimes["a"].asked) == 6  # three warm-up runs of each shape
-    assert notes.steps == []
+    assert notes.steps == [("measure speed", 0, 2)]  # begun, and none measured
     cells = measure(runtimes, mlp_data(3), Bench(batches=(1, 4), seconds=0, least=7), notes)
     assert [(cell.batch, cell.length) for cell in cells] == [(1, None), (4, None)]
     assert {latency.runs for cell in cells for latency in cell.latencies.values()} == {7}

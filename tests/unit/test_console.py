@@ -42,12 +42,15 @@ def test_bars_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rates_count_what_this_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 of 100 samples, 20 of them by an earlier run, in 40 s: one a second, and 40 s to go."""
+    """60 of 100 samples, 20 of them by an earlier run, in 40 s: one a second, and 40 s to go.
+
+    The first line comes after 5 s, the next ones 30 s apart.
+    """
     stream, now = io.StringIO(), [1000.0]
     monkeypatch.setattr(console, "err", Console(file=stream, width=100, highlight=False))
     monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
     with calib8.ConsoleProgress() as progress:
-        for seconds, done in ((0, 20), (29, 40), (11, 60), (29, 80), (11, 100)):
+        for seconds, done in ((0, 20), (4, 25), (6, 30), (29, 50), (1, 60), (29, 80), (11, 100)):
             now[0] += seconds
             progress.update("calibrate", done, 100)
         progress.update("search", 0, None)
@@ -57,6 +60,7 @@ def test_rates_count_what_this_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 900
         progress.update("build", 0.1, 1)
     assert stream.getvalue().splitlines() == [
+        "calibrate: 30 of 100, 1/s, 70 s left",
         "calibrate: 60 of 100, 1/s, 40 s left",
         "calibrate: 100 done in 80.0 s, 1/s",
         "search: 12.0k, 300/s",

@@ -1,6 +1,7 @@
 """``calib8 doctor``: verdicts on made-up machines, libraries that crash, and this machine for real."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from calib8.doctor.table import render_diagnosis
 from calib8.doctor.verdicts import verdicts
 from calib8.engine.hardware import Driver, Gpu
 from calib8.extras import install
+from calib8.progress import Quiet
 
 L4 = Gpu("NVIDIA L4", "sm89", 24 * 10**9, 23 * 10**9)
 H100 = Gpu("NVIDIA H100 80GB HBM3", "sm90", 85 * 10**9, 84 * 10**9)
@@ -150,7 +152,7 @@ def test_a_library_that_breaks_is_told_and_harms_nobody(
     (tmp_path / "openvino.py").write_text(library)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(probe, "PATIENCE_SECONDS", 2.0 if "sleep" in library else 60.0)
-    found, told = probe.ask_child("openvino")
+    found, told = probe.ask_child("openvino", set())
     assert found is None
     assert (told or "").startswith(problem)
 
@@ -158,7 +160,7 @@ def test_a_library_that_breaks_is_told_and_harms_nobody(
 def test_what_a_library_prints_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "openvino.py").write_text("print('hello'); print('[1'); __version__ = '1.2-abc'")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probe.ask_child("openvino") == ({"version": "1.2"}, None)
+    assert probe.ask_child("openvino", set()) == ({"version": "1.2"}, None)
 
 
 def test_the_command_prints_the_tables(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,7 @@ def test_what_is_found_is_told_at_once(notes, monkeypatch: pytest.MonkeyPatch) -
     """A library that takes long holds nothing back."""
     told_before_the_last: list[str] = []
 
-    def ask(name: str) -> tuple[dict[str, str] | None, str | None]:
+    def ask(name: str, children: object) -> tuple[dict[str, str] | None, str | None]:
         if name == "openvino":
             while not any(message.startswith("onnxruntime") for message in notes.messages):
                 time.sleep(0.001)
@@ -238,6 +240,35 @@ def test_what_is_found_is_told_at_once(notes, monkeypatch: pytest.MonkeyPatch) -
     probe.look(notes)
     assert "onnxruntime: is not there" in told_before_the_last
     assert len(notes.messages) == 1 + len(probe.LIBRARIES) + len(probe.ARITHMETIC)
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_an_end_ends_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[BaseException]) -> None:
+    """One that hangs holds nobody up, and is not left behind."""
+    (tmp_path / "openvino.py").write_text(
+        f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(probe, "PATIENCE_SECONDS", 900.0)
+    monkeypatch.setattr(probe, "ARITHMETIC", {})
+    monkeypatch.setattr(probe, "LIBRARIES", dict.fromkeys(("openvino", "a", "b", "c", "d", "e", "f", "g")))
+
+    class Ends(Quiet):
+        def note(self, message: str) -> None:
+            if (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text():
+                raise end
+
+    with pytest.raises(end):
+        probe.look(Ends())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_child_loads_nothing_that_is_slow() -> None:
+    """There are nine of them; ONNX IR alone would take each a second."""
+    code = "import sys; import calib8.doctor.child; print({'onnx_ir', 'sympy', 'onnx', 'numpy'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
 
 
 def test_nothing_heavy_is_loaded_into_this_process() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,6 +93,24 @@ def test_what_is_no_text_leaves_no_file(
     with pytest.raises(DataError, match=message):
         raise DataError(told)
     assert [*out.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (os.O_RDONLY, "error: standard input: no line of text; expected one text a line."),
+        (os.O_WRONLY, "error: standard input could not be read: Bad file descriptor. Name a file that can be."),
+    ],
+)
+def test_standard_input_is_called_so(model: Path, mode: int, message: str) -> None:
+    stream = os.open(os.devnull, mode)
+    command = [sys.executable, "-m", "calib8", "embed", model, "--runtime", "onnxruntime"]
+    try:
+        found = subprocess.run(command, stdin=stream, capture_output=True, text=True, check=False)
+    finally:
+        os.close(stream)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == message
 
 
 def test_a_missing_file_is_told_before_the_first_vector(calib8: Shell, model: Path, tmp_path: Path) -> None:

@@ -54,18 +54,19 @@ out = Console()
 err = Console(stderr=True)
 
 
-#: Seconds between lines about a stage that goes on, where there is no terminal to draw in.
-INTERVAL = 30.0
+#: Seconds until the first line about a stage that goes on, and between further ones, where there is no terminal to draw
+#: in. The first says how long it will take, and should not let people wait for that.
+FIRST, INTERVAL = 5.0, 30.0
 
 
 @dataclass
 class _Stage:
-    """A stage under way: its bar, when it began and with how much done, and when a line last told of it."""
+    """A stage under way: its bar, when it began and with how much done, and from when on a line is due."""
 
     task: TaskID
     already: float
     began: float
-    told: float
+    due: float
 
 
 class _Done(ProgressColumn):
@@ -86,8 +87,8 @@ class _Rate(ProgressColumn):
 
 
 class ConsoleProgress:
-    """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and one every
-    30 seconds while it goes on.
+    """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and while it
+    goes on one after 5 seconds and one every 30.
 
     Use it in a ``with`` block. If ``quiet``, it says nothing. Without ``bars`` a terminal gets notes only.
     """
@@ -110,7 +111,7 @@ class ConsoleProgress:
         """See ``calib8.progress.Progress``."""
         if stage not in self._stages:
             task, now = self._bars.add_task(visible(stage), total=total, completed=int(done)), time.perf_counter()
-            self._stages[stage] = _Stage(task, done, now, now)
+            self._stages[stage] = _Stage(task, done, now, now + FIRST)
         state = self._stages[stage]
         self._bars.update(state.task, completed=done, total=total)
         if not self.quiet and not err.is_terminal:
@@ -119,15 +120,15 @@ class ConsoleProgress:
             del self._stages[stage]
 
     def _tell(self, stage: str, state: _Stage, done: float, total: float | None) -> None:
-        """A line if the stage is finished, or if nothing was said of it for long."""
+        """A line if the stage is finished, or if one is due."""
         now, counted = time.perf_counter(), total != 1
         rate = (done - state.already) / max(now - state.began, 1e-9)  # what an earlier run did took no time of this one
         speed = f", {_short(rate)}/s" if counted and rate and now - state.began >= 1 else ""  # too short to tell
         if total is not None and done >= total:
             many = f"{total:,.0f} " if counted else ""
             err.print(f"{stage}: {many}done in {now - state.began:.1f} s{speed}", markup=False)
-        elif now - state.told >= INTERVAL:
-            state.told = now
+        elif now >= state.due:
+            state.due = now + INTERVAL
             so_far = _short(done) if counted else f"{done:.0%}"
             of = f" of {_short(total)}" if counted and total is not None else ""
             left = f", {_span((total - done) / rate)} left" if total is not None and rate else ""

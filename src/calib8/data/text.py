@@ -19,7 +19,7 @@ from calib8.data.array_files import save_array
 from calib8.errors import DataError, InputError, ModelError
 from calib8.files import read_bytes, read_json, sha256_file, write_json
 from calib8.progress import Progress
-from calib8.reading import STDIN, lines, opened, read_whole, require_readable
+from calib8.reading import lines, name_of, opened, read_whole, require_readable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -71,13 +71,12 @@ def text_lines(texts: Sequence[Path], note: Callable[[str], None] = lambda _: No
         require_readable(path, "text file")
     found = False
     for path in texts:
-        name = "standard input" if path == STDIN else str(path)
         with opened(path, "text file", note) as stream:
-            for line in lines(stream, name):
+            for line in lines(stream, name_of(path)):
                 found = found or line is not None
                 yield line
     if not found:
-        raise DataError(f"{', '.join(map(str, texts))}: no line of text; expected one text a line.")
+        raise DataError(f"{', '.join(map(name_of, texts))}: no line of text; expected one text a line.")
 
 
 class TextTokenizer:

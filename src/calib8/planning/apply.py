@@ -91,8 +91,8 @@ def apply_plan(
     chosen = set(plan.nodes("int8"))
     if not chosen:
         raise ConfigError(
-            "the plan leaves every op in float: there is nothing to quantise. Lower --min-sqnr or change "
-            f"--include/--exclude. The first op's reason: {plan.ops[0].reason}."
+            "the plan leaves every op in float: there is nothing to quantise. The first op's reason: "
+            f"{plan.ops[0].reason}. Lower --min-sqnr, change --include/--exclude, or calibrate on other data."
         )
     quantize_ops(quantised, chosen, ranges, solutions)
     return finish(quantised, plan, ranges.origin, config)

@@ -36,6 +36,7 @@ def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, pr
     workload = Workload(dataset)
     shapes = [(batch, length) for batch in config.batches for length in workload.lengths(config.lengths)]
     feeds = {shape: workload.batch(*shape) for shape in shapes}
+    progress.update("measure speed", 0, len(feeds))  # the warm-up is part of it
     for arrays in feeds.values():
         for runtime in runtimes.values():
             for _ in range(config.warm_up):

@@ -91,6 +91,7 @@ def race(
     rounds: int = 3,
 ) -> Speed:
     """Embed up to ``MOST`` of ``sentences`` with both by turns, after a warm-up; the median of ``rounds`` counts."""
+    progress.update("measure speed", 0, rounds)  # the warm-up is part of it
     sentences = sentences[:: -(-len(sentences) // MOST)]
     for encoder in (reference, candidate):
         encoder.embed(sentences[:16])
