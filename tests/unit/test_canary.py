@@ -95,7 +95,34 @@ def test_a_runtime_that_refuses_or_answers_nan_is_not_exact() -> None:
     def nan(model: ir.Model, feeds: Arrays) -> Arrays:
         return {name: array * np.float32("nan") for name, array in outputs_of(model, feeds).items()}
 
-    assert not check("Gemm", nan).exact
+    answer = check("Gemm", nan)
+    assert not answer.exact
+    assert re.fullmatch(r"Gemm gives no finite number where -?\d+ is right", str(answer))
+
+
+def test_an_answer_that_is_no_number_is_read_as_it_was_kept(cache: Path) -> None:
+    facts = canary._facts("onnxruntime", "u8", "MatMul")
+    kept = Answer(exact=False, kind="MatMul", expected=3)
+    canary._keep(facts, kept)
+    assert len(list(cache.iterdir())) == 1
+    assert str(canary._asked("onnxruntime", "u8", "MatMul")) == "MatMul gives no finite number where 3 is right"
+
+
+def test_a_user_without_a_home_opens_models(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number: there is no cache, and the ops are run once in the process."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("CALIB8_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    runs = []
+    monkeypatch.setattr(canary, "_run", lambda runtime, form, *asked: runs.append(form) or outputs_of(*asked))
+    for _ in range(2):
+        with open_cpu(quantised(tiny_encoder), "onnxruntime") as opened:
+            assert opened.description.startswith("ONNX Runtime")
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ cannot be read or written is no error: then the ops, which take a fraction of a 
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,10 +21,10 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from calib8.data.inputs import Arrays
-from calib8.errors import Calib8Error, DataError, ModelError
+from calib8.errors import Calib8Error, DataError, ModelError, SetupError
 from calib8.files import default_cache, write_json
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
@@ -52,19 +53,21 @@ Integers: TypeAlias = NDArray[np.int64]
 class Answer(BaseModel):
     """Whether every number was that of integers; if not, one that was not: of which op, and what was right."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     exact: bool
     kind: Kind
-    got: float | None = None
-    expected: float | None = None
+    #: None where it is not finite, for which JSON has no number.
+    got: FiniteFloat | None = None
+    expected: FiniteFloat | None = None
     #: Why there was no answer at all.
     refused: str | None = None
 
     def __str__(self) -> str:
         if self.exact:
             return f"{self.kind} is exact"
-        return self.refused or f"{self.kind} gives {self.got:.0f} where {self.expected:.0f} is right"
+        got = "no finite number" if self.got is None else f"{self.got:.0f}"
+        return self.refused or f"{self.kind} gives {got} where {self.expected:.0f} is right"
 
 
 class _Kept(BaseModel):
@@ -116,46 +119,52 @@ def check(kind: Kind, run: Callable[[ir.Model, Arrays], Arrays]) -> Answer:
         if different.size:
             worst = different[0]
             got = float(np.asarray(answers[name]).ravel()[worst])
+            got = got if math.isfinite(got) else None
             return Answer(exact=False, kind=kind, got=got, expected=float(right.ravel()[worst]))
     return Answer(exact=True, kind=kind)
 
 
-#: Found by this process, by the file in which it is kept.
-_found: dict[Path, Answer] = {}
+#: Found by this process, by what an answer depends on.
+_found: dict[tuple[str, ...], Answer] = {}
 
 
 def _asked(runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
-    path, facts = _place(runtime, form, kind)
-    if path not in _found:
-        _found[path] = _read(path, facts) or _measured(path, facts, runtime, form, kind)
-    return _found[path]
+    facts = _facts(runtime, form, kind)
+    key = tuple(facts.values())
+    if key not in _found:
+        _found[key] = _read(facts) or _measured(facts, runtime, form, kind)
+    return _found[key]
 
 
-def _place(runtime: RuntimeName, form: Form, kind: Kind) -> tuple[Path, dict[str, str]]:
-    """The file of an answer, and all that it depends on."""
-    facts = {"runtime": runtime, "version": version_of(runtime), "form": form, "kind": kind, **identity()}
+def _facts(runtime: RuntimeName, form: Form, kind: Kind) -> dict[str, str]:
+    """All that an answer depends on."""
+    return {"runtime": runtime, "version": version_of(runtime), "form": form, "kind": kind, **identity()}
+
+
+def _file(facts: dict[str, str]) -> Path:
+    """Where an answer is kept. Raises ``SetupError`` for a user without a cache."""
     name = hashlib.sha256(json.dumps([_Kept.model_fields["format"].default, facts]).encode()).hexdigest()[:32]
-    return default_cache() / "canary" / f"{name}.json", facts
+    return default_cache() / "canary" / f"{name}.json"
 
 
-def _read(path: Path, facts: dict[str, str]) -> Answer | None:
+def _read(facts: dict[str, str]) -> Answer | None:
     try:
-        kept = _Kept.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        kept = _Kept.model_validate_json(_file(facts).read_bytes())
+    except (OSError, SetupError, ValidationError):
         return None
     return kept.answer if kept.facts == facts and kept.answer.kind == facts["kind"] else None
 
 
-def _measured(path: Path, facts: dict[str, str], runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
+def _measured(facts: dict[str, str], runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
     answer = check(kind, partial(_run, runtime, form))
     if answer.refused is None:  # a refusal may be of the moment
-        _keep(path, facts, answer)
+        _keep(facts, answer)
     return answer
 
 
-def _keep(path: Path, facts: dict[str, str], answer: Answer) -> None:
+def _keep(facts: dict[str, str], answer: Answer) -> None:
     with suppress(Calib8Error):
-        write_json(path, _Kept(facts=facts, answer=answer).model_dump(mode="json"))
+        write_json(_file(facts), _Kept(facts=facts, answer=answer).model_dump(mode="json"))
 
 
 def _run(runtime: RuntimeName, form: Form, model: ir.Model, feeds: Arrays) -> Arrays:
