@@ -59,5 +59,5 @@ def instructions() -> Instructions:
 
 
 def convolves(model: ir.Model) -> bool:
-    """Whether ``model`` has a Conv; one in FP32 is right with any instructions, and often opened before that in INT8."""
+    """Whether ``model`` has a Conv; one in FP32 is right with any instructions, often opened before that in INT8."""
     return any(node.op_type == "Conv" for node in model.graph.all_nodes())
