@@ -216,7 +216,7 @@ def question(kind: Kind) -> tuple[ir.Model, Arrays, dict[str, NDArray[np.float64
             _round(model, op.node.outputs[0], scale)
             expected[name] = np.clip(np.rint(sums[name] / scale), -128, 127) * scale
         if name.endswith("fused"):
-            expected[name] = np.where(sums[name] < 0, 0.5, 1) * sums[name] - _constants(sums[name])
+            expected[name] = np.where(expected[name] < 0, 0.5, 1.0) * expected[name] - _constants(sums[name])
     return model, feeds, expected
 
 
