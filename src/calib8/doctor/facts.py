@@ -39,7 +39,7 @@ class Processor(BaseModel):
 class Arithmetic(BaseModel):
     """How a runtime multiplies INT8 on this CPU, as ``runtime.canary`` found.
 
-    ``form`` is the first that is exact for all kinds of ops but grouped Convs, None if none is; ``inexact`` says what
+    ``form`` is the first that is exact for all kinds of ops but rare ones, None if none is; ``inexact`` says what
     is wrong with those before it; ``problem`` why nobody knows.
     """
 

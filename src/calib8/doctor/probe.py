@@ -108,7 +108,7 @@ def _asked(name: str) -> dict[str, Any]:
 
 
 def _arithmetic(runtime: RuntimeName) -> dict[str, Any]:
-    kinds = [kind for kind in KINDS if kind != "grouped Conv"]  # of few models, and wrong whatever the CPU
+    kinds = [kind for kind in KINDS if not kind.startswith(("grouped", "scaled"))]  # of few models, on any CPU
     inexact = tuple(refusals(kinds, runtime).values())
     forms = [form for _, form in preferences(runtime)]
     return {"form": forms[len(inexact)] if len(inexact) < len(forms) else None, "inexact": inexact}

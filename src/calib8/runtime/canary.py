@@ -35,13 +35,14 @@ from calib8.runtime.names import RuntimeName
 from calib8.runtime.processor import identity, version_of
 from calib8.testing import GraphBuilder
 
-#: What a model has of ops that multiply codes.
-Kind: TypeAlias = Literal["MatMul", "Gemm", "Conv", "depthwise Conv", "grouped Conv"]
+#: What a model has of ops that multiply codes; scaled: with a negative factor of a channel behind a Relu.
+Kind: TypeAlias = Literal["MatMul", "Gemm", "Conv", "depthwise Conv", "grouped Conv", "scaled MatMul", "scaled Conv"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Of MatMul and Gemm: rows, K, N. Of the Conv: channels in and out, size of the kernel, groups.
 PRODUCT_SHAPES = ((1, 64, 16), (3, 67, 5), (32, 256, 48))
 CONV_SHAPES: dict[Kind, tuple[tuple[int, int, int, int], ...]] = {
     "Conv": ((16, 16, 3, 1), (3, 4, 3, 1), (64, 32, 1, 1)),
+    "scaled Conv": ((16, 16, 3, 1),),
     "depthwise Conv": ((16, 16, 3, 16), (32, 32, 5, 32)),
     "grouped Conv": ((8, 16, 3, 2), (64, 64, 3, 4), (12, 12, 1, 3), (32, 16, 1, 8), (8, 16, 3, 8)),
 }
@@ -86,6 +87,8 @@ def kinds_of(model: ir.Model) -> tuple[Kind, ...]:
     if not is_quantised(model):
         return ()
     found = {_kind(node) for node in model.graph.all_nodes()}
+    if any(map(_is_scaled, model.graph.all_nodes())):
+        found |= {"scaled Conv" if kind.endswith("Conv") else "scaled MatMul" for kind in found.intersection(KINDS)}
     return tuple(kind for kind in KINDS if kind in found)
 
 
@@ -98,6 +101,20 @@ def _kind(node: ir.Node) -> str:
         weight = dequantised.inputs[0]
     alone = weight is not None and weight.shape is not None and weight.shape[:2] == (groups, 1)
     return "depthwise Conv" if alone else "grouped Conv"
+
+
+def _is_scaled(node: ir.Node) -> bool:
+    """Whether ``node`` multiplies by a negative constant, of a channel, what comes out of a Relu or the like.
+
+    OpenVINO 2026.4 answers as if such a factor stood in front of the Relu, where only a positive one may be.
+    """
+    if node.op_type not in ("Mul", "Div"):
+        return False
+    inputs = [value for value in node.inputs if value is not None]
+    if not any(one is not None and one.op_type.endswith("Relu") for one in (value.producer() for value in inputs)):
+        return False
+    constants = [value.const_value.numpy() for value in inputs if value.const_value is not None]
+    return any(constant.size > 1 and bool((constant < 0).any()) for constant in constants)
 
 
 def wrong(runtime: RuntimeName, form: Form, kinds: Iterable[Kind]) -> Answer | None:
@@ -202,9 +219,8 @@ def question(kind: Kind) -> tuple[ir.Model, Arrays, dict[str, NDArray[np.float64
             result = g.op(kind.split()[-1], x, w, name=f"op{name}", **attributes)
             sums[f"y{name}"] = _conv(codes, weight, attributes["group"]) if "group" in attributes else codes @ weight
             if end == "fused":
-                constants = _constants(sums[f"y{name}"])
-                hidden = g.op("LeakyRelu", result, alpha=0.5)
-                result = g.op("Sub", hidden, g.constant(f"c{name}", constants.astype(np.float32)))
+                value = g.constant(f"c{name}", _constants(kind, sums[f"y{name}"]).astype(np.float32))
+                result = g.op(_fused(kind), g.op("LeakyRelu", result, alpha=0.5), value)
             outputs[f"y{name}"] = g.op("Identity", result)
     model = g.model(**outputs)
     ops = weighted_ops(model)
@@ -216,7 +232,9 @@ def question(kind: Kind) -> tuple[ir.Model, Arrays, dict[str, NDArray[np.float64
             _round(model, op.node.outputs[0], scale)
             expected[name] = np.clip(np.rint(sums[name] / scale), -128, 127) * scale
         if name.endswith("fused"):
-            expected[name] = np.where(expected[name] < 0, 0.5, 1.0) * expected[name] - _constants(sums[name])
+            activated = np.where(expected[name] < 0, 0.5, 1.0) * expected[name]
+            constants = _constants(kind, sums[name])
+            expected[name] = activated * constants if _fused(kind) == "Mul" else activated - constants
     return model, feeds, expected
 
 
@@ -226,9 +244,14 @@ def _round(model: ir.Model, value: ir.Value, scale: float) -> None:
     reader.replace_input_with(place, quantised_activation(Constants(model.graph), value, 127 * scale))
 
 
-def _constants(sums: Integers) -> Integers:
-    """One for each channel of ``sums``, in a shape that goes with theirs: 0, 1000, 2000..."""
-    return 1000 * np.arange(sums.shape[1]).reshape(-1, *[1] * (sums.ndim - 2))
+def _fused(kind: Kind) -> str:
+    return "Mul" if kind.startswith("scaled") else "Sub"
+
+
+def _constants(kind: Kind, sums: Integers) -> Integers:
+    """One for each channel of ``sums``, in a shape that goes with theirs: 0, 1000, 2000..., or factors -1 and 1."""
+    numbers = np.arange(sums.shape[1])
+    return (2 * (numbers % 2) - 1 if _fused(kind) == "Mul" else 1000 * numbers).reshape(-1, *[1] * (sums.ndim - 2))
 
 
 def _ops(kind: Kind, random: np.random.Generator) -> Iterator[tuple[Integers, Integers, dict[str, int]]]:
