@@ -32,4 +32,4 @@ def found_exact(monkeypatch: pytest.MonkeyPatch, *but: tuple[str, str]) -> None:
 if __name__ == "__main__":
     for runtime, form in (*WITHOUT_VNNI, ("openvino", "u8u8")):
         for kind in KINDS:
-            canary._keep(*canary._place(runtime, form, kind), inexact(kind))  # type: ignore[arg-type]
+            canary._keep(canary._facts(runtime, form, kind), inexact(kind))  # type: ignore[arg-type]

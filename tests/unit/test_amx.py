@@ -12,12 +12,13 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import SetupError
+from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
 from calib8.runtime import amx, canary, choice, openvino
 from calib8.runtime.amx import BEST, SETTING, Instructions, convolves
-from calib8.runtime.choice import by_rule, candidates
+from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_mlp
 
@@ -59,11 +60,46 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Instructions]:
 def test_the_first_model_settles_it(fresh: Instructions) -> None:
     assert convolves(quantised(tiny_convnet()))
     assert not convolves(quantised(tiny_mlp()))
-    assert not convolves(prepare(tiny_convnet()))  # in FP32
     assert by_rule(quantised(tiny_convnet()), "auto", 1).runtime == "openvino"
     assert os.environ[SETTING] == BEST
     assert fresh.settle(convolves=False)
     assert fresh.settle(convolves=True)
+
+
+def test_a_reference_in_fp32_before_it_settles_it_too(fresh: Instructions) -> None:
+    """``verify --runtime openvino`` opens both, that in FP32 first, and it is not refused where it is the second."""
+    OpenVinoRuntime(prepare(tiny_convnet())).close()
+    assert os.environ[SETTING] == BEST
+    assert by_rule(quantised(tiny_convnet()), "openvino", 1).runtime == "openvino"
+
+
+def test_one_in_fp32_is_opened_after_any_other(fresh: Instructions) -> None:
+    assert by_rule(quantised(tiny_mlp()), "auto", 1).runtime == "openvino"
+    OpenVinoRuntime(prepare(tiny_convnet())).close()
+    assert SETTING not in os.environ
+
+
+@pytest.mark.parametrize(("has", "affected"), [(True, True), (None, True), (False, False)])
+def test_a_cpu_of_which_nobody_knows_may_have_such_kernels(
+    has: bool | None, affected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No /proc/cpuinfo, as on Windows, or one that contradicts cpuid."""
+    monkeypatch.delenv(SETTING, raising=False)
+    monkeypatch.setattr(amx, "has_bf16", lambda: has)
+    found = amx.instructions.__wrapped__()
+    found.settle(convolves=False)
+    assert found.settle(convolves=True) == (not affected)
+
+
+def test_what_was_measured_without_openvino_is_found_again(
+    fresh: Instructions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALIB8_CACHE", str(tmp_path))
+    model = quantised(tiny_convnet())
+    model.metadata_props[SOURCE_SHA256] = "0" * 64
+    choice_made = CpuChoice(runtime="onnxruntime", form="u8", streams=1)
+    assert remember(model, Measured(choice=choice_made, samples_per_second={})) is not None
+    assert remembered(model) == choice_made
 
 
 def test_after_another_model_convolutions_go_to_onnx_runtime(fresh: Instructions) -> None:

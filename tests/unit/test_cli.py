@@ -420,6 +420,21 @@ def test_a_crash_is_called_a_bug_and_not_a_missed_limit(calib8: Shell, monkeypat
     assert 'in crash\n    raise KeyError("ops")' in err
 
 
+def test_where_an_unexpected_refusal_happened_can_be_asked(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "lost")
+
+    monkeypatch.setattr("calib8.api.fetch", refuse)
+    monkeypatch.delenv("CALIB8_DEBUG", raising=False)
+    code, _, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
+    assert code == 2
+    assert err == "error: could not use lost: No such file or directory. Check the path.\n"
+    monkeypatch.setenv("CALIB8_DEBUG", "1")
+    code, _, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
+    assert code == 2
+    assert "in refuse" in err
+
+
 @pytest.mark.parametrize(("error", "code"), [(MemoryError(), 2), (BrokenPipeError(errno.EPIPE, "gone"), 141)])
 def test_other_ends(calib8: Shell, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -205,6 +205,11 @@ def test_windows_hold_every_text_once(texts: list[str | None], size: int) -> Non
     assert all(1 <= len(window) <= size for window in found)
 
 
+def test_long_texts_end_a_window_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib8.data.windows.MOST", 5)
+    assert list(windows(["aaa", "bb", "c", "dddddd", "e"], 8)) == [["aaa", "bb"], ["c", "dddddd"], ["e"]]
+
+
 def test_ahead_is_one_ahead_and_hands_on_what_is_raised() -> None:
     made = []
 

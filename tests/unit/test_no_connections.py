@@ -209,3 +209,11 @@ def test_what_is_set_is_overruled_and_children_get_it(monkeypatch: pytest.Monkey
     assert os.environ["ORT_DISABLE_TELEMETRY"] == os.environ["HF_HUB_DISABLE_TELEMETRY"] == "on"
     telemetry.silence()
     assert {name: os.environ[name] for name in telemetry.OFF} == telemetry.OFF
+
+
+def test_what_two_threads_hide_at_once_is_hidden_until_one_is_done() -> None:
+    name = "calib8_no_such_module"
+    with telemetry._hidden(name):
+        assert sys.modules[name] is None
+        del sys.modules[name]  # as a thread does that began before this one had hidden it
+    assert name not in sys.modules

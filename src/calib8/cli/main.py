@@ -112,6 +112,7 @@ def main() -> None:
             refused = refusal(raised) or _refused_somewhere(raised)
             if refused is None:
                 _crash(raised)
+            _trace()  # of which only the path is known, and not whether calib8 should have seen to it
             _fail(refused, str(refused), refused.exit_code)
         except Exception as error:
             _crash(error)
@@ -152,11 +153,16 @@ def _explain_end(ended: SystemExit) -> None:
         tell_failure("UsageError", explain(), Calib8Error.exit_code)
 
 
-def _crash(error: Exception) -> NoReturn:
-    """Say that it is not the user's fault, in one line or with the whole traceback."""
+def _trace() -> None:
+    """Where the error that is handled happened, for those who ask."""
     if os.environ.get("CALIB8_DEBUG"):
         for line in traceback.format_exc().splitlines():
             err.print(line)
+
+
+def _crash(error: Exception) -> NoReturn:
+    """Say that it is not the user's fault, in one line or with the whole traceback."""
+    _trace()
     text = " ".join(str(error).split())[:300]
     err.print(f"this is a bug in calib8: {type(error).__name__}: {text}", style="red")
     err.print("Set CALIB8_DEBUG=1 to see where it happened, and please report it.", style="red")

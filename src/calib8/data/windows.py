@@ -8,15 +8,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
+#: Characters after which a window ends, however few texts it has: those of long lines together are no small memory.
+MOST = 1 << 25
+
+
 def windows(texts: Iterable[str | None], size: int) -> Iterator[list[str]]:
-    """``size`` texts at a time, or fewer at the end and where None says that no more will come for now."""
+    """``size`` texts at a time, or fewer at the end, behind ``MOST`` characters, and where None says that no more will
+    come for now.
+    """
     window: list[str] = []
+    characters = 0
     for text in texts:
         if text is not None:
             window.append(text)
-        if len(window) == size or (text is None and window):
+            characters += len(text)
+        if len(window) == size or characters >= MOST or (text is None and window):
             yield window
-            window = []
+            window, characters = [], 0
     if window:
         yield window
 

@@ -39,8 +39,8 @@ class Processor(BaseModel):
 class Arithmetic(BaseModel):
     """How a runtime multiplies INT8 on this CPU, as ``runtime.canary`` found.
 
-    ``form`` is the first that is exact for all kinds of ops, None if none is; ``inexact`` says what is wrong with those
-    before it; ``problem`` why nobody knows.
+    ``form`` is the first that is exact for all kinds of ops but rare ones, None if none is; ``inexact`` says what
+    is wrong with those before it; ``problem`` why nobody knows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,7 +14,6 @@ from threading import Lock
 
 import onnx_ir as ir
 
-from calib8.runtime.forms import is_quantised
 from calib8.runtime.processor import has_bf16
 
 #: Where oneDNN looks for the instructions that it may use, and the best that convolve right.
@@ -32,13 +31,13 @@ class Instructions:
     """Which instructions OpenVINO has in this process: settled by what it is to compute first."""
 
     def __init__(self, *, affected: bool) -> None:
-        """``affected``: whether the CPU has the instructions of the kernels that are wrong."""
+        """``affected``: whether the CPU may have the instructions of the kernels that are wrong."""
         self._affected = affected
         self._right: bool | None = None
         self._lock = Lock()
 
     def settle(self, *, convolves: bool) -> bool:
-        """Called before OpenVINO computes anything: whether it may, if a quantised model ``convolves``."""
+        """Called before OpenVINO computes anything: whether it may, if a model ``convolves`` and is quantised."""
         with self._lock:
             if self._affected and self._right is None:
                 self._right = self._decide(convolves)
@@ -56,9 +55,9 @@ class Instructions:
 @cache
 def instructions() -> Instructions:
     """Those of this process."""
-    return Instructions(affected=has_bf16())
+    return Instructions(affected=has_bf16() is not False)
 
 
 def convolves(model: ir.Model) -> bool:
-    """Whether a quantised ``model`` has a Conv."""
-    return is_quantised(model) and any(node.op_type == "Conv" for node in model.graph.all_nodes())
+    """Whether ``model`` has a Conv; one in FP32 is right with any instructions, often opened before that in INT8."""
+    return any(node.op_type == "Conv" for node in model.graph.all_nodes())

@@ -11,6 +11,7 @@ cannot be read or written is no error: then the ops, which take a fraction of a 
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,10 +21,10 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from calib8.data.inputs import Arrays
-from calib8.errors import Calib8Error, DataError, ModelError
+from calib8.errors import Calib8Error, DataError, ModelError, SetupError
 from calib8.files import default_cache, write_json
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
@@ -34,14 +35,16 @@ from calib8.runtime.names import RuntimeName
 from calib8.runtime.processor import identity, version_of
 from calib8.testing import GraphBuilder
 
-#: What a model has of ops that multiply codes.
-Kind: TypeAlias = Literal["MatMul", "Gemm", "Conv", "grouped Conv"]
+#: What a model has of ops that multiply codes; scaled: with a negative factor of a channel behind a Relu.
+Kind: TypeAlias = Literal["MatMul", "Gemm", "Conv", "depthwise Conv", "grouped Conv", "scaled MatMul", "scaled Conv"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Of MatMul and Gemm: rows, K, N. Of the Conv: channels in and out, size of the kernel, groups.
 PRODUCT_SHAPES = ((1, 64, 16), (3, 67, 5), (32, 256, 48))
 CONV_SHAPES: dict[Kind, tuple[tuple[int, int, int, int], ...]] = {
     "Conv": ((16, 16, 3, 1), (3, 4, 3, 1), (64, 32, 1, 1)),
-    "grouped Conv": ((16, 16, 3, 16), (8, 16, 3, 2), (32, 32, 5, 32), (64, 64, 3, 4)),
+    "scaled Conv": ((16, 16, 3, 1),),
+    "depthwise Conv": ((16, 16, 3, 16), (32, 32, 5, 32)),
+    "grouped Conv": ((8, 16, 3, 2), (64, 64, 3, 4), (12, 12, 1, 3), (32, 16, 1, 8), (8, 16, 3, 8)),
 }
 #: Height and width of what a Conv reads.
 SIDE = 6
@@ -52,19 +55,21 @@ Integers: TypeAlias = NDArray[np.int64]
 class Answer(BaseModel):
     """Whether every number was that of integers; if not, one that was not: of which op, and what was right."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     exact: bool
     kind: Kind
-    got: float | None = None
-    expected: float | None = None
+    #: None where it is not finite, for which JSON has no number.
+    got: FiniteFloat | None = None
+    expected: FiniteFloat | None = None
     #: Why there was no answer at all.
     refused: str | None = None
 
     def __str__(self) -> str:
         if self.exact:
             return f"{self.kind} is exact"
-        return self.refused or f"{self.kind} gives {self.got:.0f} where {self.expected:.0f} is right"
+        got = "no finite number" if self.got is None else f"{self.got:.0f}"
+        return self.refused or f"{self.kind} gives {got} where {self.expected:.0f} is right"
 
 
 class _Kept(BaseModel):
@@ -72,7 +77,7 @@ class _Kept(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["calib8.canary/1"] = "calib8.canary/1"
+    format: Literal["calib8.canary/2"] = "calib8.canary/2"
     facts: dict[str, str]
     answer: Answer
 
@@ -82,12 +87,34 @@ def kinds_of(model: ir.Model) -> tuple[Kind, ...]:
     if not is_quantised(model):
         return ()
     found = {_kind(node) for node in model.graph.all_nodes()}
+    if any(map(_is_scaled, model.graph.all_nodes())):
+        found |= {"scaled Conv" if kind.endswith("Conv") else "scaled MatMul" for kind in found.intersection(KINDS)}
     return tuple(kind for kind in KINDS if kind in found)
 
 
 def _kind(node: ir.Node) -> str:
-    grouped = node.op_type == "Conv" and node.attributes.get_int("group", 1) > 1
-    return "grouped Conv" if grouped else node.op_type
+    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+    if groups == 1:
+        return node.op_type
+    weight = node.inputs[1]
+    if weight is not None and weight.shape is None and (dequantised := weight.producer()) is not None:
+        weight = dequantised.inputs[0]
+    alone = weight is not None and weight.shape is not None and weight.shape[:2] == (groups, 1)
+    return "depthwise Conv" if alone else "grouped Conv"
+
+
+def _is_scaled(node: ir.Node) -> bool:
+    """Whether ``node`` multiplies by a negative constant, of a channel, what comes out of a Relu or the like.
+
+    OpenVINO 2026.4 answers as if such a factor stood in front of the Relu, where only a positive one may be.
+    """
+    if node.op_type not in ("Mul", "Div"):
+        return False
+    inputs = [value for value in node.inputs if value is not None]
+    if not any(one is not None and one.op_type.endswith("Relu") for one in (value.producer() for value in inputs)):
+        return False
+    constants = [value.const_value.numpy() for value in inputs if value.const_value is not None]
+    return any(constant.size > 1 and bool((constant < 0).any()) for constant in constants)
 
 
 def wrong(runtime: RuntimeName, form: Form, kinds: Iterable[Kind]) -> Answer | None:
@@ -115,47 +142,53 @@ def check(kind: Kind, run: Callable[[ir.Model, Arrays], Arrays]) -> Answer:
         different = np.flatnonzero(np.asarray(answers[name], np.float64).ravel() != right.ravel())
         if different.size:
             worst = different[0]
-            got = float(np.asarray(answers[name]).ravel()[worst])
+            number = float(np.asarray(answers[name]).ravel()[worst])
+            got = number if math.isfinite(number) else None
             return Answer(exact=False, kind=kind, got=got, expected=float(right.ravel()[worst]))
     return Answer(exact=True, kind=kind)
 
 
-#: Found by this process, by the file in which it is kept.
-_found: dict[Path, Answer] = {}
+#: Found by this process, by what an answer depends on.
+_found: dict[tuple[str, ...], Answer] = {}
 
 
 def _asked(runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
-    path, facts = _place(runtime, form, kind)
-    if path not in _found:
-        _found[path] = _read(path, facts) or _measured(path, facts, runtime, form, kind)
-    return _found[path]
+    facts = _facts(runtime, form, kind)
+    key = tuple(facts.values())
+    if key not in _found:
+        _found[key] = _read(facts) or _measured(facts, runtime, form, kind)
+    return _found[key]
 
 
-def _place(runtime: RuntimeName, form: Form, kind: Kind) -> tuple[Path, dict[str, str]]:
-    """The file of an answer, and all that it depends on."""
-    facts = {"runtime": runtime, "version": version_of(runtime), "form": form, "kind": kind, **identity()}
+def _facts(runtime: RuntimeName, form: Form, kind: Kind) -> dict[str, str]:
+    """All that an answer depends on."""
+    return {"runtime": runtime, "version": version_of(runtime), "form": form, "kind": kind, **identity()}
+
+
+def _file(facts: dict[str, str]) -> Path:
+    """Where an answer is kept. Raises ``SetupError`` for a user without a cache."""
     name = hashlib.sha256(json.dumps([_Kept.model_fields["format"].default, facts]).encode()).hexdigest()[:32]
-    return default_cache() / "canary" / f"{name}.json", facts
+    return default_cache() / "canary" / f"{name}.json"
 
 
-def _read(path: Path, facts: dict[str, str]) -> Answer | None:
+def _read(facts: dict[str, str]) -> Answer | None:
     try:
-        kept = _Kept.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        kept = _Kept.model_validate_json(_file(facts).read_bytes())
+    except (OSError, SetupError, ValidationError):
         return None
     return kept.answer if kept.facts == facts and kept.answer.kind == facts["kind"] else None
 
 
-def _measured(path: Path, facts: dict[str, str], runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
+def _measured(facts: dict[str, str], runtime: RuntimeName, form: Form, kind: Kind) -> Answer:
     answer = check(kind, partial(_run, runtime, form))
     if answer.refused is None:  # a refusal may be of the moment
-        _keep(path, facts, answer)
+        _keep(facts, answer)
     return answer
 
 
-def _keep(path: Path, facts: dict[str, str], answer: Answer) -> None:
+def _keep(facts: dict[str, str], answer: Answer) -> None:
     with suppress(Calib8Error):
-        write_json(path, _Kept(facts=facts, answer=answer).model_dump(mode="json"))
+        write_json(_file(facts), _Kept(facts=facts, answer=answer).model_dump(mode="json"))
 
 
 def _run(runtime: RuntimeName, form: Form, model: ir.Model, feeds: Arrays) -> Arrays:
@@ -169,21 +202,26 @@ def _run(runtime: RuntimeName, form: Form, model: ir.Model, feeds: Arrays) -> Ar
 def question(kind: Kind) -> tuple[ir.Model, Arrays, dict[str, NDArray[np.float64]]]:
     """A Q/DQ model of ops of this ``kind`` with scales that are powers of two, what to feed it, and the right outputs.
 
-    Each op is there twice: its sums leave in float, and rounded to codes again, for which kernels are others. All is
-    exact in FP32, too: no sum reaches 2^24.
+    Each op is there three times, for which kernels are others: its sums leave in float, rounded to codes again, and
+    through an activation and a constant for each channel, which OpenVINO fuses, and misreads behind a grouped Conv (as
+    of 2026.4). All is exact in FP32, too: no sum reaches 2^24.
     """
     g, random = GraphBuilder(), np.random.default_rng(8)
     feeds: Arrays = {}
     sums: dict[str, Integers] = {}
     outputs: dict[str, ir.Value] = {}
     for number, (codes, weight, attributes) in enumerate(_ops(kind, random)):
-        for name in (f"{number}.float", f"{number}.codes"):  # with an input each: of shared codes some go to float
+        for end in ("float", "codes", "fused"):  # with an input each: of shared codes some go to float
+            name = f"{number}.{end}"
             feeds[f"x{name}"] = codes.astype(np.float32)
             x = g.input(f"x{name}", ir.DataType.FLOAT, f"batch{name}", *codes.shape[1:])
             w = g.constant(f"w{name}", weight.T if attributes.get("transB") else weight)
-            result = g.op(kind.removeprefix("grouped "), x, w, name=f"op{name}", **attributes)
-            outputs[f"y{name}"] = g.op("Identity", result)
+            result = g.op(kind.split()[-1], x, w, name=f"op{name}", **attributes)
             sums[f"y{name}"] = _conv(codes, weight, attributes["group"]) if "group" in attributes else codes @ weight
+            if end == "fused":
+                value = g.constant(f"c{name}", _constants(kind, sums[f"y{name}"]).astype(np.float32))
+                result = g.op(_fused(kind), g.op("LeakyRelu", result, alpha=0.5), value)
+            outputs[f"y{name}"] = g.op("Identity", result)
     model = g.model(**outputs)
     ops = weighted_ops(model)
     insert_qdq(model, ops, {op.activation.name or "": 127.0 for op in ops})
@@ -193,6 +231,10 @@ def question(kind: Kind) -> tuple[ir.Model, Arrays, dict[str, NDArray[np.float64
             scale = float(2.0 ** np.ceil(np.log2(np.abs(sums[name]).max() / 127)))
             _round(model, op.node.outputs[0], scale)
             expected[name] = np.clip(np.rint(sums[name] / scale), -128, 127) * scale
+        if name.endswith("fused"):
+            activated = np.where(expected[name] < 0, 0.5, 1.0) * expected[name]
+            constants = _constants(kind, sums[name])
+            expected[name] = activated * constants if _fused(kind) == "Mul" else activated - constants
     return model, feeds, expected
 
 
@@ -200,6 +242,16 @@ def _round(model: ir.Model, value: ir.Value, scale: float) -> None:
     """Give the reader of ``value`` what is left of it after Q and DQ."""
     ((reader, place),) = value.uses()
     reader.replace_input_with(place, quantised_activation(Constants(model.graph), value, 127 * scale))
+
+
+def _fused(kind: Kind) -> str:
+    return "Mul" if kind.startswith("scaled") else "Sub"
+
+
+def _constants(kind: Kind, sums: Integers) -> Integers:
+    """One for each channel of ``sums``, in a shape that goes with theirs: 0, 1000, 2000..., or factors -1 and 1."""
+    numbers = np.arange(sums.shape[1])
+    return (2 * (numbers % 2) - 1 if _fused(kind) == "Mul" else 1000 * numbers).reshape(-1, *[1] * (sums.ndim - 2))
 
 
 def _ops(kind: Kind, random: np.random.Generator) -> Iterator[tuple[Integers, Integers, dict[str, int]]]:

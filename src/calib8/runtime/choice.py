@@ -147,8 +147,6 @@ def remembered(model: ir.Model) -> CpuChoice | None:
     """What was measured for ``model`` on this machine; None if nothing was, or nothing that can be read or is exact."""
     if SOURCE_SHA256 not in model.metadata_props:
         return None
-    if convolves(model):
-        instructions().settle(convolves=True)  # changes a setting, which is among the facts
     try:
         kept = _Kept.model_validate(parse_json(_file(model).read_bytes()))
     except (OSError, ValueError, SetupError):
@@ -163,6 +161,8 @@ def _file(model: ir.Model) -> Path:
 
 
 def _facts(model: ir.Model) -> list[str]:
+    if convolves(model):
+        instructions().settle(convolves=True)  # changes a setting, which is among the facts
     return [
         model.metadata_props.get(SOURCE_SHA256, ""),
         str(is_quantised(model)),  # a model keeps the hash of what it was made of

@@ -42,7 +42,7 @@ class OpenVinoRuntime(Runtime):
     ) -> None:
         if is_quantised(model) and not integers:
             raise ModelError("OpenVINO computes a quantised model with INT8 kernels only. Open it with open_cpu.")
-        if not instructions().settle(convolves=convolves(model)):
+        if not instructions().settle(convolves=convolves(model)) and is_quantised(model):
             raise SetupError(f"{REFUSED}.")
         try:
             ov = openvino()

@@ -44,9 +44,9 @@ def has_amx() -> bool | None:
     return _has("amx_int8")
 
 
-def has_bf16() -> bool:
-    """Whether an x86 CPU multiplies bf16 numbers faster than FP32 ones (AVX512-BF16 or AMX)."""
-    return bool(_has("avx512_bf16", "amx_bf16"))
+def has_bf16() -> bool | None:
+    """Whether an x86 CPU multiplies bf16 numbers faster than FP32 ones (AVX512-BF16 or AMX); None if unknown."""
+    return _has("avx512_bf16", "amx_bf16")
 
 
 def identity() -> dict[str, str]:
