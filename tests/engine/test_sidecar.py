@@ -98,8 +98,16 @@ def test_why_an_engine_cannot_run_here(present, reason):
     assert re.search(reason, why_not_here(sidecar(), present) or "")
 
 
+def test_a_gpu_may_be_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (why_not_here(sidecar(), ()) or "").endswith(
+        "(nvidia-smi finds none, or CUDA_VISIBLE_DEVICES='' leaves none)"
+    )
+
+
 def test_inspect_says_in_short_lines_where_it_runs(monkeypatch):
     monkeypatch.setattr("calib8.engine.sidecar.gpus", lambda: ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     facts = _engine(sidecar())
     assert facts["runs on"] == "sm86 (Ampere: A10, A40, RTX 30)"
     assert facts["runs here"] == "no: this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"
