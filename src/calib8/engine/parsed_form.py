@@ -16,8 +16,7 @@ from calib8.engine.options import Precision
 from calib8.errors import ModelError
 from calib8.files import sweep, temporary_folder, unwritable
 from calib8.graph.io import load, save
-from calib8.graph.values import op_of
-from calib8.passes.conv_scales import to_conv_scales
+from calib8.passes.conv_scales import takes_conv_scales, to_conv_scales
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
@@ -46,11 +45,11 @@ def to_parse(path: Path, precision: Precision, family: FamilyName, output: Path)
 
 
 def _int8_form(path: Path, family: FamilyName) -> ir.Model | None:
-    """Of TensorRT-RTX, which takes the scales as they are, and without convolutions: None."""
-    model = load(path)
-    if family == "rtx" or not {"Conv", "QuantizeLinear"} <= {op_of(node) for node in model.graph}:
+    """None for TensorRT-RTX, which takes the scales as they are, and where no Casts stand before a convolution."""
+    if family == "rtx":
         return None
-    return to_conv_scales(model)
+    model = load(path)
+    return to_conv_scales(model) if takes_conv_scales(model) else None
 
 
 def _float_form(path: Path, precision: Precision) -> ir.Model:
