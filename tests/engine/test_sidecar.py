@@ -48,6 +48,17 @@ def test_what_was_written_is_read(engine):
     assert describe_engine(engine).builder == "TensorRT-RTX 1.7.1.116"
 
 
+def test_an_older_sidecar_is_read(engine):
+    """One from before plans told of profiles' misses, hosts and precisions, and engines of their GPU."""
+    content = json.loads(sidecar_path(engine).read_text())
+    for name in ("gpu", "precision", "exclude_lean_runtime", "calibration"):
+        del content[name]
+    for name in ("passed", "host_driven", "precision"):
+        del content["plan"][name]
+    sidecar_path(engine).write_text(json.dumps(content))
+    assert describe_engine(engine) == sidecar()
+
+
 def test_missing_files_are_told(engine):
     with pytest.raises(InputError, match="TensorRT engine not found"):
         describe_engine(engine.with_name("y.engine"))
