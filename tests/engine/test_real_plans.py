@@ -150,6 +150,12 @@ def test_a_convolution_whose_weights_are_converted_in_every_run_is_missed(form, 
     assert judged(changed, [CONV]).passed is not passes
 
 
+@pytest.mark.parametrize(("form", "copied"), [("fp16cast", [(64, 32, 3, 3), (-1, 1, 32, 32, 32)]), ("fp16scales", [])])
+def test_casts_before_a_convolution_cost_a_kernel_for_the_weights_and_one_for_the_activation(form, copied):
+    layers = read(text_of(TENSORRT / f"conv-{form}.layers.txt"))
+    assert [tensor.dims for layer in layers if layer.kind == "kgen" for tensor in layer.outputs] == copied
+
+
 def test_weights_that_are_no_constant_may_come_from_a_kernel():
     two_activations = QuantizedOp("/layer/Conv", "Conv", "", 0, None)
     assert judged(text_of(TENSORRT / "conv-fp16cast.layers.txt"), [two_activations]).passed

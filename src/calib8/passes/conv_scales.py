@@ -1,14 +1,16 @@
 """Q/DQ of convolutions in the form of the full TensorRT: FP16 scales where FP16 is computed.
 
 ``half`` leaves ``x (FP16) -> Cast -> Q -> DQ -> Cast -> Conv`` with FP32 scales, which TensorRT-RTX needs. TensorRT
-10.6 makes fast kernels of that for MatMul, but for Conv it leaves the weights to two kernels in every run (``Mov``,
-``Tra``). With FP16 scales they are folded, and the accumulator is scaled in FP32 all the same (seen on an H200).
+10.6 makes fast kernels of that for MatMul, but for Conv each Cast becomes a kernel of every run: one copies the weights
+(``Mov``), one transposes the activation (``Tra``). With FP16 scales both are gone, and the accumulator is scaled in FP32
+all the same (seen on an H200).
 
 Rules:
 1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv gives FP16 itself, and its scales are FP16;
    the Casts go.
 2. The QuantizeLinear before it divides by the very same numbers: as FP16 where what it quantises was cast from FP16,
    whose Cast goes, too; else as FP32.
+   Where a MatMul reads the activation, too, its Casts stay, and that kernel may.
 3. A weight's scale below FP16's smallest normal number becomes that, 2^-14, and its codes are rounded anew: a channel
    that is next to nothing. An activation or a weight whose scale is beyond FP16 stays as it is.
 4. The opset stays: ONNX has FP16 scales from 19 on, TensorRT's parser takes them at any. So this form is for TensorRT
