@@ -2,8 +2,8 @@
 
 ``half`` leaves ``x (FP16) -> Cast -> Q -> DQ -> Cast -> Conv`` with FP32 scales, which TensorRT-RTX needs. TensorRT
 10.6 makes fast kernels of that for MatMul, but for Conv each Cast becomes a kernel of every run: one copies the weights
-(``Mov``), one transposes the activation (``Tra``). With FP16 scales both are gone, and the accumulator is scaled in FP32
-all the same (seen on an H200).
+(``Mov``), one transposes the activation (``Tra``). With FP16 scales both are gone, and the accumulator is scaled in
+FP32 all the same (seen on an H200).
 
 Rules:
 1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv gives FP16 itself, and its scales are FP16;
@@ -77,7 +77,7 @@ def _weight(constants: Constants, dequantise: ir.Node) -> bool:
         array = codes.const_value.numpy()
         column = [1] * array.ndim
         column[dequantise.attributes.get_int("axis", 1) if exact.size > 1 else 0] = -1
-        anew = _rounded_anew(array, *(each.reshape(column) for each in (exact, half, small)))
+        anew = _rounded_anew(array, exact.reshape(column), half.reshape(column), small.reshape(column))
         dequantise.replace_input_with(0, constants.new(name_of(codes), anew))
     dequantise.replace_input_with(1, constants.new(f"{scale.name}_fp16", half))
     return True
