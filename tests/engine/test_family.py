@@ -66,6 +66,11 @@ def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "gpus", lambda: ())
     with pytest.raises(SetupError, match=r"TensorRT 10\.16\.1\.11 builds on a GPU, and nvidia-smi finds none"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(
+        SetupError, match=r"nvidia-smi finds none, or CUDA_VISIBLE_DEVICES='7' leaves none\. Build else"
+    ):
+        build_engine(tmp_path / "m.onnx", tmp_path / "x.engine")
     monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA L4", "sm89"),))
     with pytest.raises(ProfileError, match=r"only for this machine's NVIDIA L4, got the targets sm86\. Ask for sm89"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine", Build(targets="sm86"))

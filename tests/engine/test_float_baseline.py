@@ -15,6 +15,8 @@ from calib8.engine.sidecar import describe_engine
 from calib8.errors import ConfigError, ModelError
 from calib8.graph.io import load
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.half import to_half
+from calib8.passes.prepare import prepare
 from calib8.testing import tiny_convnet, tiny_encoder
 from calib8.verification.on_gpu import quantised_model_of
 
@@ -72,6 +74,21 @@ def test_the_position_table_bounds_the_shapes_as_for_int8(tmp_path: Path, notes)
 def test_a_quantised_model_has_no_float_form(saved, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.onnx has Q/DQ nodes, and precision fp16 is for the float model"):
         calib8.build(saved(tiny.mlp()), tmp_path / "x.engine", calib8.Build(targets="sm86", precision="fp16"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(("precision", "builds"), [("fp32", False), ("bf16", False), ("fp16", True)])
+def test_a_model_in_fp16_makes_no_engine_of_another_precision(precision: str, builds: bool, tmp_path: Path) -> None:
+    ir.save(to_half(prepare(MODELS["encoder"]())), tmp_path / "model.onnx")
+    config = calib8.Build(targets="sm86", precision=precision)
+    if builds:
+        (built,) = calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", config)
+        assert built.precision == "fp16"
+        return
+    with pytest.raises(
+        ModelError, match=rf"in float16, so it would not compute in {precision} alone\. Export the model"
+    ):
+        calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", config)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 

@@ -51,6 +51,43 @@ def test_the_float_ops_of_the_plain_recipe_are_named():
     assert {node for layer in floats for node in layer.nodes if node in missing} == set(missing)
 
 
+def test_the_reason_of_a_float_op_names_its_kernel():
+    """The lines of layer 10 in ``plain``; what only quantises for an op is not shown."""
+    check = judged(mpnet("plain"))
+    assert check.reasons["/encoder/layer.10/output/dense/MatMul"] == (
+        "its kernels are /encoder/layer_10/output/dense/MatMul_myl0_150 (gemm, sm90_xmma_gemm_f16f16_f16f16_f16_tn_n_"
+        "tilesize128x128x32_cgasize2x2x1_warpgroupsize1x1x1_beta0, reads Half and Float)"
+    )
+    assert check.reasons["/encoder/layer.10/intermediate/dense/MatMul"] == (
+        "its kernels are __myl_Fc_myl0_149 (fusion, sm90_xmma_gemm_f16f16_f16f16_f16_nn_n_tilesize64x256x64_cgasize1x2"
+        "x1_warpgroupsize1x1x1_beta0_by_fusion_tactic, reads Half)"
+    )
+    assert set(check.reasons) == set(check.missing)
+    failure = check.describe_failure()
+    assert failure.count("its kernels are") == 3
+    assert "; and 12 more ops for reasons that the engine's sidecar tells. Quantise them" in failure
+
+
+def test_the_reason_shows_kernels_of_every_profile():
+    in_float = re.sub(rf"_i8i32_(?=[^\n]*{re.escape(FFN1)})", "_f16f16_", mpnet("int8"))
+    reason = judged(two_profiles(in_float), profiles=2).reasons[FFN1]
+    assert reason.startswith("found for 1 of 2 profiles; its kernels are __myl_Fc")
+    assert [part in reason for part in ("_i8i32_", "_f16f16_")] == [True, True]
+    assert reason.count("(fusion, ") == 2
+    short = judged(mpnet("int8"), profiles=2).reasons[FFN1]  # an INT8 kernel, yet too few: the check's own doubt shows
+    assert short.startswith("found for 1 of 2 profiles; ")
+    assert short.count("(fusion, ") == 1
+
+
+def test_a_long_list_of_kernels_is_shortened_and_what_multiplies_goes_first():
+    kinds = ["kgen", "CaskConvolution", "kgen", "Reformat"]
+    layers = [Layer(f"k{number}", kind, weights="Half", nodes=("a",)) for number, kind in enumerate(kinds)]
+    op = QuantizedOp("a", "Conv", "w", 1, None)
+    assert check_plan([op], layers, "sm90").reasons["a"] == "its kernels are k1 (CaskConvolution, reads Half)"
+    others = [Layer(f"k{number}", "kgen", nodes=("a",)) for number in range(5)]
+    assert check_plan([op], others, "sm90").reasons["a"] == "its kernels are k0 (kgen), k1 (kgen), k2 (kgen) and 2 more"
+
+
 def two_profiles(second):
     """MPNet's list for two profiles: a GEMM of the second tells so in its name, a fusion does not."""
     marked = [
@@ -111,6 +148,12 @@ def test_a_convolution_whose_weights_are_converted_in_every_run_is_missed(form, 
     assert [reason.split(", since")[0] for reason in check.reasons.values()] == reasons
     changed = text.replace(f"HasDynamicFilter: {int(not passes)}", f"HasDynamicFilter: {int(passes)}")
     assert judged(changed, [CONV]).passed is not passes
+
+
+@pytest.mark.parametrize(("form", "copied"), [("fp16cast", [(64, 32, 3, 3), (-1, 1, 32, 32, 32)]), ("fp16scales", [])])
+def test_casts_before_a_convolution_cost_a_kernel_for_the_weights_and_one_for_the_activation(form, copied):
+    layers = read(text_of(TENSORRT / f"conv-{form}.layers.txt"))
+    assert [tensor.dims for layer in layers if layer.kind == "kgen" for tensor in layer.outputs] == copied
 
 
 def test_weights_that_are_no_constant_may_come_from_a_kernel():

@@ -48,6 +48,17 @@ def test_what_was_written_is_read(engine):
     assert describe_engine(engine).builder == "TensorRT-RTX 1.7.1.116"
 
 
+def test_an_older_sidecar_is_read(engine):
+    """One from before plans told of profiles' misses, hosts and precisions, and engines of their GPU."""
+    content = json.loads(sidecar_path(engine).read_text())
+    for name in ("gpu", "precision", "exclude_lean_runtime", "calibration"):
+        del content[name]
+    for name in ("passed", "host_driven", "precision"):
+        del content["plan"][name]
+    sidecar_path(engine).write_text(json.dumps(content))
+    assert describe_engine(engine) == sidecar()
+
+
 def test_missing_files_are_told(engine):
     with pytest.raises(InputError, match="TensorRT engine not found"):
         describe_engine(engine.with_name("y.engine"))
@@ -98,8 +109,16 @@ def test_why_an_engine_cannot_run_here(present, reason):
     assert re.search(reason, why_not_here(sidecar(), present) or "")
 
 
+def test_a_gpu_may_be_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (why_not_here(sidecar(), ()) or "").endswith(
+        "(nvidia-smi finds none, or CUDA_VISIBLE_DEVICES='' leaves none)"
+    )
+
+
 def test_inspect_says_in_short_lines_where_it_runs(monkeypatch):
     monkeypatch.setattr("calib8.engine.sidecar.gpus", lambda: ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     facts = _engine(sidecar())
     assert facts["runs on"] == "sm86 (Ampere: A10, A40, RTX 30)"
     assert facts["runs here"] == "no: this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"

@@ -79,8 +79,10 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail_but_a_named_one_is(
     assert [
         said for said in notes.messages if said.startswith("the timings of this build are not kept: could not write")
     ]
-    with pytest.raises(SetupError, match="could not write .*timings is a file, expected a folder"):
+    before = recorded(calls)
+    with pytest.raises(SetupError, match="could not write .*mine: .*timings is a file, expected a folder"):
         built(saved, tmp_path, timing_cache=own_cache / "timings" / "mine")
+    assert recorded(calls) == before  # it was told before a build was begun
 
 
 class Cache:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from calib8.graph.weighted import weighted_ops
-from calib8.passes.conv_scales import SMALLEST_NORMAL, to_conv_scales
+from calib8.passes.conv_scales import SMALLEST_NORMAL, takes_conv_scales, to_conv_scales
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
@@ -17,7 +17,7 @@ FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 WEIGHT = np.random.default_rng(0).normal(size=(3, 2, 3, 3)).astype(np.float32)
 
 
-def conv_and_product(weight=WEIGHT, amax=4.0, behind_x=()):
+def conv_and_product(weight=WEIGHT, amax=4.0, behind_x=(), half=True):
     """z = mean(relu(conv(x))) @ m, both ops in INT8; ``behind_x``: nodes that make ``a``, which conv reads, of x."""
     nodes = [
         *behind_x,
@@ -36,7 +36,8 @@ def conv_and_product(weight=WEIGHT, amax=4.0, behind_x=()):
         [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(matrix, "m")],
     )
     model = prepare(ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)))
-    return to_half(insert_qdq(model, weighted_ops(model), {"x": amax, "a": amax, "f": 2.0}))
+    quantised = insert_qdq(model, weighted_ops(model), {"x": amax, "a": amax, "f": 2.0})
+    return to_half(quantised) if half else quantised
 
 
 def node(model, name):
@@ -112,8 +113,12 @@ def test_an_activation_that_fp16_cannot_scale_keeps_its_form(amax):
     assert weight.outputs[0].dtype == HALF
 
 
-def test_a_model_without_convolutions_stays_as_it_is():
+def test_without_casts_before_a_convolution_there_is_nothing_to_do():
+    """As in a model whose remainder is FP32, which TensorRT gets as the file that it is."""
+    assert takes_conv_scales(conv_and_product())
+    assert not takes_conv_scales(conv_and_product(half=False))
     model = to_conv_scales(conv_and_product())
+    assert not takes_conv_scales(model)
     names = [found.name for found in model.graph]
     assert [found.name for found in to_conv_scales(model).graph] == names
 
@@ -130,3 +135,28 @@ def test_no_weight_moves_by_more_than_its_scale_was_rounded(magnitudes):
     )
     allowed = np.maximum(np.abs(old) * 2.0**-11, 0.5 * float(SMALLEST_NORMAL)) * 1.001
     assert (np.abs(old - new) <= allowed).all()
+
+
+def test_a_weight_beyond_fp16_keeps_its_form():
+    weight = WEIGHT.copy()
+    weight[0, 0, 0, 0] = 127 * 2.0**17
+    before, after = weights_before_and_after(weight)
+    assert after.outputs[0].dtype == FLOAT
+    assert np.array_equal(scale(after), scale(before))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -3, None])
+def test_small_scales_along_any_axis_keep_their_weights(axis):
+    """Other tools' scales along the inputs, or one for all: TensorRT's to judge, and no reason to fail."""
+    model = conv_and_product()
+    weight = pairs(model, "conv")[2]
+    count = 1 if axis is None else WEIGHT.shape[axis]
+    scales = np.full(count, SMALLEST_NORMAL / 2, np.float32)
+    weight.inputs[1].const_value = ir.tensor(scales if axis is not None else scales[0])
+    weight.attributes["axis"] = ir.AttrInt64("axis", axis or 0)
+    weight.attributes["output_dtype"] = ir.AttrInt64("output_dtype", int(FLOAT))
+    codes = weight.inputs[0].const_value.numpy()
+    after = pairs(to_conv_scales(model), "conv")[2]
+    assert (scale(after) == SMALLEST_NORMAL).all()
+    assert np.array_equal(after.inputs[0].const_value.numpy(), np.rint(codes / 2).astype(np.int8))
+    assert "output_dtype" not in after.attributes

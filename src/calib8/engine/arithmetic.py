@@ -31,7 +31,16 @@ def multiplies(layer: Layer, precision: Precision) -> bool:
         return operand in _OPERANDS[precision]
     read = sum(holds(tensor, precision) for tensor in (*layer.inputs, *layer.constants))
     read += _TYPES[precision].search(layer.weights) is not None
-    return read >= 2 and (layer.kind in ("gemm", "correlation") or "conv" in layer.kind.lower())
+    return read >= 2 and _is_plain_product(layer)
+
+
+def is_product(layer: Layer) -> bool:
+    """Does it multiply matrices, or convolve, in whatever precision?"""
+    return _is_plain_product(layer) or layer.kind.endswith("fusion") or _operand(layer.tactic) is not None
+
+
+def _is_plain_product(layer: Layer) -> bool:
+    return layer.kind in ("gemm", "correlation") or "conv" in layer.kind.lower()
 
 
 def holds(tensor: Tensor, precision: Precision) -> bool:

@@ -17,7 +17,7 @@ from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, c
 from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
-from calib8.engine.hardware import Gpu, gpus, numbered
+from calib8.engine.hardware import Gpu, absence, gpus, numbered
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
@@ -165,9 +165,7 @@ def _is_for_rtx(config: Build, present: Sequence[Gpu]) -> bool:
 def _on_its_gpu(tensorrt: TensorRT, config: Build, present: Sequence[Gpu]) -> Builder:
     """With a TensorRT that builds for its GPU: the one asked for, by number or by target, else CUDA's first."""
     if not present:
-        raise SetupError(
-            f"{tensorrt.title} builds on a GPU, and nvidia-smi finds none. Build elsewhere, or use family rtx."
-        )
+        raise SetupError(f"{tensorrt.title} builds on a GPU, and {absence()}. Build elsewhere, or use family rtx.")
     if config.device is not None:
         numbers = [config.device]
         numbered(present, config.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from calib8.errors import ConfigError, SetupError
 from calib8.gpu import nvml as gpu
-from calib8.gpu.visible import ORDER, cuda_uuids, shown
+from calib8.gpu.visible import ORDER, VISIBLE, cuda_uuids, shown
 
 QUERY = ["--query-gpu=driver_version,compute_cap,memory.total,memory.free,uuid,name", "--format=csv,noheader,nounits"]
 MIB = 1 << 20
@@ -48,6 +48,13 @@ class Driver:
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that CUDA shows, in its order; empty without a driver or a GPU."""
     return in_cuda_order(driver())
+
+
+def absence() -> str:
+    """For people: why there may be no GPU."""
+    named = os.environ.get(VISIBLE)
+    hidden = "" if named is None else f", or {VISIBLE}={named!r} leaves none"
+    return f"nvidia-smi finds none{hidden}"
 
 
 def in_cuda_order(found: Driver) -> tuple[Gpu, ...]:

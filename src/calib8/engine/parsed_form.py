@@ -13,10 +13,10 @@ import onnx_ir as ir
 
 from calib8.engine.family import FamilyName
 from calib8.engine.options import Precision
+from calib8.errors import ModelError
 from calib8.files import sweep, temporary_folder, unwritable
 from calib8.graph.io import load, save
-from calib8.graph.values import op_of
-from calib8.passes.conv_scales import to_conv_scales
+from calib8.passes.conv_scales import takes_conv_scales, to_conv_scales
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
@@ -45,13 +45,26 @@ def to_parse(path: Path, precision: Precision, family: FamilyName, output: Path)
 
 
 def _int8_form(path: Path, family: FamilyName) -> ir.Model | None:
-    """Of TensorRT-RTX, which takes the scales as they are, and without convolutions: None."""
-    model = load(path)
-    if family == "rtx" or not {"Conv", "QuantizeLinear"} <= {op_of(node) for node in model.graph}:
+    """None for TensorRT-RTX, which takes the scales as they are, and where no Casts stand before a convolution."""
+    if family == "rtx":
         return None
-    return to_conv_scales(model)
+    model = load(path)
+    return to_conv_scales(model) if takes_conv_scales(model) else None
 
 
 def _float_form(path: Path, precision: Precision) -> ir.Model:
     model = fit_tensorrt(prepare(load(path)))
+    _require_convertible(model, path, precision)
     return to_half(model, HALF[precision]) if precision in HALF else model
+
+
+def _require_convertible(model: ir.Model, path: Path, precision: Precision) -> None:
+    """What is in half precision already keeps it: an engine in part FP16 is none to call FP32."""
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in model.graph.all_nodes() for value in node.outputs]
+    kept = next((v for v in values if v.dtype in HALF.values() and v.dtype != HALF.get(precision)), None)
+    if kept is not None and kept.dtype is not None:
+        raise ModelError(
+            f"{path} has {kept.name!r} in {kept.dtype.name.lower()}, so it would not compute in {precision} alone. "
+            "Export the model in FP32, or ask for the precision that it has."
+        )

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.engine.arithmetic import Precision, holds, multiplies
+from calib8.engine.arithmetic import Precision, holds, is_product, multiplies
 from calib8.engine.layers import Layer
 from calib8.engine.quantized import Chain, QuantizedOp
 from calib8.engine.targets import describe, members
@@ -30,7 +30,9 @@ WEIGHTS_AT_RUN_TIME = (
     "DequantizeLinear and the op"
 )
 UNREADABLE = "TensorRT told of no kernels, so nothing shows what runs in INT8"
-UNEXPLAINED = "the graph shows no reason; keep the builder's log and look for the node's name"
+UNNAMED = "no kernel of the plan names it; keep the builder's log (--log) and look for the node's name"
+#: How many kernels a reason shows of an op, and a message reasons.
+SHOWN = 3
 
 
 class PlanCheck(BaseModel):
@@ -91,7 +93,9 @@ class PlanCheck(BaseModel):
         names: dict[str, list[str]] = {}
         for name in self.missing:
             names.setdefault(self.reasons[name], []).append(name)
-        shown = "; ".join(f"{_few(ops)}: {reason}" for reason, ops in names.items())
+        shown = "; ".join(f"{_few(ops)}: {reason}" for reason, ops in list(names.items())[:SHOWN])
+        if rest := sum(map(len, list(names.values())[SHOWN:])):
+            shown += f"; and {rest} more ops for reasons that the engine's sidecar tells"
         form = (
             "Leave this target out (--target)"
             if list(names) == [NO_INT8_CONV]
@@ -135,7 +139,10 @@ def check_plan(
         covered=len(covered),
         planned_kernels=math.ceil(len(full) / profiles),
         missing=tuple(op.name for op in missing),
-        reasons={op.name: _reason(op, layers, kernels, target, rtx) for op in missing},
+        reasons={
+            op.name: _reason(op, layers, kernels, target, rtx) or _evidence(op, layers, found[op.name], profiles)
+            for op in missing
+        },
         conditioning=sum(len(chain.nodes) for chain in chains),
         unfused=tuple(name for chain in chains for name in _unfused(chain, layers)),
         divided=tuple(chain.source for chain in chains if _divided(chain, layers, profiles)),
@@ -192,7 +199,8 @@ def _divided(chain: Chain, layers: Sequence[Layer], profiles: int) -> bool:
     return chain.normalised and sum(layer.computes(chain.source) for layer in layers) > profiles
 
 
-def _reason(op: QuantizedOp, layers: Sequence[Layer], kernels: Sequence[Layer], target: str, rtx: bool) -> str:
+def _reason(op: QuantizedOp, layers: Sequence[Layer], kernels: Sequence[Layer], target: str, rtx: bool) -> str | None:
+    """Why no INT8 kernel computes the op, as far as graph and plan tell."""
     if not layers:
         return UNREADABLE
     if any(kernel.computes(op.name) and _converts(kernel, op) for kernel in kernels):
@@ -201,7 +209,25 @@ def _reason(op: QuantizedOp, layers: Sequence[Layer], kernels: Sequence[Layer], 
         return op.hint
     if op.kind == "Conv" and TURING in members(target) and rtx:
         return NO_INT8_CONV
-    return UNEXPLAINED
+    return None
+
+
+def _evidence(op: QuantizedOp, layers: Sequence[Layer], covered: int, profiles: int) -> str:
+    """The kernels that name the op, for who has to find the reason; those that multiply, if any of them does."""
+    named = [layer for layer in layers if layer.computes(op.name)]
+    named = [layer for layer in named if is_product(layer)] or named
+    if not named:
+        return UNNAMED
+    told = f"found for {covered} of {profiles} profiles; " if profiles > 1 else ""
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    return f"{told}its kernels are {', '.join(map(_shown, named[:SHOWN]))}{more}"
+
+
+def _shown(kernel: Layer) -> str:
+    """``/layer/MatMul_myl0_2 (gemm, sm90_xmma_gemm_f16f16_…, reads Half and Float)``."""
+    types = [*(tensor.dtype for tensor in (*kernel.inputs, *kernel.constants)), kernel.weights]
+    read = " and ".join(dict.fromkeys(filter(None, types)))
+    return f"{kernel.name} ({', '.join(filter(None, [kernel.kind, kernel.tactic, read and f'reads {read}']))})"
 
 
 def _few(names: Sequence[str]) -> str:

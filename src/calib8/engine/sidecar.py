@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calib8.config import first_problem
 from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
-from calib8.engine.hardware import Gpu, gpus, numbered
+from calib8.engine.hardware import Gpu, absence, gpus, numbered
 from calib8.engine.options import Options
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
@@ -176,7 +176,7 @@ def lacking_here(sidecar: Sidecar, present: tuple[Gpu, ...] | None = None) -> st
     """``why_not_here`` without what the engine needs."""
     present = gpus() if present is None else present
     if not present:
-        return "this machine has no NVIDIA GPU, or no driver (nvidia-smi finds none)"
+        return f"this machine has no NVIDIA GPU, or no driver ({absence()})"
     if fitting_target(sidecar, present) is not None:
         return None
     found = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in present)

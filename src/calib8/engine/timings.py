@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from calib8.engine.hardware import Gpu
 from calib8.errors import SetupError
-from calib8.files import default_cache, locked, unwritable, write_bytes
+from calib8.files import default_cache, locked, require_folder, unwritable, write_bytes
 
 if TYPE_CHECKING:
     from tensorrt import IBuilderConfig, ITimingCache
@@ -28,8 +28,12 @@ class Timings(TypedDict):
 
 
 def timings_of(named: Path | None, version: str, gpu: Gpu) -> Timings:
-    """The file ``named``, or the one in the user's cache that is for TensorRT ``version`` on this kind of GPU."""
+    """The file ``named``, or the one in the user's cache that is for TensorRT ``version`` on this kind of GPU.
+
+    Raises ``SetupError`` if ``named`` cannot be written: that is known before the build, which would be lost.
+    """
     if named is not None:
+        require_folder(named.parent, named)
         return Timings(path=str(named.resolve()), named=True)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name} {gpu.target} tensorrt {version}")
     return Timings(path=str(default_cache() / "timings" / f"{name}.cache"), named=False)

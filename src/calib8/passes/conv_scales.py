@@ -1,16 +1,18 @@
 """Q/DQ of convolutions in the form of the full TensorRT: FP16 scales where FP16 is computed.
 
 ``half`` leaves ``x (FP16) -> Cast -> Q -> DQ -> Cast -> Conv`` with FP32 scales, which TensorRT-RTX needs. TensorRT
-10.6 makes fast kernels of that for MatMul, but for Conv it leaves the weights to two kernels in every run (``Mov``,
-``Tra``). With FP16 scales they are folded, and the accumulator is scaled in FP32 all the same (seen on an H200).
+10.6 makes fast kernels of that for MatMul, but for Conv each Cast becomes a kernel of every run: one copies the weights
+(``Mov``), one transposes the activation (``Tra``). With FP16 scales both are gone, and the accumulator is scaled in
+FP32 all the same (seen on an H200).
 
 Rules:
 1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv gives FP16 itself, and its scales are FP16;
    the Casts go.
 2. The QuantizeLinear before it divides by the very same numbers: as FP16 where what it quantises was cast from FP16,
    whose Cast goes, too; else as FP32.
+   Where a MatMul reads the activation, too, its Casts stay, and that kernel may.
 3. A weight's scale below FP16's smallest normal number becomes that, 2^-14, and its codes are rounded anew: a channel
-   that is next to nothing. A pair whose activation FP16 cannot scale stays as it is.
+   that is next to nothing. An activation or a weight whose scale is beyond FP16 stays as it is.
 4. The opset stays: ONNX has FP16 scales from 19 on, TensorRT's parser takes them at any. So this form is for TensorRT
    alone, and for the moment of a build.
 """
@@ -25,6 +27,11 @@ from calib8.passes.qdq_nodes import Constants
 
 FP16 = ir.DataType.FLOAT16
 LARGEST, SMALLEST_NORMAL = np.finfo(np.float16).max, np.finfo(np.float16).smallest_normal
+
+
+def takes_conv_scales(model: ir.Model) -> bool:
+    """Is there anything for ``to_conv_scales`` to rewrite?"""
+    return any(_casts_before_conv(node) for node in model.graph)
 
 
 def to_conv_scales(model: ir.Model) -> ir.Model:
@@ -63,9 +70,14 @@ def _weight(constants: Constants, dequantise: ir.Node) -> bool:
     if codes is None or scale is None or codes.const_value is None or scale.const_value is None:
         return False
     exact = scale.const_value.numpy().astype(np.float32)
+    if exact.max() > LARGEST:
+        return False
     half = np.maximum(exact, SMALLEST_NORMAL).astype(np.float16)
     if (small := exact < SMALLEST_NORMAL).any():
-        anew = _rounded_anew(codes.const_value.numpy(), exact, half, small)
+        array = codes.const_value.numpy()
+        column = [1] * array.ndim
+        column[dequantise.attributes.get_int("axis", 1) if exact.size > 1 else 0] = -1
+        anew = _rounded_anew(array, exact.reshape(column), half.reshape(column), small.reshape(column))
         dequantise.replace_input_with(0, constants.new(name_of(codes), anew))
     dequantise.replace_input_with(1, constants.new(f"{scale.name}_fp16", half))
     return True
@@ -74,10 +86,8 @@ def _weight(constants: Constants, dequantise: ir.Node) -> bool:
 def _rounded_anew(
     codes: NDArray[np.int8], exact: NDArray[np.float32], half: NDArray[np.float16], small: NDArray[np.bool_]
 ) -> NDArray[np.int8]:
-    """``codes`` [out, …] for the scales ``half`` [out] where the ``exact`` ones are too ``small``."""
-    column = (-1, *[1] * (codes.ndim - 1))
-    values = codes * exact.reshape(column)
-    return np.where(small.reshape(column), quantize(values, half.astype(np.float32).reshape(column)), codes)
+    """``codes`` for the scales ``half`` where the ``exact`` ones are too ``small``; all of them broadcast to it."""
+    return np.where(small, quantize(codes * exact, half.astype(np.float32)), codes)
 
 
 def _activation(constants: Constants, dequantise: ir.Node, quantise: ir.Node) -> bool:
@@ -104,6 +114,7 @@ def _activation(constants: Constants, dequantise: ir.Node, quantise: ir.Node) ->
 
 def _give_half(graph: ir.Graph, dequantise: ir.Node, casts: list[ir.Node]) -> None:
     dequantise.outputs[0].type = ir.TensorType(FP16)
+    dequantise.attributes.pop("output_dtype", None)  # of opset 23; without it the type is that of the scale
     for cast in casts:
         cast.outputs[0].replace_all_uses_with(dequantise.outputs[0])
         graph.remove(cast, safe=True)
