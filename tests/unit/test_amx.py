@@ -16,7 +16,7 @@ from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import amx, canary, choice, openvino
+from calib8.runtime import amx, canary, choice, openvino, processor
 from calib8.runtime.amx import BEST, SETTING, Instructions, convolves
 from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
 from calib8.runtime.openvino import OpenVinoRuntime
@@ -89,6 +89,16 @@ def test_a_cpu_of_which_nobody_knows_may_have_such_kernels(
     found = amx.instructions.__wrapped__()
     found.settle(convolves=False)
     assert found.settle(convolves=True) == (not affected)
+
+
+@pytest.mark.parametrize(("units", "has"), [({"AVX512F": False}, False), ({"AVX512F": True}, None), ({}, None)])
+def test_a_cpu_without_avx512_has_no_such_units(
+    units: dict[str, bool], has: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "_units", lambda: units)
+    monkeypatch.setattr(processor, "_flags", lambda: None)
+    monkeypatch.setattr(processor, "is_x86", lambda: True)
+    assert processor.has_bf16() is has
 
 
 def test_what_was_measured_without_openvino_is_found_again(

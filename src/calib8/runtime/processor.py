@@ -46,6 +46,8 @@ def has_amx() -> bool | None:
 
 def has_bf16() -> bool | None:
     """Whether an x86 CPU multiplies bf16 numbers faster than FP32 ones (AVX512-BF16 or AMX); None if unknown."""
+    if _units().get("AVX512F") is False:  # without which there is neither, whatever a file says
+        return False
     return _has("avx512_bf16", "amx_bf16")
 
 
