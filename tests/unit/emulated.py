@@ -2,8 +2,9 @@
 
     qemu-x86_64 -cpu Haswell python tests/unit/emulated.py
 
-Prints one JSON document. With ``--table`` every runtime, form and kind of op as a table, for bench/results: of the kinds
-that are named behind it. A process for convolutions and one for products, since OpenVINO settles once whether it has AMX.
+Prints one JSON document. With ``--table`` every runtime, form and kind of op as a table, for bench/results: of the
+kinds that are named behind it. Products and convolutions want a process each, since OpenVINO settles once whether it
+has AMX.
 """
 
 import json
