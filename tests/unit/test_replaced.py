@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,13 +15,13 @@ import pytest
 import calib8
 from calib8.calibration.ranges import Ranges
 from calib8.engine import build as building
+from calib8.engine import sidecar
 from calib8.errors import InputError, ModelError
 from calib8.graph import io as graph_io
 from calib8.graph.io import load, save
 from calib8.graph.mapped import identity_of
 from calib8.models.embed_corpus import _is_whole, _made_of
 from calib8.runtime.choice import CpuChoice, Measured, remember, remembered
-from calib8.runtime.tensorrt import engine as engines
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -158,14 +158,22 @@ def test_a_model_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkey
         load(path)
 
 
-def test_an_engine_that_was_replaced_after_its_description_was_read_is_not_loaded(tmp_path: Path) -> None:
+def test_an_engine_that_was_replaced_after_its_description_was_read_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.engine"
     path.write_bytes(b"the engine")
-    described = type("Described", (), {"engine_sha256": hashlib.sha256(b"the engine").hexdigest()})()
-    assert engines._checked(path, described) == b"the engine"
-    replace(path, b"an ENGINE!")
+    described = SimpleNamespace(engine_sha256=hashlib.sha256(b"the engine").hexdigest())
+    monkeypatch.setattr(sidecar, "_sidecar_of", lambda _: described)
+    assert sidecar.read_engine(path) == (described, b"the engine")
+
+    def describe_and_replace(engine: Path) -> SimpleNamespace:
+        replace(engine, b"an ENGINE!")
+        return described
+
+    monkeypatch.setattr(sidecar, "_sidecar_of", describe_and_replace)
     with pytest.raises(InputError, match=r"x\.engine\.json describes another engine than"):
-        engines._checked(path, described)
+        sidecar.read_engine(path)
 
 
 def test_a_model_that_is_replaced_while_its_engine_is_built_leaves_none(
@@ -176,8 +184,8 @@ def test_a_model_that_is_replaced_while_its_engine_is_built_leaves_none(
     int8 = save(calib8.quantize(load(model), ranges, calib8.Int8(min_sqnr_db=0)), tmp_path / "int8.onnx")
     run = building.run_worker
 
-    def build_and_replace(request: dict[str, object], progress: object) -> object:
-        outcome = run(request, progress)  # type: ignore[arg-type]
+    def build_and_replace(*request: object) -> object:
+        outcome = run(*request)  # type: ignore[arg-type]
         replace(int8, flipped(int8))
         return outcome
 
