@@ -13,6 +13,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,32 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     _require_replaceable(path)
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _created(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
-        with flock(temporary):  # which tells `sweep` that somebody is at work
+        with _temporary(path, _create, lambda temporary: temporary.unlink(missing_ok=True)) as temporary:
             with _of_others(path, temporary):
                 yield temporary
             temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, make: Callable[[Path], None], remove: Callable[[Path], None]) -> Iterator[Path]:
+    """A new temporary of ``path``, locked, which tells ``sweep`` that somebody is at work; gone afterwards.
+
+    Before it is locked, a sweep may take it for what a killed process left: then another is made.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        with contextlib.ExitStack() as held:
+            held.callback(remove, temporary)
+            make(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                held.enter_context(flock(temporary))
+            if temporary.exists():
+                yield temporary
+                return
 
 
 @contextlib.contextmanager
@@ -98,13 +112,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` that is gone afterwards, for files that are moved from there; ``sweep`` knows it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        temporary.mkdir(parents=True)
-        with flock(temporary):
-            yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    make, remove = partial(Path.mkdir, parents=True), partial(shutil.rmtree, ignore_errors=True)
+    with _temporary(path, make, remove) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
@@ -365,10 +375,9 @@ def unwritable(path: Path, error: OSError) -> SetupError:
     )
 
 
-def _created(path: Path) -> Path:
+def _create(path: Path) -> None:
     """A new empty file, as readable as the user's umask has any other; ``tempfile`` would make it private."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return path
 
 
 @contextlib.contextmanager

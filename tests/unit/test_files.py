@@ -2,6 +2,8 @@ import errno
 import hashlib
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -220,3 +222,33 @@ def test_who_waits_for_a_folder_is_told_and_gets_it(tmp_path: Path) -> None:
         order.append("first")
     waiting.join(10)
     assert order == [f"waiting: another run is at work in {tmp_path}", "first", "second"]
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("make", [files.atomic, files.temporary_folder])
+def test_a_sweep_before_the_lock_is_there_costs_another_name(
+    make: Callable[[Path], AbstractContextManager[Path]], locked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the temporary for what was left, before it is opened for its lock or right after."""
+    flock, swept = files.flock, list[Path]()
+
+    @contextmanager
+    def late(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
+        first = not swept
+        swept.append(path)
+        if first and not locked:
+            gone(path)
+        with flock(path, wait=wait) as held:
+            if first and locked:
+                gone(path)
+            yield held
+
+    def gone(path: Path) -> None:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    monkeypatch.setattr(files, "flock", late)
+    with make(tmp_path / "x") as temporary:
+        assert temporary.exists()
+        assert [temporary] == swept[1:]
+        assert list(tmp_path.iterdir()) == [temporary]
+    assert sorted(tmp_path.iterdir()) == ([tmp_path / "x"] if make is files.atomic else [])
