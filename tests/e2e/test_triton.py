@@ -41,7 +41,7 @@ def test_the_ensemble_gives_calib8s_vectors(tmp_path: Path) -> None:
         vectors.append(pooled["embedding"])
     assert tokens["input_ids"].shape == (1, 384)
     got = np.concatenate(vectors)
-    with OrtRuntime(load(exported)) as runtime:
+    with OrtRuntime(load(exported), integers=True) as runtime:
         same_form = SentenceEncoder(MODEL, runtime).embed(sentences)
     np.testing.assert_allclose(got, same_form, atol=1e-5)
     # another form of the same INT8 model rounds otherwise
