@@ -84,7 +84,7 @@ def main() -> None:
         calib8.export_triton(
             options.model, repository, calib8.Triton(name="encoder", queue_delay_us=5000), tokenizer=options.tokenizer
         )
-        with OrtRuntime(load(repository / "encoder_encoder" / "1" / "model.onnx")) as runtime:
+        with OrtRuntime(load(repository / "encoder_encoder" / "1" / "model.onnx"), integers=True) as runtime:
             expected = SentenceEncoder(options.tokenizer, runtime).embed(texts)
         _stand_in(repository / "encoder_encoder")
         log = Path(folder) / "log"
