@@ -13,8 +13,8 @@ Rules:
    Where a MatMul reads the activation, too, its Casts stay, and that kernel may.
 3. A weight's scale below FP16's smallest normal number becomes that, 2^-14, and its codes are rounded anew: a channel
    that is next to nothing. An activation or a weight whose scale is beyond FP16 stays as it is.
-4. The opset stays: ONNX has FP16 scales from 19 on, TensorRT's parser takes them at any. So this form is for TensorRT
-   alone, and for the moment of a build.
+4. The opset stays: ONNX has FP16 scales from 19 on, and the parsers of TensorRT-RTX 1.7 and TensorRT 10.6 took them at
+   13. So this form is for TensorRT alone, and for the moment of a build.
 """
 
 import numpy as np
