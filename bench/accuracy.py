@@ -30,19 +30,19 @@ import numpy as np
 import onnx_ir as ir
 
 import calib8
-from calib8.data.text import TextTokenizer
 from calib8.engine.quantized import quantized_ops, require_exact
 from calib8.errors import Calib8Error, ModelError
 from calib8.files import read_json, sha256_file, write_json, write_text
 from calib8.graph.io import load, stored_bytes
 from calib8.graph.weighted import weighted_ops
-from calib8.models.sentence import Embeddings, SentenceEncoder, token_arrays
 from calib8.numerics import cosine_rows
 from calib8.passes.prepare import prepare
 from calib8.report.report import this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.open import open_artefact
-from calib8.telemetry import silence
+from calib8.system.telemetry import silence
+from calib8.text.sentence import Embeddings, SentenceEncoder, token_arrays
+from calib8.text.tokenizer import TextTokenizer
 from calib8.verification.metrics import neighbour_agreement, spearman
 from calib8.verification.pairs import Pair, read_pairs
 from quantisers import QUANTISERS, Quantiser

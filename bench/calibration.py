@@ -40,15 +40,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from calib8.data.sources import NpyFolder
-from calib8.data.text import TextTokenizer
 from calib8.files import write_json, write_text
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load, save
-from calib8.models.sentence import token_arrays
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
 from calib8.report.report import this_machine
-from calib8.telemetry import silence
+from calib8.system.telemetry import silence
+from calib8.text.sentence import token_arrays
+from calib8.text.tokenizer import TextTokenizer
 from calib8.verification.pairs import read_pairs
 from quantisers import QUANTISERS
 from throughput import without_folder

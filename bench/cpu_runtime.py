@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib8.data.text import read_sentences
 from calib8.graph.io import load
-from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.report.report import this_machine
 from calib8.runtime.base import Runtime
@@ -25,6 +23,8 @@ from calib8.runtime.choice import candidates
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
+from calib8.text.sentence import SentenceEncoder
+from calib8.text.tokenizer import read_sentences
 
 ROUNDS = 3
 

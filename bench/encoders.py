@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from quantisers import versions
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as calib8.telemetry does
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as calib8.system.telemetry does
 
 Vectors = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]
@@ -81,8 +81,8 @@ def openvino_fp32(settings: Settings) -> Encode:
 
 
 def _own(settings: Settings, model: Path, runtime: Any, *, throughput: bool = False) -> Encode:
-    from calib8.models.sentence import SentenceEncoder
     from calib8.runtime.open import open_artefact
+    from calib8.text.sentence import SentenceEncoder
 
     opened = open_artefact(model, runtime, throughput=throughput)
     settings["description"] = opened.description

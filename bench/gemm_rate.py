@@ -11,12 +11,12 @@ import time
 import numpy as np
 import onnx_ir as ir
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
 from calib8.runtime.openvino import OpenVinoRuntime
-from calib8.testing import GraphBuilder
 
 ROWS, CHANNELS, LAYERS, ROUNDS = 1024, 3072, 6, 7
 

@@ -21,8 +21,8 @@ from calib8.files import write_json
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.passes.prepare import prepare
-from calib8.planning.solve import ROWS
 from calib8.progress import Quiet
+from calib8.quantization.solve import ROWS
 from calib8.runtime.openvino import OpenVinoRuntime
 
 

@@ -90,11 +90,11 @@ def calib8(**options: Any) -> Quantise:
         from calib8.data.split import First
         from calib8.graph.dataset import dataset_for
         from calib8.graph.io import save
-        from calib8.models.sentence import pooling_of
-        from calib8.planning.config import Int8
         from calib8.progress import Quiet
-        from calib8.search.probe import Probe
-        from calib8.search.quantise import PROBED, Case, quantise_guarded
+        from calib8.quantization.config import Int8
+        from calib8.quantization.probe import Probe
+        from calib8.quantization.quantise import PROBED, Case, quantise_guarded
+        from calib8.text.sentence import pooling_of
 
         reference, found = _calibrated(model, data)
         case = Case(reference, found.ranges, found.statistics, Int8(**options))
@@ -112,12 +112,12 @@ def everywhere(solve_one: Callable[["TensorStatistics", "Site"], "Quantised"]) -
     def quantise(model: Path, data: Path, output: Path) -> None:
         from calib8.graph.io import save
         from calib8.graph.site import sites
-        from calib8.planning.apply import apply_plan
-        from calib8.planning.config import Int8
-        from calib8.planning.design import Recipe
-        from calib8.planning.policy import make_plan
-        from calib8.planning.solve import Solution
-        from calib8.planning.trials import Trial
+        from calib8.quantization.apply import apply_plan
+        from calib8.quantization.config import Int8
+        from calib8.quantization.design import Recipe
+        from calib8.quantization.policy import make_plan
+        from calib8.quantization.solve import Solution
+        from calib8.quantization.trials import Trial
 
         reference, found = _calibrated(model, data)
         config, trial = Int8(min_sqnr_db=0), Trial(Recipe(), error=0.0)  # nothing that the policy would refuse
@@ -134,7 +134,7 @@ def everywhere(solve_one: Callable[["TensorStatistics", "Site"], "Quantised"]) -
 def _nearest(seen: "TensorStatistics", site: "Site", alpha: float | None = None) -> "Quantised":
     """Min/max ranges, nearest rounding, bias not corrected; with an ``alpha``, SmoothQuant as published."""
     from calib8.passes.condition import Codes, Quantised
-    from calib8.planning.rounding import nearest
+    from calib8.quantization.rounding import nearest
 
     conditioning = _smoothing(seen, site, alpha)
     weights = {}
@@ -147,8 +147,8 @@ def _nearest(seen: "TensorStatistics", site: "Site", alpha: float | None = None)
 def _smooth_gptq(seen: "TensorStatistics", site: "Site") -> "Quantised":
     """SmoothQuant as published, with calib8's rounding and bias correction."""
     from calib8.passes.condition import Codes, Quantised
-    from calib8.planning.rounding import gptq
-    from calib8.planning.trials import on_grid
+    from calib8.quantization.rounding import gptq
+    from calib8.quantization.trials import on_grid
 
     conditioning, rows = _smoothing(seen, site, 0.5), seen.sample().rows()
     inputs = on_grid(rows, conditioning)
@@ -186,8 +186,8 @@ def _calibrated(model: Path, data: Path) -> tuple["ir.Model", "Calibration"]:
     from calib8.calibration.run import calibrate, origin_of
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256
-    from calib8.planning.solve import ROWS
     from calib8.progress import Quiet
+    from calib8.quantization.solve import ROWS
 
     reference, source, config = api.load(model), api.npz_file(data), Calibrate()
     origin = origin_of(reference.metadata_props[SOURCE_SHA256], source.fingerprint(), config)

@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.text import read_sentences
 from calib8.files import write_json
-from calib8.models.sentence import SentenceEncoder
 from calib8.report.report import this_machine
 from calib8.runtime.open import open_artefact
 from calib8.serving.config import Serve
 from calib8.serving.server import serving
+from calib8.text.sentence import SentenceEncoder
+from calib8.text.tokenizer import read_sentences
 
 BATCHED, SINGLE = "calib8 serve", "one at a time"
 

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 import calib8
-from calib8.data.text import read_sentences
 from calib8.graph.io import load
-from calib8.models.sentence import SentenceEncoder
 from calib8.runtime.ort import OrtRuntime
-from calib8.telemetry import silence
+from calib8.system.telemetry import silence
+from calib8.text.sentence import SentenceEncoder
+from calib8.text.tokenizer import read_sentences
 
 PORTS = (18820, 18821)
 CLIENTS = 16

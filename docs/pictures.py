@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calib8.calibration.ranges import Ranges
-from calib8.data.text import TextTokenizer
 from calib8.graph.io import load
 from calib8.numerics import LEVELS, quantize, scale_of
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.testing import outputs_of
+from calib8.text.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, TEXTS = ROOT / "docs" / "pictures", ROOT / "examples" / "mpnet" / "held_out.txt"

@@ -36,21 +36,21 @@ if TYPE_CHECKING:
         sensitivity,
     )
     from calib8.calibration.config import Calibrate
-    from calib8.cli.console import ConsoleProgress
     from calib8.cluster.config import Ray
-    from calib8.conversion import Convert
-    from calib8.data.text import Prepare
+    from calib8.console import ConsoleProgress
+    from calib8.convert import Convert
     from calib8.engine.config import Build
     from calib8.errors import Calib8Error
     from calib8.gpu.monitor import Monitor
     from calib8.judging import bench, doctor, inspect, tune, verify
-    from calib8.models.embed_corpus import Corpus, embed_corpus
-    from calib8.models.embed_texts import embed, embed_stream
-    from calib8.planning.config import Int8, Migrate
+    from calib8.quantization.config import Int8, Migrate
     from calib8.serving.config import Serve
     from calib8.serving.server import serve
-    from calib8.triton.config import Triton
-    from calib8.triton.repository import export_triton
+    from calib8.serving.triton.config import Triton
+    from calib8.serving.triton.repository import export_triton
+    from calib8.text.embed_corpus import Corpus, embed_corpus
+    from calib8.text.embed_texts import embed, embed_stream
+    from calib8.text.tokenizer import Prepare
     from calib8.verification.config import Bench, Verify
 
 _HOME = {
@@ -58,23 +58,23 @@ _HOME = {
     "Build": "calib8.engine.config",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",
-    "ConsoleProgress": "calib8.cli.console",
-    "Convert": "calib8.conversion",
-    "Corpus": "calib8.models.embed_corpus",
-    "Int8": "calib8.planning.config",
-    "Migrate": "calib8.planning.config",
+    "ConsoleProgress": "calib8.console",
+    "Convert": "calib8.convert",
+    "Corpus": "calib8.text.embed_corpus",
+    "Int8": "calib8.quantization.config",
+    "Migrate": "calib8.quantization.config",
     "Monitor": "calib8.gpu.monitor",
-    "Prepare": "calib8.data.text",
+    "Prepare": "calib8.text.tokenizer",
     "Ray": "calib8.cluster.config",
     "Serve": "calib8.serving.config",
-    "Triton": "calib8.triton.config",
+    "Triton": "calib8.serving.triton.config",
     "Verify": "calib8.verification.config",
     "bench": "calib8.judging",
     "doctor": "calib8.judging",
-    "embed": "calib8.models.embed_texts",
-    "embed_corpus": "calib8.models.embed_corpus",
-    "embed_stream": "calib8.models.embed_texts",
-    "export_triton": "calib8.triton.repository",
+    "embed": "calib8.text.embed_texts",
+    "embed_corpus": "calib8.text.embed_corpus",
+    "embed_stream": "calib8.text.embed_texts",
+    "export_triton": "calib8.serving.triton.repository",
     "inspect": "calib8.judging",
     "serve": "calib8.serving.server",
     "tune": "calib8.judging",

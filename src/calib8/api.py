@@ -14,30 +14,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from calib8.calibration.config import Calibrate
 from calib8.data.array_files import save_array
 from calib8.data.sources import Batches, NpyFolder, NpzFile, Source, open_source
-from calib8.data.text import Prepare, TextTokenizer
 from calib8.errors import ConfigError
 from calib8.files import require_distinct, require_folder, require_separate
-from calib8.planning.config import Int8, Migrate
 from calib8.progress import Progress, Quiet
+from calib8.quantization.config import Int8, Migrate
 from calib8.runtime.names import CpuRuntime
+from calib8.text.tokenizer import Prepare, TextTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from calib8.calibration.cache import Algorithm
+    from calib8.caches.cache import Algorithm
     from calib8.calibration.ranges import Ranges
     from calib8.cluster.config import Ray
-    from calib8.conversion import Convert
+    from calib8.convert import Convert
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
-    from calib8.planning.export_cache import Exported
-    from calib8.planning.migrate import Migration
-    from calib8.planning.quant_plan import QuantPlan
+    from calib8.quantization.export_cache import Exported
+    from calib8.quantization.migrate import Migration
+    from calib8.quantization.quant_plan import QuantPlan
+    from calib8.quantization.sensitivity import Sensitivity
     from calib8.report.report import Report
     from calib8.runtime.base import Runtime
-    from calib8.search.sensitivity import Sensitivity
 
 Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
 
@@ -51,7 +51,7 @@ batches = Batches
 
 def fetch(name: str, to: Path | str, *, progress: Progress | None = None) -> Path:
     """Fetch a reference model, its tokenizer and pooling config into the folder ``to``. Raises ``FetchError``."""
-    from calib8.models.fetch import fetch as fetch_model
+    from calib8.zoo.fetch import fetch as fetch_model
 
     return fetch_model(name, Path(to), progress=progress or Quiet())
 
@@ -65,7 +65,7 @@ def prepare(
     progress: Progress | None = None,
 ) -> Path:
     """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S]."""
-    from calib8.data.text import prepare as prepare_text
+    from calib8.text.tokenizer import prepare as prepare_text
 
     require_folder(output)
     own = TextTokenizer(Path(tokenizer), Prepare.of(config).max_length)
@@ -105,13 +105,13 @@ def calibrate(  # noqa: PLR0913
         they were made from to ``<cache>.json``.
     cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
     """
+    from calib8.caches.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
+    from calib8.caches.record import record_path, save_with_record
     from calib8.calibration import run
     from calib8.calibration.anywhere import calibrated
-    from calib8.calibration.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
-    from calib8.calibration.cache_record import record_path, save_with_record
     from calib8.graph.io import SOURCE_SHA256, source_sha256
-    from calib8.models.text_source import calibration_source
-    from calib8.unfinished import beside, discard, unfinished_work
+    from calib8.resume import beside, discard, unfinished_work
+    from calib8.text.text_source import calibration_source
 
     if cluster is not None and isinstance(data, (str, Path)):
         data = Path(data).absolute()  # workers are in another folder
@@ -140,7 +140,7 @@ def calibrate(  # noqa: PLR0913
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
     """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why."""
-    from calib8.planning.policy import make_plan
+    from calib8.quantization.policy import make_plan
 
     return make_plan(model, ranges, Int8.of(config))
 
@@ -159,7 +159,7 @@ def quantize(
     measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
     alone decide.
     """
-    from calib8.search.run import quantise
+    from calib8.quantization.run import quantise
 
     source = open_source(data) if data is not None else None
     return quantise(model, ranges, Int8.of(config), source, progress or Quiet())[0]
@@ -177,9 +177,9 @@ def quantize_file(
 ) -> QuantPlan:
     """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
     from calib8.calibration.ranges import Ranges
-    from calib8.models.text_source import calibration_source
-    from calib8.search.run import quantise
-    from calib8.unfinished import beside, unfinished_work
+    from calib8.quantization.run import quantise
+    from calib8.resume import beside, unfinished_work
+    from calib8.text.text_source import calibration_source
 
     require_separate([output, plan], [model, ranges, *_named(data)])
     config, progress, calibrated = Int8.of(config), progress or Quiet(), Ranges.load(Path(ranges))
@@ -208,11 +208,11 @@ def migrate(
     The scales of the cache are kept to the bit; ``export_cache`` gives it back. Raises ``CacheError`` for a cache that
     is no cache, is of another model, or holds 1 / scale.
     """
-    from calib8.calibration.cache import Cache
-    from calib8.calibration.cache_record import require_fit
+    from calib8.caches.cache import Cache
+    from calib8.caches.record import require_fit
     from calib8.graph.io import SOURCE_SHA256
     from calib8.graph.io import load as load_model
-    from calib8.planning.migrate import migrate as migrate_model
+    from calib8.quantization.migrate import migrate as migrate_model
 
     require_separate([output], [cache, model])
     config, progress = Migrate.of(config), progress or Quiet()
@@ -236,9 +236,9 @@ def export_cache(
         cache in which either differs. By default 101600, and what fits the source.
     What it was made from goes to ``<output>.json``. Raises ``CacheError`` if the source has no scale to export.
     """
-    from calib8.calibration.cache import DEFAULT_VERSION
-    from calib8.calibration.cache_record import record_path, save_with_record
-    from calib8.planning.export_cache import exported
+    from calib8.caches.cache import DEFAULT_VERSION
+    from calib8.caches.record import record_path, save_with_record
+    from calib8.quantization.export_cache import exported
 
     require_separate([output, record_path(Path(output))], [source])
     found = exported(Path(source))
@@ -261,8 +261,8 @@ def sensitivity(
     Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
     which ops, and how they are quantised.
     """
-    from calib8.models.text_source import calibration_source
-    from calib8.search.run import measure_sensitivity
+    from calib8.quantization.run import measure_sensitivity
+    from calib8.text.text_source import calibration_source
 
     if output is not None:
         require_separate([output], [model, *_named(data)])
@@ -287,7 +287,7 @@ def build(
     data: for a config with a calibrator (TensorRT 10 only), which finds the INT8 scales of an FP32 model. Raises
     ``CacheError`` if the config's calibration cache was made from another model or other data, as far as is known.
     """
-    from calib8.calibration.cache_record import lent_to_calibrator
+    from calib8.caches.record import lent_to_calibrator
     from calib8.calibration.run import calibrator_origin
     from calib8.engine.build import build_engine
     from calib8.engine.config import Build
@@ -378,9 +378,9 @@ def convert(
     progress: Progress | None = None,
 ) -> Report:
     """Calibrate, quantise, build, verify and report: an INT8 engine and its proof in the folder ``output``."""
-    from calib8.conversion import Convert
-    from calib8.conversion import convert as run_convert
-    from calib8.models.text_source import calibration_source
+    from calib8.convert import Convert
+    from calib8.convert import convert as run_convert
+    from calib8.text.text_source import calibration_source
 
     progress = progress or Quiet()
     require_folder(output)

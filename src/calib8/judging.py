@@ -117,7 +117,7 @@ def bench(
     progress: Progress | None = None,
 ) -> BenchReport:
     """Latency and throughput of ONNX models and engines by turns, over arrays or text; ratios are to the first."""
-    from calib8.benchmark import run_bench
+    from calib8.benchmark.run import run_bench
 
     return run_bench(
         [Path(artefact) for artefact in artefacts],
@@ -137,7 +137,7 @@ def tune(
     Without it ``auto`` goes by a rule. What was measured is kept in the user's cache for this model, processor, number
     of cores and versions.
     """
-    from calib8.tuning import run_tune
+    from calib8.benchmark.tune import run_tune
 
     return run_tune(
         Path(model),

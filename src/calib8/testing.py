@@ -8,57 +8,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.data.inputs import Arrays
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import serialized
-from calib8.telemetry import onnxruntime
+from calib8.system.telemetry import onnxruntime
 
 #: Attention masks add this to the score of a padded position.
 MASKED = float(np.finfo(np.float32).min)
-
-
-class GraphBuilder:
-    """Builds a graph node by node. Constants are drawn from one seed, so that a model is the same every time."""
-
-    def __init__(self, opset: int = 17) -> None:
-        self.opset = opset
-        self.random = np.random.default_rng(8)
-        self.nodes: list[ir.Node] = []
-        self.inputs: list[ir.Value] = []
-        self.constants: list[ir.Value] = []
-
-    def input(self, name: str, dtype: ir.DataType, *shape: int | str | None) -> ir.Value:
-        """A model input."""
-        self.inputs.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape)))
-        return self.inputs[-1]
-
-    def constant(self, name: str, array: Any, dtype: Any = np.float32) -> ir.Value:
-        """An initializer with these numbers."""
-        self.constants.append(ir.val(name, const_value=ir.tensor(np.asarray(array, dtype), name=name)))
-        return self.constants[-1]
-
-    def weight(self, name: str, *shape: int) -> ir.Value:
-        """A random initializer whose products keep the size of what they multiply."""
-        return self.constant(name, self.random.normal(size=shape) / np.sqrt(shape[0]))
-
-    def op(self, op_type: str, *inputs: ir.Value, name: str = "", **attributes: Any) -> ir.Value:
-        """The first output of a new node; ``name`` names the node, and its output ``<name>_out``."""
-        name = name or f"{op_type}_{len(self.nodes)}"
-        output = ir.Value(name=f"{name}_out")
-        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
-        return output
-
-    def model(self, **outputs: ir.Value) -> ir.Model:
-        """The model, each output renamed to its keyword, types and shapes inferred."""
-        for name, value in outputs.items():
-            value.name = name
-        graph = ir.Graph(
-            self.inputs,
-            list(outputs.values()),
-            nodes=self.nodes,
-            initializers=self.constants,
-            opset_imports={"": self.opset},
-            name="tiny",
-        )
-        return _inferred(ir.Model(graph, ir_version=10, producer_name="calib8.testing"))
 
 
 def tiny_mlp() -> ir.Model:
@@ -156,9 +111,3 @@ def assert_models_equal(a: ir.Model, b: ir.Model, feeds: Mapping[str, NDArray[An
         assert kinds[0] == kinds[1], f"output {name!r} is {kinds[0]} and {kinds[1]}"
         assert np.isfinite(expected[name]).all(), f"output {name!r} of the first model is not finite"
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol, err_msg=name)
-
-
-def _inferred(model: ir.Model) -> ir.Model:
-    from onnx_ir.passes import common
-
-    return common.ShapeInferencePass()(model).model

@@ -15,7 +15,8 @@ from snippets import ROOT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import calib8
-from calib8.testing import GraphBuilder, tiny_encoder
+from calib8.graph.builder import GraphBuilder
+from calib8.testing import tiny_encoder
 from tensorrt_cache import tensorrt_cache
 
 #: Words that the tokenizer knows; others are ``<unk>``.

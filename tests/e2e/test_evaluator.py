@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
 import calib8
-from calib8.sentence_transformers import load
+from calib8.integrations.sentence_transformers import load
 from calib8.verification.pairs import read_pairs
 
 ROOT = Path(__file__).parents[2]

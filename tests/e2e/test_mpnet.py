@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calib8 import Build, api
-from calib8.calibration.cache import Cache
+from calib8.caches.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
 from calib8.graph.io import load

@@ -7,10 +7,10 @@ import onnxruntime as ort
 import pytest
 
 import calib8
-from calib8.data.text import read_sentences
 from calib8.graph.io import load
-from calib8.models.sentence import SentenceEncoder
 from calib8.runtime.ort import OrtRuntime
+from calib8.text.sentence import SentenceEncoder
+from calib8.text.tokenizer import read_sentences
 from fake_triton import Step, kernels, text
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from trt_builds import building, install
 
 from calib8.engine import build
-from calib8.engine.hardware import Gpu
+from calib8.gpu.hardware import Gpu
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ from calib8.engine import build
 from calib8.engine.arithmetic import multiplies
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
-from calib8.engine.hardware import Gpu
 from calib8.engine.options import Options
 from calib8.engine.sidecar import describe_engine, fitting_target, read_sidecar, sidecar_path, why_not_here
 from calib8.errors import BuildError, ConfigError, PlanMismatch, ProfileError
+from calib8.gpu.hardware import Gpu
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 

@@ -14,13 +14,14 @@ import calib8
 from calib8.api import quantize_file
 from calib8.engine.quantized import Chain, conditioning_chains
 from calib8.errors import RangesError
+from calib8.graph.builder import GraphBuilder
 from calib8.passes import quantize_embedding
 from calib8.passes.host_loops import replace_host_loops
 from calib8.passes.prepare import prepare
-from calib8.planning.design import Recipe
-from calib8.planning.solve import solve
+from calib8.quantization.design import Recipe
+from calib8.quantization.solve import solve
 from calib8.report.table import render
-from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
+from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -56,7 +57,7 @@ def test_every_conditioned_op_runs_in_int8(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = (Recipe(smooth=0.5, shift=True, split=0.04),)
-    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=everything))
+    monkeypatch.setattr("calib8.quantization.apply.solve", partial(solve, recipes=everything))
     changed = config().model_copy(update={"build": BUILD})
     report = calib8.convert(model, data, tmp_path / "tiny", changed)
     plan = json.loads((tmp_path / "tiny" / "plan.json").read_text())["ops"]
@@ -139,7 +140,7 @@ def test_int8_embeddings_are_the_default_and_build(
 def test_a_pre_ln_norm_takes_its_conditioning_in_and_is_one_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=(Recipe(smooth=0.5, shift=True),)))
+    monkeypatch.setattr("calib8.quantization.apply.solve", partial(solve, recipes=(Recipe(smooth=0.5, shift=True),)))
     g = GraphBuilder()
     x = g.input("x", ir.DataType.FLOAT, "batch", 64)
     gamma, beta = (g.constant(name, g.random.normal(size=64)) for name in ("gamma", "beta"))

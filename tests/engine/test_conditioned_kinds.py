@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8.planning.design import Recipe
-from calib8.planning.solve import solve
-from calib8.testing import GraphBuilder
+from calib8.graph.builder import GraphBuilder
+from calib8.quantization.design import Recipe
+from calib8.quantization.solve import solve
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -50,7 +50,7 @@ def gemms() -> ir.Model:
 def test_every_op_runs_in_int8(
     model, recipe: Recipe, kinds: set[str], shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=(recipe,)))
+    monkeypatch.setattr("calib8.quantization.apply.solve", partial(solve, recipes=(recipe,)))
     ir.save(model(), tmp_path / "model.onnx")
     loaded = calib8.load(tmp_path / "model.onnx")
     (name,) = (value.name for value in loaded.graph.inputs)

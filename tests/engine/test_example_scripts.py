@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.engine.hardware import gpus
+from calib8.gpu.hardware import gpus
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")

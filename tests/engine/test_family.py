@@ -7,9 +7,9 @@ from calib8.engine import build
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.family import TensorRT, load
-from calib8.engine.hardware import Gpu
 from calib8.engine.options import Options
 from calib8.errors import ConfigError, ProfileError, SetupError
+from calib8.gpu.hardware import Gpu
 
 
 def full(version="10.16.1.11"):

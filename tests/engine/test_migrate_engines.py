@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8.testing import GraphBuilder, tiny_encoder, token_feeds
+from calib8.graph.builder import GraphBuilder
+from calib8.testing import tiny_encoder, token_feeds
 from tensorrt_cache import tensorrt_cache
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")

@@ -12,10 +12,10 @@ import pytest
 import calib8
 from calib8 import judging
 from calib8.cli.main import main
-from calib8.engine.hardware import Driver, Gpu, gpus
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import ConfigError, SetupError
 from calib8.gpu.activity import Activity
+from calib8.gpu.hardware import Driver, Gpu, gpus
 from calib8.runtime.base import Runtime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.testing import tiny_encoder, token_feeds

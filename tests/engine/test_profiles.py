@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.data.inputs import InputSpec, declared_inputs
+from calib8.data.inputs import InputSpec
 from calib8.engine.config import Build
 from calib8.engine.profiles import Profile, parse_profile, profile_sets, resolve_profiles
 from calib8.errors import ConfigError, ModelError, ProfileError
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
 from calib8.testing import tiny_encoder
 

@@ -4,10 +4,10 @@ import json
 import pytest
 
 from calib8.engine import sidecar as sidecar_module
-from calib8.engine.hardware import Gpu
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import Sidecar, describe_engine, sidecar_path, why_not_here
 from calib8.errors import InputError
+from calib8.gpu.hardware import Gpu
 from calib8.report.inspect import _engine
 
 CONTENT = b"an engine"

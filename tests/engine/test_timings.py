@@ -11,9 +11,9 @@ from trt_double import needs_bindings
 import calib8
 from calib8.engine import build
 from calib8.engine.family import TensorRT
-from calib8.engine.hardware import Gpu
 from calib8.engine.timings import kept_timings, timings_of
 from calib8.errors import SetupError
+from calib8.gpu.hardware import Gpu
 
 pytestmark = needs_bindings
 A10 = Gpu("NVIDIA A10", "sm86")

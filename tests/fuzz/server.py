@@ -14,7 +14,6 @@ import numpy as np
 from starlette.applications import Starlette
 from tokens import put_tokenizer
 
-from calib8.data.text import TextTokenizer
 from calib8.errors import DataError
 from calib8.serving.app import application
 from calib8.serving.batcher import Job
@@ -22,6 +21,7 @@ from calib8.serving.config import Serve
 from calib8.serving.metrics import Metrics
 from calib8.serving.protocol import Protocol, Smaller
 from calib8.serving.work import Work
+from calib8.text.tokenizer import TextTokenizer
 
 WIDTH, KEY = 8, "key"
 #: Refusals that a request may meet; 500 and 503 would be faults of the server.

@@ -19,14 +19,12 @@ from mutations import of_json, of_lines, of_npy, of_npz, of_onnx
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokens import put_tokenizer, word_tokenizer
 
-from calib8.calibration.cache import Cache, cache_of, version_of
-from calib8.calibration.cache_record import read_record
+from calib8.caches.cache import Cache, cache_of, version_of
+from calib8.caches.record import read_record
 from calib8.calibration.ranges import Ranges
 from calib8.data.batching import Dataset
-from calib8.data.inputs import InputSpec, input_specs
+from calib8.data.inputs import InputSpec
 from calib8.data.sources import NpyFolder, NpzFile
-from calib8.data.text import TextTokenizer, read_sentences
-from calib8.engine.hardware import Gpu
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
@@ -35,19 +33,23 @@ from calib8.engine.profiles import parse_profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import conditioning_chains, quantized_ops, require_exact
 from calib8.engine.sidecar import lacking_here, read_sidecar, runs_on
 from calib8.engine.targets import parse_targets
+from calib8.gpu.hardware import Gpu
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.host_driven import host_driven
+from calib8.graph.inputs import input_specs
 from calib8.graph.io import load, referring, serialized, source_sha256, stored_bytes
 from calib8.graph.weighted import weighted_ops
-from calib8.models import corpus
-from calib8.models.sentence import pooling_of
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import CALIBRATION, PLAN
-from calib8.planning.export_cache import from_model
-from calib8.planning.migrate import CACHE
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.apply import CALIBRATION, PLAN
+from calib8.quantization.export_cache import from_model
+from calib8.quantization.migrate import CACHE
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.report.inspect import describe
-from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder, tiny_mlp
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
+from calib8.text import corpus
+from calib8.text.sentence import pooling_of
+from calib8.text.tokenizer import TextTokenizer, read_sentences
 from calib8.verification.pairs import read_pairs
 
 ORIGIN = {

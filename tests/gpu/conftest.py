@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from calib8.engine.hardware import gpus
+from calib8.gpu.hardware import gpus
 
 _measured: list[str] = []
 
@@ -40,7 +40,7 @@ def measured() -> Callable[[str], None]:
 
 @pytest.fixture
 def device() -> Iterator[object]:
-    from calib8.cuda.device import Device
+    from calib8.gpu.device import Device
 
     opened = Device()
     yield opened

@@ -16,11 +16,11 @@ import numpy as np
 from cuda.bindings import runtime as cuda
 from kernels import launch
 
-from calib8.cuda.device import Device
-from calib8.engine.hardware import gpus
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
+from calib8.gpu.device import Device
+from calib8.gpu.hardware import gpus
 
 MIB = 1 << 20
 CONTENT = b"an engine"

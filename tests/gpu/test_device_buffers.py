@@ -8,11 +8,11 @@ import pytest
 from cuda.bindings import runtime as cuda
 from kernels import launch
 
-from calib8.cuda.buffers import Buffers
-from calib8.cuda.device import Device
-from calib8.cuda.graph import Graph
-from calib8.engine.hardware import gpus
 from calib8.errors import SetupError
+from calib8.gpu.buffers import Buffers
+from calib8.gpu.device import Device
+from calib8.gpu.graph import Graph
+from calib8.gpu.hardware import gpus
 
 MIB = 1 << 20
 IMPOSSIBLE = 1 << 44  # 16 TiB

@@ -11,10 +11,10 @@ import pytest
 from engines import build, write_encoder
 
 import calib8
-from calib8.cuda.device import Device
-from calib8.engine.hardware import driver, gpus
 from calib8.engine.sidecar import describe_engine, sidecar_path
 from calib8.errors import ConfigError, SetupError
+from calib8.gpu.device import Device
+from calib8.gpu.hardware import driver, gpus
 from calib8.gpu.monitor import Monitor
 from calib8.gpu.visible import cuda_uuids
 

@@ -12,8 +12,8 @@ import pytest
 from standin import INNER, MIB, Context, expected
 
 import calib8
-from calib8.engine.hardware import gpus
 from calib8.errors import DataError, InputError, SetupError
+from calib8.gpu.hardware import gpus
 
 SHAPES = ((1, 1), (8, 64), (1024, 4096), (3, 5), (64, 384), (1, 4096))
 

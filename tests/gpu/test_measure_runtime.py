@@ -11,7 +11,7 @@ import pytest
 from standin import INNER, expected
 
 import calib8
-from calib8.cuda.buffers import Buffers
+from calib8.gpu.buffers import Buffers
 from calib8.runtime.base import Runtime
 from calib8.runtime.pending import Pending
 

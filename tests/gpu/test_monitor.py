@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from calib8.engine import hardware
-from calib8.engine.hardware import driver, gpus
+from calib8.gpu import hardware
 from calib8.gpu.activity import Activity
+from calib8.gpu.hardware import driver, gpus
 from calib8.gpu.monitor import Monitor
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")

@@ -9,7 +9,7 @@ import pytest
 from engines import build, write_encoder
 
 import calib8
-from calib8.engine.hardware import gpus
+from calib8.gpu.hardware import gpus
 
 trt = pytest.importorskip("tensorrt", reason="needs pip install tensorrt")
 

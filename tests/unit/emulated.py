@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import onnx_ir as ir
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
@@ -22,7 +23,7 @@ from calib8.runtime.choice import by_rule
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.forms import PRODUCTS
 from calib8.runtime.names import NAMES
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_mlp
+from calib8.testing import outputs_of, tiny_convnet, tiny_mlp
 
 
 def depthwise() -> ir.Model:

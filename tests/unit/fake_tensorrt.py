@@ -12,10 +12,10 @@ import pytest
 from fake_cuda import FakeCuda
 
 from calib8.engine import sidecar as sidecar_module
-from calib8.engine.hardware import Gpu
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, sidecar_path
+from calib8.gpu.hardware import Gpu
 from calib8.runtime.tensorrt.runtime import TensorRtRuntime
 
 CONTENT = b"an engine"

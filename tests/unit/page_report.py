@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from calib8.calibration.ranges import Origin, Ranges, TensorRange
+from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.engine.plan_check import PlanCheck
 from calib8.gpu.activity import Activity, Extent, Sample
-from calib8.planning.quant_plan import Budget, OpPlan, QuantPlan
+from calib8.provenance import Origin
+from calib8.quantization.quant_plan import Budget, OpPlan, QuantPlan
 from calib8.report.page.content import conversion_page
 from calib8.report.page.parts import Page
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Machine, Report

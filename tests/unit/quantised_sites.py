@@ -8,7 +8,7 @@ from seen_rows import patches
 from calib8.graph.site import Site, matrix_of, weight_of
 from calib8.numerics import quantize, scale_of
 from calib8.passes.condition import Codes, Conditioning, Quantised
-from calib8.planning.rounding import nearest
+from calib8.quantization.rounding import nearest
 
 
 def product(rows: np.ndarray, matrix: np.ndarray, groups: int) -> np.ndarray:

@@ -9,14 +9,14 @@ from calib8.calibration import run
 from calib8.calibration.config import Calibrate
 from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
-from calib8.planning.config import Int8
-from calib8.planning.solve import ROWS
 from calib8.progress import Quiet
-from calib8.search.probe import Probe
-from calib8.search.quantise import Case
-from calib8.testing import GraphBuilder
+from calib8.quantization.config import Int8
+from calib8.quantization.probe import Probe
+from calib8.quantization.quantise import Case
+from calib8.quantization.solve import ROWS
 
 OPS = ["first", "second", "ruined", "last"]
 

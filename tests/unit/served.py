@@ -13,13 +13,13 @@ import openai
 from httpx2 import Client
 
 from calib8.data.inputs import Arrays
-from calib8.models.sentence import SentenceEncoder
 from calib8.progress import Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.serving.config import Serve
 from calib8.serving.server import serving
 from calib8.testing import tiny_encoder
+from calib8.text.sentence import SentenceEncoder
 
 
 class Held(Runtime):

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import SetupError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
@@ -20,7 +21,7 @@ from calib8.runtime import amx, canary, choice, openvino, processor
 from calib8.runtime.amx import BEST, SETTING, Instructions, convolves
 from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
 from calib8.runtime.openvino import OpenVinoRuntime
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_mlp
+from calib8.testing import outputs_of, tiny_convnet, tiny_mlp
 
 CHANNELS = 16
 FEEDS = {"x": np.random.default_rng(1).normal(size=(1, CHANNELS, 2, 2)).astype(np.float32)}

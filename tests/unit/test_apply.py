@@ -13,18 +13,19 @@ from calib8.calibration.ranges import Ranges
 from calib8.calibration.run import Calibration
 from calib8.data.sources import Batches
 from calib8.errors import ConfigError, ModelError, RangesError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, serialized
 from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, repeats
-from calib8.planning.config import Int8
-from calib8.planning.design import Recipe
-from calib8.planning.policy import make_plan
-from calib8.planning.quant_plan import QuantPlan
-from calib8.planning.solve import ROWS, solve
-from calib8.search.quantise import Case
-from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
+from calib8.quantization.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, repeats
+from calib8.quantization.config import Int8
+from calib8.quantization.design import Recipe
+from calib8.quantization.policy import make_plan
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.quantise import Case
+from calib8.quantization.solve import ROWS, solve
+from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 FEEDS = token_feeds(9, 5, 7, 3)
 
@@ -182,7 +183,7 @@ def test_a_scaled_gemm_beside_a_site(notes) -> None:
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_sites_in_a_row(notes, alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reads what the one before it computes, correction included; a scaled Gemm has a grid by ranges alone."""
-    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=(Recipe(shift=True),)))
+    monkeypatch.setattr("calib8.quantization.apply.solve", partial(solve, recipes=(Recipe(shift=True),)))
     g = GraphBuilder()
     x = g.input("x", ir.DataType.FLOAT, "batch", 8)
     a = g.op("MatMul", x, g.weight("a.weight", 8, 8), name="a")

@@ -12,17 +12,17 @@ import pytest
 from shell import Shell
 
 import calib8 as calib8_library
+from calib8.caches.cache import Cache
 from calib8.calibration import run
-from calib8.calibration.cache import Cache
 from calib8.calibration.ranges import LARGEST, Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics
 from calib8.engine.quantized import require_exact
 from calib8.errors import CacheError, InputError, ModelError, RangesError
 from calib8.files import parse_json, read_json, write_json
 from calib8.numerics import LEVELS, scale_of
-from calib8.planning import solved
-from calib8.planning.quant_plan import QuantPlan, recorded
-from calib8.search.known import Known
+from calib8.quantization import solved
+from calib8.quantization.known import Known
+from calib8.quantization.quant_plan import QuantPlan, recorded
 from calib8.testing import tiny_mlp
 
 SOUND = {"amax": 1.0, "minimum": -1.0, "maximum": 1.0, "typical": 0.25}

@@ -116,7 +116,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     (bad / "forbidden").mkdir()
     (bad / "forbidden").chmod(0)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("calib8.models.fetch._gather", no_fetch)
+    monkeypatch.setattr("calib8.zoo.fetch._gather", no_fetch)
     monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
     yield tmp_path
     (bad / "forbidden").chmod(0o700)

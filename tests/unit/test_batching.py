@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib8.data.batching import Dataset, by_token_budget
-from calib8.data.inputs import InputSpec, input_specs, named_dimensions
+from calib8.data.inputs import InputSpec, named_dimensions
 from calib8.data.rooms import Room
 from calib8.data.sources import Batches
 from calib8.errors import DataError
 from calib8.graph.dataset import dataset_for
+from calib8.graph.inputs import input_specs
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 
 ENCODER = input_specs(tiny_encoder())

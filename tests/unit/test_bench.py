@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from shell import Shell
 
 from calib8.data.batching import Dataset
-from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
 from calib8.errors import ConfigError, DataError
 from calib8.graph.dataset import dataset_for
+from calib8.graph.inputs import input_specs
 from calib8.progress import Quiet
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds

@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calib8.caches.cache import Cache, cache_of
 from calib8.calibration.bounds import bounds, require_plausible, require_scales
-from calib8.calibration.cache import Cache, cache_of
 from calib8.errors import CacheError
+from calib8.graph.builder import GraphBuilder
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, tiny_mlp
+from calib8.testing import tiny_mlp
 
 
 def bounded() -> ir.Model:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.calibration.cache import ALGORITHMS, Cache, cache_of, version_of
+from calib8.caches.cache import ALGORITHMS, Cache, cache_of, version_of
 from calib8.calibration.config import Calibrate
 from calib8.errors import CacheError, InputError
 from calib8.numerics import scale_of

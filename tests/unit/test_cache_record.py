@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from calib8.calibration.cache import cache_of
-from calib8.calibration.cache_record import record_path, require_fit, save_with_record
-from calib8.calibration.ranges import Origin
+from calib8.caches.cache import cache_of
+from calib8.caches.record import record_path, require_fit, save_with_record
 from calib8.errors import CacheError
+from calib8.provenance import Origin
 
 ORIGIN = Origin(model_sha256="a" * 64, data_sha256="b" * 64, settings={"observer": "minmax"}, tools={"calib8": "1"})
 

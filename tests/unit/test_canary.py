@@ -17,6 +17,7 @@ from canaries import WITHOUT_VNNI, found_exact
 import calib8
 from calib8.data.inputs import Arrays
 from calib8.errors import ModelError, SetupError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
@@ -28,7 +29,7 @@ from calib8.runtime.forms import Form
 from calib8.runtime.names import CpuRuntime, RuntimeName
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp
+from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, tiny_mlp
 
 SOURCE = Path(canary.__file__).parents[1]
 OPENVINO: tuple[tuple[str, str], ...] = (("openvino", "s8"), ("openvino", "u8"), ("openvino", "u8u8"))
@@ -392,7 +393,7 @@ def test_no_place_can_go_around_the_canary() -> None:
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in ("InferenceSession", "compile_model", "open_form"):
                 sessions.add((name, called))
-    assert allowed == {"runtime/cpu.py": 2, "search/switchboard.py": 1}
+    assert allowed == {"runtime/cpu.py": 2, "quantization/switchboard.py": 1}
     assert sessions == {
         ("runtime/ort.py", "InferenceSession"),
         ("runtime/openvino.py", "compile_model"),
@@ -400,8 +401,8 @@ def test_no_place_can_go_around_the_canary() -> None:
         ("runtime/canary.py", "open_form"),  # the canary
         ("onnxruntime.py", "InferenceSession"),  # behind the canary
         ("testing.py", "InferenceSession"),  # node by node
-        ("models/contract.py", "InferenceSession"),  # FP32 models, as they are fetched
-        ("models/export.py", "InferenceSession"),
+        ("zoo/contract.py", "InferenceSession"),  # FP32 models, as they are fetched
+        ("zoo/export.py", "InferenceSession"),
     }
 
 

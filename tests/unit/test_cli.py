@@ -16,8 +16,8 @@ from shell import Shell
 
 import calib8 as calib8_library
 from calib8.cli.wrong_options import OPTIONS, option_of
-from calib8.planning.config import Int8
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.config import Int8
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 SENTENCES = ["a b c", "d", "e a", "b b b b", "c d e", "a", "e e", "d c b a", "b", "a c"]
@@ -470,8 +470,8 @@ def test_sigterm_ends_with_143_and_leaves_nothing(tmp_path: Path) -> None:
 import time
 from calib8 import api
 from calib8.cli.main import main
-from calib8.planning.config import Int8
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.config import Int8
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.files import atomic
 
 def fetch(*_, **__):

@@ -8,14 +8,15 @@ from calib8.calibration import run
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import MinMax
-from calib8.calibration.ranges import Origin
 from calib8.data.batching import Dataset
-from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
 from calib8.errors import DataError, ModelError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
+from calib8.graph.inputs import input_specs
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.provenance import Origin
+from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 
 def data_for(model: ir.Model, *chunks: dict[str, np.ndarray]) -> Dataset:

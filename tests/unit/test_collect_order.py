@@ -8,10 +8,12 @@ from calib8.calibration.collect import collect
 from calib8.calibration.state import to_state
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
-from calib8.data.inputs import Arrays, input_specs
+from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.inputs import input_specs
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, token_feeds
+from calib8.testing import token_feeds
 
 WIDTH = 4
 #: A row for each id, all different; that of padding would be the largest.

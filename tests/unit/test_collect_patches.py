@@ -5,11 +5,12 @@ import pytest
 from calib8.calibration.collect import collect
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
-from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.inputs import input_specs
 from calib8.graph.site import Site, sites
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, token_feeds
+from calib8.testing import token_feeds
 
 IMAGES = np.random.default_rng(0).integers(-99, 100, (40, 2, 7, 6)).astype(np.float32)  # exact in 11 bits
 WALK = {"pads": [1, 0, 0, 1], "strides": [2, 1], "dilations": [1, 2]}

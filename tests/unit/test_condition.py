@@ -3,13 +3,14 @@ import onnx_ir as ir
 import pytest
 from quantised_sites import bypassed, checked, folded_shift, kinds, predicted, quantised
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.site import Site, sites
 from calib8.passes.condition import Conditioning, Quantised, condition
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
-from calib8.planning.design import Channels, Recipe, design
-from calib8.planning.trials import channels_of
-from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
+from calib8.quantization.design import Channels, Recipe, design
+from calib8.quantization.trials import channels_of
+from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 WIDTH = 6
 IDENTITY = Conditioning(np.zeros(WIDTH, np.float32), np.arange(WIDTH), np.ones(WIDTH, np.float32), 4.0)

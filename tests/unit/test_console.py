@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import calib8
-from calib8.cli import console
+from calib8 import console
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> str:
@@ -78,7 +78,7 @@ def test_numbers_stay_short(number: float, text: str) -> None:
 
 STEPS = """
 import sys, time
-from calib8.cli.console import ConsoleProgress, err
+from calib8.console import ConsoleProgress, err
 with ConsoleProgress() as progress:
     progress.note("a note " * 20)
     for done in range(0, 438_000_001, 43_800_000):

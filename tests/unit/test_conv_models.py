@@ -10,15 +10,16 @@ import pytest
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
-from calib8.planning.config import Int8
-from calib8.planning.design import Recipe
-from calib8.planning.quant_plan import QuantPlan
-from calib8.planning.solve import ROWS, solve
 from calib8.progress import Quiet
-from calib8.search.quantise import Case
-from calib8.testing import GraphBuilder, outputs_of
+from calib8.quantization.config import Int8
+from calib8.quantization.design import Recipe
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.quantise import Case
+from calib8.quantization.solve import ROWS, solve
+from calib8.testing import outputs_of
 
 NAMES = ["wide", "depthwise", "point", "grouped", "head"]
 
@@ -74,8 +75,8 @@ def test_convs_are_solved(remainder: str) -> None:
 def test_every_conv_takes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last recipe wins wherever it is possible: no shift where zeros are padded, no split of groups."""
     recipes = (Recipe(smooth=0.4), Recipe(smooth=0.4, shift=True), Recipe(smooth=0.4, shift=True, split=8.0))
-    monkeypatch.setattr("calib8.planning.solve.cheapest", lambda trials: trials[-1])
-    monkeypatch.setattr("calib8.planning.apply.solve", partial(solve, recipes=recipes))
+    monkeypatch.setattr("calib8.quantization.solve.cheapest", lambda trials: trials[-1])
+    monkeypatch.setattr("calib8.quantization.apply.solve", partial(solve, recipes=recipes))
     reference = convnet()
     model, plan = quantised(reference, remainder="fp32")
     onnx.checker.check_model(ir.to_proto(model), full_check=True)

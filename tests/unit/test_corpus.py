@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from calib8.errors import DataError, InputError
-from calib8.models.corpus import Part, parts, read
+from calib8.text.corpus import Part, parts, read
 
 TEXTS = ["eins", "zwei", "drei", "vier", "fünf"]
 

@@ -4,21 +4,14 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.testing import (
-    GraphBuilder,
-    assert_models_equal,
-    outputs_of,
-    tiny_convnet,
-    tiny_encoder,
-    tiny_mlp,
-    token_feeds,
-)
+from calib8.testing import assert_models_equal, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 FEEDS = {
     tiny_mlp: {"x": np.float32([[1, -2, 3, 0.5], [4, 4, -4, -4]])},

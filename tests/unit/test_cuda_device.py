@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from fake_cuda import BROKEN_CAPTURE, NOT_READY, FakeCuda
 
-from calib8.cuda.buffers import Buffers
-from calib8.cuda.device import Device
-from calib8.cuda.graph import Graph
-from calib8.engine.hardware import gpus
 from calib8.errors import SetupError
+from calib8.gpu.buffers import Buffers
+from calib8.gpu.device import Device
+from calib8.gpu.graph import Graph
+from calib8.gpu.hardware import gpus
 
 FUNCTIONS = sorted(
     name for name in vars(FakeCuda) if re.fullmatch(r"cuda[A-Z]\w+", name) and callable(getattr(FakeCuda, name))

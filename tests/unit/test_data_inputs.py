@@ -2,18 +2,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.data.inputs import (
-    InputSpec,
-    checked,
-    input_specs,
-    mask_name,
-    named_dimensions,
-    sample_count,
-    table_rows,
-)
+from calib8.data.inputs import InputSpec, checked, mask_name, named_dimensions, sample_count
 from calib8.errors import DataError, ModelError
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.inputs import input_specs, table_rows
 from calib8.passes.quantize_embedding import quantize_embeddings
-from calib8.testing import GraphBuilder, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 
 IDS = InputSpec("ids", np.dtype(np.int64), ("batch", "s"), limit=10)
 IMAGE = InputSpec("image", np.dtype(np.float32), ("batch", 3, None))

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from calib8.numerics import dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
-from calib8.planning.design import PAD, Channels, Recipe, _copies, _smoothing, design
-from calib8.planning.solve import CLIPS, HEAD_ROOM, RECIPES
-from calib8.planning.trials import channels_of
+from calib8.quantization.design import PAD, Channels, Recipe, _copies, _smoothing, design
+from calib8.quantization.solve import CLIPS, HEAD_ROOM, RECIPES
+from calib8.quantization.trials import channels_of
 
 recipes = st.builds(
     Recipe,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from calib8.data.batching import Dataset
-from calib8.data.inputs import InputSpec, input_specs
+from calib8.data.inputs import InputSpec
 from calib8.data.sources import Batches
+from calib8.graph.inputs import input_specs
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification.compare import compare

@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from calib8.cuda import dlpack
+from calib8.gpu import dlpack
 
 
 def test_another_library_may_set_the_types_of_pythons_own_functions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import serialized
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.early_gather import early_gather
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, outputs_of
+from calib8.testing import outputs_of
 
 FLOAT = ir.DataType.FLOAT
 WIDTH, COLUMNS = 4, 8

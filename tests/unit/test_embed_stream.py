@@ -19,10 +19,10 @@ from shell import Shell
 
 import calib8 as calib8_library
 from calib8.data.array_files import save_rows
-from calib8.data.windows import ahead, windows
 from calib8.errors import DataError
-from calib8.reading import lines
+from calib8.system.reading import lines
 from calib8.testing import tiny_encoder
+from calib8.text.windows import ahead, windows
 
 #: Peak memory of a run over so many lines, in KiB.
 PEAK = """
@@ -193,7 +193,7 @@ def test_lines_are_those_of_the_whole_however_they_come(parts: list[list[bytes]]
 
 
 def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.reading.LONGEST", 100_000)
+    monkeypatch.setattr("calib8.system.reading.LONGEST", 100_000)
     with pytest.raises(DataError, match="zero: line 2 has more than 100,000 bytes; expected one text a line"):
         list(lines(io.BytesIO(b"a\n" + bytes(200_000)), "zero"))
 
@@ -206,7 +206,7 @@ def test_windows_hold_every_text_once(texts: list[str | None], size: int) -> Non
 
 
 def test_long_texts_end_a_window_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.data.windows.MOST", 5)
+    monkeypatch.setattr("calib8.text.windows.MOST", 5)
     assert list(windows(["aaa", "bb", "c", "dddddd", "e"], 8)) == [["aaa", "bb"], ["c", "dddddd"], ["e"]]
 
 

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from calib8.errors import FetchError, SetupError
 from calib8.graph.io import load
 from calib8.graph.limits import dimension_limits
-from calib8.models import export
-from calib8.models.tidy import tidy
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
+from calib8.zoo import export
+from calib8.zoo.tidy import tidy
 
 LAYERS, HIDDEN, HEADS = 2, 32, 4
 

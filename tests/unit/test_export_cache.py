@@ -10,21 +10,22 @@ import pytest
 from shell import Shell
 
 import calib8 as library
-from calib8.calibration.cache import Cache, cache_of
-from calib8.calibration.cache_record import read_record, record_path
+from calib8.caches.cache import Cache, cache_of
+from calib8.caches.record import read_record, record_path
 from calib8.calibration.ranges import Ranges
 from calib8.errors import CacheError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import PLAN
-from calib8.planning.config import Migrate
-from calib8.planning.design import Recipe
-from calib8.planning.export_cache import Exported, from_model
-from calib8.planning.migrate import CACHE, migrate
-from calib8.planning.solve import solve
 from calib8.progress import Quiet
-from calib8.testing import GraphBuilder, tiny_mlp
+from calib8.quantization.apply import PLAN
+from calib8.quantization.config import Migrate
+from calib8.quantization.design import Recipe
+from calib8.quantization.export_cache import Exported, from_model
+from calib8.quantization.migrate import CACHE, migrate
+from calib8.quantization.solve import solve
+from calib8.testing import tiny_mlp
 
 X = np.random.default_rng(0).uniform(-1, 1, (128, 4)).astype(np.float32) * [1, 1, 20, 1]
 DATA = [{"x": X.astype(np.float32)}]
@@ -92,7 +93,7 @@ def test_a_plain_model_gives_back_its_ranges(ranges: Path, tmp_path: Path) -> No
 def conditioned(model: ir.Model, monkeypatch: pytest.MonkeyPatch, **recipes: Recipe) -> ir.Model:
     """``model`` in INT8, each site by the recipe of its name."""
     monkeypatch.setattr(
-        "calib8.planning.apply.solve", lambda seen, site: solve(seen, site, recipes=(recipes[site.name],))
+        "calib8.quantization.apply.solve", lambda seen, site: solve(seen, site, recipes=(recipes[site.name],))
     )
     reference = prepare(model)
     ranges = library.calibrate(reference, DATA)

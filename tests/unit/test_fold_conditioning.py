@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import CONDITIONING, to_half
 from calib8.passes.prepare import prepare
-from calib8.planning import apply
-from calib8.planning.config import Int8
-from calib8.planning.design import Recipe
-from calib8.planning.solve import ROWS, solve
-from calib8.search.quantise import Case
-from calib8.testing import GraphBuilder, outputs_of
+from calib8.quantization import apply
+from calib8.quantization.config import Int8
+from calib8.quantization.design import Recipe
+from calib8.quantization.quantise import Case
+from calib8.quantization.solve import ROWS, solve
+from calib8.testing import outputs_of
 
 WIDTH = 4
 GAMMA, BETA = np.float32([1, 2, 3, 4]), np.float32([0.5, -1, 0, 8])

@@ -7,12 +7,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import load, referring, save, weight_bytes
 from calib8.graph.mapped import SMALLEST, Folded
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.runtime.ort import OrtRuntime
-from calib8.testing import GraphBuilder, assert_models_equal, outputs_of
+from calib8.testing import assert_models_equal, outputs_of
 
 FLOAT = ir.DataType.FLOAT
 WIDTH = 64

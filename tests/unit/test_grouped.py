@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seen_rows import patches
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.site import sites
 from calib8.passes.prepare import prepare
-from calib8.planning.grouped import Grouped
-from calib8.planning.rounding import gptq, nearest
-from calib8.testing import GraphBuilder, outputs_of
+from calib8.quantization.grouped import Grouped
+from calib8.quantization.rounding import gptq, nearest
+from calib8.testing import outputs_of
 
 shapes = st.tuples(*[st.integers(1, 5)] * 4)  # groups, channels and outputs of each, rows
 seeds = st.integers(0, 2**32 - 1)

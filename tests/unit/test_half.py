@@ -5,19 +5,12 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from calib8.errors import ModelError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.testing import (
-    GraphBuilder,
-    assert_models_equal,
-    outputs_of,
-    tiny_convnet,
-    tiny_encoder,
-    tiny_mlp,
-    token_feeds,
-)
+from calib8.testing import assert_models_equal, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 FLOAT, HALF, INT64 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64
 FEEDS = {

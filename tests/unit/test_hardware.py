@@ -7,8 +7,8 @@ import pynvml
 import pytest
 from fake_nvml import GIB, Code, FakeGpu, FakeNvml
 
-from calib8.engine import hardware
-from calib8.engine.hardware import MIB, Driver, Gpu, cuda_version, driver, gpus, parse
+from calib8.gpu import hardware
+from calib8.gpu.hardware import MIB, Driver, Gpu, cuda_version, driver, gpus, parse
 
 L4 = Gpu("NVIDIA L4", "sm89")
 

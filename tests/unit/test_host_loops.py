@@ -16,18 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.io import load, save
 from calib8.graph.limits import dimension_limits
 from calib8.graph.running_sum import STANDS_FOR, restore
-from calib8.models import export
 from calib8.passes import host_loops
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.half import to_half
 from calib8.passes.host_loops import replace_host_loops
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, assert_models_equal, outputs_of, tiny_encoder, token_feeds
+from calib8.testing import assert_models_equal, outputs_of, tiny_encoder, token_feeds
+from calib8.zoo import export
 
 BOOL, FLOAT, DOUBLE = ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.DOUBLE
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64

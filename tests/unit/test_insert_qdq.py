@@ -4,11 +4,12 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import InputError, ModelError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.numerics import dequantize, quantize, quantize_weight, scale_of
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 MODELS = [tiny_mlp, tiny_convnet, tiny_encoder]
 

@@ -7,17 +7,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration.cache import cache_of
-from calib8.data.text import TextTokenizer, prepare
+from calib8.caches.cache import cache_of
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import parse_profile
 from calib8.engine.sidecar import Sidecar, TensorInfo
 from calib8.errors import InputError
 from calib8.files import sha256_file
 from calib8.graph.io import source_sha256
-from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.report.inspect import describe
 from calib8.testing import tiny_mlp
+from calib8.text.tokenizer import TextTokenizer, prepare
 
 PLAN = QuantPlan(
     ops=(OpPlan(node="mm", kind="MatMul", input="x", treatment="int8", reason="30.0 dB", amax=1.0, sqnr_db=30.0),)

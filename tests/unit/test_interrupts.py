@@ -17,7 +17,7 @@ KEPT = "interrupted; what was done is kept in {}: run the same command again to 
 AT_STAGE = """
 import os, signal, sys
 from calib8.__main__ import main
-from calib8.cli.console import ConsoleProgress
+from calib8.console import ConsoleProgress
 
 draw, stage = ConsoleProgress.update, sys.argv.pop(1)
 

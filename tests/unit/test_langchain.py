@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 
 import calib8
-from calib8.langchain import Calib8Embeddings
+from calib8.integrations.langchain import Calib8Embeddings
 from calib8.testing import tiny_encoder
 
 TEXTS = ["a b c", "d", "e e a b", "c"]
@@ -65,6 +65,6 @@ def test_a_vector_store_finds_what_was_put_in(embeddings: Calib8Embeddings) -> N
 
 
 def test_without_langchain_the_package_is_named() -> None:
-    probe = "import sys; sys.modules['langchain_core'] = None; import calib8.langchain"
+    probe = "import sys; sys.modules['langchain_core'] = None; import calib8.integrations.langchain"
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert "SetupError: langchain-core is not installed. Install it: pip install '.[langchain]'" in found.stderr

@@ -7,8 +7,9 @@ import pytest
 from calib8.calibration.layout import Inference, Shapes
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
+from calib8.graph.builder import GraphBuilder
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder, token_feeds
+from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 
 
 def names_of(model: ir.Model) -> list[str]:

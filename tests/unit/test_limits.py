@@ -2,12 +2,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.data.inputs import input_specs
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.inputs import input_specs
 from calib8.graph.limits import dimension_limits
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
 from calib8.passes.quantize_embedding import quantize_embeddings
-from calib8.testing import GraphBuilder, tiny_encoder, tiny_mlp
+from calib8.testing import tiny_encoder, tiny_mlp
 
 
 @pytest.mark.parametrize("positions", [4, 16, 512])

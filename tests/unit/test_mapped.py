@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from calib8.errors import ModelError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256, stored_bytes
 from calib8.graph.mapped import SMALLEST, MappedTensor, load_mapped
 from calib8.runtime.ort import OrtRuntime
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, token_feeds
+from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, token_feeds
 
 LARGE = SMALLEST // 4  # float32 values
 

@@ -13,17 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import Shell
 
-from calib8.calibration.cache import Cache, cache_of
-from calib8.calibration.ranges import Origin
+from calib8.caches.cache import Cache, cache_of
 from calib8.errors import CacheError
+from calib8.graph.builder import GraphBuilder
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import CALIBRATION, PLAN, quantize_by_ranges
-from calib8.planning.config import Int8, Migrate
-from calib8.planning.export_cache import from_model
-from calib8.planning.migrate import CACHE, migrate
-from calib8.planning.quant_plan import QuantPlan
 from calib8.progress import Quiet
-from calib8.testing import GraphBuilder, assert_models_equal, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp
+from calib8.provenance import Origin
+from calib8.quantization.apply import CALIBRATION, PLAN, quantize_by_ranges
+from calib8.quantization.config import Int8, Migrate
+from calib8.quantization.export_cache import from_model
+from calib8.quantization.migrate import CACHE, migrate
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.testing import assert_models_equal, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp
 
 HEADER = "TRT-8601-EntropyCalibration2"
 UNNAMED = "(Unnamed Layer* 12) [Fully Connected]_output"

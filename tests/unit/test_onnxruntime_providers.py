@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 import calib8
 from calib8.data.inputs import Arrays
 from calib8.errors import ConfigError, ModelError, ProfileError, SetupError
-from calib8.onnxruntime import NAMES, open_session, providers, session_options
+from calib8.integrations.onnxruntime import NAMES, open_session, providers, session_options
 from calib8.runtime.canary import Answer, Kind, question
 from calib8.testing import tiny_encoder, token_feeds
 
@@ -75,7 +75,7 @@ def test_options_with_which_int8_is_wrong_are_refused(model: Path, monkeypatch: 
         asked.append({name: array.tolist() for name, array in run(model, feeds).items()}.keys() == expected.keys())
         return inexact(kind)
 
-    monkeypatch.setattr("calib8.onnxruntime.check", check)
+    monkeypatch.setattr("calib8.integrations.onnxruntime.check", check)
     told = (
         "the CPUExecutionProvider computes INT8 wrong on this CPU with these options: MatMul gives 8160 where 1032256"
     )

@@ -7,7 +7,7 @@ import pytest
 from page_gpu import gpu_report
 from page_report import HOSTILE, comparison, full_page, plan, ranges, report
 
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.report.page import sections
 from calib8.report.page.charts import outlier_ratio
 from calib8.report.page.content import conversion_page, verification_page

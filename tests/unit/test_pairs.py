@@ -5,8 +5,8 @@ import pytest
 
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError, InputError
-from calib8.models.sentence import SentenceEncoder
 from calib8.runtime.null import NullRuntime
+from calib8.text.sentence import SentenceEncoder
 from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.speed import race
 

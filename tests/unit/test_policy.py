@@ -5,19 +5,20 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration.ranges import Origin, Ranges, TensorRange
+from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import Codes, Quantised
 from calib8.passes.prepare import prepare
-from calib8.planning.config import Int8
-from calib8.planning.design import Channels, Recipe, design
-from calib8.planning.policy import make_plan
-from calib8.planning.rounding import nearest
-from calib8.planning.solve import Solution
-from calib8.planning.trials import Trial
-from calib8.testing import GraphBuilder
+from calib8.provenance import Origin
+from calib8.quantization.config import Int8
+from calib8.quantization.design import Channels, Recipe, design
+from calib8.quantization.policy import make_plan
+from calib8.quantization.rounding import nearest
+from calib8.quantization.solve import Solution
+from calib8.quantization.trials import Trial
 
 PLAIN = Recipe()
 

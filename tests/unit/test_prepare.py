@@ -4,9 +4,10 @@ import onnx_ir as ir
 import pytest
 
 from calib8.errors import ModelError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, assert_models_equal, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import assert_models_equal, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 FLOAT = ir.DataType.FLOAT
 X = {"x": np.float32([[1, -2, 3, 4]])}

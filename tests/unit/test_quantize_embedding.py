@@ -3,11 +3,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from calib8.graph.builder import GraphBuilder
 from calib8.numerics import dequantize, quantize_weight
 from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
 from calib8.passes.quantize_embedding import quantize_embeddings
-from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, token_feeds
+from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from calib8.calibration.ranges import Origin, Ranges, TensorRange
+from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import RangesError
+from calib8.provenance import Origin
 
 ORIGIN = Origin(model_sha256="m", data_sha256="d", settings={"observer": "minmax"}, tools={"calib8": "1"})
 TENSOR = TensorRange(amax=12.7, minimum=-12.7, maximum=3, typical=1)

@@ -29,13 +29,13 @@ from calib8.data.sources import Batches
 from calib8.errors import DataError, InputError, SetupError
 from calib8.graph.io import source_sha256
 from calib8.graph.weighted import weighted_ops
-from calib8.models import embed_corpus
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
 from calib8.runtime import cpu
 from calib8.runtime.choice import CpuChoice
 from calib8.runtime.processor import versions
 from calib8.testing import tiny_encoder
+from calib8.text import embed_corpus
 
 pytestmark = [
     pytest.mark.ray,

@@ -20,9 +20,9 @@ from calib8.errors import InputError, ModelError
 from calib8.graph import io as graph_io
 from calib8.graph.io import load, save
 from calib8.graph.mapped import identity_of
-from calib8.models.embed_corpus import _is_whole, _made_of
 from calib8.runtime.choice import CpuChoice, Measured, remember, remembered
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
+from calib8.text.embed_corpus import _is_whole, _made_of
 
 BENCH = Path(__file__).parents[2] / "bench"
 

@@ -25,16 +25,16 @@ from calib8.calibration.collect import Collector, collect
 from calib8.calibration.observed import Observed
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
-from calib8.data.inputs import input_specs
 from calib8.data.sources import Batches
 from calib8.errors import InputError, SetupError
+from calib8.graph.inputs import input_specs
 from calib8.graph.io import save
 from calib8.passes.prepare import prepare
-from calib8.planning import apply
-from calib8.planning.solve import solve
 from calib8.progress import Quiet
+from calib8.quantization import apply
+from calib8.quantization.solve import solve
+from calib8.resume import beside, unfinished_step, unfinished_work, within
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
-from calib8.unfinished import beside, unfinished_step, unfinished_work, within
 
 
 def tokens(model: ir.Model) -> Dataset:
@@ -248,7 +248,7 @@ CONVERT = """
 import os, signal, sys
 from pathlib import Path
 from calib8.calibration import checkpoint
-from calib8.conversion import Convert, convert
+from calib8.convert import Convert, convert
 from calib8.data.sources import NpyFolder
 from calib8.progress import Quiet
 from calib8.verification.config import Verify

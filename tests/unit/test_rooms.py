@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 
 from calib8.data.batching import Dataset
-from calib8.data.inputs import Arrays, InputSpec, input_specs
+from calib8.data.inputs import Arrays, InputSpec
 from calib8.data.rooms import LARGEST, Room, Rooms, most_rows, most_unpadded, padded, taken_length
 from calib8.data.sources import Batches
 from calib8.engine.profiles import ProfileSet, parse_profile, profile_sets, rooms_of
-from calib8.models.sentence import SentenceEncoder
+from calib8.graph.inputs import input_specs
 from calib8.progress import Quiet
 from calib8.runtime.contract import Contract
 from calib8.runtime.ort import OrtRuntime
@@ -22,6 +22,7 @@ from calib8.runtime.tensorrt.profiles import profile_for
 from calib8.serving.config import Serve
 from calib8.serving.server import serving
 from calib8.testing import tiny_encoder, tiny_mlp
+from calib8.text.sentence import SentenceEncoder
 from calib8.verification.compare import compare
 
 #: As `calib8 build` makes it; short texts in batches and long ones alone; whose least batch and length are more than 1.

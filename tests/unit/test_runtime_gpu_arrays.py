@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from fake_tensorrt import SCRATCH, World, ids
 
-from calib8.cuda import array as array_module
-from calib8.cuda import dlpack
-from calib8.cuda.array import GpuArray
 from calib8.engine.sidecar import TensorInfo
 from calib8.errors import DataError, SetupError
+from calib8.gpu import array as array_module
+from calib8.gpu import dlpack
+from calib8.gpu.array import GpuArray
 
 
 @pytest.fixture

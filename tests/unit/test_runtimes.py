@@ -8,6 +8,7 @@ import pytest
 from canaries import WITHOUT_VNNI, found_exact
 
 from calib8.errors import ConfigError, DataError, ModelError, SetupError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import load, referring, save, serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.cpu_form import to_cpu_form
@@ -21,7 +22,7 @@ from calib8.runtime.null import NullRuntime
 from calib8.runtime.open import open_artefact
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime, _open
-from calib8.testing import GraphBuilder, outputs_of, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import outputs_of, tiny_encoder, tiny_mlp, token_feeds
 
 RUNTIMES = [OrtRuntime, OpenVinoRuntime]
 X = {"x": np.float32([[1, -2, 3, 0.5], [0, 0, 0, 0]])}

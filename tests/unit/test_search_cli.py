@@ -12,12 +12,12 @@ from search_models import OPS, feeds, planted
 from shell import Shell
 
 from calib8 import api
-from calib8.conversion import Convert
+from calib8.convert import Convert
 from calib8.errors import AccuracyMissed, DataError
-from calib8.planning.config import Int8
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.config import Int8
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.sensitivity import OpSensitivity, Sensitivity
 from calib8.report.plan_table import render_sensitivity
-from calib8.search.sensitivity import OpSensitivity, Sensitivity
 from calib8.testing import tiny_encoder, token_feeds
 
 

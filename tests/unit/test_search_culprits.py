@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.search.sensitivity import culprits
+from calib8.quantization.sensitivity import culprits
 
 
 class Damage:

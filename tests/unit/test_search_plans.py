@@ -12,19 +12,19 @@ from stops import Stopped
 
 from calib8.errors import AccuracyMissed, ConfigError
 from calib8.graph.io import serialized
-from calib8.planning.apply import PLAN, repeats
-from calib8.planning.config import Int8
-from calib8.planning.design import Recipe
-from calib8.planning.quant_plan import OpPlan, QuantPlan
-from calib8.planning.trials import Trial
 from calib8.progress import Quiet
+from calib8.quantization.apply import PLAN, repeats
+from calib8.quantization.budget import ORDER, Reached, _Search, quantise_within
+from calib8.quantization.config import Int8
+from calib8.quantization.design import Recipe
+from calib8.quantization.known import Known
+from calib8.quantization.probe import Probe
+from calib8.quantization.quant_plan import OpPlan, QuantPlan
+from calib8.quantization.quantise import Case, quantise_guarded
+from calib8.quantization.switchboard import Switchboard
+from calib8.quantization.trials import Trial
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
-from calib8.search.budget import ORDER, Reached, _Search, quantise_within
-from calib8.search.known import Known
-from calib8.search.probe import Probe
-from calib8.search.quantise import Case, quantise_guarded
-from calib8.search.switchboard import Switchboard
 
 PLAIN, AUTO = Int8(treatment="plain", remainder="fp32"), Int8(remainder="fp32")
 
@@ -110,7 +110,7 @@ def test_a_stopped_search_measures_nothing_twice(
             with pytest.raises(Stopped):
                 search(kept)
     with monkeypatch.context() as patch:
-        patch.setattr("calib8.search.budget.Trials.run", lambda *_: pytest.fail("tried again"))
+        patch.setattr("calib8.quantization.budget.Trials.run", lambda *_: pytest.fail("tried again"))
         last = Counted(patch)
         assert search(kept) == whole
     assert last.measured == 1
@@ -209,7 +209,7 @@ def test_too_few_rows_to_solve_any_site() -> None:
 
 def test_a_search_that_tries_too_much_still_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every prediction says that cheap recipes are free, and the output disagrees."""
-    monkeypatch.setattr("calib8.search.budget.SPENT", 1e6)
+    monkeypatch.setattr("calib8.quantization.budget.SPENT", 1e6)
     own = case(AUTO, 30.0)
     _, plan = within(own, 0.9995)
     assert plan.budget is not None
@@ -218,7 +218,7 @@ def test_a_search_that_tries_too_much_still_ends_well(monkeypatch: pytest.Monkey
 
 
 def test_costlier_recipes_before_float_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.search.budget.Case.solutions", _only_plain)
+    monkeypatch.setattr("calib8.quantization.budget.Case.solutions", _only_plain)
     own = case(AUTO, 30.0)
     _, plan = within(own, 0.999)
     assert plan.nodes("int8") == OPS
@@ -227,7 +227,7 @@ def test_costlier_recipes_before_float_ops(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _only_plain(own: Case, progress: Quiet) -> dict:
     from calib8.graph.site import sites
-    from calib8.planning.solve import solve
+    from calib8.quantization.solve import solve
 
     return {
         op.name: solve(own.statistics[site.tensor], site, (Recipe(),))

@@ -12,14 +12,15 @@ from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
 from calib8.data.split import First
 from calib8.errors import ConfigError, DataError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
-from calib8.planning.config import Int8
 from calib8.progress import Quiet
+from calib8.quantization.config import Int8
+from calib8.quantization.probe import Probe
+from calib8.quantization.sensitivity import Measuring, costs_alone, rank
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
-from calib8.search.probe import Probe
-from calib8.search.sensitivity import Measuring, costs_alone, rank
-from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 PLAIN = Int8(treatment="plain", remainder="fp32")
 

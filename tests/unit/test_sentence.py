@@ -6,12 +6,12 @@ import pytest
 
 from calib8.data.inputs import Arrays
 from calib8.errors import ModelError
-from calib8.models import sentence
-from calib8.models.sentence import SentenceEncoder, pool, pooling_of, unit_rows
 from calib8.runtime.contract import Contract
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import tiny_encoder
+from calib8.text import sentence
+from calib8.text.sentence import SentenceEncoder, pool, pooling_of, unit_rows
 
 
 def answer(arrays: Arrays) -> Arrays:

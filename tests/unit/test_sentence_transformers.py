@@ -18,9 +18,9 @@ from sentence_transformers.sentence_transformer.evaluation import (
 
 import calib8
 from calib8.errors import ConfigError, DataError, InputError, ModelError, SetupError
+from calib8.integrations.sentence_transformers import Encoder, load
 from calib8.numerics import cosine_rows
 from calib8.runtime.null import NullRuntime
-from calib8.sentence_transformers import Encoder, load
 from calib8.testing import tiny_encoder
 
 TEXTS = ["a b c", "d", "", "e e a b", "c", "b d d"]
@@ -299,7 +299,7 @@ def test_one_vector_has_no_range(encoder: Encoder) -> None:
 
 def test_a_model_that_is_refused_is_closed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = NullRuntime(lambda arrays: {})
-    monkeypatch.setattr("calib8.sentence_transformers.open_artefact", lambda *_, **__: opened)
+    monkeypatch.setattr("calib8.integrations.sentence_transformers.open_artefact", lambda *_, **__: opened)
     with pytest.raises(ModelError, match="no tokenizer"):
         load(model, model.parent.parent)
     with pytest.raises(SetupError, match="was closed"):
@@ -325,7 +325,7 @@ def test_neither_their_package_nor_pytorch_is_needed_for_vectors(model: Path) ->
     probe = f"""
 import sys
 sys.modules["sentence_transformers"] = sys.modules["torch"] = None
-from calib8.sentence_transformers import load
+from calib8.integrations.sentence_transformers import load
 from calib8.errors import SetupError
 model = load({str(model)!r})
 assert model.encode(["a", "b"], normalize_embeddings=True).shape == (2, 8)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from served import Served, metric, served, until
 
-from calib8.data.text import TextTokenizer
 from calib8.serving import app, connection
 from calib8.serving.config import Serve
 from calib8.serving.connection import HEAD_BYTES, HEADERS, most_connections
+from calib8.text.tokenizer import TextTokenizer
 
 GONE = 'calib8_requests_total{path="/v1/embeddings",status="499"}'
 UNDER_WAY = "calib8_requests_under_way"

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer, processors
 
-from calib8.data.text import TextTokenizer
 from calib8.serving.config import Serve
 from calib8.serving.protocol import PIECE, Asked, Protocol, Smaller
 from calib8.serving.refused import Refused
+from calib8.text.tokenizer import TextTokenizer
 
 Read = Callable[..., list[list[int]]]
 

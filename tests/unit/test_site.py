@@ -2,10 +2,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.site import Site, matrix_of, sites, weight_of
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, tiny_convnet, tiny_mlp
+from calib8.testing import tiny_convnet, tiny_mlp
 
 
 def names(model: ir.Model, chosen: set[str] | None = None) -> dict[str, list[str]]:

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from seen_rows import add_rows, keep
 
 from calib8.calibration.statistics import TensorStatistics
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.site import Site, sites
 from calib8.numerics import dequantize, quantize, scale_of
 from calib8.passes.prepare import prepare
-from calib8.planning import solve as module
-from calib8.planning import trials as trials_module
-from calib8.planning.design import Channels, Recipe, design
-from calib8.planning.solve import CLIPS, FEWEST_ROWS, HEAD_ROOM, RECIPES, Solution, _with_reach, cheapest, solve
-from calib8.planning.trials import HOLD_OUT, TRIED, Trial, error_of, hold_out
-from calib8.testing import GraphBuilder
+from calib8.quantization import solve as module
+from calib8.quantization import trials as trials_module
+from calib8.quantization.design import Channels, Recipe, design
+from calib8.quantization.solve import CLIPS, FEWEST_ROWS, HEAD_ROOM, RECIPES, Solution, _with_reach, cheapest, solve
+from calib8.quantization.trials import HOLD_OUT, TRIED, Trial, error_of, hold_out
 
 PLAIN = RECIPES[:1]
 #: Smoothing all the way is for grouped Convs.

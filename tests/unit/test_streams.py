@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from calib8.errors import DataError, SetupError
-from calib8.models import sentence
-from calib8.models.sentence import SentenceEncoder
 from calib8.runtime.choice import CpuChoice
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_choice
@@ -20,6 +18,8 @@ from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.runtime.ort import OrtRuntime
 from calib8.runtime.streams import Streams
 from calib8.testing import outputs_of, tiny_encoder, tiny_mlp, token_feeds
+from calib8.text import sentence
+from calib8.text.sentence import SentenceEncoder
 
 
 def openvino(model, streams: int) -> Streams:

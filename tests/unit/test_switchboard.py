@@ -12,19 +12,20 @@ from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import serialized
 from calib8.graph.weighted import weighted_ops
 from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import apply_plan, quantize_ops, solve_sites
-from calib8.planning.config import Int8
-from calib8.planning.policy import make_plan
-from calib8.planning.solve import ROWS, Solution
 from calib8.progress import Quiet
+from calib8.quantization.apply import apply_plan, quantize_ops, solve_sites
+from calib8.quantization.config import Int8
+from calib8.quantization.policy import make_plan
+from calib8.quantization.solve import ROWS, Solution
+from calib8.quantization.switchboard import GATES, Switchboard, switched
 from calib8.runtime.ort import OrtRuntime
-from calib8.search.switchboard import GATES, Switchboard, switched
-from calib8.testing import GraphBuilder, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 
 @dataclass(frozen=True)

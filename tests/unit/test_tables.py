@@ -7,10 +7,10 @@ import page_report
 import pytest
 from rich.console import Console, RenderableType
 
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.sensitivity import OpSensitivity, Sensitivity
 from calib8.report.plan_table import render_plan, render_sensitivity
 from calib8.report.table import render
-from calib8.search.sensitivity import OpSensitivity, Sensitivity
 
 DEEP = "/model/encoder/layer.{}/attention/self/a_module_with_quite_a_long_name/query/MatMul"
 RECIPE = "smooth 0.85, shift, split 32, reach 1.15"

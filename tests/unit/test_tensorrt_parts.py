@@ -11,9 +11,9 @@ from fake_tensorrt import CONTENT, World, ids
 
 import calib8
 from calib8.engine import sidecar as sidecar_module
-from calib8.engine.hardware import Gpu
 from calib8.engine.sidecar import read_engine
 from calib8.errors import ConfigError, InputError, SetupError
+from calib8.gpu.hardware import Gpu
 from calib8.runtime.tensorrt.require import HOST_CODE
 
 FULL, LEAN, DISPATCH = "tensorrt", "tensorrt_lean", "tensorrt_dispatch"

@@ -10,10 +10,10 @@ from fake_tensorrt import SCRATCH, World, ids, ids_profile
 
 import calib8
 from calib8.engine import sidecar as sidecar_module
-from calib8.engine.hardware import Gpu
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import TensorInfo, sidecar_path
 from calib8.errors import DataError, InputError, ModelError, SetupError
+from calib8.gpu.hardware import Gpu
 from calib8.runtime.tensorrt import require
 from calib8.runtime.tensorrt.profiles import profile_for
 from calib8.runtime.tensorrt.runtime import TensorRtRuntime

@@ -3,15 +3,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calib8.testing import (
-    GraphBuilder,
-    assert_models_equal,
-    outputs_of,
-    tiny_convnet,
-    tiny_encoder,
-    tiny_mlp,
-    token_feeds,
-)
+from calib8.graph.builder import GraphBuilder
+from calib8.testing import assert_models_equal, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 X = {"x": np.float32([[1, 2]])}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib8.data.text import TextTokenizer, prepare, read_sentences
 from calib8.errors import DataError, ModelError
 from calib8.files import sha256_file
+from calib8.text.tokenizer import TextTokenizer, prepare, read_sentences
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -2,11 +2,20 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.site import Site, sites
 from calib8.passes.prepare import prepare
-from calib8.planning.design import Recipe
-from calib8.planning.trials import HOLD_OUT, TRIED, Trials, amax_of_channels, channels_of, error_of, hold_out, possible
-from calib8.testing import GraphBuilder
+from calib8.quantization.design import Recipe
+from calib8.quantization.trials import (
+    HOLD_OUT,
+    TRIED,
+    Trials,
+    amax_of_channels,
+    channels_of,
+    error_of,
+    hold_out,
+    possible,
+)
 
 
 def gaussian(seed: int = 0) -> np.ndarray:

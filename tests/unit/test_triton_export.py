@@ -18,7 +18,6 @@ from shell import Shell
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import calib8
-from calib8.data.text import TextTokenizer
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import parse_profile
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, sidecar_path
@@ -26,9 +25,10 @@ from calib8.errors import ConfigError, InputError, ModelError, ProfileError, Set
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.serving.triton import repository as repository_module
+from calib8.serving.triton.pbtxt import render
 from calib8.testing import tiny_convnet, tiny_encoder
-from calib8.triton import repository as repository_module
-from calib8.triton.pbtxt import render
+from calib8.text.tokenizer import TextTokenizer
 from fake_triton import Step, TritonError, kernels, read_config, text
 
 CONTENT = b"an engine"

@@ -8,11 +8,10 @@ import pytest
 from fake_nvml import FakeGpu, FakeNvml
 
 from calib8.cli.main import main
-from calib8.engine import hardware
-from calib8.engine.hardware import Gpu, gpus, numbered
 from calib8.errors import ConfigError
+from calib8.gpu import hardware, visible
 from calib8.gpu import nvml as gpu
-from calib8.gpu import visible
+from calib8.gpu.hardware import Gpu, gpus, numbered
 from calib8.gpu.visible import only, shown
 
 UUIDS = ["GPU-aa11", "GPU-bb22", "GPU-bb33"]

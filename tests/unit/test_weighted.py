@@ -2,8 +2,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import WeightedOp, weighted_ops
-from calib8.testing import GraphBuilder, tiny_convnet, tiny_encoder, tiny_mlp
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
 
 
 def only(op_type: str, weight: np.ndarray | None, *, domain: str = "", **attributes: int) -> list[WeightedOp]:

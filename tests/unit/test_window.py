@@ -7,11 +7,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from seen_rows import patches
 
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.site import matrix_of
 from calib8.graph.weighted import weighted_ops
 from calib8.graph.window import Window, window_of
 from calib8.passes.prepare import prepare
-from calib8.testing import GraphBuilder, outputs_of
+from calib8.testing import outputs_of
 
 
 def window(kernel: int, stride: int = 1, dilation: int = 1, before: int = 0, after: int = 0) -> Window:

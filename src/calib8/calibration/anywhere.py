@@ -6,12 +6,13 @@ import onnx_ir as ir
 
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
-from calib8.calibration.ranges import Origin, Ranges
+from calib8.calibration.ranges import Ranges
 from calib8.cluster.config import Ray
 from calib8.data.sources import Source
 from calib8.errors import ConfigError
 from calib8.graph.dataset import dataset_for
 from calib8.progress import Progress
+from calib8.provenance import Origin
 
 
 def calibrated(

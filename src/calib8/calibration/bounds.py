@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.calibration.cache import Cache
+from calib8.caches.cache import Cache
 from calib8.errors import CacheError
 from calib8.graph.values import name_of, op_of
 from calib8.numerics import LEVELS

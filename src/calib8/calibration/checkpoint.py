@@ -16,7 +16,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.files import atomic
 from calib8.progress import Progress
-from calib8.unfinished import is_whole, unfinished_step
+from calib8.resume import is_whole, unfinished_step
 
 #: Seconds of work that a killed process may lose.
 INTERVAL = 20.0

@@ -12,7 +12,7 @@ from calib8.calibration.checkpoint import Checkpoint, checkpoint, resumed
 from calib8.calibration.collect import Collector, Statistics
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
-from calib8.calibration.ranges import Origin, Ranges
+from calib8.calibration.ranges import Ranges
 from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
@@ -24,6 +24,7 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress, Quiet
+from calib8.provenance import Origin
 
 #: Batches of a share: seconds of work, so that little is done again when a worker is lost.
 SHARE = 8

@@ -13,6 +13,7 @@ from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
 from calib8.numerics import LEVELS
+from calib8.provenance import Origin
 
 #: What an activation can reach, and so a range.
 LARGEST = float(np.finfo(np.float32).max)
@@ -57,31 +58,6 @@ class TensorRange(BaseModel):
             return math.inf
         # In logarithms, since the squares of small numbers would be 0.
         return 20 * math.log10(LEVELS * math.sqrt(12)) + 20 * (math.log10(self.typical) - math.log10(self.amax))
-
-
-class Origin(BaseModel):
-    """What ranges were made from. Ranges are reused only while all of it is unchanged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model_sha256: str
-    data_sha256: str
-    settings: dict[str, str | float | int]
-    tools: dict[str, str]
-
-    def changes(self, other: "Origin") -> list[str]:
-        """What differs between the two, in words; empty if nothing does."""
-        changed = []
-        if self.model_sha256 != other.model_sha256:
-            changed.append("the model")
-        if self.data_sha256 != other.data_sha256:
-            changed.append("the calibration data")
-        if self.settings != other.settings:
-            keys = sorted(k for k in self.settings | other.settings if self.settings.get(k) != other.settings.get(k))
-            changed.append(f"the settings ({', '.join(keys)})")
-        if self.tools != other.tools:
-            changed.append("the version of calib8 or ONNX Runtime")
-        return changed
 
 
 class Ranges(BaseModel):

@@ -11,13 +11,14 @@ from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import SHOWN, collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
-from calib8.calibration.ranges import Origin, Ranges, TensorRange
+from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.config import first_problem
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
 from calib8.graph.weighted import weighted_ops
 from calib8.progress import Progress
+from calib8.provenance import Origin
 
 
 def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
@@ -79,7 +80,7 @@ def calibrate(
     """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``.
 
     sample: rows of each tensor to keep in the statistics. unfinished: folder to keep what is done in, and to go on from
-    if it was kept for the same pass, see ``calib8.unfinished``.
+    if it was kept for the same pass, see ``calib8.resume``.
     """
     require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from calib8.cli.console import out
+from calib8.console import out
 
 
 @contextmanager

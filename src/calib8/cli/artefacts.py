@@ -15,16 +15,16 @@ import calib8
 from calib8 import api, judging
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
-from calib8.cli.console import ConsoleProgress, err, out
 from calib8.cli.documents import Embedded, EmbeddedToFile, EmbeddedToFolder, Embedding, Inspected, Ran, SavedArray
 from calib8.cli.results import add_command, in_json, tell
+from calib8.console import ConsoleProgress, err, out
 from calib8.data.array_files import save_rows
-from calib8.data.text import text_lines
 from calib8.errors import ConfigError
 from calib8.files import require_separate
-from calib8.models.corpus import JSON_LINES, PARQUET
-from calib8.reading import STDIN
-from calib8.visible import visible_json
+from calib8.system.reading import STDIN
+from calib8.system.visible import visible_json
+from calib8.text.corpus import JSON_LINES, PARQUET
+from calib8.text.tokenizer import text_lines
 
 if TYPE_CHECKING:
     import numpy as np

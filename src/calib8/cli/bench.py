@@ -8,8 +8,8 @@ import typer
 import calib8
 from calib8 import judging
 from calib8.cli import options as opt
-from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.results import add_command, tell
+from calib8.console import ConsoleProgress, out
 from calib8.errors import ConfigError
 from calib8.files import require_separate
 

@@ -8,9 +8,9 @@ import typer
 import calib8
 from calib8 import api
 from calib8.cli import options as opt
-from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import ExportedCache
 from calib8.cli.results import add_command, tell
+from calib8.console import ConsoleProgress, out
 
 AlgorithmName = Literal["minmax", "entropy2", "entropy", "legacy"]
 
@@ -70,7 +70,7 @@ def export_cache(
 
     Example: calib8 export-cache ranges.json -o calibration.cache --tensorrt-version 10.16.0
     """
-    from calib8.calibration.cache import CALIBRATORS
+    from calib8.caches.cache import CALIBRATORS
 
     chosen = CALIBRATORS[algorithm] if algorithm is not None else None
     found = api.export_cache(source, output, version=tensorrt_version, algorithm=chosen)

@@ -141,12 +141,12 @@ class Failed(_Document):
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of every document of every command."""
     from calib8.doctor.diagnosis import Diagnosis
-    from calib8.planning.migrate import Migration
+    from calib8.quantization.migrate import Migration
+    from calib8.quantization.sensitivity import Sensitivity
     from calib8.report.bench import BenchReport
     from calib8.report.report import Report
     from calib8.report.verification import VerificationReport
     from calib8.runtime.choice import Measured
-    from calib8.search.sensitivity import Sensitivity
 
     reports = (Sensitivity, Report, Migration, VerificationReport, BenchReport, Measured, Diagnosis)
     own = (Fetched, Prepared, Calibrated, Quantized, Built, ExportedCache, ExportedTriton, Ran, Inspected, Failed)

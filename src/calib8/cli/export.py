@@ -8,9 +8,9 @@ import typer
 
 import calib8
 from calib8.cli import options as opt
-from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import ExportedTriton
 from calib8.cli.results import add_command, tell
+from calib8.console import ConsoleProgress, out
 
 
 def register(app: typer.Typer) -> None:

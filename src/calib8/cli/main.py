@@ -15,15 +15,15 @@ import typer
 from typer.core import TyperGroup
 
 from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
-from calib8.cli.console import err, out
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
+from calib8.console import err, out
 from calib8.errors import Calib8Error, SetupError
 from calib8.files import REMEDIES, refusal
-from calib8.telemetry import silence
-from calib8.unfinished import kept_from
-from calib8.visible import visible
+from calib8.resume import kept_from
+from calib8.system.telemetry import silence
+from calib8.system.visible import visible
 
 
 class _WholeSentences(TyperGroup):

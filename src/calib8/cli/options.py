@@ -10,7 +10,7 @@ from calib8.calibration.config import ObserverName
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import CalibratorName, HardwareCompatibility
 from calib8.engine.options import Precision as EnginePrecision
-from calib8.planning.config import Precision, Treatment
+from calib8.quantization.config import Precision, Treatment
 from calib8.runtime.names import CpuRuntime
 
 
@@ -24,7 +24,7 @@ def _targets(incomplete: str) -> list[str]:
 
 def _use_device(device: int | None) -> int | None:
     """Let this process see that GPU alone, so that all of CUDA, TensorRT and NVML agree on it."""
-    from calib8.engine.hardware import gpus, numbered
+    from calib8.gpu.hardware import gpus, numbered
     from calib8.gpu.visible import VISIBLE, only
 
     if device is not None:

@@ -9,12 +9,12 @@ import calib8
 from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
-from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
 from calib8.cli.results import add_command, tell
+from calib8.console import ConsoleProgress, out
 from calib8.engine.family import FamilyChoice
 from calib8.errors import ConfigError, LimitMissed, PlanMismatch
-from calib8.planning.config import Precision, Treatment
+from calib8.quantization.config import Precision, Treatment
 
 if TYPE_CHECKING:
     from calib8.engine.build import BuiltEngine
@@ -32,7 +32,7 @@ Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.")]
 
 def _known_models(incomplete: str) -> list[str]:
     """What the shell proposes for ``calib8 fetch``."""
-    from calib8.models.catalogue import MODELS
+    from calib8.zoo.catalogue import MODELS
 
     return [name for name in sorted(MODELS) if name.startswith(incomplete)]
 
@@ -88,7 +88,7 @@ def calibrate(
 
     Example: calib8 calibrate model.onnx --data calib_data -o ranges.json
     """
-    from calib8.calibration.cache import Cache
+    from calib8.caches.cache import Cache
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
@@ -256,7 +256,7 @@ def convert(
 
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
-    from calib8.planning.quant_plan import QuantPlan
+    from calib8.quantization.quant_plan import QuantPlan
     from calib8.report.plan_table import render_plan
     from calib8.report.table import render
 

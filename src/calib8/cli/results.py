@@ -17,11 +17,11 @@ import typer
 from pydantic import BaseModel
 from typer.core import TyperCommand
 
-from calib8.cli.console import out
 from calib8.cli.documents import Failed
+from calib8.console import out
 from calib8.errors import Calib8Error
 from calib8.files import finite, require_reachable
-from calib8.visible import visible_json
+from calib8.system.visible import visible_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 

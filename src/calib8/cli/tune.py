@@ -7,8 +7,8 @@ import typer
 
 from calib8 import judging
 from calib8.cli import options as opt
-from calib8.cli.console import ConsoleProgress, out
 from calib8.cli.results import add_command, tell
+from calib8.console import ConsoleProgress, out
 
 
 def register(app: typer.Typer) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.data.selected import as_rows, blocks
-from calib8.errors import DataError, ModelError
+from calib8.errors import DataError
 from calib8.progress import Progress
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -18,8 +17,6 @@ MASK_NAMES = ("attention_mask", "input_mask")
 INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
 #: Inputs of names that start like this run along a sequence of their own, not along the one that the mask marks.
 OTHER_SEQUENCE = "decoder_"
-#: Operators that hand indices on unchanged.
-PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -46,32 +43,6 @@ class InputSpec:
 
     def __str__(self) -> str:
         return self.name + _shape(self.shape)
-
-
-def declared_inputs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The inputs that a caller has to feed, every dynamic dimension named. Raises ``ModelError`` for unknown ranks."""
-    specs = []
-    for value in model.graph.inputs:
-        if value.is_initializer():
-            continue
-        if value.dtype in (None, ir.DataType.UNDEFINED) or value.shape is None:
-            raise ModelError(f"input {value.name!r} of the model has no type or no rank. Export the model again.")
-        shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
-        specs.append(InputSpec(value.name or "", value.dtype.numpy(), shape, _vocabulary(value)))
-    return named_dimensions(tuple(specs))
-
-
-def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The declared inputs of ``model``, which must have a dynamic batch. Raises ``ModelError``."""
-    specs = declared_inputs(model)
-    for spec in specs:
-        if not spec.shape or isinstance(spec.shape[0], int):
-            raise ModelError(
-                f"input {spec.name!r} has the fixed shape {list(spec.shape)}; expected a dynamic batch as its first "
-                "dimension. Export again with dynamic axes, e.g. torch.onnx.export(..., "
-                f"dynamic_axes={{{spec.name!r}: {{0: 'batch'}}}})."
-            )
-    return specs
 
 
 def named_dimensions(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
@@ -214,28 +185,6 @@ def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:
                 f"{spec.name} holds the index {high if high >= spec.limit else low}, but the model's table has "
                 f"{spec.limit} rows (0 to {spec.limit - 1}). The data was made with another tokenizer or vocabulary."
             )
-
-
-def table_rows(table: ir.Value | None) -> int | None:
-    """Rows of a constant table [rows, width], also of one that is stored as int8 or in another float type."""
-    while table is not None and (producer := table.producer()) is not None:
-        if producer.op_type not in ("DequantizeLinear", "Cast"):
-            return None
-        table = producer.inputs[0]
-    if table is None or table.const_value is None or len(table.const_value.shape) != 2:
-        return None
-    return int(table.const_value.numpy().shape[0])
-
-
-def _vocabulary(value: ir.Value) -> int | None:
-    """Rows of the smallest constant table that ``value`` indexes as it is (its vocabulary size)."""
-    rows = []
-    for reader, index in value.uses():
-        if reader.op_type == "Gather" and index == 1 and reader.attributes.get_int("axis", 0) == 0:
-            rows.append(table_rows(reader.inputs[0]))
-        elif reader.op_type in PASSING and index == 0:
-            rows.append(_vocabulary(reader.outputs[0]))
-    return min((count for count in rows if count is not None), default=None)
 
 
 def _names(names: Iterable[str]) -> str:

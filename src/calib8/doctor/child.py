@@ -11,10 +11,10 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
-from calib8 import telemetry
 from calib8.engine.family import MODULES, FamilyName, TensorRT
-from calib8.engine.hardware import cuda_version, driver
+from calib8.gpu.hardware import cuda_version, driver
 from calib8.runtime.names import RuntimeName
+from calib8.system import telemetry
 
 DRIVER = "driver"
 

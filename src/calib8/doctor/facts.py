@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.engine.hardware import Driver
+from calib8.gpu.hardware import Driver
 from calib8.runtime.forms import Form
 from calib8.runtime.names import RuntimeName
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from calib8.doctor.child import ARITHMETIC, DRIVER, LIBRARIES, Answer
 from calib8.doctor.facts import Arithmetic, Facts, Library, Processor
-from calib8.engine.hardware import Driver
+from calib8.gpu.hardware import Driver
 from calib8.progress import Progress
 from calib8.report.report import this_machine
 from calib8.runtime.forms import PRODUCTS

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from calib8.doctor.facts import Facts
-from calib8.engine.hardware import Gpu
 from calib8.engine.targets import rtx_runs_on
-from calib8.extras import install
+from calib8.gpu.hardware import Gpu
 from calib8.runtime.forms import PRODUCTS
 from calib8.runtime.names import NAMES, RuntimeName
+from calib8.system.extras import install
 
 
 class Verdict(BaseModel):

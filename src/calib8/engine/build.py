@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.inputs import InputSpec, declared_inputs
+from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
 from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, calibration_data
 from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
 from calib8.engine.family import TensorRT, load
-from calib8.engine.hardware import Gpu, absence, gpus, numbered
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
@@ -31,12 +30,14 @@ from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_
 from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
 from calib8.engine.timings import Timings, timings_of
 from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
-from calib8.extras import install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
+from calib8.gpu.hardware import Gpu, absence, gpus, numbered
 from calib8.graph.host_driven import HostDriven, host_driven
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
+from calib8.system.extras import install
 
 METADATA_PREFIX = "calib8."
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.cuda.buffers import Buffers
-from calib8.cuda.device import Device
 from calib8.engine.options import CalibratorName
 from calib8.engine.trt_api import TensorRtModule
 from calib8.files import write_bytes
+from calib8.gpu.buffers import Buffers
+from calib8.gpu.device import Device
 
 if TYPE_CHECKING:
     import tensorrt as trt

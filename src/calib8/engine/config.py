@@ -10,11 +10,11 @@ import onnx_ir as ir
 from pydantic import Field, field_validator, model_validator
 
 from calib8.config import Config
-from calib8.data.inputs import declared_inputs
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import Options
 from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
 from calib8.engine.targets import parse_targets
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
 
 #: One engine each for Turing, Ampere, Ada and Blackwell cards: what is built for if nobody chooses.

@@ -19,7 +19,7 @@ from calib8.engine.options import Options
 from calib8.engine.targets import members
 from calib8.engine.trt_api import TensorRtModule
 from calib8.errors import ConfigError, SetupError
-from calib8.extras import install
+from calib8.system.extras import install
 
 if TYPE_CHECKING:
     from tensorrt import IBuilderConfig

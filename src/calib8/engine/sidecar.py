@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calib8.config import first_problem
 from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
-from calib8.engine.hardware import Gpu, absence, gpus, numbered
 from calib8.engine.options import Options
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.targets import describe, members, path_among, rtx_runs_on
 from calib8.errors import InputError
 from calib8.files import read_bytes, read_json, require_file, sha256_file
+from calib8.gpu.hardware import Gpu, absence, gpus, numbered
 
 AMPERE = 80
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from calib8.engine.hardware import Gpu
 from calib8.errors import SetupError
 from calib8.files import default_cache, locked, require_folder, unwritable, write_bytes
+from calib8.gpu.hardware import Gpu
 
 if TYPE_CHECKING:
     from tensorrt import IBuilderConfig, ITimingCache

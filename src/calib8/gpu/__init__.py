@@ -1,1 +1,1 @@
-"""What NVIDIA's management library (NVML) tells of the GPUs, and what they do while work runs. Never touches CUDA."""
+"""The GPUs: what NVIDIA's management library (NVML) tells of them, and one of them through cuda-python."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from calib8.errors import SetupError
-from calib8.extras import install
 from calib8.gpu.visible import VISIBLE, entries, shown
+from calib8.system.extras import install
 
 Quantities = dict[str, float]
 

@@ -3,8 +3,8 @@
 import onnx_ir as ir
 
 from calib8.data.batching import Dataset
-from calib8.data.inputs import input_specs
 from calib8.data.sources import Source
+from calib8.graph.inputs import input_specs
 from calib8.graph.limits import dimension_limits
 from calib8.progress import Progress
 

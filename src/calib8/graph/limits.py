@@ -12,7 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from calib8.data.inputs import MASK_NAMES, InputSpec, declared_inputs, table_rows
+from calib8.data.inputs import MASK_NAMES, InputSpec
+from calib8.graph.inputs import declared_inputs, table_rows
 from calib8.graph.running_sum import restore
 from calib8.graph.weighted import weighted_ops
 

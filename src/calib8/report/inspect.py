@@ -7,29 +7,29 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from calib8.calibration.cache import Cache
-from calib8.calibration.cache_record import read_record
+from calib8.caches.cache import Cache
+from calib8.caches.record import read_record
 from calib8.calibration.ranges import Ranges
 from calib8.config import first_problem
 from calib8.data.array_files import read_npy
-from calib8.data.inputs import input_specs
 from calib8.data.sources import NpzFile
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
 from calib8.errors import InputError, ModelError
 from calib8.files import parse_json, read_json, reading, require_file, require_reachable
+from calib8.graph.inputs import input_specs
 from calib8.graph.io import SOURCE_SHA256, load, stored_bytes
 from calib8.graph.limits import dimension_limits
 from calib8.graph.mapped import data_files
 from calib8.graph.weighted import weighted_ops
-from calib8.models.fetch import RECORD
 from calib8.passes.prepare import prepare
-from calib8.planning.apply import PLAN
-from calib8.planning.migrate import CACHE
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.apply import PLAN
+from calib8.quantization.migrate import CACHE
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.sensitivity import Sensitivity
 from calib8.report.table import size_of
 from calib8.runtime.open import ENGINE_SUFFIXES, is_engine
-from calib8.search.sensitivity import Sensitivity
+from calib8.zoo.fetch import RECORD
 
 _Content = TypeVar("_Content", bound=BaseModel)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from calib8.planning.migrate import Migration
+from calib8.quantization.migrate import Migration
 from calib8.report.lines import lines
 
 #: Names shown of each kind.

@@ -4,9 +4,9 @@ from itertools import takewhile
 
 from rich.table import Table
 
-from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.quantization.quant_plan import OpPlan, QuantPlan
+from calib8.quantization.sensitivity import Sensitivity
 from calib8.report.lines import lines
-from calib8.search.sensitivity import Sensitivity
 
 
 def render_plan(plan: QuantPlan) -> Table:

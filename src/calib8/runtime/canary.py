@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from calib8.data.inputs import Arrays
 from calib8.errors import Calib8Error, DataError, ModelError, SetupError
 from calib8.files import default_cache, write_json
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.qdq_nodes import Constants, quantised_activation
@@ -33,7 +34,6 @@ from calib8.runtime.amx import REFUSED, instructions
 from calib8.runtime.forms import Form, in_form, is_quantised
 from calib8.runtime.names import RuntimeName
 from calib8.runtime.processor import identity, version_of
-from calib8.testing import GraphBuilder
 
 #: What a model has of ops that multiply codes; scaled: with a negative factor of a channel behind a Relu.
 Kind: TypeAlias = Literal["MatMul", "Gemm", "Conv", "depthwise Conv", "grouped Conv", "scaled MatMul", "scaled Conv"]

@@ -11,10 +11,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from calib8.data.inputs import Arrays, InputSpec, as_array, checked, declared_inputs, named_dimensions
+from calib8.data.inputs import Arrays, InputSpec, as_array, checked, named_dimensions
 from calib8.data.rooms import LARGEST, Room
 from calib8.engine.sidecar import Sidecar
 from calib8.errors import DataError, ModelError
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
 from calib8.progress import Quiet
 

@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from calib8.models.sentence import Embeddings
 from calib8.serving.batcher import Batcher, Job
 from calib8.serving.config import Serve
 from calib8.serving.measured import Measured
@@ -24,6 +23,7 @@ from calib8.serving.metrics import Metrics
 from calib8.serving.protocol import Protocol
 from calib8.serving.refused import Refused, busy, failed, stopping
 from calib8.serving.work import Body, Work
+from calib8.text.sentence import Embeddings
 
 #: A body that takes longer is not waited for.
 BODY_SECONDS = 30

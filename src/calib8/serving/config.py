@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr, model_validator
 
 from calib8.config import Config
-from calib8.models.sentence import EMBED_POSITIONS
+from calib8.text.sentence import EMBED_POSITIONS
 
 
 class Serve(Config):

@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from pydantic_core import to_json
 
-from calib8.data.text import read_settings
 from calib8.errors import ModelError
-from calib8.models.sentence import Embeddings, SentenceEncoder, unit_rows
 from calib8.serving.config import Serve
 from calib8.serving.refused import Refused
+from calib8.text.sentence import Embeddings, SentenceEncoder, unit_rows
+from calib8.text.tokenizer import read_settings
 
 #: Characters of texts that are tokenised together: then the tokenizer's threads are free again for small requests, and
 #: the next piece is left out where this one says already that the request is refused.

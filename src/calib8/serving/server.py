@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib8.errors import SetupError
-from calib8.extras import install
-from calib8.models.sentence import SentenceEncoder
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.serving.config import Serve
+from calib8.system.extras import install
+from calib8.text.sentence import SentenceEncoder
 
 if TYPE_CHECKING:
     import uvicorn

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.errors import AccuracyMissed, DataError
-from calib8.models.sentence import pool, unit_rows
 from calib8.numerics import cosine_rows, sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
+from calib8.text.sentence import pool, unit_rows
 from calib8.verification.config import Verify
 from calib8.verification.details import Details, details_of
 from calib8.verification.metrics import neighbour_agreement

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from calib8.models.sentence import unit_rows
 from calib8.numerics import Floats
+from calib8.text.sentence import unit_rows
 
 #: What is kept at most, so that a report stays small for any amount of data.
 BINS, WORST, POINTS, CHARACTERS = 30, 10, 300, 300

@@ -5,10 +5,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.sources import Source
-from calib8.engine.hardware import Gpu, driver, gpus, in_cuda_order
 from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
 from calib8.gpu.activity import Activity
+from calib8.gpu.hardware import Gpu, driver, gpus, in_cuda_order
 from calib8.graph.io import source_sha256
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime

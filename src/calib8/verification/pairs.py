@@ -10,9 +10,9 @@ import numpy as np
 
 from calib8.errors import DataError
 from calib8.files import read_bytes
-from calib8.models.sentence import SentenceEncoder
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
+from calib8.text.sentence import SentenceEncoder
 from calib8.verification.compare import Spearman, not_finite
 from calib8.verification.metrics import spearman
 

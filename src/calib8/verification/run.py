@@ -10,14 +10,14 @@ from calib8.data.sources import Source
 from calib8.errors import DataError, ModelError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
-from calib8.models.sentence import SentenceEncoder, pooling_of
-from calib8.models.text_source import held_out_source, texts_of
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
+from calib8.text.sentence import SentenceEncoder, pooling_of
+from calib8.text.text_source import held_out_source, texts_of
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.pairs import Pair, rank_correlation, read_pairs
 

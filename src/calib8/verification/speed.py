@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from calib8.models.sentence import SentenceEncoder
 from calib8.progress import Progress
+from calib8.text.sentence import SentenceEncoder
 
 #: Sentences per round: enough for a rate, little enough to wait for.
 MOST = 64

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.gpu.activity import Activity
-from calib8.planning.quant_plan import OpPlan, QuantPlan
+from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.report.activity import QUANTITIES
 from calib8.report.page.canvas import FAINT, FIRST, INK, SECOND, WARN, draw, draw_stack
 from calib8.report.page.parts import Chart
+from calib8.system.visible import visible
 from calib8.verification.bench import Cell
 from calib8.verification.compare import Comparison
 from calib8.verification.details import Histogram, Projection
-from calib8.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

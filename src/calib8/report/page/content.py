@@ -1,7 +1,7 @@
 """What each report's page holds, from the verdict down."""
 
 from calib8.calibration.ranges import Ranges
-from calib8.planning.quant_plan import QuantPlan
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.report.bench import BenchReport
 from calib8.report.page import charts, terms
 from calib8.report.page.canvas import can_draw

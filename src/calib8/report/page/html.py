@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calib8.files import write_text
 from calib8.report.page.parts import Page
-from calib8.visible import visible
+from calib8.system.visible import visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup

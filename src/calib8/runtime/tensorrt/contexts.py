@@ -12,10 +12,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from calib8.cuda.buffers import Buffers
 from calib8.engine.sidecar import Sidecar
 from calib8.errors import SetupError
 from calib8.files import default_cache, write_bytes
+from calib8.gpu.buffers import Buffers
 from calib8.runtime.tensorrt.engine import Engine
 
 if TYPE_CHECKING:

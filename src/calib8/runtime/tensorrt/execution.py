@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from calib8.cuda.buffers import Buffers
-from calib8.cuda.device import Device
-from calib8.cuda.graph import Graph
 from calib8.engine.profiles import Shape
 from calib8.errors import SetupError
+from calib8.gpu.buffers import Buffers
+from calib8.gpu.device import Device
+from calib8.gpu.graph import Graph
 from calib8.runtime.tensorrt.context import Context
 from calib8.runtime.tensorrt.contexts import Contexts
 from calib8.runtime.tensorrt.engine import Engine

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.cuda.array import GpuArray, GpuView
-from calib8.cuda.buffers import Buffers
-from calib8.cuda.device import Device
 from calib8.engine.profiles import Shape
 from calib8.errors import SetupError
+from calib8.gpu.array import GpuArray, GpuView
+from calib8.gpu.buffers import Buffers
+from calib8.gpu.device import Device
 from calib8.runtime.tensorrt.contexts import Contexts
 from calib8.runtime.tensorrt.engine import Engine
 from calib8.runtime.tensorrt.execution import Execution

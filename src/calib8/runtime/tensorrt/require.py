@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calib8.engine.family import MODULES, Part, TensorRT, imported, none_usable
-from calib8.engine.hardware import Gpu
 from calib8.engine.sidecar import Sidecar, why_not_here
 from calib8.errors import SetupError
+from calib8.gpu.hardware import Gpu
 
 #: Set to 1 by whoever lets engines bring code for the CPU.
 HOST_CODE = "CALIB8_HOST_CODE"

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from calib8.cuda.array import GpuArray, lies_on_gpu, view_of
-from calib8.cuda.device import Device
 from calib8.data.inputs import Arrays
 from calib8.data.rooms import Rooms
 from calib8.engine.profiles import profile_sets, rooms_of
 from calib8.engine.sidecar import Sidecar, chosen_gpus, fitting_target, read_engine
 from calib8.errors import DataError
+from calib8.gpu.array import GpuArray, lies_on_gpu, view_of
+from calib8.gpu.device import Device
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of_engine
 from calib8.runtime.pending import Pending

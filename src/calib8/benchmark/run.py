@@ -1,0 +1,63 @@
+"""A benchmark from end to end: artefacts and data in, a report out."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+from calib8.data.sources import Source
+from calib8.errors import ConfigError
+from calib8.gpu.monitor import watched
+from calib8.progress import Progress
+from calib8.report.bench import BenchReport
+from calib8.report.report import this_machine
+from calib8.runtime.feed import feed_of
+from calib8.runtime.names import CpuRuntime
+from calib8.runtime.open import open_artefact
+from calib8.text.text_source import held_out_source
+from calib8.verification.bench import measure
+from calib8.verification.config import Bench
+from calib8.verification.on_gpu import target_of
+
+
+def run_bench(
+    artefacts: Sequence[Path],
+    data: Path | str | Source,
+    config: Bench,
+    *,
+    tokenizer: Path | None,
+    runtime: CpuRuntime,
+    progress: Progress,
+) -> BenchReport:
+    """Measure ``artefacts`` (one or more) over ``data``: arrays, or text for the tokenizer beside the first of them."""
+    if not artefacts:
+        raise ConfigError("nothing to measure: name at least one ONNX model or engine.")
+    target = next(filter(None, map(target_of, artefacts)), None)
+    with watched(config.monitor, target) as activity, ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(open_artefact(path, runtime))
+            for name, path in zip(_names(artefacts), artefacts, strict=True)
+        }
+        contract = next(iter(opened.values())).contract
+        source = held_out_source(data, tokenizer or artefacts[0].parent, contract, progress)
+        cells = measure(opened, feed_of(artefacts[0], source, progress), config, progress)
+        runtimes = {name: runtime.description for name, runtime in opened.items()}
+    return BenchReport(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        calib8=version("calib8"),
+        machine=this_machine(),
+        runtimes=runtimes,
+        cells=cells,
+        activity=activity(),
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """File names, or whole paths where two files are called the same. Raises ``ConfigError`` if one is named twice."""
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = list(map(str, paths))
+    if len(set(names)) < len(names):
+        raise ConfigError("the same artefact was named twice: it would be compared with itself.")
+    return names

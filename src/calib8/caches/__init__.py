@@ -1,0 +1,1 @@
+"""TensorRT's calibration cache, and what it was made from."""

@@ -1,0 +1,167 @@
+"""What a person sees while work goes on: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from rich import console as rich_console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.segment import Segment
+from rich.text import Text
+
+from calib8.system.visible import visible, visible_lines
+
+
+class Console(rich_console.Console):
+    """Rich's, for text that may come from anywhere: it is shown as it is, and nothing in it does anything.
+
+    A ``str`` is one line, in which "[red]" and ":smile:" mean nothing; a renderable breaks its lines itself. What no
+    terminal should get is shown as its escape, see ``visible``, whatever it came in with.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as it is printed, or put into a cell of a table."""
+        return super().render_str(visible(text), **options)
+
+    def render(
+        self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Everything that is printed; rich's own control codes are apart from its text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible_lines(segment.text))
+
+
+#: Results: what a pipe should carry.
+out = Console()
+#: Progress, notes and errors.
+err = Console(stderr=True)
+
+
+#: Seconds until the first line about a stage that goes on, and between further ones, where there is no terminal to draw
+#: in. The first says how long it will take, and should not let people wait for that.
+FIRST, INTERVAL = 5.0, 30.0
+
+
+@dataclass
+class _Stage:
+    """A stage under way: its bar, when it began and with how much done, and from when on a line is due."""
+
+    task: TaskID
+    already: float
+    began: float
+    due: float
+
+
+class _Done(ProgressColumn):
+    """``7/56``, or ``12%`` of what is told as a share."""
+
+    def render(self, task: Task) -> Text:
+        if task.total == 1:
+            return Text(f"{task.percentage:.0f}%")
+        return Text(_short(task.completed) + (f"/{_short(task.total)}" if task.total is not None else ""))
+
+
+class _Rate(ProgressColumn):
+    """``4.2/s``, nothing for shares."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text(f"{_short(rate)}/s" if rate and task.total != 1 else "")
+
+
+class ConsoleProgress:
+    """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and while it
+    goes on one after 5 seconds and one every 30.
+
+    Use it in a ``with`` block. If ``quiet``, it says nothing. Without ``bars`` a terminal gets notes only.
+    """
+
+    def __init__(self, *, quiet: bool = False, bars: bool = True) -> None:
+        self.quiet = quiet
+        self._stages: dict[str, _Stage] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            _Done(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=quiet or not bars or not err.is_terminal,
+        )
+
+    def update(self, stage: str, done: float, total: float | None) -> None:
+        """See ``calib8.progress.Progress``."""
+        if stage not in self._stages:
+            task, now = self._bars.add_task(visible(stage), total=total, completed=int(done)), time.perf_counter()
+            self._stages[stage] = _Stage(task, done, now, now + FIRST)
+        state = self._stages[stage]
+        self._bars.update(state.task, completed=done, total=total)
+        if not self.quiet and not err.is_terminal:
+            self._tell(stage, state, done, total)
+        if total is not None and done >= total:
+            del self._stages[stage]
+
+    def _tell(self, stage: str, state: _Stage, done: float, total: float | None) -> None:
+        """A line if the stage is finished, or if one is due."""
+        now, counted = time.perf_counter(), total != 1
+        rate = (done - state.already) / max(now - state.began, 1e-9)  # what an earlier run did took no time of this one
+        speed = f", {_short(rate)}/s" if counted and rate and now - state.began >= 1 else ""  # too short to tell
+        if total is not None and done >= total:
+            many = f"{total:,.0f} " if counted else ""
+            err.print(f"{stage}: {many}done in {now - state.began:.1f} s{speed}", markup=False)
+        elif now >= state.due:
+            state.due = now + INTERVAL
+            so_far = _short(done) if counted else f"{done:.0%}"
+            of = f" of {_short(total)}" if counted and total is not None else ""
+            left = f", {_span((total - done) / rate)} left" if total is not None and rate else ""
+            err.print(f"{stage}: {so_far}{of}{speed}{left}", markup=False)
+
+    def note(self, message: str) -> None:
+        """See ``calib8.progress.Progress``."""
+        if not self.quiet:
+            self._bars.console.print(message, style="dim", markup=False)
+
+    def __enter__(self) -> ConsoleProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+def _short(number: float) -> str:
+    """Four characters or so: ``0.25``, ``4.2``, ``950``, ``12.3k``, ``449M``."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if number >= factor:
+            scaled = number / (1e3 if unit == "k" else factor)
+            return f"{scaled:.{0 if scaled >= 100 else 1}f}{unit}"
+    if number >= 10 or number == int(number):
+        return f"{number:.0f}"
+    return f"{number:.{1 if number >= 1 else 2}f}"
+
+
+def _span(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,354 @@
+"""The whole recipe in one go: calibrate, quantise, build, verify, report."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from pydantic import Field
+
+from calib8.caches.cache import ALGORITHMS, cache_of
+from calib8.caches.record import save_with_record
+from calib8.calibration import run as calibration
+from calib8.calibration.config import Calibrate
+from calib8.calibration.ranges import Ranges
+from calib8.config import Config
+from calib8.data.sources import Source, open_source
+from calib8.data.split import shared, split
+from calib8.engine.build import build_engine, builder_of
+from calib8.engine.config import Build
+from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
+from calib8.files import atomic, read_json, require_folder, write_json
+from calib8.gpu.monitor import watched
+from calib8.graph.dataset import dataset_for
+from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
+from calib8.graph.limits import dimension_limits
+from calib8.passes.prepare import prepare
+from calib8.progress import Progress, Quiet
+from calib8.provenance import Origin
+from calib8.quantization.apply import PLAN, repeats
+from calib8.quantization.budget import BUDGET_PROBED, quantise_within
+from calib8.quantization.config import Int8
+from calib8.quantization.policy import selected
+from calib8.quantization.probe import probe_of
+from calib8.quantization.quant_plan import QuantPlan, recorded
+from calib8.quantization.quantise import PROBED, Case, quantise_guarded, rows_to_sample
+from calib8.report.page.content import conversion_page
+from calib8.report.page.html import write_page
+from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_facts, file_facts, this_machine
+from calib8.resume import discard, unfinished_work, within
+from calib8.runtime.contract import contract_of
+from calib8.runtime.cpu import open_cpu
+from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
+from calib8.text.text_source import TEXT_SUFFIXES, held_out_source, texts_of
+from calib8.text.tokenizer import read_sentences
+from calib8.verification.compare import Comparison, compare
+from calib8.verification.config import Verify
+from calib8.verification.pairs import rank_correlation, read_pairs
+from calib8.verification.speed import Speed, race
+
+#: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone. config.json
+#: says to which dimensions its vectors may be cut.
+SENTENCE_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "config.json", "modules.json", "*Pooling/config.json",
+)  # fmt: skip
+
+
+class Convert(Config):
+    """Options of a conversion; the options of each step are its own config.
+
+    held_out: arrays or a text file to measure accuracy on; None holds every eighth calibration sample back.
+    pairs: scored sentence pairs for Spearman's correlation.
+    budget: lowest mean cosine to FP32; a plan that keeps it is searched for, see ``search.budget``. Every eighth
+        calibration sample is then held back from fitting, to measure on.
+    build: None makes no engine.
+    monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
+    sentences: quote the worst held-out sentences in the report.
+    """
+
+    calibrate: Calibrate = Calibrate()
+    int8: Int8 = Int8()
+    build: Build | None = Build()
+    verify: Verify = Field(default=Verify(min_cosine=0.975))
+    held_out: Path | None = None
+    pairs: Path | None = None
+    budget: float | None = Field(default=None, gt=0, lt=1)
+    monitor: bool = False
+    sentences: bool = True
+
+
+def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
+    """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json`` and ``.html``.
+
+    What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
+    misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
+    change since the last run are reused.
+    """
+    require_folder(output)
+    _refuse_early(model, config)
+    reference = _checked_model(model, config)
+    job = _Job(model, output, config, progress)
+    fitted, held_out = (data, None) if config.held_out is not None else split(data)
+    with watched(config.monitor) as activity:
+        with job.timed("quantize"):
+            ranges, plan, int8 = job.quantize(reference, fitted)
+        with job.timed("build"):
+            engines, failure = job.build(int8)
+        with job.timed("verify"):
+            measured = job.verify(reference, int8, held_out, fitted)
+    try:
+        measured.accuracy.raise_for_failure(config.verify)
+    except AccuracyMissed as error:
+        failure = failure or error
+    report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
+    report.save(output / "report.json")
+    write_page(output / "report.html", conversion_page(report, plan, ranges))
+    if failure is not None:
+        failure.report = report
+        raise failure
+    return report
+
+
+def _refuse_early(model: Path, config: Convert) -> None:
+    """Fail before the long work, not after it."""
+    if config.build is not None:
+        builder_of(config.build)
+    is_text = config.held_out is not None and config.held_out.suffix in TEXT_SUFFIXES
+    if is_text and config.held_out is not None:
+        read_sentences(config.held_out)
+    elif config.held_out is not None:
+        open_source(config.held_out)
+    if config.pairs is not None:
+        read_pairs(config.pairs)
+    if (model.parent / "tokenizer.json").is_file():
+        text_tokenizer(model.parent)  # sentences will be embedded with it
+    elif is_text or config.pairs is not None:
+        raise ConfigError(f"text needs a tokenizer: expected tokenizer.json beside {model}. Give arrays instead.")
+
+
+def _checked_model(model: Path, config: Convert) -> ir.Model:
+    """The model, prepared, if ops, shapes and sizes that ``config`` names are there and none is missing."""
+    reference = prepare(load(model))
+    selected(reference, config.int8)
+    if config.build is not None:
+        config.build.profiles(reference)
+    return reference
+
+
+@dataclass(frozen=True)
+class _Measured:
+    accuracy: Comparison
+    runtime: str
+    speed: Speed | None
+    held_out: str
+    on_calibration_data: bool
+
+
+@dataclass
+class _Job:
+    """One conversion: where it reads and writes, and how long its steps took."""
+
+    model: Path
+    output: Path
+    config: Convert
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def int8_path(self) -> Path:
+        return self.output / "model.int8.onnx"
+
+    @property
+    def folder(self) -> Path:
+        """Where tokenizer and pooling config of the reference lie, if it is a sentence encoder."""
+        return self.model.parent
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Take the time of ``step``, less that of steps within it."""
+        start, before = time.perf_counter(), sum(self.seconds.values())
+        yield
+        within = sum(self.seconds.values()) - before
+        self.seconds[step] = round(time.perf_counter() - start - within, 2)
+
+    def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
+        """Ranges, plan and INT8 model: those of the last run where nothing changed, else by one pass over ``data``."""
+        origin = calibration.origin_of(
+            reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate
+        )
+        settings: dict[str, str | float | int] = {"pooling": str(pooling_of(self.folder)[0])}  # what damage is seen in
+        if self.config.budget is not None:  # part of the data is held back from the ranges
+            settings["budget"] = self.config.budget
+        origin = origin.model_copy(update={"settings": origin.settings | settings})
+        if (known := self._last_run(origin)) is not None:
+            self._forget_verdict()
+            self._copy_sentence_files()
+            known[1].save(self.output / "plan.json")  # an interrupted run may have left another
+            discard(within(self.output))
+            return known
+        with unfinished_work(within(self.output)) as unfinished:
+            return self._quantized(reference, data, origin, unfinished)
+
+    def _quantized(
+        self, reference: ir.Model, data: Source, origin: Origin, unfinished: Path | None
+    ) -> tuple[Ranges, QuantPlan, ir.Model]:
+        fitted, unfitted = split(data) if self.config.budget else (data, data)
+        dataset = dataset_for(reference, fitted, self.progress)
+        self._forget_verdict()
+        rows = rows_to_sample(self.config.int8)
+        with self.timed("calibrate"):
+            found = calibration.calibrate(
+                reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
+            )
+        case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
+        int8, plan = self._search(case, unfitted)
+        found.ranges.save(self.output / "ranges.json")
+        algorithm = ALGORITHMS[self.config.calibrate.observer]
+        cache = cache_of(found.ranges.amax(), algorithm=algorithm)
+        save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
+        plan.save(self.output / "plan.json")
+        self._copy_sentence_files()
+        save(int8, self.int8_path)
+        self._keep_record()  # last: its being there says that the rest is
+        return found.ranges, plan, int8
+
+    @property
+    def _record(self) -> Path:
+        return self.int8_path.with_name(f"{self.int8_path.name}.json")
+
+    def _keep_record(self) -> None:
+        """Another tool that rewrites the INT8 model keeps what it says of itself: only a hash tells the two apart."""
+        write_json(self._record, {"format": "calib8.model/1", "sha256": source_sha256(self.int8_path)})
+
+    def _recorded(self) -> Any:
+        try:
+            content = read_json(self._record, "record of an INT8 model")
+        except InputError:
+            return None
+        return content.get("sha256") if isinstance(content, dict) else None
+
+    def _forget_verdict(self) -> None:
+        """Called once model, data and options were found to go together: it must not outlive what it was about."""
+        for name in ("report.json", "report.html"):
+            (self.output / name).unlink(missing_ok=True)
+
+    def _copy_sentence_files(self) -> None:
+        """In a run that reuses the model, too: they may be others than in the last one."""
+        if self.folder.resolve() == self.output.resolve():
+            return
+        for source in (found for pattern in SENTENCE_FILES for found in self.folder.glob(pattern)):
+            with atomic(self.output / source.relative_to(self.folder)) as temporary:
+                shutil.copyfile(source, temporary)
+
+    def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
+        samples = PROBED if self.config.budget is None else BUDGET_PROBED
+        probe = probe_of(case.model, data, samples, self.folder)
+        if self.config.budget is None:
+            return quantise_guarded(case, probe, self.progress)
+        return quantise_within(case, probe, self.config.budget, self.progress)
+
+    def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
+        ranges = calibration.reusable(self.output / "ranges.json", origin, self.progress)
+        if ranges is None or not self.int8_path.is_file():
+            return None
+        int8 = load(self.int8_path)
+        if self._recorded() != int8.metadata_props[SOURCE_SHA256]:
+            self.progress.note(f"quantising again: {self.int8_path} is not what the last run wrote there")
+            return None
+        plan = recorded(QuantPlan, int8, PLAN)
+        if plan is None or not repeats(int8, origin, self.config.int8):
+            self.progress.note("quantising again: the options changed, and that needs the data")
+            return None
+        self.progress.note(f"INT8 model is up to date: reused {self.int8_path}")
+        return ranges, plan, int8
+
+    def build(self, int8: ir.Model) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
+        """Engines whose plan runs everything in INT8, and the complaint about those whose plan does not."""
+        if self.config.build is None:
+            return (), None
+        limits = dimension_limits(int8)
+        name = self.output / f"{self.output.resolve().name}-int8.engine"
+        failure = None
+        try:
+            engines = build_engine(self.int8_path, name, self.config.build, limits=limits, progress=self.progress)
+        except PlanMismatch as error:
+            engines, failure = list(error.built), error
+        return tuple(engine_facts(engine.path) for engine in engines), failure
+
+    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, fitted: Source) -> _Measured:
+        """``fitted`` is the calibration data."""
+        data = self.config.held_out
+        contract = contract_of(reference)
+        source = held_out or held_out_source(str(data), self.folder, contract, self.progress)
+        if on_calibration_data := source.fingerprint() == fitted.fingerprint():
+            self.progress.note(
+                f"{data} is the calibration data itself: what is measured on it says too much. Hold other "
+                "data out, or go without --held-out, and calib8 holds some back."
+            )
+        dataset = dataset_for(reference, source, self.progress)
+        known = 0 if on_calibration_data else shared(dataset, dataset_for(reference, fitted, Quiet()))
+        if known:
+            self.progress.note(
+                f"{known} of {len(dataset)} held-out samples are in the calibration data too: what is measured on them "
+                "says too much"
+            )
+        pooling, _ = pooling_of(self.folder)
+        with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
+            accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
+            accuracy = accuracy.with_texts(texts_of(data) if self.config.sentences else None)
+            speed = None
+            if (self.folder / "tokenizer.json").is_file():
+                encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
+                accuracy, speed = self._as_sentences(*encoders, accuracy)
+            described = str(data) if data is not None else "held-back calibration data"
+            return _Measured(accuracy, got.description, speed, described, on_calibration_data)
+
+    def _as_sentences(
+        self, reference: SentenceEncoder, int8: SentenceEncoder, accuracy: Comparison
+    ) -> tuple[Comparison, Speed | None]:
+        if self.config.pairs is not None:
+            pairs = read_pairs(self.config.pairs)
+            correlation = rank_correlation(reference, int8, pairs, self.progress)
+            accuracy = accuracy.model_copy(update={"spearman": correlation})
+        if self.config.held_out is None or self.config.held_out.suffix not in TEXT_SUFFIXES:
+            return accuracy, None
+        sentences = read_sentences(self.config.held_out)
+        return accuracy, race(reference, int8, sentences, self.progress)
+
+    def report(
+        self,
+        plan: QuantPlan,
+        ranges: Ranges,
+        engines: tuple[EngineFacts, ...],
+        measured: _Measured,
+        failure: LimitMissed | None,
+    ) -> Report:
+        return Report(
+            passed=failure is None,
+            failure=str(failure) if failure else None,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            calib8=version("calib8"),
+            machine=this_machine(),
+            model=file_facts(self.model),
+            int8=file_facts(self.int8_path),
+            int8_ops=len(plan.nodes("int8")),
+            weighted_ops=len(plan.ops),
+            calibration=CalibrationFacts(
+                samples=ranges.samples, positions=ranges.positions, observer=self.config.calibrate.observer
+            ),
+            held_out=measured.held_out,
+            limits=self.config.verify,
+            measured_on_calibration_data=measured.on_calibration_data,
+            accuracy=measured.accuracy,
+            accuracy_runtime=measured.runtime,
+            speed=measured.speed,
+            engines=engines,
+            seconds=self.seconds,
+        )

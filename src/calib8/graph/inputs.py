@@ -1,0 +1,57 @@
+"""What an ONNX model wants to be fed, read from its graph."""
+
+import onnx_ir as ir
+
+from calib8.data.inputs import InputSpec, named_dimensions
+from calib8.errors import ModelError
+
+#: Operators that hand indices on unchanged.
+PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def declared_inputs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The inputs that a caller has to feed, every dynamic dimension named. Raises ``ModelError`` for unknown ranks."""
+    specs = []
+    for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
+        if value.dtype in (None, ir.DataType.UNDEFINED) or value.shape is None:
+            raise ModelError(f"input {value.name!r} of the model has no type or no rank. Export the model again.")
+        shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        specs.append(InputSpec(value.name or "", value.dtype.numpy(), shape, _vocabulary(value)))
+    return named_dimensions(tuple(specs))
+
+
+def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The declared inputs of ``model``, which must have a dynamic batch. Raises ``ModelError``."""
+    specs = declared_inputs(model)
+    for spec in specs:
+        if not spec.shape or isinstance(spec.shape[0], int):
+            raise ModelError(
+                f"input {spec.name!r} has the fixed shape {list(spec.shape)}; expected a dynamic batch as its first "
+                "dimension. Export again with dynamic axes, e.g. torch.onnx.export(..., "
+                f"dynamic_axes={{{spec.name!r}: {{0: 'batch'}}}})."
+            )
+    return specs
+
+
+def table_rows(table: ir.Value | None) -> int | None:
+    """Rows of a constant table [rows, width], also of one that is stored as int8 or in another float type."""
+    while table is not None and (producer := table.producer()) is not None:
+        if producer.op_type not in ("DequantizeLinear", "Cast"):
+            return None
+        table = producer.inputs[0]
+    if table is None or table.const_value is None or len(table.const_value.shape) != 2:
+        return None
+    return int(table.const_value.numpy().shape[0])
+
+
+def _vocabulary(value: ir.Value) -> int | None:
+    """Rows of the smallest constant table that ``value`` indexes as it is (its vocabulary size)."""
+    rows = []
+    for reader, index in value.uses():
+        if reader.op_type == "Gather" and index == 1 and reader.attributes.get_int("axis", 0) == 0:
+            rows.append(table_rows(reader.inputs[0]))
+        elif reader.op_type in PASSING and index == 0:
+            rows.append(_vocabulary(reader.outputs[0]))
+    return min((count for count in rows if count is not None), default=None)

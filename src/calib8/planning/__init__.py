@@ -1,1 +1,0 @@
-"""Deciding what is done to each weighted op, and saying why."""

@@ -1,0 +1,28 @@
+"""What an artefact was made from, written into it: work is reused only while all of that is unchanged."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Origin(BaseModel):
+    """What ranges, or a calibration cache, were made from. They are reused only while all of it is unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_sha256: str
+    data_sha256: str
+    settings: dict[str, str | float | int]
+    tools: dict[str, str]
+
+    def changes(self, other: "Origin") -> list[str]:
+        """What differs between the two, in words; empty if nothing does."""
+        changed = []
+        if self.model_sha256 != other.model_sha256:
+            changed.append("the model")
+        if self.data_sha256 != other.data_sha256:
+            changed.append("the calibration data")
+        if self.settings != other.settings:
+            keys = sorted(k for k in self.settings | other.settings if self.settings.get(k) != other.settings.get(k))
+            changed.append(f"the settings ({', '.join(keys)})")
+        if self.tools != other.tools:
+            changed.append("the version of calib8 or ONNX Runtime")
+        return changed

@@ -1,0 +1,123 @@
+"""The policy: INT8 wherever enough of the signal is left."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from calib8.calibration.ranges import Ranges, TensorRange
+from calib8.errors import ConfigError, RangesError
+from calib8.graph.io import SOURCE_SHA256
+from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.quantization.config import Form, Int8
+from calib8.quantization.quant_plan import OpPlan, QuantPlan
+from calib8.quantization.solve import Solution
+
+Verdict = tuple[str, str, float | None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out at the model's own output: cosine with an op alone in INT8, and why some stay in float."""
+
+    cosine: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_plan(
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8,
+    solutions: Mapping[str, Solution] | None = None,
+    measured: Measured | None = None,
+) -> QuantPlan:
+    """Decide for every weighted op of the prepared ``model``.
+
+    An op stays in float if its name is not selected (see ``selected``), if it was ``measured`` to cost too much, if
+    nothing but zero was ever seen at its input, or if less than ``min_sqnr_db`` would be left: of its output on
+    held-out rows where ``solutions`` has it, of a typical position of its input otherwise. Raises ``RangesError`` when
+    the ranges are of another model.
+    """
+    check_ranges(model, ranges)
+    names, solved, measured = selected(model, config), solutions or {}, measured or Measured()
+    ops = []
+    for op in weighted_ops(model):
+        tensor = op.activation.name or ""
+        seen, solution = ranges.tensors[tensor], solved.get(op.name)
+        if op.name not in names:
+            treatment, reason, sqnr = "float", "left out by name", None
+        elif op.name in measured.left_out:
+            treatment, reason, sqnr = "float", measured.left_out[op.name], None
+        elif solution is not None and not seen.minimum == seen.maximum == 0:
+            treatment, reason, sqnr = _by_output(solution, config.min_sqnr_db)
+        else:
+            treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db)
+        own = _op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr))
+        ops.append(own.model_copy(update={"expected_cosine": measured.cosine.get(op.name)}))
+    return QuantPlan(ops=tuple(ops))
+
+
+def selected(model: ir.Model, config: Form) -> set[str]:
+    """Names of the weighted ops that ``include`` (all if empty) and not ``exclude`` globs match.
+
+    Raises ``ConfigError`` for a glob that matches nothing: a typo that would otherwise go unnoticed.
+    """
+    names = [op.name for op in weighted_ops(model)]
+    for glob in (*config.include, *config.exclude):
+        if not any(fnmatchcase(name, glob) for name in names):
+            examples = ", ".join(names[:3]) or "none at all"
+            raise ConfigError(f"{glob!r} matches no weighted op. The model's weighted ops are named like: {examples}.")
+    included = {n for n in names if not config.include or any(fnmatchcase(n, glob) for glob in config.include)}
+    return {n for n in included if not any(fnmatchcase(n, glob) for glob in config.exclude)}
+
+
+def check_ranges(model: ir.Model, ranges: Ranges) -> None:
+    """Raise ``RangesError`` if ``ranges`` were made from another model than this."""
+    needed = {op.activation.name or "" for op in weighted_ops(model)}
+    if missing := sorted(needed - set(ranges.tensors)):
+        raise RangesError(
+            f"the ranges hold no entry for {len(missing)} tensors of this model, e.g. {missing[0]!r}: they were made "
+            "from another model. Calibrate this one."
+        )
+    own, theirs = model.metadata_props.get(SOURCE_SHA256), ranges.origin.model_sha256
+    if own and theirs and own != theirs:
+        raise RangesError(
+            f"the ranges were made from another model: its SHA-256 begins with {theirs[:12]}, this one's with "
+            f"{own[:12]}. Calibrate this one; ranges do not survive retraining."
+        )
+
+
+def _by_output(solution: Solution, least: float) -> Verdict:
+    sqnr = -10 * math.log10(max(solution.error, 1e-12))
+    if sqnr < least:
+        return "float", f"{solution.recipe}: its output would keep only {sqnr:.1f} dB, less than {least:g}", sqnr
+    return "int8", f"{solution.recipe}: its output keeps {sqnr:.1f} dB on held-out rows", sqnr
+
+
+def _by_input(seen: TensorRange, least: float) -> Verdict:
+    sqnr = seen.typical_sqnr_db
+    if seen.amax == 0 or seen.typical == 0:
+        what = "nothing but zero" if seen.amax == 0 else "mostly positions of nothing but zero"
+        return "float", f"calibration saw {what} at its input", None
+    if sqnr < least:
+        return "float", f"outliers: a typical position would keep {sqnr:.1f} dB, less than {least:g}", sqnr
+    return "int8", f"a typical position of its input keeps {sqnr:.1f} dB", sqnr
+
+
+def _op_plan(op: WeightedOp, seen: TensorRange, solution: Solution | None, verdict: Verdict) -> OpPlan:
+    treatment, reason, sqnr = verdict
+    return OpPlan.model_validate(
+        {
+            "node": op.name,
+            "kind": op.kind,
+            "input": op.activation.name,
+            "treatment": treatment,
+            "reason": reason,
+            "amax": seen.amax,
+            "sqnr_db": None if sqnr is None else round(sqnr, 2),
+            "recipe": None if solution is None else str(solution.recipe),
+            "extra_columns": 0 if solution is None else solution.quantised.conditioning.extra,
+        }
+    )

@@ -1,0 +1,151 @@
+"""Quantise with data at hand: by the numbers of each site first, then by what the model's own output says."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calib8.calibration.checkpoint import checkpoint
+from calib8.calibration.collect import collect
+from calib8.calibration.ranges import Ranges
+from calib8.calibration.run import pass_key
+from calib8.calibration.statistics import TensorStatistics
+from calib8.data.sources import Source
+from calib8.graph.dataset import dataset_for
+from calib8.graph.io import SOURCE_SHA256
+from calib8.progress import Progress
+from calib8.quantization.apply import apply_plan, solve_sites
+from calib8.quantization.config import Int8
+from calib8.quantization.known import Known
+from calib8.quantization.policy import Measured, check_ranges, make_plan, selected
+from calib8.quantization.probe import Probe
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.sensitivity import Measuring, culprits
+from calib8.quantization.solve import ROWS, Solution
+from calib8.quantization.switchboard import Switchboard
+from calib8.resume import unfinished_step
+from calib8.runtime.cpu import open_cpu
+
+#: Samples that ops are measured on.
+PROBED = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prepared model, what calibration found out about it, and how it is to be quantised."""
+
+    model: ir.Model
+    ranges: Ranges
+    statistics: Mapping[str, TensorStatistics]
+    config: Int8
+    #: Where solutions are kept while there is work left, and found again.
+    unfinished: Path | None = None
+
+    def solutions(self, progress: Progress) -> dict[str, Solution]:
+        """How each op is conditioned and rounded; none if ranges alone decide."""
+        check_ranges(self.model, self.ranges)
+        if self.config.treatment == "plain":
+            return {}
+        with self.step("sites", progress) as folder:
+            return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
+
+    def step(self, name: str, progress: Progress, probe: Probe | None = None) -> AbstractContextManager[Path | None]:
+        """The folder in which a step of the work, on the samples of ``probe``, is kept; None if none is."""
+        if self.unfinished is None:
+            return nullcontext()
+        key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
+        if probe is not None:
+            key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling}
+        return unfinished_step(self.unfinished / name, key, progress)
+
+    def measuring(
+        self, names: set[str], solutions: Mapping[str, Solution], probe: Probe, folder: Path | None
+    ) -> Measuring:
+        """Measurements with any of ``names`` in INT8 as ``solutions`` say, kept in the ``folder`` of a ``step``."""
+        path = folder / f"{_told(names, solutions)}.json" if folder is not None else None
+        return Measuring(self.switchboard(names, solutions), probe, Known(path))
+
+    def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
+        """All of ``names`` to be switched between float and INT8."""
+        return Switchboard(self.model, names, self.ranges, solutions, embedding=self.config.embedding)
+
+    def plan(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> QuantPlan:
+        """What is done to each op."""
+        return make_plan(self.model, self.ranges, self.config, solutions, measured)
+
+    def apply(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> tuple[ir.Model, QuantPlan]:
+        """The quantised model and its plan."""
+        plan = self.plan(solutions, measured)
+        return self.follow(plan, solutions), plan
+
+    def follow(self, plan: QuantPlan, solutions: Mapping[str, Solution]) -> ir.Model:
+        """The quantised model that ``plan`` describes."""
+        return apply_plan(self.model, self.ranges, plan, self.config, solutions)
+
+
+def _told(names: set[str], solutions: Mapping[str, Solution]) -> str:
+    """What tells how ``names`` are quantised from any other way, of one step of a case."""
+    chosen = {name: solution.trial for name, solution in solutions.items()}
+    told = [(name, asdict(chosen[name]) if name in chosen else None) for name in sorted(names)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def rows_to_sample(config: Int8) -> int:
+    """How many rows of every tensor ``Case.solutions`` needs."""
+    return ROWS if config.treatment == "auto" else 0
+
+
+def case_of(
+    model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress, unfinished: Path | None = None
+) -> Case:
+    """The case of ``model`` after one more pass over its calibration data.
+
+    unfinished: folder to keep what is done in, the case's own work too, and to go on from.
+    """
+    check_ranges(model, ranges)  # before the pass, too
+    made_from = {"model_sha256": model.metadata_props.get(SOURCE_SHA256, ""), "data_sha256": data.fingerprint()}
+    origin = ranges.origin.model_copy(update=made_from)
+    if unfinished is not None:  # of other data nothing is of any use
+        unfinished = unfinished / f"data-{origin.data_sha256[:16]}"
+    sample = rows_to_sample(config)
+    with checkpoint(unfinished, pass_key(origin, sample, histograms=False), progress) as kept:
+        statistics = collect(model, dataset_for(model, data, progress), progress, sample=sample, checkpoint=kept)
+    return Case(model, ranges, statistics, config, unfinished)
+
+
+def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.Model, QuantPlan]:
+    """The quantised model and its plan, ops left in float that alone cost more than ``max_damage``.
+
+    What a site's own numbers cannot tell is how much its error matters: 23 dB may be plenty in one place and ruin a
+    detector in another. Nothing is measured op by op as long as all of them together do no such damage.
+    """
+    solutions = case.solutions(progress)
+    quantised, plan = case.apply(solutions)
+    with open_cpu(quantised, "onnxruntime") as runtime:
+        loss = 1 - float(probe.cosines(runtime).mean())
+    limit = case.config.max_damage
+    if loss <= limit:
+        return quantised, plan
+    names = plan.nodes("int8")
+    del quantised  # a switchboard holds every weight twice
+    progress.note(f"all of it in INT8 costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}")
+    with case.step("measured", progress, probe) as folder:
+        measuring = case.measuring(set(names), solutions, probe, folder)
+        with measuring.board:
+            base = measuring.cosine(())
+
+            def damage(group: Sequence[str]) -> float:
+                progress.update("measure ops", len(measuring), None)
+                return base - measuring.cosine(group)
+
+            found = culprits(names, damage, limit)
+    progress.update("measure ops", len(measuring), len(measuring))
+    reasons = {
+        name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"
+        for name, cost in found.items()
+    }
+    return case.apply(solutions, Measured({name: base - cost for name, cost in found.items()}, reasons))

@@ -1,0 +1,1 @@
+"""What surrounds calib8: standard input, the terminal's dangers, libraries that would tell, and how extras are installed."""

@@ -1,0 +1,1 @@
+"""Sentences: tokenised, embedded, many of them at a time."""
