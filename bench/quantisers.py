@@ -86,7 +86,7 @@ def calib8(**options: Any) -> Quantise:
     """``calib8 convert`` up to the INT8 model, with these options of quantisation."""
 
     def quantise(model: Path, data: Path, output: Path) -> None:
-        from calib8 import api
+        import calib8
         from calib8.data.split import First
         from calib8.graph.dataset import dataset_for
         from calib8.graph.io import save
@@ -98,7 +98,7 @@ def calib8(**options: Any) -> Quantise:
 
         reference, found = _calibrated(model, data)
         case = Case(reference, found.ranges, found.statistics, Int8(**options))
-        samples = dataset_for(reference, First(api.npz_file(data), PROBED), Quiet())
+        samples = dataset_for(reference, First(calib8.npz_file(data), PROBED), Quiet())
         probe = Probe(reference, samples, pooling=pooling_of(model.parent)[0])
         int8, _ = quantise_guarded(case, probe, Quiet())
         save(int8, output)
@@ -181,7 +181,7 @@ def _matrices(site: "Site") -> list[tuple[str, NDArray[np.float32]]]:
 
 
 def _calibrated(model: Path, data: Path) -> tuple["ir.Model", "Calibration"]:
-    from calib8 import api
+    import calib8
     from calib8.calibration.config import Calibrate
     from calib8.calibration.run import calibrate, origin_of
     from calib8.graph.dataset import dataset_for
@@ -189,7 +189,7 @@ def _calibrated(model: Path, data: Path) -> tuple["ir.Model", "Calibration"]:
     from calib8.progress import Quiet
     from calib8.quantization.solve import ROWS
 
-    reference, source, config = api.load(model), api.npz_file(data), Calibrate()
+    reference, source, config = calib8.load(model), calib8.npz_file(data), Calibrate()
     origin = origin_of(reference.metadata_props[SOURCE_SHA256], source.fingerprint(), config)
     dataset = dataset_for(reference, source, Quiet())
     return reference, calibrate(reference, dataset, config, origin, Quiet(), sample=ROWS)

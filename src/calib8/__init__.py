@@ -16,91 +16,191 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calib8.api import (
-        batches,
-        build,
-        calibrate,
-        convert,
-        export_cache,
-        fetch,
-        load,
-        migrate,
-        npy_folder,
-        npz_file,
-        open,
-        plan,
-        prepare,
-        quantize,
-        run,
-        save,
-        sensitivity,
-    )
+    from calib8.benchmark.run import bench
+    from calib8.benchmark.tune import tune
+    from calib8.calibration.calibrate import calibrate
     from calib8.calibration.config import Calibrate
+    from calib8.calibration.ranges import Ranges
     from calib8.cluster.config import Ray
     from calib8.console import ConsoleProgress
-    from calib8.convert import Convert
+    from calib8.convert import Convert, convert
+    from calib8.data.sources import batches, npy_folder, npz_file
+    from calib8.doctor.diagnosis import Diagnosis, doctor
+    from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
-    from calib8.errors import Calib8Error
+    from calib8.engine.from_model import build
+    from calib8.errors import (
+        AccuracyMissed,
+        BuildError,
+        CacheError,
+        Calib8Error,
+        ConfigError,
+        DataError,
+        FetchError,
+        InputError,
+        LimitMissed,
+        ModelError,
+        PlanMismatch,
+        ProfileError,
+        RangesError,
+        SetupError,
+    )
     from calib8.gpu.monitor import Monitor
-    from calib8.judging import bench, doctor, inspect, tune, verify
+    from calib8.graph.io import save
+    from calib8.passes.prepare import load
     from calib8.quantization.config import Int8, Migrate
+    from calib8.quantization.export_cache import Exported
+    from calib8.quantization.migrate import Migration
+    from calib8.quantization.quant_plan import QuantPlan
+    from calib8.quantization.quantize import plan, quantize, quantize_file, sensitivity
+    from calib8.quantization.sensitivity import Sensitivity
+    from calib8.quantization.with_caches import export_cache, migrate
+    from calib8.report.bench import BenchReport
+    from calib8.report.inspect import inspect
+    from calib8.report.report import Report
+    from calib8.report.verification import VerificationReport
+    from calib8.runtime.base import Runtime
+    from calib8.runtime.choice import Measured
+    from calib8.runtime.run import open, run, run_to_folder
     from calib8.serving.config import Serve
     from calib8.serving.server import serve
     from calib8.serving.triton.config import Triton
     from calib8.serving.triton.repository import export_triton
     from calib8.text.embed_corpus import Corpus, embed_corpus
     from calib8.text.embed_texts import embed, embed_stream
-    from calib8.text.tokenizer import Prepare
+    from calib8.text.prepare import Prepare, prepare
+    from calib8.verification.compare import Comparison
     from calib8.verification.config import Bench, Verify
+    from calib8.verification.on_gpu import GpuComparison, compare_on_gpu
+    from calib8.verification.run import compare, verify
+    from calib8.zoo.fetch import fetch
 
+#: Where each public name lives.
 _HOME = {
+    "AccuracyMissed": "calib8.errors",
     "Bench": "calib8.verification.config",
+    "BenchReport": "calib8.report.bench",
     "Build": "calib8.engine.config",
+    "BuildError": "calib8.errors",
+    "BuiltEngine": "calib8.engine.build",
+    "CacheError": "calib8.errors",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",
+    "Comparison": "calib8.verification.compare",
+    "ConfigError": "calib8.errors",
     "ConsoleProgress": "calib8.console",
     "Convert": "calib8.convert",
     "Corpus": "calib8.text.embed_corpus",
+    "DataError": "calib8.errors",
+    "Diagnosis": "calib8.doctor.diagnosis",
+    "Exported": "calib8.quantization.export_cache",
+    "FetchError": "calib8.errors",
+    "GpuComparison": "calib8.verification.on_gpu",
+    "InputError": "calib8.errors",
     "Int8": "calib8.quantization.config",
+    "LimitMissed": "calib8.errors",
+    "Measured": "calib8.runtime.choice",
     "Migrate": "calib8.quantization.config",
+    "Migration": "calib8.quantization.migrate",
+    "ModelError": "calib8.errors",
     "Monitor": "calib8.gpu.monitor",
-    "Prepare": "calib8.text.tokenizer",
+    "PlanMismatch": "calib8.errors",
+    "Prepare": "calib8.text.prepare",
+    "ProfileError": "calib8.errors",
+    "QuantPlan": "calib8.quantization.quant_plan",
+    "Ranges": "calib8.calibration.ranges",
+    "RangesError": "calib8.errors",
     "Ray": "calib8.cluster.config",
+    "Report": "calib8.report.report",
+    "Runtime": "calib8.runtime.base",
+    "Sensitivity": "calib8.quantization.sensitivity",
     "Serve": "calib8.serving.config",
+    "SetupError": "calib8.errors",
     "Triton": "calib8.serving.triton.config",
+    "VerificationReport": "calib8.report.verification",
     "Verify": "calib8.verification.config",
-    "bench": "calib8.judging",
-    "doctor": "calib8.judging",
+    "batches": "calib8.data.sources",
+    "bench": "calib8.benchmark.run",
+    "build": "calib8.engine.from_model",
+    "calibrate": "calib8.calibration.calibrate",
+    "compare": "calib8.verification.run",
+    "compare_on_gpu": "calib8.verification.on_gpu",
+    "convert": "calib8.convert",
+    "doctor": "calib8.doctor.diagnosis",
     "embed": "calib8.text.embed_texts",
     "embed_corpus": "calib8.text.embed_corpus",
     "embed_stream": "calib8.text.embed_texts",
+    "export_cache": "calib8.quantization.with_caches",
     "export_triton": "calib8.serving.triton.repository",
-    "inspect": "calib8.judging",
+    "fetch": "calib8.zoo.fetch",
+    "inspect": "calib8.report.inspect",
+    "load": "calib8.passes.prepare",
+    "migrate": "calib8.quantization.with_caches",
+    "npy_folder": "calib8.data.sources",
+    "npz_file": "calib8.data.sources",
+    "open": "calib8.runtime.run",
+    "plan": "calib8.quantization.quantize",
+    "prepare": "calib8.text.prepare",
+    "quantize": "calib8.quantization.quantize",
+    "quantize_file": "calib8.quantization.quantize",
+    "run": "calib8.runtime.run",
+    "run_to_folder": "calib8.runtime.run",
+    "save": "calib8.graph.io",
+    "sensitivity": "calib8.quantization.quantize",
     "serve": "calib8.serving.server",
-    "tune": "calib8.judging",
-    "verify": "calib8.judging",
+    "tune": "calib8.benchmark.tune",
+    "verify": "calib8.verification.run",
 }
 
 __all__ = [
+    "AccuracyMissed",
     "Bench",
+    "BenchReport",
     "Build",
+    "BuildError",
+    "BuiltEngine",
+    "CacheError",
     "Calib8Error",
     "Calibrate",
+    "Comparison",
+    "ConfigError",
     "ConsoleProgress",
     "Convert",
     "Corpus",
+    "DataError",
+    "Diagnosis",
+    "Exported",
+    "FetchError",
+    "GpuComparison",
+    "InputError",
     "Int8",
+    "LimitMissed",
+    "Measured",
     "Migrate",
+    "Migration",
+    "ModelError",
     "Monitor",
+    "PlanMismatch",
     "Prepare",
+    "ProfileError",
+    "QuantPlan",
+    "Ranges",
+    "RangesError",
     "Ray",
+    "Report",
+    "Runtime",
+    "Sensitivity",
     "Serve",
+    "SetupError",
     "Triton",
+    "VerificationReport",
     "Verify",
     "batches",
     "bench",
     "build",
     "calibrate",
+    "compare",
+    "compare_on_gpu",
     "convert",
     "doctor",
     "embed",
@@ -118,7 +218,9 @@ __all__ = [
     "plan",
     "prepare",
     "quantize",
+    "quantize_file",
     "run",
+    "run_to_folder",
     "save",
     "sensitivity",
     "serve",
@@ -133,7 +235,7 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("calib8")
     if name not in __all__:
         raise AttributeError(f"module 'calib8' has no attribute {name!r}")
-    value = getattr(import_module(_HOME.get(name, "calib8.api")), name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -19,7 +19,7 @@ from calib8.calibration import run as calibration
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
 from calib8.config import Config
-from calib8.data.sources import Source, open_source
+from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
 from calib8.engine.build import build_engine, builder_of
 from calib8.engine.config import Build
@@ -46,7 +46,7 @@ from calib8.resume import discard, unfinished_work, within
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
-from calib8.text.text_source import TEXT_SUFFIXES, held_out_source, texts_of
+from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, held_out_source, texts_of
 from calib8.text.tokenizer import read_sentences
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.config import Verify
@@ -84,18 +84,27 @@ class Convert(Config):
     sentences: bool = True
 
 
-def convert(model: Path, data: Source, output: Path, config: Convert, progress: Progress) -> Report:
-    """Convert ``model`` into ``output``: ranges, cache, plan, INT8 model, engines, ``report.json`` and ``.html``.
+def convert(
+    model: Path | str,
+    data: Data,
+    output: Path | str,
+    config: Convert | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert ``model`` into the folder ``output``: ranges, cache, plan, INT8 model, engines, the report and its page.
 
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
     misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
     change since the last run are reused.
     """
+    model, output, config, progress = Path(model), Path(output), Convert.of(config), progress or Quiet()
     require_folder(output)
+    source = calibration_source(data, model, progress)
     _refuse_early(model, config)
     reference = _checked_model(model, config)
     job = _Job(model, output, config, progress)
-    fitted, held_out = (data, None) if config.held_out is not None else split(data)
+    fitted, held_out = (source, None) if config.held_out is not None else split(source)
     with watched(config.monitor) as activity:
         with job.timed("quantize"):
             ranges, plan, int8 = job.quantize(reference, fitted)

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from calib8.errors import Calib8Error, InputError, SetupError
+from calib8.errors import Calib8Error, ConfigError, InputError, SetupError
 
 #: What helps against each reason not to write.
 REMEDIES = {
@@ -400,3 +400,15 @@ def flock(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
         yield held
     finally:
         os.close(handle)
+
+
+def named(*given: object) -> list[Path | str]:
+    """Those that are files or folders."""
+    return [one for one in given if isinstance(one, (str, Path))]
+
+
+def require_path(given: object) -> Path:
+    """``given`` as a path. Raises ``ConfigError`` for anything else, such as a model in memory."""
+    if not isinstance(given, (str, Path)):
+        raise ConfigError(f"got a model of type {type(given).__name__}, expected the path of its file.")
+    return Path(given)

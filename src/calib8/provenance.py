@@ -1,5 +1,7 @@
 """What an artefact was made from, written into it: work is reused only while all of that is unchanged."""
 
+from importlib.metadata import version
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -26,3 +28,13 @@ class Origin(BaseModel):
         if self.tools != other.tools:
             changed.append("the version of calib8 or ONNX Runtime")
         return changed
+
+
+def calibrator_origin(model_sha256: str, data_sha256: str, calibrator: str) -> Origin:
+    """What a cache that TensorRT's own calibrator writes now would be made from; its first line names the TensorRT."""
+    return Origin(
+        model_sha256=model_sha256,
+        data_sha256=data_sha256,
+        settings={"calibrator": calibrator},
+        tools={"calib8": version("calib8")},
+    )

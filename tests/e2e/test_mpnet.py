@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib8 import Build, api
+import calib8
+from calib8 import Build
 from calib8.caches.cache import Cache
 from calib8.calibration.ranges import Ranges
 from calib8.engine.sidecar import describe_engine
@@ -68,7 +69,7 @@ def test_every_engine_has_its_sidecar(target: str) -> None:
 
 
 def test_one_engine_for_every_architecture_plans_what_single_ones_do(tmp_path: Path) -> None:
-    (joint,) = api.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="+".join(TARGETS)))
+    (joint,) = calib8.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="+".join(TARGETS)))
     assert (joint.plan.expected, joint.plan.covered, joint.plan.planned_kernels) == (72, 72, 48)
     sidecar, single = describe_engine(joint.path), describe_engine(DEMO / "mpnet-int8.sm75.engine")
     assert sidecar.target == "sm75+sm86+sm89+sm120"
@@ -78,7 +79,7 @@ def test_one_engine_for_every_architecture_plans_what_single_ones_do(tmp_path: P
 
 def test_two_profiles_share_the_weights(tmp_path: Path) -> None:
     shapes = ("input_ids:1x1:1x16:1x64", "input_ids:1x1:8x64:64x384")
-    (both,) = api.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="sm86", shapes=shapes))
+    (both,) = calib8.build(DEMO / "model.int8.onnx", tmp_path / "x.engine", Build(targets="sm86", shapes=shapes))
     assert (both.plan.expected, both.plan.covered, both.plan.planned_kernels) == (72, 72, 48)
     one = describe_engine(DEMO / "mpnet-int8.sm86.engine")
     assert one.engine_bytes < both.size_bytes < 1.15 * one.engine_bytes

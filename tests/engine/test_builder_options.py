@@ -6,7 +6,7 @@ import engine_models as tiny
 import pytest
 from engine_models import SHAPES
 
-from calib8 import api
+import calib8
 from calib8.engine import build
 from calib8.engine.arithmetic import multiplies
 from calib8.engine.build import build_engine
@@ -108,7 +108,7 @@ def test_what_rtx_takes_changes_the_engine_and_is_recorded(change, saved, tmp_pa
 )
 def test_what_rtx_lacks_is_refused_with_what_to_do_instead(change, instead, saved, tmp_path):
     with pytest.raises(ConfigError, match=instead):
-        api.build(saved(tiny.mlp()), tmp_path / "x.engine", Build(targets="sm86", **change))
+        calib8.build(saved(tiny.mlp()), tmp_path / "x.engine", Build(targets="sm86", **change))
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 

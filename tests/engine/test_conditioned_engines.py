@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 import calib8
-from calib8.api import quantize_file
 from calib8.engine.quantized import Chain, conditioning_chains
 from calib8.errors import RangesError
 from calib8.graph.builder import GraphBuilder
@@ -19,6 +18,7 @@ from calib8.passes import quantize_embedding
 from calib8.passes.host_loops import replace_host_loops
 from calib8.passes.prepare import prepare
 from calib8.quantization.design import Recipe
+from calib8.quantization.quantize import quantize_file
 from calib8.quantization.solve import solve
 from calib8.report.table import render
 from calib8.testing import outputs_of, tiny_encoder, token_feeds

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from trt_builds import recorded
 from trt_double import double, needs_bindings
 
-from calib8 import api
+import calib8
 from calib8.cli.main import main
 from calib8.engine import family, worker
 from calib8.engine.config import Build
@@ -80,7 +80,7 @@ def test_the_double_refuses_what_the_bindings_do_not_have():
 def test_a_strongly_typed_network_is_asked_for(version, flags, tensorrt, saved, tmp_path):
     """TensorRT 11 makes no other and ignores the flag, whose number is another there."""
     calls = tensorrt(version)
-    (built,) = api.build(saved(float_conv()), tmp_path / "x.engine", Build(allow_float=True))
+    (built,) = calib8.build(saved(float_conv()), tmp_path / "x.engine", Build(allow_float=True))
     assert only(calls, *CONFIGURED) == [["Builder.create_network", flags]]  # 1 << STRONGLY_TYPED
     sidecar = describe_engine(built.path)
     assert (sidecar.family, sidecar.target, sidecar.tensorrt_version) == ("tensorrt", "sm86", version)
@@ -97,7 +97,7 @@ def test_tensorrt_11_gets_no_calibrator(tensorrt, saved, tmp_path):
     with pytest.raises(
         ConfigError, match=r"TensorRT 11\.4\.0\.\d+ has no calibrator: .* 11 removed them.*calib8 migrate"
     ):
-        api.build(tmp_path / "model.onnx", tmp_path / "y.engine", Build(calibrator="minmax"), data=images(2))
+        calib8.build(tmp_path / "model.onnx", tmp_path / "y.engine", Build(calibrator="minmax"), data=images(2))
 
 
 def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_path):
@@ -114,7 +114,7 @@ def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_p
         weight_streaming=True,
         shapes=[{"x": ("1x3x4x4", "2x3x4x4", "4x3x4x4")}, {"x": ("5x3x4x4", "6x3x4x4", "8x3x4x4")}],
     )
-    (built,) = api.build(saved(float_conv()), tmp_path / "x.engine", config)
+    (built,) = calib8.build(saved(float_conv()), tmp_path / "x.engine", config)
     told = [call for call in recorded(calls) if call[0].startswith("IBuilderConfig.")]
     assert told == [
         ["IBuilderConfig.profiling_verbosity=", "ProfilingVerbosity.DETAILED"],
@@ -137,13 +137,13 @@ def test_options_become_the_calls_that_tensorrt_documents(tensorrt, saved, tmp_p
 def test_another_option_is_another_engine_and_the_same_is_reused(tensorrt, saved, tmp_path, notes):
     tensorrt("10.16.1.11")
     model, output = saved(float_conv()), tmp_path / "x.engine"
-    api.build(model, output, Build(allow_float=True))
+    calib8.build(model, output, Build(allow_float=True))
     before = describe_engine(output).built_at, describe_engine(output)
-    api.build(model, output, Build(allow_float=True), progress=notes)
+    calib8.build(model, output, Build(allow_float=True), progress=notes)
     assert notes.messages[-1].startswith("engine is up to date")
     for change in ({"tf32": False}, {"hardware_compatibility": "same-capability"}, {"version_compatible": True}):
         notes.messages.clear()
-        api.build(model, output, Build(allow_float=True, **change), progress=notes)
+        calib8.build(model, output, Build(allow_float=True, **change), progress=notes)
         assert not [said for said in notes.messages if "up to date" in said]
         assert describe_engine(output).options() == Options(**change).options() != before[1].options()
 
@@ -156,7 +156,7 @@ def test_the_timing_cache_is_read_extended_and_replaced_if_foreign(tensorrt, sav
     def build_anew(content):
         if content is not None:
             cache.write_bytes(content)
-        api.build(model, tmp_path / "x.engine", config, progress=notes)
+        calib8.build(model, tmp_path / "x.engine", config, progress=notes)
         (tmp_path / "x.engine").unlink()
         return cache.read_bytes()
 
@@ -183,7 +183,7 @@ def test_the_timing_cache_is_read_extended_and_replaced_if_foreign(tensorrt, sav
 def test_a_calibrator_gets_every_sample_in_whole_batches(algorithm, base, tensorrt, saved, tmp_path, notes):
     calls, cache = tensorrt("10.16.1.11"), tmp_path / "calibration.cache"
     config = Build(calibrator=algorithm, calibration_cache=cache, calibration_batch=4)
-    (built,) = api.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(10), progress=notes)
+    (built,) = calib8.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(10), progress=notes)
     made = recorded(calls)
     assert [base] in made
     assert ["IBuilderConfig.int8_calibrator=", "Calibrator"] in made
@@ -210,15 +210,15 @@ def test_a_fitting_cache_is_used_instead_of_data(tensorrt, saved, tmp_path, note
     calls, cache, model = tensorrt("10.16.1.11"), tmp_path / "calibration.cache", saved(float_conv())
     cache.write_text(f"{HEADER}\nx: 3c010204\n")
     config = Build(calibrator="minmax", calibration_cache=cache)
-    api.build(model, tmp_path / "x.engine", config, progress=notes)
+    calib8.build(model, tmp_path / "x.engine", config, progress=notes)
     assert only(calls, "calibrated from cache", "batch") == [["calibrated from cache", f"{HEADER}\nx: 3c010204\n"]]
     assert [said for said in notes.messages if "nothing says which model and data" in said]
     assert [said for said in notes.messages if said.startswith(f"the scales come from {cache}")]
     before = (tmp_path / "x.engine.json").read_text()
-    api.build(model, tmp_path / "x.engine", config, progress=notes)
+    calib8.build(model, tmp_path / "x.engine", config, progress=notes)
     assert (tmp_path / "x.engine.json").read_text() == before  # nothing changed
     cache.write_text(f"{HEADER}\nx: 3c010205\n")
-    api.build(model, tmp_path / "x.engine", config, progress=notes)
+    calib8.build(model, tmp_path / "x.engine", config, progress=notes)
     assert (tmp_path / "x.engine.json").read_text() != before
 
 
@@ -228,8 +228,8 @@ def test_a_cache_of_another_version_or_algorithm_is_made_anew(header, tensorrt, 
     cache.write_text(f"{header}\nx: 3c010204\n")
     config = Build(calibrator="minmax", calibration_cache=cache)
     with pytest.raises(ConfigError, match=f"or a calibration cache .* that begins with '{HEADER}'"):
-        api.build(saved(float_conv()), tmp_path / "x.engine", config)
-    api.build(tmp_path / "model.onnx", tmp_path / "x.engine", config, data=images(3), progress=notes)
+        calib8.build(saved(float_conv()), tmp_path / "x.engine", config)
+    calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", config, data=images(3), progress=notes)
     assert f"{cache} does not begin with {HEADER}: calibrating again" in notes.messages
     assert len(only(calls, "batch")) == 1  # one batch of 8: that of the usual shape, filled up
     assert cache.read_text().startswith(HEADER)
@@ -238,17 +238,17 @@ def test_a_cache_of_another_version_or_algorithm_is_made_anew(header, tensorrt, 
 def test_a_cache_remembers_its_model_and_data(tensorrt, saved, tmp_path, notes):
     calls, cache = tensorrt("10.16.1.11"), tmp_path / "calibration.cache"
     config, model = Build(calibrator="minmax", calibration_cache=cache), saved(float_conv())
-    api.build(model, tmp_path / "x.engine", config, data=images(3))
+    calib8.build(model, tmp_path / "x.engine", config, data=images(3))
     (tmp_path / "x.engine").unlink()
     written = cache.read_text()
-    api.build(model, tmp_path / "x.engine", config, data=images(3))
+    calib8.build(model, tmp_path / "x.engine", config, data=images(3))
     assert only(calls, "calibrated from cache") == [["calibrated from cache", written]]
     with pytest.raises(CacheError, match="was made from another data"):
-        api.build(model, tmp_path / "y.engine", config, data=images(4))
+        calib8.build(model, tmp_path / "y.engine", config, data=images(4))
     with pytest.raises(CacheError, match="was made from another model"):
-        api.build(saved(float_conv(batch="other")), tmp_path / "y.engine", config, data=images(3))
+        calib8.build(saved(float_conv(batch="other")), tmp_path / "y.engine", config, data=images(3))
     cache.unlink()
-    api.build(model, tmp_path / "x.engine", config, data=images(4), progress=notes)
+    calib8.build(model, tmp_path / "x.engine", config, data=images(4), progress=notes)
     assert not [said for said in notes.messages if "up to date" in said]
     assert cache.read_text() != written
 
@@ -260,7 +260,7 @@ def test_what_is_no_cache_is_not_overwritten(tensorrt, saved, tmp_path):
     with pytest.raises(
         CacheError, match=r"notes\.txt is not a TensorRT calibration cache: its first line is 'milk, bread'"
     ):
-        api.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(2))
+        calib8.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(2))
     assert (tmp_path / "notes.txt").read_text() == "milk, bread"
 
 
@@ -268,8 +268,8 @@ def test_a_fixed_batch_is_kept_and_needs_no_profile(tensorrt, saved, tmp_path):
     calls = tensorrt("10.16.1.11")
     model = saved(float_conv(batch=2))
     with pytest.raises(ConfigError, match="takes batches of 2 only, got --calibration-batch 8"):
-        api.build(model, tmp_path / "x.engine", Build(calibrator="minmax", calibration_batch=8), data=images(4))
-    api.build(model, tmp_path / "x.engine", Build(calibrator="minmax"), data=images(4))
+        calib8.build(model, tmp_path / "x.engine", Build(calibrator="minmax", calibration_batch=8), data=images(4))
+    calib8.build(model, tmp_path / "x.engine", Build(calibrator="minmax"), data=images(4))
     assert [call[2] for call in only(calls, "batch")] == [[1, 2], [3, 4]]
     assert only(calls, "IBuilderConfig.set_calibration_profile", "IBuilderConfig.add_optimization_profile") == []
 
@@ -288,7 +288,7 @@ def test_sequences_are_padded_where_there_is_a_mask(tensorrt, tmp_path):
     )
     onnx.save(model, tmp_path / "model.onnx")
     ragged = [{n: np.full((2, size), size) for n in ("input_ids", "attention_mask")} for size in (3, 5)]
-    api.build(
+    calib8.build(
         tmp_path / "model.onnx", tmp_path / "x.engine", Build(calibrator="entropy2", calibration_batch=2), data=ragged
     )
     given = only(calls, "IOptimizationProfile.set_shape")[-2:]
@@ -306,11 +306,11 @@ def test_data_that_cannot_be_batched_is_refused(tensorrt, saved, tmp_path):
         ({"x": np.ones((2, 3, 5, 4), np.float32)}, "size 5 on axis 2, expected 4"),
     ):
         with pytest.raises(DataError, match=message):
-            api.build(model, tmp_path / "x.engine", config, data=data)
+            calib8.build(model, tmp_path / "x.engine", config, data=data)
     with pytest.raises(ConfigError, match="data without a calibrator"):
-        api.build(model, tmp_path / "x.engine", Build(allow_float=True), data=images(1))
+        calib8.build(model, tmp_path / "x.engine", Build(allow_float=True), data=images(1))
     with pytest.raises(ModelError, match="has Q/DQ nodes already, and TensorRT would ignore the calibrator"):
-        api.build(saved(tiny.conv_net()), tmp_path / "x.engine", config, data=images(1))
+        calib8.build(saved(tiny.conv_net()), tmp_path / "x.engine", config, data=images(1))
 
 
 def test_too_little_gpu_memory_ends_calibration_with_its_reason(tensorrt, saved, tmp_path, monkeypatch):
@@ -319,7 +319,7 @@ def test_too_little_gpu_memory_ends_calibration_with_its_reason(tensorrt, saved,
     monkeypatch.setenv("CUDA_DOUBLE_BYTES", "100")
     config = Build(calibrator="minmax", calibration_cache=tmp_path / "calibration.cache")
     with pytest.raises(SetupError, match=r"allocating 1,536 bytes failed on NVIDIA A10: out of memory.*smaller batch"):
-        api.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(9))
+        calib8.build(saved(float_conv()), tmp_path / "x.engine", config, data=images(9))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "modules"]
 
 
@@ -327,7 +327,7 @@ def test_a_full_tensorrt_is_held_to_its_plan_too(tensorrt, saved, tmp_path):
     tensorrt("10.16.1.11")
     output = tmp_path / "x.engine"
     with pytest.raises(PlanMismatch, match="runs 1 of 2 quantised ops in INT8") as missed:
-        api.build(saved(tiny.conv_net()), output)
+        calib8.build(saved(tiny.conv_net()), output)
     assert [engine.path for engine in missed.value.built] == [output]
     assert describe_engine(output).plan.passed is False
 

@@ -10,7 +10,6 @@ import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8 import judging
 from calib8.cli.main import main
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import ConfigError, SetupError
@@ -76,7 +75,7 @@ def quick(init):
 
 
 def test_accuracy_speed_and_the_distance_to_int8_on_the_cpu(folder: Path, gpu: None, notes) -> None:
-    found = judging.compare_on_gpu(folder / "model.onnx", folder / "int8.engine", folder / "data.npz", progress=notes)
+    found = calib8.compare_on_gpu(folder / "model.onnx", folder / "int8.engine", folder / "data.npz", progress=notes)
     assert (found.gpu, found.target, found.driver, found.cuda) == ("NVIDIA A10", "sm86", "580.65.06", "13.0")
     assert found.engine_runtime == "TensorRT-RTX 1.7.1.116 on NVIDIA A10"
     assert found.reference_runtime.startswith("ONNX Runtime")
@@ -156,10 +155,10 @@ def test_its_report_has_the_plan_and_what_the_gpu_did(
 
 def test_an_onnx_model_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"--gpu judges an engine, and .*int8\.onnx runs on the CPU\. Build one"):
-        judging.compare_on_gpu(folder / "model.onnx", folder / "int8.onnx", folder / "data.npz")
+        calib8.compare_on_gpu(folder / "model.onnx", folder / "int8.onnx", folder / "data.npz")
 
 
 @pytest.mark.skipif(any(found.target == "sm86" for found in gpus()), reason="the engine's GPU is here: it would run")
 def test_without_its_gpu_nothing_else_is_even_opened(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"int8\.engine cannot run here: the engine runs on sm86"):
-        judging.compare_on_gpu(tmp_path / "no-model.onnx", folder / "int8.engine", tmp_path / "no-data")
+        calib8.compare_on_gpu(tmp_path / "no-model.onnx", folder / "int8.engine", tmp_path / "no-data")

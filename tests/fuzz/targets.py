@@ -45,7 +45,7 @@ from calib8.quantization.apply import CALIBRATION, PLAN
 from calib8.quantization.export_cache import from_model
 from calib8.quantization.migrate import CACHE
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.report.inspect import describe
+from calib8.report.inspect import inspect
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
 from calib8.text import corpus
 from calib8.text.sentence import pooling_of
@@ -144,11 +144,11 @@ def _sidecar(data: bytes, folder: Path) -> None:
     runs_on(sidecar)
     lacking_here(sidecar, (Gpu("A10", "sm86"),))
     sidecar.plan.describe_conditioning()
-    sidecar.plan.describe()
+    sidecar.plan.inspect()
 
 
 def _any_json(data: bytes, folder: Path) -> None:
-    describe(_put(folder, "any.json", data))
+    inspect(_put(folder, "any.json", data))
 
 
 def _metadata(data: bytes, folder: Path) -> None:
@@ -229,7 +229,7 @@ def _onnx_graph(data: bytes, folder: Path) -> None:
 
 def _onnx_inspect(data: bytes, folder: Path) -> None:
     path, _ = _loaded(data, folder)
-    describe(path)
+    inspect(path)
 
 
 # --- arrays
@@ -270,7 +270,7 @@ def _npz(data: bytes, folder: Path) -> None:
 
 
 def _array_inspect(data: bytes, folder: Path) -> None:
-    describe(_put(folder, "a.npz" if data[:2] == b"PK" else "a.npy", data))
+    inspect(_put(folder, "a.npz" if data[:2] == b"PK" else "a.npy", data))
 
 
 # --- text

@@ -7,7 +7,6 @@ import pytest
 from engines import build, write_encoder, write_int8
 
 import calib8
-from calib8 import judging
 from calib8.cli.main import main
 from calib8.engine.sidecar import describe_engine
 
@@ -32,7 +31,7 @@ def test_it_computes_what_the_model_does(precision: str, cosine: float, folder: 
 
 
 def test_verification_on_the_gpu_takes_it(folder: Path) -> None:
-    found = judging.compare_on_gpu(folder / "model.onnx", folder / "fp16.engine", folder / "data.npz")
+    found = calib8.compare_on_gpu(folder / "model.onnx", folder / "fp16.engine", folder / "data.npz")
     assert found.accuracy.cosine_mean > 0.999
     assert found.against_int8 is None
 

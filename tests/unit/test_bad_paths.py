@@ -205,7 +205,7 @@ def test_the_net_tells_what_nobody_expected(
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("calib8.judging.inspect", fail)
+    monkeypatch.setattr("calib8.inspect", fail)
     code, _, err = calib8("inspect", "x")
     assert code == 2
     assert message in err
@@ -218,7 +218,7 @@ def test_a_bug_stays_one(calib8: Shell, monkeypatch: pytest.MonkeyPatch, error: 
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("calib8.judging.inspect", fail)
+    monkeypatch.setattr("calib8.inspect", fail)
     assert calib8("inspect", "x")[0] == 70
 
 

@@ -58,7 +58,7 @@ def test_options_of_quantisation_reach_it_and_default_to_its_own(
         asked.append((arguments[3], options["data"]))
         return QuantPlan(ops=())
 
-    monkeypatch.setattr("calib8.api.quantize_file", record)
+    monkeypatch.setattr("calib8.quantize_file", record)
     arguments = ("quantize", model, "--ranges", "ranges.json", "-o", "x.onnx")
     assert (
         calib8(*arguments)[0] == calib8(*arguments, "--data", "d", "--treatment", "plain", "--float-embedding")[0] == 0
@@ -398,7 +398,7 @@ def test_ctrl_c_ends_with_130(calib8: Shell, monkeypatch: pytest.MonkeyPatch) ->
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("calib8.api.fetch", interrupt)
+    monkeypatch.setattr("calib8.fetch", interrupt)
     code, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
     assert (code, out) == (130, "")
     assert "interrupted" in err
@@ -408,7 +408,7 @@ def test_a_crash_is_called_a_bug_and_not_a_missed_limit(calib8: Shell, monkeypat
     def crash(*_: object, **__: object) -> None:
         raise KeyError("ops")
 
-    monkeypatch.setattr("calib8.api.fetch", crash)
+    monkeypatch.setattr("calib8.fetch", crash)
     monkeypatch.delenv("CALIB8_DEBUG", raising=False)
     code, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
     assert (code, out) == (70, "")
@@ -424,7 +424,7 @@ def test_where_an_unexpected_refusal_happened_can_be_asked(calib8: Shell, monkey
     def refuse(*_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "lost")
 
-    monkeypatch.setattr("calib8.api.fetch", refuse)
+    monkeypatch.setattr("calib8.fetch", refuse)
     monkeypatch.delenv("CALIB8_DEBUG", raising=False)
     code, _, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
     assert code == 2
@@ -440,7 +440,7 @@ def test_other_ends(calib8: Shell, monkeypatch: pytest.MonkeyPatch, error: Excep
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("calib8.api.fetch", fail)
+    monkeypatch.setattr("calib8.fetch", fail)
     got, out, err = calib8("fetch", "all-mpnet-base-v2", "--to", "x")
     assert (got, out) == (code, "")
     assert "Traceback" not in err
@@ -468,7 +468,7 @@ def test_a_full_disk_behind_stdout_is_told(tmp_path: Path, command: str, buffere
 def test_sigterm_ends_with_143_and_leaves_nothing(tmp_path: Path) -> None:
     program = f"""
 import time
-from calib8 import api
+import calib8
 from calib8.cli.main import main
 from calib8.quantization.config import Int8
 from calib8.quantization.quant_plan import QuantPlan
@@ -479,7 +479,7 @@ def fetch(*_, **__):
         print("writing", flush=True)
         time.sleep(60)
 
-api.fetch = fetch
+calib8.fetch = fetch
 main()
 """
     arguments = [sys.executable, "-c", program, "fetch", "all-mpnet-base-v2", "--to", "x"]

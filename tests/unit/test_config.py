@@ -10,7 +10,7 @@ from calib8.config import Config
 from calib8.engine.config import Build
 from calib8.errors import Calib8Error, ConfigError
 from calib8.quantization.config import Int8
-from calib8.text.tokenizer import Prepare
+from calib8.text.prepare import Prepare
 from calib8.verification.config import Verify
 
 

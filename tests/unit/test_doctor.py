@@ -164,9 +164,7 @@ def test_what_a_library_prints_does_no_harm(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_command_prints_the_tables(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "calib8.judging.doctor", lambda *, progress: Diagnosis(facts=facts(L4), verdicts=verdicts(facts(L4)))
-    )
+    monkeypatch.setattr("calib8.doctor", lambda *, progress: Diagnosis(facts=facts(L4), verdicts=verdicts(facts(L4))))
     code, out, err = calib8("doctor", "--quiet")
     assert (code, err) == (0, "")
     assert first_column(out) == first_column(shown(facts(L4)))

@@ -159,7 +159,7 @@ def test_errors_show_names_of_files_and_options(calib8: Shell) -> None:
 def test_a_debugged_crash_and_a_build_error_show_theirs(calib8: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALIB8_DEBUG", "1")
     for name in NAMES[::16]:
-        monkeypatch.setattr("calib8.judging.inspect", lambda path, name=name: {}[name])
+        monkeypatch.setattr("calib8.inspect", lambda path, name=name: {}[name])
         code, out, err = calib8("inspect", "x")
         assert code == 70
         assert not forbidden(out + err)
@@ -176,7 +176,7 @@ def test_warnings_of_libraries_show_names(calib8: Shell, monkeypatch: pytest.Mon
             warnings.warn(name, RuntimeWarning, stacklevel=1)
         return {"kind": "x"}
 
-    monkeypatch.setattr("calib8.judging.inspect", warn)
+    monkeypatch.setattr("calib8.inspect", warn)
     code, _, err = calib8("inspect", "x")
     assert code == 0
     assert err.splitlines() == [f"warning: {visible(name)}" for name in NAMES]

@@ -50,7 +50,7 @@ def test_every_document_is_as_documented(
     calib8: Shell, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("calib8.api.fetch", lambda name, to, progress: to)
+    monkeypatch.setattr("calib8.fetch", lambda name, to, progress: to)
     monkeypatch.chdir(tmp_path)
     model, int8, text = tokenizer_folder / "model.onnx", tokenizer_folder / "model.int8.onnx", tmp_path / "texts.txt"
     ir.save(tiny_encoder(), model)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from stops import Stopped, StopsAt
 
 import calib8
-from calib8 import api
 from calib8.calibration import checkpoint as module
 from calib8.calibration import state
 from calib8.calibration.checkpoint import Checkpoint
@@ -208,7 +207,7 @@ def commands(work: Path) -> list[tuple[Path, Callable[[], object]]]:
     config = calib8.Convert(build=None, verify=calib8.Verify(min_cosine=0.5))
     return [
         (beside(ranges), partial(calib8.calibrate, model, data, output=ranges)),
-        (beside(work / "q.onnx"), partial(api.quantize_file, model, ranges, work / "q.onnx", data=data)),
+        (beside(work / "q.onnx"), partial(calib8.quantize_file, model, ranges, work / "q.onnx", data=data)),
         (within(work / "out"), partial(calib8.convert, model, data, work / "out", config)),
     ]
 
@@ -288,7 +287,7 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
 QUANTIZE = """
 import os, signal, sys
 from pathlib import Path
-from calib8 import api
+
 from calib8.calibration import checkpoint
 from calib8.progress import Quiet
 
@@ -299,7 +298,7 @@ class Kills(Quiet):
 
 checkpoint.INTERVAL = -1.0
 work, output = Path(sys.argv[1]), Path(sys.argv[2])
-api.quantize_file(work / "model.onnx", work / "ranges.json", output, data=work, progress=Kills())
+calib8.quantize_file(work / "model.onnx", work / "ranges.json", output, data=work, progress=Kills())
 """
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from search_models import OPS, feeds, planted
 from shell import Shell
 
-from calib8 import api
+import calib8
 from calib8.convert import Convert
 from calib8.errors import AccuracyMissed, DataError
 from calib8.quantization.config import Int8
@@ -104,7 +104,7 @@ def test_a_missed_budget(calib8: Shell, model: Path, data: Path, tmp_path: Path)
 
 def test_too_few_samples_for_a_budget(model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected at least 3"):
-        api.convert(model, [feeds(26)], tmp_path / "out", Convert(build=None, budget=0.9))
+        calib8.convert(model, [feeds(26)], tmp_path / "out", Convert(build=None, budget=0.9))
 
 
 def test_a_budget_for_an_encoder(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_budget_for_an_encoder(tmp_path: Path) -> None:
     config = Convert(build=None, budget=0.9995, int8=Int8(remainder="fp32"))
     lengths = [3, 5, 8, 13] * 32
     try:
-        report = api.convert(tmp_path / "model.onnx", [token_feeds(*lengths)], tmp_path / "out", config)
+        report = calib8.convert(tmp_path / "model.onnx", [token_feeds(*lengths)], tmp_path / "out", config)
     except AccuracyMissed as error:
         pytest.fail(str(error))
     assert report.int8_ops > 0

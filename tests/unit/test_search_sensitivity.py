@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from search_models import OPS, case, feeds, planted, probe_of
 
-from calib8 import api
+import calib8
 from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
 from calib8.data.split import First
@@ -138,7 +138,7 @@ def test_sensitivity_of_a_file(name: str, treatment, tmp_path: Path) -> None:
     model, output = tmp_path / "model.onnx", tmp_path / "sensitivity.json"
     ir.save(make(), model)
     arrays = {key: array if array.dtype == np.int64 else array.astype(np.float32) for key, array in data().items()}
-    found = api.sensitivity(model, [arrays], Int8(treatment=treatment), output=output, samples=3)
+    found = calib8.sensitivity(model, [arrays], Int8(treatment=treatment), output=output, samples=3)
     assert (found.samples, len(found.ops)) == (3, ops)
     assert all(0.9 < op.alone <= 1.00001 for op in found.ops)
     solved = treatment == "auto" and name != "mlp"
@@ -150,10 +150,10 @@ def test_what_sensitivity_refuses(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     ir.save(planted(), model)
     with pytest.raises(ConfigError, match="-3 samples to measure on; expected at least 1"):
-        api.sensitivity(model, [feeds()], samples=-3)
+        calib8.sensitivity(model, [feeds()], samples=-3)
     with pytest.raises(ConfigError, match="no op is left to measure"):
-        api.sensitivity(model, [feeds()], Int8(include=("first",), exclude=("f*",)))
+        calib8.sensitivity(model, [feeds()], Int8(include=("first",), exclude=("f*",)))
     with pytest.raises(ConfigError, match="'thirst' matches no weighted op"):
-        api.sensitivity(model, [feeds()], Int8(include=("thirst",)))
+        calib8.sensitivity(model, [feeds()], Int8(include=("thirst",)))
     with pytest.raises(DataError, match="expected at least 3"):
-        api.sensitivity(model, [feeds(7)])
+        calib8.sensitivity(model, [feeds(7)])

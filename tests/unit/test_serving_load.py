@@ -15,8 +15,8 @@ import pytest
 from served import Served, metric, served, until
 from shell import Shell
 
-from calib8.api import save
 from calib8.cli.serve import _key
+from calib8.graph.io import save
 from calib8.progress import Quiet
 from calib8.serving.batcher import FAILURES, Batcher
 from calib8.serving.config import Serve

@@ -6,7 +6,8 @@ import pytest
 
 from calib8.errors import DataError, ModelError
 from calib8.files import sha256_file
-from calib8.text.tokenizer import TextTokenizer, prepare, read_sentences
+from calib8.text.prepare import prepare
+from calib8.text.tokenizer import TextTokenizer, read_sentences
 
 
 def write(path: Path, content: bytes) -> Path:

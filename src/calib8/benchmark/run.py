@@ -6,10 +6,10 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from calib8.data.sources import Source
+from calib8.data.sources import Data, text_or_source
 from calib8.errors import ConfigError
 from calib8.gpu.monitor import watched
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.report.bench import BenchReport
 from calib8.report.report import this_machine
 from calib8.runtime.feed import feed_of
@@ -21,27 +21,31 @@ from calib8.verification.config import Bench
 from calib8.verification.on_gpu import target_of
 
 
-def run_bench(
-    artefacts: Sequence[Path],
-    data: Path | str | Source,
-    config: Bench,
+def bench(
+    artefacts: Sequence[Path | str],
+    data: Data,
+    config: Bench | None = None,
     *,
-    tokenizer: Path | None,
-    runtime: CpuRuntime,
-    progress: Progress,
+    tokenizer: Path | str | None = None,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
 ) -> BenchReport:
-    """Measure ``artefacts`` (one or more) over ``data``: arrays, or text for the tokenizer beside the first of them."""
-    if not artefacts:
+    """Latency and throughput of ONNX models and engines by turns, over arrays or text; ratios are to the first.
+
+    Text is tokenised by ``tokenizer``, by default the one beside the first of them.
+    """
+    config, progress, paths = Bench.of(config), progress or Quiet(), [Path(artefact) for artefact in artefacts]
+    if not paths:
         raise ConfigError("nothing to measure: name at least one ONNX model or engine.")
-    target = next(filter(None, map(target_of, artefacts)), None)
+    target = next(filter(None, map(target_of, paths)), None)
     with watched(config.monitor, target) as activity, ExitStack() as stack:
         opened = {
             name: stack.enter_context(open_artefact(path, runtime))
-            for name, path in zip(_names(artefacts), artefacts, strict=True)
+            for name, path in zip(_names(paths), paths, strict=True)
         }
         contract = next(iter(opened.values())).contract
-        source = held_out_source(data, tokenizer or artefacts[0].parent, contract, progress)
-        cells = measure(opened, feed_of(artefacts[0], source, progress), config, progress)
+        source = held_out_source(text_or_source(data), Path(tokenizer or paths[0].parent), contract, progress)
+        cells = measure(opened, feed_of(paths[0], source, progress), config, progress)
         runtimes = {name: runtime.description for name, runtime in opened.items()}
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

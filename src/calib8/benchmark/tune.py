@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
-from calib8.data.sources import Source
+from calib8.data.sources import Data, text_or_source
 from calib8.errors import Calib8Error, ConfigError, ModelError, SetupError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.numerics import cosine_rows
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.choice import CpuChoice, Measured, candidates, remember
 from calib8.runtime.contract import contract_of
@@ -35,22 +35,26 @@ HOPELESS = 1.7
 LEAST_COSINE = 0.995
 
 
-def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | None, progress: Progress) -> Measured:
-    """Run every candidate over some batches of ``data`` by turns, and remember the fastest for ``auto``.
+def tune(
+    model: Path | str, data: Data, *, tokenizer: Path | str | None = None, progress: Progress | None = None
+) -> Measured:
+    """Measure which CPU runtime and form of an ONNX model is fastest here, over arrays or text; ``auto`` takes it then.
 
-    By the shortest of its rounds: whatever else the machine does only ever makes one longer. Raises ``ConfigError`` for
-    an engine.
+    Without it ``auto`` goes by a rule. Every candidate runs some batches by turns, and counts by the shortest of its
+    rounds: whatever else the machine does only ever makes one longer. What was measured is kept in the user's cache for
+    this model, processor, number of cores and versions. Raises ``ConfigError`` for an engine.
     """
-    if is_engine(artefact):
-        raise ConfigError(f"{artefact} is an engine: on the GPU there is nothing to choose. Name an ONNX model.")
-    model = load(artefact)
-    source = held_out_source(data, tokenizer or artefact.parent, contract_of(model), progress)
-    batches = some_batches(dataset_for(model, source, progress))
+    path, progress = Path(model), progress or Quiet()
+    if is_engine(path):
+        raise ConfigError(f"{path} is an engine: on the GPU there is nothing to choose. Name an ONNX model.")
+    loaded = load(path)
+    source = held_out_source(text_or_source(data), Path(tokenizer or path.parent), contract_of(loaded), progress)
+    batches = some_batches(dataset_for(loaded, source, progress))
     with ExitStack() as stack:
         opened: dict[CpuChoice, Runtime] = {}
-        for choice in candidates(model):
+        for choice in candidates(loaded):
             try:
-                opened[choice] = stack.enter_context(open_choice(model, choice))
+                opened[choice] = stack.enter_context(open_choice(loaded, choice))
             except (ModelError, SetupError) as error:
                 progress.note(f"{choice}: {error}")
         _drop_failing(opened, batches[0], progress)
@@ -66,7 +70,7 @@ def run_tune(artefact: Path, data: Path | str | Source, *, tokenizer: Path | Non
     samples = sum(map(sample_count, batches))
     rates = {name: round(samples / min(seconds), 2) for name, seconds in taken.items()}
     measured = Measured(choice=max(opened, key=lambda choice: rates[str(choice)]), samples_per_second=rates)
-    kept = remember(model, measured)
+    kept = remember(loaded, measured)
     if kept is None:
         progress.note("the cache cannot be written: what was measured is not remembered. Set CALIB8_CACHE.")
     else:

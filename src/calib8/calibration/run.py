@@ -30,16 +30,6 @@ def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
     return Origin(model_sha256=model_sha256, data_sha256=data_sha256, settings=settings, tools=tools)
 
 
-def calibrator_origin(model_sha256: str, data_sha256: str, calibrator: str) -> Origin:
-    """What a cache that TensorRT's own calibrator writes now would be made from; its first line names the TensorRT."""
-    return Origin(
-        model_sha256=model_sha256,
-        data_sha256=data_sha256,
-        settings={"calibrator": calibrator},
-        tools={"calib8": version("calib8")},
-    )
-
-
 def reusable(path: Path | None, origin: Origin, progress: Progress) -> Ranges | None:
     """The ranges at ``path`` if they were made from ``origin``; otherwise None, and a note that says why."""
     if path is None or not path.exists():

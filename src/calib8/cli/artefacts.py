@@ -12,7 +12,6 @@ import typer
 from rich.console import Group
 
 import calib8
-from calib8 import api, judging
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.documents import Embedded, EmbeddedToFile, EmbeddedToFolder, Embedding, Inspected, Ran, SavedArray
@@ -62,7 +61,7 @@ def run(
     Example: calib8 run model.int8.onnx --data calib_data -o outputs
     """
     with ConsoleProgress(quiet=quiet) as progress, kept_activity(output, monitor, artefact):
-        written = api.run_to_folder(artefact, data, output, runtime=runtime, progress=progress)
+        written = calib8.run_to_folder(artefact, data, output, runtime=runtime, progress=progress)
     for path, shape in written.items():
         out.print(f"{path}: {list(shape)}", markup=False)
     tell(Ran(outputs={path.stem: SavedArray(path=path, shape=shape) for path, shape in written.items()}))
@@ -207,20 +206,23 @@ def verify(
         )
         if gpu:
             with _watched(monitor, candidate) as activity:
-                found = judging.compare_on_gpu(
+                found = calib8.compare_on_gpu(
                     reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
                 )
             found = found.model_copy(update={"activity": activity()})
             comparison = found.accuracy
         else:
-            comparison = judging.compare(
+            comparison = calib8.compare(
                 reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
             )
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
-    report = judging.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
+    from calib8.report.verification import verdict
+
+    report = verdict(reference, candidate, data, comparison, limits, on_gpu=found)
     if output is not None:
-        judging.keep_verdict(report, output)
+        report.save(output)
+        _write_page(output.with_suffix(".html"), report)
     _print_verdict(report)
     tell(report)
     if limits == calib8.Verify():
@@ -235,9 +237,16 @@ def inspect(
 
     Example: calib8 inspect build/mpnet/model.int8.onnx
     """
-    found = judging.inspect(path)
+    found = calib8.inspect(path)
     _print(found)
     tell(Inspected(path=path, facts=found))
+
+
+def _write_page(path: Path, report: VerificationReport) -> None:
+    from calib8.report.page.content import verification_page
+    from calib8.report.page.html import write_page
+
+    write_page(path, verification_page(report))
 
 
 def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 import calib8
-from calib8 import judging
 from calib8.cli import options as opt
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
@@ -53,7 +52,7 @@ def bench(
             seconds=seconds,
             monitor=monitor,
         )
-        report = judging.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
+        report = calib8.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
     if output is not None:
         report.save(output)
         write_page(output.with_suffix(".html"), bench_page(report))

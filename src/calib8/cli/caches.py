@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 import calib8
-from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.documents import ExportedCache
 from calib8.cli.results import add_command, tell
@@ -50,7 +49,7 @@ def migrate(
             strict=strict,
             inverse_scales=inverse_scales,
         )
-        migration = api.migrate(cache, model, output, config, progress=progress)
+        migration = calib8.migrate(cache, model, output, config, progress=progress)
     out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
     out.print(render_migration(migration), markup=False)
     tell(migration)
@@ -73,7 +72,7 @@ def export_cache(
     from calib8.caches.cache import CALIBRATORS
 
     chosen = CALIBRATORS[algorithm] if algorithm is not None else None
-    found = api.export_cache(source, output, version=tensorrt_version, algorithm=chosen)
+    found = calib8.export_cache(source, output, version=tensorrt_version, algorithm=chosen)
     out.print(f"{output}: {found.cache.header}, {len(found.cache.scales)} tensors", markup=False)
     if found.left_out:
         name, reason = next(iter(found.left_out.items()))

@@ -2,7 +2,7 @@
 
 import typer
 
-from calib8 import judging
+import calib8
 from calib8.cli import options as opt
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
@@ -23,7 +23,7 @@ def doctor(quiet: opt.Quiet = False) -> None:
     """
     with ConsoleProgress(quiet=quiet) as progress:
         progress.note("looking at the driver, the libraries and the INT8 kernels of this CPU ...")
-        found = judging.doctor(progress=progress)
+        found = calib8.doctor(progress=progress)
     from calib8.doctor.table import render_diagnosis
 
     out.print(render_diagnosis(found))

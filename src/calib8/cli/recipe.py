@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import calib8
-from calib8 import api
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
@@ -47,7 +46,7 @@ def fetch(
     Example: calib8 fetch all-mpnet-base-v2 --to models/mpnet
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        folder = api.fetch(name, to, progress=progress)
+        folder = calib8.fetch(name, to, progress=progress)
     out.print(str(folder / "model.onnx"), markup=False)
     tell(Fetched(model=folder / "model.onnx"))
 
@@ -65,7 +64,7 @@ def prepare(
     """
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Prepare(max_length=max_length)
-        folder = api.prepare(texts, tokenizer, output, config, progress=progress)
+        folder = calib8.prepare(texts, tokenizer, output, config, progress=progress)
     out.print(str(folder), markup=False)
     tell(Prepared(folder=folder))
 
@@ -97,7 +96,7 @@ def calibrate(
                 "--ray-cpus goes with --ray, which was not given. Give --ray local, say, or leave it out."
             )
         cluster = calib8.Ray(address=ray, cpus=ray_cpus) if ray is not None else None
-        ranges = api.calibrate(
+        ranges = calib8.calibrate(
             model,
             data,
             config,
@@ -137,7 +136,7 @@ def quantize(
     """
     with ConsoleProgress(quiet=quiet) as progress:
         config = _int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment)
-        decided = api.quantize_file(model, ranges, output, config, data=data, plan=plan, progress=progress)
+        decided = calib8.quantize_file(model, ranges, output, config, data=data, plan=plan, progress=progress)
     out.print(f"{output}: {len(decided.nodes('int8'))} of {len(decided.ops)} weighted ops in INT8", markup=False)
     tell(Quantized(output=output, int8_ops=len(decided.nodes("int8")), weighted_ops=len(decided.ops)))
 
@@ -204,7 +203,7 @@ def build(
         missed = None
         try:
             with kept_activity(output, monitor):
-                engines = api.build(model, output, config, data=data, progress=progress)
+                engines = calib8.build(model, output, config, data=data, progress=progress)
         except PlanMismatch as error:
             engines, missed = list(error.built), error
     _tell_built(engines)
@@ -276,7 +275,7 @@ def convert(
         )
         missed = None
         try:
-            report = api.convert(model, data, output, config, progress=progress)
+            report = calib8.convert(model, data, output, config, progress=progress)
         except LimitMissed as error:
             if error.report is None:  # it was missed before there was anything to report
                 raise
@@ -342,7 +341,7 @@ def sensitivity(
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = _int8(include, exclude, 0.0, "fp16", int8_embedding, treatment)
-        found = api.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
+        found = calib8.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
     out.print(render_sensitivity(found, show))
     tell(found)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from calib8 import judging
+import calib8
 from calib8.cli import options as opt
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
@@ -33,7 +33,7 @@ def tune(
     Example: calib8 tune model.int8.onnx --text held_out.txt
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        measured = judging.tune(model, data, tokenizer=tokenizer, progress=progress)
+        measured = calib8.tune(model, data, tokenizer=tokenizer, progress=progress)
     for name, rate in sorted(measured.samples_per_second.items(), key=lambda item: -item[1]):
         chosen = "  <- remembered" if name == str(measured.choice) else ""
         out.print(f"{name:32}{rate:10.1f} samples/s{chosen}", markup=False)

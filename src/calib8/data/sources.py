@@ -6,7 +6,7 @@ A source yields *chunks*: dicts of input name -> array [n, ...]. Chunks may diff
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,11 @@ class Batches:
         return fingerprint(self.chunks())
 
 
-def open_source(data: "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]") -> Source:
+#: What stands for data: a folder or file, a source, or an iterable of dicts of input name -> array [N, ...].
+Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
+
+
+def open_source(data: Data) -> Source:
     """The source behind a path or an iterable of dicts. Raises ``DataError`` for anything else."""
     if isinstance(data, (NpyFolder, NpzFile, Batches)):
         return data
@@ -109,6 +113,11 @@ def open_source(data: "Path | str | Source | Iterable[Mapping[str, NDArray[np.ge
     raise DataError(
         f"calibration data of type {type(data).__name__}; expected a folder, an .npz file or dicts of arrays."
     )
+
+
+def text_or_source(data: Data) -> Path | str | Source:
+    """A path as it is, since it may be that of a text; anything else as a source."""
+    return data if isinstance(data, (str, Path)) else open_source(data)
 
 
 def _no_folder(path: Path) -> str:
@@ -151,3 +160,11 @@ def fingerprint(chunks: Iterable[Arrays]) -> str:
             for _, block in blocks(array):
                 digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+npy_folder = NpyFolder
+"""``npy_folder(folder)``: data in a folder, one ``<input name>.npy`` [N, ...] per model input, or ``.npz`` files."""
+npz_file = NpzFile
+"""``npz_file(path)``: data in one ``.npz`` file, an array [N, ...] per model input."""
+batches = Batches
+"""``batches(data)``: data in memory, one dict of input name -> array [N, ...], or an iterable of such dicts."""

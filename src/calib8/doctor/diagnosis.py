@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from calib8.doctor.facts import Facts
 from calib8.doctor.probe import look
 from calib8.doctor.verdicts import Verdict, verdicts
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 
 
 class Diagnosis(BaseModel):
@@ -20,7 +20,10 @@ class Diagnosis(BaseModel):
     verdicts: tuple[Verdict, ...]
 
 
-def diagnose(progress: Progress) -> Diagnosis:
-    """Look at this machine; takes seconds and raises nothing. ``progress`` is told of each fact as it is found."""
-    facts = look(progress)
+def doctor(*, progress: Progress | None = None) -> Diagnosis:
+    """What this machine has, what of calib8 works on it, and what to do about the rest.
+
+    Takes seconds, raises nothing and makes no CUDA context. ``progress`` is told of each fact as it is found.
+    """
+    facts = look(progress or Quiet())
     return Diagnosis(facts=facts, verdicts=verdicts(facts))

@@ -11,14 +11,23 @@ Rules:
 6. An initializer is no model input: exporters of old list weights among the inputs, where they would stay behind.
 """
 
+from pathlib import Path
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calib8.errors import ModelError
+from calib8.files import require_path
+from calib8.graph.io import load as read
 from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
 
 MINIMUM_OPSET = 13
 FOLDABLE = ("Transpose", "Cast", "Identity")
+
+
+def load(path: Path | str) -> ir.Model:
+    """Load an ONNX model and bring it into the form the other functions expect. Raises ``ModelError``."""
+    return prepare(read(require_path(path)))
 
 
 def prepare(model: ir.Model) -> ir.Model:

@@ -39,8 +39,9 @@ SHOWN = 10
 KINDS = (*ENGINE_SUFFIXES, ".onnx", ".cache", ".json", ".npy", ".npz")
 
 
-def describe(path: Path) -> dict[str, Any]:
+def inspect(path: Path | str) -> dict[str, Any]:
     """Facts about the file, by heading; values are plain JSON. Raises ``InputError`` for a file of no known kind."""
+    path = Path(path)
     require_reachable(path)
     if path.is_dir():
         names = ", ".join(sorted(found.name for found in path.iterdir() if found.suffix in KINDS)[:SHOWN])

@@ -43,15 +43,16 @@ class VerificationReport(BaseModel):
         write_json(path, self.model_dump(mode="json"))
 
 
-def verification_report(
+def verdict(
     reference: Path,
     candidate: Path,
-    held_out: str,
+    held_out: Path,
     comparison: Comparison,
     limits: Verify,
-    on_gpu: GpuComparison | None,
+    *,
+    on_gpu: GpuComparison | None = None,
 ) -> VerificationReport:
-    """The report of a comparison that was made just now; a missed limit is told in it, not raised."""
+    """What ``compare`` or ``compare_on_gpu`` found just now, judged by ``limits``; a missed one is told, not raised."""
     failure = None
     try:
         comparison.raise_for_failure(limits)
@@ -65,7 +66,7 @@ def verification_report(
         machine=this_machine(),
         reference=file_facts(reference),
         candidate=file_facts(candidate),
-        held_out=held_out,
+        held_out=str(held_out),
         limits=limits,
         accuracy=comparison,
         engine=engine_facts(candidate, executed=True) if is_engine(candidate) else None,

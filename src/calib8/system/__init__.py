@@ -1,1 +1,1 @@
-"""What surrounds calib8: standard input, the terminal's dangers, libraries that would tell, and how extras are installed."""
+"""What surrounds calib8: standard input, terminals, libraries that would tell, and how extras are installed."""

@@ -1,6 +1,5 @@
 """Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
 
-import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from calib8.config import Config
-from calib8.data.array_files import save_array
 from calib8.errors import DataError, InputError, ModelError
-from calib8.files import read_bytes, read_json, sha256_file, write_json
+from calib8.files import read_bytes, read_json, sha256_file
 from calib8.progress import Progress
-from calib8.system.reading import lines, name_of, opened, read_whole, require_readable
+from calib8.system.reading import lines, name_of, opened, require_readable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PREPARED_BY = "calib_data.json"
 #: What sentence-transformers writes about a model beside its modules.
 SENTENCE_SETTINGS = "config_sentence_transformers.json"
 #: Prompts that sentence-transformers gives every model, for the folder's own to replace.
@@ -35,12 +30,6 @@ DEFAULT_MAX_LENGTH = 512
 SHORTEST = 3
 #: What Python's strings may hold and UTF-8 may not.
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
-
-
-class Prepare(Config):
-    """Options of ``prepare``. ``max_length`` counts tokens; None takes the model's own limit."""
-
-    max_length: int | None = Field(default=None, ge=SHORTEST)
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -159,30 +148,6 @@ class TextTokenizer:
             ids[row, : len(sentence)] = sentence
             mask[row, : len(sentence)] = 1
         return {"input_ids": ids, "attention_mask": mask}
-
-
-def prepare(texts: Sequence[Path], tokenizer: TextTokenizer, output: Path, progress: Progress) -> Path:
-    """Write ``input_ids.npy`` and ``attention_mask.npy`` ([N, S], int64) and what they were made from to ``output``."""
-    contents = {str(path): read_whole(path, "text file", progress.note) for path in texts}  # once: it may be a pipe
-    sentences = [sentence for name in map(str, texts) for sentence in sentences_of(contents[name], name)]
-    progress.update("tokenise", 0, len(sentences))
-    if tokenizer.asked is not None and tokenizer.asked > tokenizer.limit:
-        progress.note(f"the model takes {tokenizer.limit} tokens: that, not {tokenizer.asked}, is the maximum length")
-    arrays = tokenizer.padded(tokenizer.tokens(sentences, progress))
-    for name, array in arrays.items():
-        save_array(Path(output) / f"{name}.npy", array)
-    made_of = {
-        "format": "calib8.data/1",
-        "texts": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
-        "tokenizer_sha256": tokenizer.sha256,
-        "max_length": tokenizer.max_length,
-        "prompt": tokenizer.prompt,
-        "sentences": len(sentences),
-        "tokens": int(arrays["attention_mask"].sum()),
-    }
-    write_json(Path(output) / PREPARED_BY, made_of)
-    progress.update("tokenise", len(sentences), len(sentences))
-    return Path(output)
 
 
 @contextmanager

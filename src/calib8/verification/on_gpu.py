@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.sources import Source
+from calib8.data.sources import Data
 from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
 from calib8.gpu.activity import Activity
 from calib8.gpu.hardware import Gpu, driver, gpus, in_cuda_order
 from calib8.graph.io import source_sha256
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.verification.bench import Cell, measure
@@ -23,7 +23,7 @@ BATCH = 8
 
 
 class GpuComparison(BaseModel):
-    """What ``verify_on_gpu`` found.
+    """What ``compare_on_gpu`` found.
 
     ``accuracy`` is the engine against FP32 on the CPU. ``against_int8`` is the engine against ``int8_model``, the same
     quantised model, on the CPU: what FP16 and the GPU's own kernels add. It is None if that model is not beside it.
@@ -50,19 +50,20 @@ class GpuComparison(BaseModel):
         return self.model_copy(update={"accuracy": self.accuracy.without_texts(), "against_int8": against})
 
 
-def verify_on_gpu(
-    reference: Path,
-    engine: Path,
-    data: Path | str | Source,
+def compare_on_gpu(
+    reference: Path | str,
+    engine: Path | str,
+    data: Data,
     *,
-    tokenizer: Path | None,
-    pairs: Path | None,
-    progress: Progress,
+    tokenizer: Path | str | None = None,
+    pairs: Path | str | None = None,
+    progress: Progress | None = None,
 ) -> GpuComparison:
-    """Run ``engine`` on the GPU against ``reference`` (FP32) on the CPU: accuracy and speed.
+    """Run an engine on the GPU against FP32 on the CPU: accuracy, speed, and how far INT8 on the CPU is from it.
 
     Raises ``ConfigError`` for anything but an engine, and ``SetupError`` before the long work where it cannot run.
     """
+    reference, engine, progress = Path(reference), Path(engine), progress or Quiet()
     if not is_engine(engine):
         raise ConfigError(
             f"--gpu judges an engine, and {engine} runs on the CPU. Build one first: "
@@ -70,7 +71,7 @@ def verify_on_gpu(
         )
     with open_artefact(engine) as got:  # first: a machine that cannot run it says so before the long work
         sidecar = describe_engine(engine)
-        with held_out(reference, data, tokenizer=tokenizer, pairs=pairs, progress=progress) as judge:
+        with held_out(reference, data, tokenizer, pairs, progress) as judge:
             accuracy = judge.judge(got)
             int8 = quantised_model_of(engine, sidecar)
             against = _against(int8, got, judge) if int8 is not None else None

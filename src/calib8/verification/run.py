@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from calib8.data.batching import Dataset
-from calib8.data.sources import Source
+from calib8.data.sources import Data, text_or_source
 from calib8.errors import DataError, ModelError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
@@ -18,7 +19,9 @@ from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.text.sentence import SentenceEncoder, pooling_of
 from calib8.text.text_source import held_out_source, texts_of
-from calib8.verification.compare import Comparison, compare
+from calib8.verification.compare import Comparison
+from calib8.verification.compare import compare as compare_runtimes
+from calib8.verification.config import Verify
 from calib8.verification.pairs import Pair, rank_correlation, read_pairs
 
 
@@ -39,7 +42,7 @@ class HeldOut:
         """Compare ``candidate`` with the reference, or with another."""
         pooling, _ = pooling_of(self.folder)
         expected = reference or self.reference
-        comparison = compare(expected, candidate, self.dataset, pooling=pooling, progress=self.progress)
+        comparison = compare_runtimes(expected, candidate, self.dataset, pooling=pooling, progress=self.progress)
         comparison = comparison.with_texts(self.texts)
         if self.pairs is None:
             return comparison
@@ -50,13 +53,13 @@ class HeldOut:
 
 @contextmanager
 def held_out(
-    reference: Path, data: Path | str | Source, *, tokenizer: Path | None, pairs: Path | None, progress: Progress
+    reference: Path, data: Data, tokenizer: Path | str | None, pairs: Path | str | None, progress: Progress
 ) -> Iterator[HeldOut]:
-    """Open the reference and its data; see ``verify_artefacts``."""
-    scored = read_pairs(pairs) if pairs is not None else None
-    folder = tokenizer or reference.parent
+    """Open the reference and its data; see ``compare``."""
+    scored = read_pairs(Path(pairs)) if pairs is not None else None
+    folder = Path(tokenizer) if tokenizer is not None else reference.parent
     model = load(reference)
-    source = held_out_source(data, folder, contract_of(model), progress)
+    source = held_out_source(text_or_source(data), folder, contract_of(model), progress)
     try:
         dataset = dataset_for(model, source, progress)
     except DataError as error:
@@ -65,23 +68,25 @@ def held_out(
         yield HeldOut(expected, dataset, folder, scored, progress, texts_of(data))
 
 
-def verify_artefacts(
-    reference: Path,
-    candidate: Path,
-    data: Path | str | Source,
+def compare(
+    reference: Path | str,
+    candidate: Path | str,
+    data: Data,
     *,
-    tokenizer: Path | None,
-    pairs: Path | None,
-    runtime: CpuRuntime,
-    progress: Progress,
+    tokenizer: Path | str | None = None,
+    pairs: Path | str | None = None,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare ``candidate`` with ``reference``, an FP32 ONNX model, which always runs in ONNX Runtime.
 
-    ``data`` is anything ``open_source`` takes, or a text file. The tokenizer folder is the reference's own if None.
+    data: held out from calibration: arrays, or text where there is a tokenizer, by default the one beside the
+        reference. pairs: CSV file of scored sentence pairs, to compare rank correlations too.
     """
+    reference, candidate = Path(reference), Path(candidate)
     with (
         open_artefact(candidate, runtime) as got,
-        held_out(reference, data, tokenizer=tokenizer, pairs=pairs, progress=progress) as judge,
+        held_out(reference, data, tokenizer, pairs, progress or Quiet()) as judge,
     ):
         if set(got.contract.names) != set(judge.reference.contract.names):
             raise ModelError(
@@ -89,3 +94,13 @@ def verify_artefacts(
                 f"{', '.join(judge.reference.contract.names)}. Expected two forms of one model: check both paths."
             )
         return judge.judge(got)
+
+
+def verify(
+    reference: Path | str, candidate: Path | str, data: Data, config: Verify | None = None, **options: Any
+) -> Comparison:
+    """``compare``, then raise ``AccuracyMissed`` if a limit of ``config`` is missed. ``options`` go to ``compare``."""
+    limits = Verify.of(config)
+    comparison = compare(reference, candidate, data, **options)
+    comparison.raise_for_failure(limits)
+    return comparison

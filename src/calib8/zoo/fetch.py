@@ -41,7 +41,7 @@ MODEL = "model.onnx"
 RECORD = "calib8-model.json"
 
 
-def fetch(name: str, to: Path, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
+def fetch(name: str, to: Path | str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """Make ``to`` a folder with the reference model ``name``; returns ``to``. Instant when it is that already.
 
     ``cache`` replaces the default cache folder; ``progress`` hears what is going on.

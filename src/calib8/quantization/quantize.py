@@ -1,0 +1,91 @@
+"""What ``calib8 quantize`` and ``calib8 sensitivity`` do."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calib8.calibration.ranges import Ranges
+from calib8.data.sources import Data, open_source
+from calib8.files import named, require_separate
+from calib8.graph.io import save
+from calib8.passes.prepare import load
+from calib8.progress import Progress, Quiet
+from calib8.quantization.config import Int8
+from calib8.quantization.policy import make_plan
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.run import measure_sensitivity, quantise
+from calib8.quantization.sensitivity import Sensitivity
+from calib8.resume import beside, unfinished_work
+from calib8.text.text_source import calibration_source
+
+
+def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
+    """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why."""
+    return make_plan(model, ranges, Int8.of(config))
+
+
+def quantize(
+    model: ir.Model,
+    ranges: Ranges,
+    config: Int8 | None = None,
+    *,
+    data: Data | None = None,
+    progress: Progress | None = None,
+) -> ir.Model:
+    """Return an explicitly quantised (Q/DQ) clone of ``model``.
+
+    With the calibration ``data``, activations with outliers are conditioned, weights rounded with GPTQ and the result
+    measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
+    alone decide.
+    """
+    source = open_source(data) if data is not None else None
+    return quantise(model, ranges, Int8.of(config), source, progress or Quiet())[0]
+
+
+def quantize_file(
+    model: Path | str,
+    ranges: Path | str,
+    output: Path | str,
+    config: Int8 | None = None,
+    *,
+    data: Data | None = None,
+    plan: Path | str | None = None,
+    progress: Progress | None = None,
+) -> QuantPlan:
+    """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
+    require_separate([output, plan], [model, ranges, *named(data)])
+    config, progress, calibrated = Int8.of(config), progress or Quiet(), Ranges.load(Path(ranges))
+    source = calibration_source(data, model, progress) if data is not None else None
+    with unfinished_work(beside(Path(output)) if data is not None else None) as unfinished:
+        folder = Path(model).parent
+        quantised, decided = quantise(
+            load(model), calibrated, config, source, progress, folder=folder, unfinished=unfinished
+        )
+        save(quantised, output)
+        if plan is not None:
+            decided.save(Path(plan))
+    return decided
+
+
+def sensitivity(
+    model: Path | str,
+    data: Data,
+    config: Int8 | None = None,
+    *,
+    output: Path | str | None = None,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Rank every weighted op by what it costs the model's output: alone in INT8, and alone in float.
+
+    Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
+    which ops, and how they are quantised.
+    """
+    if output is not None:
+        require_separate([output], [model, *named(data)])
+    progress = progress or Quiet()
+    source = calibration_source(data, model, progress)
+    found = measure_sensitivity(Path(model), source, Int8.of(config), samples, progress)
+    if output is not None:
+        found.save(Path(output))
+    return found

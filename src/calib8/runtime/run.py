@@ -1,0 +1,75 @@
+"""What ``calib8.open`` and ``calib8 run`` do: an artefact that runs, and one that runs over a folder of arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.data.array_files import save_array
+from calib8.data.sources import Data, open_source
+from calib8.errors import ConfigError
+from calib8.files import require_distinct, require_folder, require_path
+from calib8.progress import Progress, Quiet
+from calib8.runtime.base import Runtime
+from calib8.runtime.feed import feed_of
+from calib8.runtime.names import CpuRuntime
+from calib8.runtime.open import open_artefact
+from calib8.runtime.run_all import run_all
+
+
+def open(
+    artefact: Path | str,
+    *,
+    runtime: CpuRuntime = "auto",
+    threads: int | None = None,
+    contexts: int | None = None,
+    cuda_graphs: int | None = None,
+    device: int | None = None,
+    host_code: bool | None = None,
+) -> Runtime:
+    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block.
+
+    threads: of the CPU, for a model. contexts: runs that an engine can have under way (1), for several threads or for
+    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. device: CUDA's number of the GPU. host_code:
+    let a version-compatible engine run the code for the CPU that it brings. Raises ``ConfigError`` for one that does
+    not apply.
+    """
+    on_gpu: dict[str, Any] = {"cuda_graphs": cuda_graphs, "device": device, "host_code": host_code}
+    return open_artefact(require_path(artefact), runtime, threads=threads, contexts=contexts, **on_gpu)
+
+
+def run(
+    artefact: Path | str, data: Data, *, runtime: CpuRuntime = "auto", progress: Progress | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Run an artefact over arrays; every output [N, ...] in the order of the samples.
+
+    Outputs with a sequence axis are padded with zeros to the longest batch. Raises ``DataError`` if they differ
+    in any other dimension.
+    """
+    progress = progress or Quiet()
+    dataset = feed_of(Path(artefact), open_source(data), progress)
+    with open(artefact, runtime=runtime) as opened:
+        return run_all(opened, dataset, progress)
+
+
+def run_to_folder(
+    artefact: Path | str,
+    data: Data,
+    output: Path | str,
+    *,
+    runtime: CpuRuntime = "auto",
+    progress: Progress | None = None,
+) -> dict[Path, tuple[int, ...]]:
+    """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
+    if isinstance(data, (str, Path)):
+        require_distinct(output, data)  # among the model's inputs, its outputs would be taken for such
+    require_folder(output)
+    written: dict[Path, tuple[int, ...]] = {}
+    for name, array in run(artefact, data, runtime=runtime, progress=progress).items():
+        path = Path(output) / f"{name.replace('/', '_')}.npy"
+        if path in written:
+            raise ConfigError(f"two outputs would be written to {path}. Run the model through calib8.run instead.")
+        save_array(path, array)
+        written[path] = array.shape
+    return written
