@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from calib8.calibration.ranges import Ranges
     from calib8.cluster.config import Ray
     from calib8.console import ConsoleProgress
-    from calib8.convert import Convert, convert
+    from calib8.conversion import Convert, convert
     from calib8.data.sources import batches, npy_folder, npz_file
-    from calib8.doctor.diagnosis import Diagnosis, doctor
+    from calib8.diagnosis.doctor import Diagnosis, doctor
     from calib8.engine.build import BuiltEngine
     from calib8.engine.config import Build
     from calib8.engine.from_model import build
@@ -89,10 +89,10 @@ _HOME = {
     "Comparison": "calib8.verification.compare",
     "ConfigError": "calib8.errors",
     "ConsoleProgress": "calib8.console",
-    "Convert": "calib8.convert",
+    "Convert": "calib8.conversion",
     "Corpus": "calib8.text.embed_corpus",
     "DataError": "calib8.errors",
-    "Diagnosis": "calib8.doctor.diagnosis",
+    "Diagnosis": "calib8.diagnosis.doctor",
     "Exported": "calib8.quantization.export_cache",
     "FetchError": "calib8.errors",
     "GpuComparison": "calib8.verification.on_gpu",
@@ -125,8 +125,8 @@ _HOME = {
     "calibrate": "calib8.calibration.calibrate",
     "compare": "calib8.verification.run",
     "compare_on_gpu": "calib8.verification.on_gpu",
-    "convert": "calib8.convert",
-    "doctor": "calib8.doctor.diagnosis",
+    "convert": "calib8.conversion",
+    "doctor": "calib8.diagnosis.doctor",
     "embed": "calib8.text.embed_texts",
     "embed_corpus": "calib8.text.embed_corpus",
     "embed_stream": "calib8.text.embed_texts",

@@ -176,7 +176,7 @@ def test_nvml_and_nvidia_smi_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_sees_the_gpu_and_makes_no_context(capsys: pytest.CaptureFixture[str]) -> None:
     with Monitor(interval_seconds=0.05) as monitor:
-        code = "from calib8.doctor.diagnosis import doctor; print(doctor().model_dump_json())"
+        code = "from calib8.diagnosis.doctor import doctor; print(doctor().model_dump_json())"
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     show(monitor.activity, capsys, "calib8 doctor")
     found = json.loads(answer.stdout)

@@ -1,5 +1,6 @@
 """What ``import calib8`` promises: few names, all of them listed, and nothing heavy."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -34,3 +35,9 @@ def test_every_listed_name_exists_and_is_documented() -> None:
 def test_listed_means_public() -> None:
     assert dir(calib8) == sorted(calib8.__all__)
     assert not hasattr(calib8, "no_such_name")
+
+
+def test_no_public_name_is_that_of_a_module() -> None:
+    """Importing such a module would put it in the place of what is public."""
+    modules = {module.name for module in pkgutil.iter_modules(calib8.__path__)}
+    assert modules & set(calib8.__all__) == set()

@@ -247,7 +247,7 @@ CONVERT = """
 import os, signal, sys
 from pathlib import Path
 from calib8.calibration import checkpoint
-from calib8.convert import Convert, convert
+from calib8.conversion import Convert, convert
 from calib8.data.sources import NpyFolder
 from calib8.progress import Quiet
 from calib8.verification.config import Verify

@@ -24,7 +24,7 @@ def doctor(quiet: opt.Quiet = False) -> None:
     with ConsoleProgress(quiet=quiet) as progress:
         progress.note("looking at the driver, the libraries and the INT8 kernels of this CPU ...")
         found = calib8.doctor(progress=progress)
-    from calib8.doctor.table import render_diagnosis
+    from calib8.diagnosis.table import render_diagnosis
 
     out.print(render_diagnosis(found))
     tell(found)

@@ -140,7 +140,7 @@ class Failed(_Document):
 
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of every document of every command."""
-    from calib8.doctor.diagnosis import Diagnosis
+    from calib8.diagnosis.doctor import Diagnosis
     from calib8.quantization.migrate import Migration
     from calib8.quantization.sensitivity import Sensitivity
     from calib8.report.bench import BenchReport

@@ -97,7 +97,7 @@ class Batches:
 
 
 #: What stands for data: a folder or file, a source, or an iterable of dicts of input name -> array [N, ...].
-Data: TypeAlias = "Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]"
+Data: TypeAlias = Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]
 
 
 def open_source(data: Data) -> Source:

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from shell import Shell
 
-from calib8.doctor import probe
-from calib8.doctor.diagnosis import Diagnosis
-from calib8.doctor.facts import Arithmetic, Facts, Library, Processor
-from calib8.doctor.table import render_diagnosis
-from calib8.doctor.verdicts import verdicts
+from calib8.diagnosis import probe
+from calib8.diagnosis.doctor import Diagnosis
+from calib8.diagnosis.facts import Arithmetic, Facts, Library, Processor
+from calib8.diagnosis.table import render_diagnosis
+from calib8.diagnosis.verdicts import verdicts
 from calib8.gpu.hardware import Driver, Gpu
 from calib8.progress import Quiet
 from calib8.system.extras import install
@@ -264,14 +264,14 @@ def test_an_end_ends_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_child_loads_nothing_that_is_slow() -> None:
     """There are nine of them; ONNX IR alone would take each a second."""
-    code = "import sys; import calib8.doctor.child; print({'onnx_ir', 'sympy', 'onnx', 'numpy'} & set(sys.modules))"
+    code = "import sys; import calib8.diagnosis.child; print({'onnx_ir', 'sympy', 'onnx', 'numpy'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
 
 def test_nothing_heavy_is_loaded_into_this_process() -> None:
     code = (
-        "import sys; from calib8.doctor.probe import look; from calib8.progress import Quiet; look(Quiet());"
+        "import sys; from calib8.diagnosis.probe import look; from calib8.progress import Quiet; look(Quiet());"
         "print([name for name in ('onnxruntime', 'openvino', 'tensorrt_rtx', 'cuda', 'pynvml') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -280,7 +280,7 @@ def test_nothing_heavy_is_loaded_into_this_process() -> None:
 
 def test_the_documentation_shows_what_doctor_prints() -> None:
     """Numbers and versions in the two outputs are those of a day; which lines there are is not."""
-    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
     blocks = dict(re.findall(r"<!-- doctor: (\w+) -->\n```text\n(.*?)```\n<!-- /doctor -->", page, re.DOTALL))
     assert set(blocks) == {"cpu", "gpu"}
     for name, machine in (("cpu", facts()), ("gpu", facts(H100))):

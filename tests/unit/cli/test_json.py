@@ -16,8 +16,8 @@ from shell import Shell
 from calib8.cli.main import app
 from calib8.testing import tiny_encoder
 
-PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "json-schema.json").read_text(encoding="utf-8"))
+PAGE = (Path(__file__).parents[3] / "docs" / "json.md").read_text(encoding="utf-8")
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "json-schema.json").read_text(encoding="utf-8"))
 #: Command -> its documented fields besides ``format``, which is the first of a row.
 DOCUMENTED = {
     verb: (form, set(re.findall(r"`(\w+)`", fields)))

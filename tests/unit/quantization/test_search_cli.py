@@ -12,7 +12,7 @@ from search_models import OPS, feeds, planted
 from shell import Shell
 
 import calib8
-from calib8.convert import Convert
+from calib8.conversion import Convert
 from calib8.errors import AccuracyMissed, DataError
 from calib8.quantization.config import Int8
 from calib8.quantization.quant_plan import QuantPlan

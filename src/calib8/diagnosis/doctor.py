@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.doctor.facts import Facts
-from calib8.doctor.probe import look
-from calib8.doctor.verdicts import Verdict, verdicts
+from calib8.diagnosis.facts import Facts
+from calib8.diagnosis.probe import look
+from calib8.diagnosis.verdicts import Verdict, verdicts
 from calib8.progress import Progress, Quiet
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from calib8.errors import DataError, ModelError
 from calib8.files import sha256_file
-from calib8.text.prepare import prepare
+from calib8.text.prepare import write_arrays
 from calib8.text.tokenizer import TextTokenizer, read_sentences
 
 
@@ -99,7 +99,7 @@ def test_missing_or_damaged_tokenizer(tmp_path: Path) -> None:
 def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
     text = write(tmp_path / "a.txt", b"a b c d e\nb\n")
     tokenizer = TextTokenizer(tokenizer_folder, 4)
-    folder = prepare([text], tokenizer, tmp_path / "calib", notes)
+    folder = write_arrays([text], tokenizer, tmp_path / "calib", notes)
     # <s> a b </s> is cut to 4 tokens; <s> b </s> has 3
     assert np.load(folder / "input_ids.npy").tolist() == [[1, 4, 5, 2], [1, 5, 2, 0]]
     assert np.load(folder / "attention_mask.npy").tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
@@ -118,7 +118,7 @@ def test_prepare_writes_arrays_and_what_they_were_made_from(tokenizer_folder: Pa
 
 def test_texts_of_one_name_are_told_apart(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
     texts = [write(tmp_path / name / "a.txt", name.encode()) for name in "ab"]
-    folder = prepare(texts, TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
+    folder = write_arrays(texts, TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
     made_of = json.loads((folder / "calib_data.json").read_text())["texts"]
     assert made_of == {str(text): sha256_file(text) for text in texts}
 
@@ -126,9 +126,9 @@ def test_texts_of_one_name_are_told_apart(tokenizer_folder: Path, tmp_path: Path
 def test_a_maximum_beyond_the_models_limit_is_told(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
     (tokenizer_folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
     text = write(tmp_path / "a.txt", b"a\n")
-    prepare([text], TextTokenizer(tokenizer_folder, 8), tmp_path / "calib", notes)
+    write_arrays([text], TextTokenizer(tokenizer_folder, 8), tmp_path / "calib", notes)
     assert notes.messages == []
-    prepare([text], TextTokenizer(tokenizer_folder, 9), tmp_path / "calib", notes)
+    write_arrays([text], TextTokenizer(tokenizer_folder, 9), tmp_path / "calib", notes)
     assert notes.messages == ["the model takes 8 tokens: that, not 9, is the maximum length"]
 
 
@@ -142,7 +142,7 @@ def test_sentences_are_tokenised_once(tokenizer_folder: Path, tmp_path: Path, no
             return inner.encode_batch_fast(texts)
 
     inner, tokenizer._tokenizer = tokenizer._tokenizer, Counting()
-    prepare([write(tmp_path / "a.txt", b"a\nb\n")], tokenizer, tmp_path / "calib", notes)
+    write_arrays([write(tmp_path / "a.txt", b"a\nb\n")], tokenizer, tmp_path / "calib", notes)
     assert calls == [2]
 
 
@@ -169,7 +169,7 @@ def test_the_prompt_by_default_goes_before_every_sentence(tokenizer_folder: Path
     assert TextTokenizer(tokenizer_folder).tokens(["b", ""]) == [[1, 4, 5, 2], [1, 4, 2]]  # lower case, as texts are
     assert TextTokenizer(tokenizer_folder, 3).encoded(["b"]) == ([[1, 4, 2]], 1)  # it counts
     assert TextTokenizer(tokenizer_folder, prompt="").tokens(["b"]) == [[1, 5, 2]]
-    made = prepare([write(tmp_path / "a.txt", b"b")], TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
+    made = write_arrays([write(tmp_path / "a.txt", b"b")], TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
     assert np.load(made / "input_ids.npy").tolist() == [[1, 4, 5, 2]]
     assert json.loads((made / "calib_data.json").read_text())["prompt"] == "A "
     settings.write_text('{"prompts": {"query": "a "}, "default_prompt_name": null}')

@@ -19,7 +19,7 @@ import calib8
 from calib8.system import telemetry
 from calib8.testing import tiny_encoder, token_feeds
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SOURCE, BENCH = HERE.parents[1] / "src" / "calib8", HERE.parents[1] / "bench"
 #: What tells a library that it runs in a test of somebody's, where some send nothing.
 CI = (

@@ -17,7 +17,7 @@ from calib8.graph.io import source_sha256
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.report.inspect import inspect
 from calib8.testing import tiny_mlp
-from calib8.text.prepare import prepare
+from calib8.text.prepare import write_arrays
 from calib8.text.tokenizer import TextTokenizer
 
 PLAN = QuantPlan(
@@ -75,7 +75,7 @@ def test_arrays(tmp_path: Path) -> None:
 
 def test_what_prepare_wrote(tokenizer_folder: Path, tmp_path: Path, notes) -> None:
     (tmp_path / "a.txt").write_text("a b\n")
-    folder = prepare([tmp_path / "a.txt"], TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
+    folder = write_arrays([tmp_path / "a.txt"], TextTokenizer(tokenizer_folder), tmp_path / "calib", notes)
     described = inspect(folder / "calib_data.json")
     assert (described["kind"], described["sentences"]) == ("calib8.data/1", 1)
 

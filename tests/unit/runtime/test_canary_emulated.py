@@ -19,7 +19,7 @@ def test_on_a_cpu_without_vnni_what_saturates_is_not_used(tmp_path: Path) -> Non
     """Haswell: AVX2, and no unit after it. ``/proc/cpuinfo`` still tells of the CPU that emulates it."""
     assert QEMU is not None
     run = subprocess.run(
-        [QEMU, "-cpu", "Haswell", sys.executable, str(Path(__file__).with_name("emulated.py"))],
+        [QEMU, "-cpu", "Haswell", sys.executable, str(Path(__file__).parents[1] / "emulated.py")],
         env={**os.environ, "CALIB8_CACHE": str(tmp_path)},
         capture_output=True,
         text=True,

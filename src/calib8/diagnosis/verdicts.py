@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.doctor.facts import Facts
+from calib8.diagnosis.facts import Facts
 from calib8.engine.targets import rtx_runs_on
 from calib8.gpu.hardware import Gpu
 from calib8.runtime.forms import PRODUCTS

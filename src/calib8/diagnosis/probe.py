@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from calib8.doctor.child import ARITHMETIC, DRIVER, LIBRARIES, Answer
-from calib8.doctor.facts import Arithmetic, Facts, Library, Processor
+from calib8.diagnosis.child import ARITHMETIC, DRIVER, LIBRARIES, Answer
+from calib8.diagnosis.facts import Arithmetic, Facts, Library, Processor
 from calib8.gpu.hardware import Driver
 from calib8.progress import Progress
 from calib8.report.report import this_machine
@@ -21,7 +21,7 @@ from calib8.runtime.forms import PRODUCTS
 from calib8.runtime.processor import has_amx, has_vnni
 
 #: The child imports from where this process does; -I keeps the working folder and the environment out of that.
-CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.doctor.child import main; main()"
+CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.diagnosis.child import main; main()"
 PATIENCE_SECONDS = 90.0
 
 

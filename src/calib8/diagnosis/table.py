@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from calib8.doctor.diagnosis import Diagnosis
-from calib8.doctor.facts import Facts
-from calib8.doctor.verdicts import Verdict
+from calib8.diagnosis.doctor import Diagnosis
+from calib8.diagnosis.facts import Facts
+from calib8.diagnosis.verdicts import Verdict
 from calib8.engine.targets import ARCHITECTURES
 from calib8.report.lines import lines
 
