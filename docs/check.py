@@ -1,7 +1,7 @@
-"""Documentation that cannot drift: links, help pages, commands in sentences, and the size of the source.
+"""Documentation that cannot drift: links, help pages, commands in sentences, the floors, and the size of the source.
 
 python docs/check.py            report what is wrong, exit 1 if anything is
-python docs/check.py --write    write docs/cli.md from the command line's own help, and docs/json-schema.json
+python docs/check.py --write    write docs/cli.md and docs/json-schema.json from the command line, and the floors
 """
 
 import ast
@@ -22,6 +22,7 @@ from calib8.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 HELP_PAGE, SCHEMA = ROOT / "docs" / "cli.md", ROOT / "docs" / "json-schema.json"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LONGEST_FUNCTION = 70
 LONGEST_FILE = 420
 SKIPPED = (".venv", "build", "models", ".git")
@@ -29,7 +30,7 @@ SKIPPED = (".venv", "build", "models", ".git")
 
 def main() -> int:
     """Print every problem; the exit code says whether there were any."""
-    written = {HELP_PAGE: help_page(), SCHEMA: json.dumps(schema(), indent=1) + "\n"}
+    written = {HELP_PAGE: help_page(), SCHEMA: json.dumps(schema(), indent=1) + "\n", ARCHITECTURE: architecture()}
     if "--write" in sys.argv[1:]:
         for path, text in written.items():
             path.write_text(text, encoding="utf-8")
@@ -37,7 +38,7 @@ def main() -> int:
     problems = [*broken_links(), *unknown_commands(), *oversized_source()]
     for path, text in written.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            problems.append(f"docs/{path.name} is not what the command line says of itself: run `make help-pages`")
+            problems.append(f"docs/{path.name} is not what the source says of itself: run `make help-pages`")
     print("\n".join(problems) or "documentation: links, help pages, commands and source sizes are fine")
     return 1 if problems else 0
 
@@ -50,6 +51,23 @@ def help_page() -> str:
         text = runner.invoke(app, [verb, "--help"], prog_name="calib8").output
         parts.append(f"## calib8 {verb}\n\n```text\n{text.strip()}\n```\n")
     return "\n".join(parts)
+
+
+def architecture() -> str:
+    """The page on the architecture, with the floors that import-linter holds the source to."""
+    contract = re.search(r"^layers = (\[.*?^\])$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
+    assert contract is not None
+    floors = "\n".join(floor.replace(" : ", "  ") for floor in ast.literal_eval(contract[1]))
+    page = ARCHITECTURE.read_text(encoding="utf-8")
+    return re.sub(r"(?<=<!-- layers -->\n```text\n).*?(?=```\n<!-- /layers -->)", floors + "\n", page, flags=re.S)
+
+
+def missing_sources() -> Iterator[str]:
+    """Source files that a page names and nobody has."""
+    for page in markdown():
+        for name in re.findall(r"`([a-z_0-9/]+/[a-z_0-9]+\.py)`", page.read_text(encoding="utf-8")):
+            if not any((folder / name).is_file() for folder in (ROOT, ROOT / "src" / "calib8")):
+                yield f"{page.relative_to(ROOT)}: there is no {name}"
 
 
 def broken_links() -> Iterator[str]:

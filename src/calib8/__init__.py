@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from calib8.report.bench import BenchReport
     from calib8.report.inspect import inspect
     from calib8.report.report import Report
-    from calib8.report.verification import VerificationReport
+    from calib8.report.verification import VerificationReport, verdict
     from calib8.runtime.base import Runtime
     from calib8.runtime.choice import Measured
     from calib8.runtime.run import open, run, run_to_folder
@@ -149,6 +149,7 @@ _HOME = {
     "sensitivity": "calib8.quantization.quantize",
     "serve": "calib8.serving.server",
     "tune": "calib8.benchmark.tune",
+    "verdict": "calib8.report.verification",
     "verify": "calib8.verification.run",
 }
 
@@ -225,6 +226,7 @@ __all__ = [
     "sensitivity",
     "serve",
     "tune",
+    "verdict",
     "verify",
 ]
 

@@ -217,12 +217,9 @@ def verify(
             )
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
-    from calib8.report.verification import verdict
-
-    report = verdict(reference, candidate, data, comparison, limits, on_gpu=found)
+    report = calib8.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
     if output is not None:
-        report.save(output)
-        _write_page(output.with_suffix(".html"), report)
+        _keep(report, output)
     _print_verdict(report)
     tell(report)
     if limits == calib8.Verify():
@@ -242,11 +239,13 @@ def inspect(
     tell(Inspected(path=path, facts=found))
 
 
-def _write_page(path: Path, report: VerificationReport) -> None:
+def _keep(report: VerificationReport, output: Path) -> None:
+    """Write a verdict to ``output``, as JSON, and beside it as an HTML page."""
     from calib8.report.page.content import verification_page
     from calib8.report.page.html import write_page
 
-    write_page(path, verification_page(report))
+    report.save(output)
+    write_page(output.with_suffix(".html"), verification_page(report))
 
 
 def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:

@@ -10,7 +10,7 @@ import pytest
 from canaries import WITHOUT_VNNI, found_exact
 
 import calib8
-from calib8.benchmark.run import tune as tuning
+from calib8.benchmark import tune as tuning
 from calib8.errors import ConfigError, DataError
 from calib8.graph.io import load, save
 from calib8.graph.weighted import weighted_ops
