@@ -13,7 +13,6 @@ from typing import Any
 import onnx_ir as ir
 from pydantic import Field
 
-from calib8.caches.cache import ALGORITHMS, cache_of
 from calib8.caches.record import save_with_record
 from calib8.calibration import run as calibration
 from calib8.calibration.config import Calibrate
@@ -219,9 +218,7 @@ class _Job:
         case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
-        algorithm = ALGORITHMS[self.config.calibrate.observer]
-        cache = cache_of(found.ranges.amax(), algorithm=algorithm)
-        save_with_record(cache, self.output / "calibration.cache", found.ranges.origin)
+        save_with_record(found.ranges.cache(), self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         self._copy_sentence_files()
         save(int8, self.int8_path)

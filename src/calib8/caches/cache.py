@@ -25,15 +25,7 @@ from calib8.numerics import LEVELS, scale_of
 
 Algorithm = Literal["MinMaxCalibration", "EntropyCalibration2", "EntropyCalibration", "LegacyCalibration"]
 
-#: The algorithm whose name goes into the header, by observer. TensorRT knows no percentile or MSE calibrator: what such
-#: ranges are to it is what a min/max calibrator would have found.
-ALGORITHMS: dict[str, Algorithm] = {
-    "minmax": "MinMaxCalibration",
-    "percentile": "MinMaxCalibration",
-    "mse": "MinMaxCalibration",
-    "entropy": "EntropyCalibration2",
-}
-#: The same by the names of TensorRT's calibrator classes.
+#: The algorithms whose names stand in headers, by TensorRT's calibrator classes.
 CALIBRATORS: dict[str, Algorithm] = {
     "minmax": "MinMaxCalibration",
     "entropy2": "EntropyCalibration2",

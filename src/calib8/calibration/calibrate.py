@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calib8.caches.cache import ALGORITHMS, DEFAULT_VERSION, cache_of, version_of
+from calib8.caches.cache import DEFAULT_VERSION, version_of
 from calib8.caches.record import record_path, save_with_record
 from calib8.calibration import run
 from calib8.calibration.anywhere import calibrated
@@ -58,6 +58,5 @@ def calibrate(  # noqa: PLR0913
             if path is not None:
                 ranges.save(path)
     if cache is not None:
-        written_cache = cache_of(ranges.amax(), algorithm=ALGORITHMS[config.observer], version=version)
-        save_with_record(written_cache, Path(cache), ranges.origin)
+        save_with_record(ranges.cache(version), Path(cache), ranges.origin)
     return ranges

@@ -1,12 +1,10 @@
 """Options of calibration."""
 
-from typing import Literal, TypeAlias
-
 from pydantic import Field, model_validator
 
+from calib8.calibration.observers import ObserverName
+from calib8.calibration.observers.percentile import Percentile
 from calib8.config import Config
-
-ObserverName: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
 
 class Calibrate(Config):
@@ -17,7 +15,7 @@ class Calibrate(Config):
     """
 
     observer: ObserverName = "minmax"
-    percentile: float = Field(default=99.99, gt=50, le=100)
+    percentile: float = Field(default=Percentile.percentile, gt=50, le=100)
 
     @model_validator(mode="after")
     def _combination(self) -> "Calibrate":

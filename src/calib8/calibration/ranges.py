@@ -9,6 +9,9 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 from typing_extensions import Self
 
+from calib8.caches.cache import DEFAULT_VERSION, Algorithm, Cache, cache_of
+from calib8.calibration.observers import OBSERVERS
+from calib8.calibration.observers.min_max import MinMax
 from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
@@ -75,6 +78,10 @@ class Ranges(BaseModel):
         """Tensor name -> amax."""
         return {name: tensor.amax for name, tensor in self.tensors.items()}
 
+    def cache(self, version: str = DEFAULT_VERSION) -> Cache:
+        """The same as a calibration cache of TensorRT ``version``. Raises ``CacheError``, see ``cache_of``."""
+        return cache_of(self.amax(), algorithm=algorithm_of(self.origin), version=version)
+
     @property
     def sha256(self) -> str:
         """Of everything in it."""
@@ -105,3 +112,9 @@ class Ranges(BaseModel):
             raise RangesError(f"{path} is not a calib8 ranges file: {first_problem(error)}. Calibrate again.") from None
         except InputError as error:
             raise RangesError(str(error)) from None
+
+
+def algorithm_of(origin: Origin | None) -> Algorithm:
+    """What a cache of ranges of this ``origin`` names: min/max where nothing says by what they were found."""
+    observer = OBSERVERS.get(str(origin.settings.get("observer"))) if origin is not None else None
+    return MinMax.algorithm if observer is None else observer.algorithm

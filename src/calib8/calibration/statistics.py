@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibration.sample import RowSample, Spool
-from calib8.graph.window import Window
+
+if TYPE_CHECKING:
+    from calib8.graph.window import Window
 
 #: Histogram bins. A histogram in use always has between BINS / 2 and BINS bins below its amax.
 BINS = 8192

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from calib8.calibration.config import ObserverName
+from calib8.calibration.observers import ObserverName
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import CalibratorName, HardwareCompatibility
 from calib8.engine.options import Precision as EnginePrecision

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from calib8.caches.cache import ALGORITHMS, Cache, cache_of, is_usable
+from calib8.caches.cache import Cache, cache_of, is_usable
 from calib8.caches.record import require_fit
-from calib8.calibration.ranges import Ranges
+from calib8.calibration.ranges import Ranges, algorithm_of
 from calib8.errors import CacheError
 from calib8.graph.io import load
 from calib8.graph.values import name_of
@@ -49,9 +49,7 @@ def exported(source: Path) -> Exported:
 
 def from_ranges(ranges: Ranges) -> Exported:
     """One entry per calibrated tensor."""
-    observer = str(ranges.origin.settings.get("observer", ""))
-    cache = cache_of(ranges.amax(), algorithm=ALGORITHMS.get(observer, "MinMaxCalibration"))
-    return Exported(cache, ranges.origin, {})
+    return Exported(ranges.cache(), ranges.origin, {})
 
 
 def from_model(model: ir.Model) -> Exported:
@@ -69,8 +67,7 @@ def from_model(model: ir.Model) -> Exported:
     if CACHE in props:
         base = Cache.parse(props[CACHE], "the cache in the model")
     else:
-        observer = str(origin.settings.get("observer", "")) if origin is not None else ""
-        base = cache_of({}, algorithm=ALGORITHMS.get(observer, "MinMaxCalibration"))
+        base = cache_of({}, algorithm=algorithm_of(origin))
     return Exported(base.with_scales(scales), origin, left_out)
 
 

@@ -2,14 +2,16 @@
 
 import struct
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.caches.cache import ALGORITHMS, Cache, cache_of, version_of
+from calib8.caches.cache import CALIBRATORS, Cache, cache_of, version_of
 from calib8.calibration.config import Calibrate
+from calib8.calibration.observers import OBSERVERS, ObserverName
 from calib8.errors import CacheError, InputError
 from calib8.numerics import scale_of
 
@@ -68,11 +70,12 @@ def test_a_byte_order_mark_is_harmless(tmp_path: Path) -> None:
 
 
 def test_every_observer_has_an_algorithm() -> None:
-    for observer in ALGORITHMS:
+    for observer, kind in OBSERVERS.items():
         assert Calibrate(observer=observer).observer == observer
+        assert kind.algorithm in CALIBRATORS.values()
     with pytest.raises(InputError, match="'minmax', 'percentile', 'mse' or 'entropy'"):
         Calibrate(observer="another")
-    assert list(ALGORITHMS) == ["minmax", "percentile", "mse", "entropy"]
+    assert list(OBSERVERS) == list(get_args(ObserverName)) == ["minmax", "percentile", "mse", "entropy"]
 
 
 @given(st.dictionaries(names, scales, max_size=5))
