@@ -18,7 +18,8 @@ from calib8.engine.sidecar import describe_engine
 from calib8.graph.io import load
 from calib8.runtime.choice import CpuChoice
 from calib8.runtime.cpu import open_form
-from calib8.runtime.forms import Form, in_form
+from calib8.runtime.forms import in_form
+from calib8.runtime.names import Form
 from calib8.runtime.openvino import OpenVinoRuntime
 
 ROOT = Path(__file__).parents[2]

@@ -331,6 +331,8 @@ def sensitivity(
     exclude: opt.Exclude = None,
     int8_embedding: opt.Embedding = True,
     treatment: opt.Conditioning = "auto",
+    observer: opt.Observer = "minmax",
+    percentile: opt.Percentile = 99.99,
     quiet: opt.Quiet = False,
 ) -> None:
     """Rank ops by what they cost at the model's own output: alone in INT8, and alone in float.
@@ -341,7 +343,10 @@ def sensitivity(
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = _int8(include, exclude, 0.0, "fp16", int8_embedding, treatment)
-        found = calib8.sensitivity(model, data, config, output=output, samples=samples, progress=progress)
+        ranges = calib8.Calibrate(observer=observer, percentile=percentile)
+        found = calib8.sensitivity(
+            model, data, config, calibrate=ranges, output=output, samples=samples, progress=progress
+        )
     out.print(render_sensitivity(found, show))
     tell(found)
 

@@ -8,13 +8,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from calib8.engine.family import MODULES, FamilyName, TensorRT
 from calib8.gpu.hardware import cuda_version, driver
-from calib8.runtime.names import RuntimeName
-from calib8.system import telemetry
+from calib8.runtime.names import RUNTIMES, RuntimeName
 
 DRIVER = "driver"
 
@@ -68,13 +68,9 @@ def _nvidia_ml() -> dict[str, Any]:
     return {"version": version("nvidia-ml-py")}
 
 
-def _onnxruntime() -> dict[str, Any]:
-    ort = telemetry.onnxruntime()
-    return {"version": ort.__version__, "details": {"providers": ", ".join(ort.get_available_providers())}}
-
-
-def _openvino() -> dict[str, Any]:
-    return {"version": telemetry.openvino().__version__.partition("-")[0]}
+def _runtime(module: str) -> dict[str, Any]:
+    library: dict[str, Any] = importlib.import_module(module).library()
+    return library
 
 
 LIBRARIES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -82,10 +78,8 @@ LIBRARIES: dict[str, Callable[[], dict[str, Any]]] = {
     "tensorrt": lambda: _tensorrt("tensorrt"),
     "cuda-python": _cuda_python,
     "nvidia-ml-py": _nvidia_ml,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
+    **{name: partial(_runtime, kind.module) for name, kind in RUNTIMES.items()},
 }
 
-
 #: What is asked of the INT8 kernels of a runtime, and of which.
-ARITHMETIC: dict[str, RuntimeName] = {"INT8 in ONNX Runtime": "onnxruntime", "INT8 in OpenVINO": "openvino"}
+ARITHMETIC: dict[str, RuntimeName] = {f"INT8 in {kind.title}": name for name, kind in RUNTIMES.items()}

@@ -3,8 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from calib8.gpu.hardware import Driver
-from calib8.runtime.forms import Form
-from calib8.runtime.names import RuntimeName
+from calib8.runtime.names import Form, RuntimeName
 
 
 class Library(BaseModel):

@@ -8,7 +8,7 @@ from calib8.diagnosis.facts import Facts
 from calib8.engine.targets import rtx_runs_on
 from calib8.gpu.hardware import Gpu
 from calib8.runtime.forms import PRODUCTS
-from calib8.runtime.names import NAMES, RuntimeName
+from calib8.runtime.names import NAMES, RUNTIMES
 from calib8.system.extras import install
 
 
@@ -98,9 +98,7 @@ def _int8_on_cpu(facts: Facts) -> Verdict:
     if not exact:
         problems = [f"{NAMES[one.runtime]} {one.problem}." for one in facts.int8 if versions[one.runtime]]
         return _no(what, " ".join(problems) or f"{_lacks(facts, 'onnxruntime')} {install()}.")
-    best: RuntimeName = "openvino"  # as `runtime.choice` prefers
-    if (exact.get("openvino") != "s8" and exact.get("onnxruntime", "fp32") != "fp32") or "openvino" not in exact:
-        best = "onnxruntime"
+    best = min(exact, key=lambda name: RUNTIMES[name].x86[exact[name]])  # as `runtime.choice` prefers
     speed = {True: "with VNNI: fast", False: "without VNNI: works, slowly", None: "VNNI unknown"}[facts.processor.vnni]
     taken = f"{PRODUCTS[exact[best]]}, {speed}" if exact[best] != "fp32" else "Q and DQ in FP32: right, slowly"
     others = [

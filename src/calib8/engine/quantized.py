@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.convenience import get_const_tensor
 
 from calib8.errors import ModelError
 from calib8.graph.values import op_of, plan_name
@@ -171,14 +172,8 @@ def _weight_codes(value: ir.Value | None) -> NDArray[np.generic] | None:
 
 
 def _constant(value: ir.Value | None) -> NDArray[np.generic] | None:
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    producer = value.producer()
-    if producer is not None and op_of(producer) == "Constant" and "value" in producer.attributes:
-        return producer.attributes["value"].as_tensor().numpy()
-    return None
+    tensor = get_const_tensor(value) if value is not None else None
+    return tensor.numpy() if tensor is not None else None
 
 
 def _hint(node: ir.Node, left: _Source | None, right: _Source | None) -> str | None:

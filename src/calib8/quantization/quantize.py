@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
 from calib8.data.sources import Data, open_source
 from calib8.files import named, require_separate
@@ -72,6 +73,7 @@ def sensitivity(
     data: Data,
     config: Int8 | None = None,
     *,
+    calibrate: Calibrate | None = None,
     output: Path | str | None = None,
     samples: int | None = None,
     progress: Progress | None = None,
@@ -79,13 +81,13 @@ def sensitivity(
     """Rank every weighted op by what it costs the model's output: alone in INT8, and alone in float.
 
     Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
-    which ops, and how they are quantised.
+    which ops, and how they are quantised, ``calibrate`` how their ranges are found.
     """
     if output is not None:
         require_separate([output], [model, *named(data)])
     progress = progress or Quiet()
     source = calibration_source(data, model, progress)
-    found = measure_sensitivity(Path(model), source, Int8.of(config), samples, progress)
+    found = measure_sensitivity(Path(model), source, Int8.of(config), samples, progress, Calibrate.of(calibrate))
     if output is not None:
         found.save(Path(output))
     return found

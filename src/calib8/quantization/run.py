@@ -46,11 +46,13 @@ def quantise(
     return quantise_guarded(case, probe_of(model, data, PROBED, folder), progress)
 
 
-def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | None, progress: Progress) -> Sensitivity:
+def measure_sensitivity(
+    path: Path, data: Source, config: Int8, samples: int | None, progress: Progress, calibrate: Calibrate
+) -> Sensitivity:
     """What each op that ``config`` selects costs the output of the model at ``path``.
 
-    Calibrated on seven eighths of ``data``, measured on ``samples`` (32 if None) of the rest. Raises ``ConfigError`` if
-    that leaves nothing to measure.
+    Calibrated as ``calibrate`` says on seven eighths of ``data``, measured on ``samples`` (32 if None) of the rest.
+    Raises ``ConfigError`` if that leaves nothing to measure.
     """
     if samples is not None and samples < 1:
         raise ConfigError(f"{samples} samples to measure on; expected at least 1.")
@@ -59,10 +61,10 @@ def measure_sensitivity(path: Path, data: Source, config: Int8, samples: int | N
     if weighted_ops(model) and not names:
         raise ConfigError("no op is left to measure: --exclude matches all that --include does. Change either.")
     fitted, held_back = split(data)
-    origin = calibration.origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), Calibrate())
+    origin = calibration.origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), calibrate)
     rows = ROWS if config.treatment == "auto" else 0
     dataset = dataset_for(model, fitted, progress)
-    found = calibration.calibrate(model, dataset, Calibrate(), origin, progress, sample=rows)
+    found = calibration.calibrate(model, dataset, calibrate, origin, progress, sample=rows)
     case = Case(model, found.ranges, found.statistics, config)
     solutions = case.solutions(progress)
     probe = probe_of(model, held_back, samples or PROBED, path.parent)

@@ -19,7 +19,8 @@ from calib8.quantization.apply import quantize_ops
 from calib8.quantization.solve import Solution
 from calib8.runtime.choice import by_rule
 from calib8.runtime.contract import contract_of
-from calib8.runtime.forms import Form, in_form
+from calib8.runtime.forms import in_form
+from calib8.runtime.names import Form
 from calib8.runtime.ort import OrtRuntime
 
 GATES = "calib8.gates"

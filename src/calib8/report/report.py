@@ -1,6 +1,5 @@
 """The report of a conversion: everything that proves, or disproves, that the engine is worth shipping."""
 
-import os
 import platform
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from calib8.engine.sidecar import describe_engine
 from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256, stored_bytes
-from calib8.runtime.processor import has_amx, has_vnni
+from calib8.runtime.processor import cores, has_amx, has_vnni
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
 from calib8.verification.speed import Speed
@@ -122,10 +121,9 @@ def this_machine() -> Machine:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
         processor=name,
-        cores=cores,
+        cores=cores(),
         python=platform.python_version(),
         system=platform.system(),
         vnni=has_vnni(),

@@ -31,8 +31,8 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.qdq_nodes import Constants, quantised_activation
 from calib8.runtime.amx import REFUSED, instructions
-from calib8.runtime.forms import Form, in_form, is_quantised
-from calib8.runtime.names import RuntimeName
+from calib8.runtime.forms import in_form, is_quantised
+from calib8.runtime.names import Form, RuntimeName
 from calib8.runtime.processor import identity, version_of
 
 #: What a model has of ops that multiply codes; scaled: with a negative factor of a channel behind a Relu.

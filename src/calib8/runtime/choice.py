@@ -6,7 +6,7 @@ and the versions. A cache that cannot be read or written is no error: then the r
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,8 @@ from calib8.files import default_cache, parse_json, write_json
 from calib8.graph.io import SOURCE_SHA256
 from calib8.runtime.amx import convolves, instructions
 from calib8.runtime.canary import Kind, kinds_of, wrong
-from calib8.runtime.forms import WORDS, Form, is_quantised, words
-from calib8.runtime.names import NAMES, CpuRuntime, RuntimeName
+from calib8.runtime.forms import WORDS, is_quantised, words
+from calib8.runtime.names import NAMES, RUNTIMES, CpuRuntime, Form, RuntimeName, require_known
 from calib8.runtime.processor import cores, has_bf16, identity, is_x86, versions
 
 
@@ -63,6 +63,7 @@ def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
 
     Raises ``SetupError`` where the named runtime is not installed, or has no form that is exact here.
     """
+    require_known(runtime)
     if not is_quantised(model):
         return CpuChoice(runtime="onnxruntime" if runtime == "auto" else runtime, form="fp32", streams=streams)
     kinds = kinds_of(model)
@@ -78,19 +79,18 @@ def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
 
 
 def preferences(runtime: CpuRuntime) -> list[tuple[RuntimeName, Form]]:
-    """Runtimes with the forms that they can have, the fastest first where all are exact.
+    """Runtimes with the forms that they can have, the fastest first where all are exact; of ``auto`` what is here."""
+    names = _here() if runtime == "auto" else [runtime]
+    ranked = [(rank, name, form) for name in names for form, rank in _ranks(name).items()]
+    return [(name, form) for _, name, form in sorted(ranked)]
 
-    OpenVINO for INT8, where it is installed, with int8 activations; uint8 is for ONNX Runtime, which on x86 computes
-    only a third of the int8 form's GEMMs in integers. What is always exact comes last: Q and DQ computed in FP32.
-    """
-    openvino: list[tuple[RuntimeName, Form]] = [("openvino", "s8"), ("openvino", "u8"), ("openvino", "u8u8")]
-    forms: tuple[Form, ...] = ("u8", "u8u8", "s8", "fp32") if is_x86() else ("s8", "u8", "u8u8", "fp32")
-    onnxruntime: list[tuple[RuntimeName, Form]] = [("onnxruntime", form) for form in forms]
-    if runtime != "auto":
-        return openvino if runtime == "openvino" else onnxruntime
-    if find_spec("openvino") is None:
-        return onnxruntime
-    return [openvino[0], *onnxruntime[:2], *openvino[1:], *onnxruntime[2:]]
+
+def _here() -> list[RuntimeName]:
+    return [name for name, kind in RUNTIMES.items() if kind.required or find_spec(name) is not None]
+
+
+def _ranks(name: RuntimeName) -> Mapping[Form, int]:
+    return RUNTIMES[name].x86 if is_x86() else RUNTIMES[name].elsewhere
 
 
 def refusals(kinds: Sequence[Kind], runtime: CpuRuntime) -> dict[tuple[RuntimeName, Form], str]:
@@ -111,14 +111,13 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
         found += [
             one.model_copy(update={"bf16": True})
             for one in found
-            if one.runtime == "openvino" and one.streams == cores()
+            if RUNTIMES[one.runtime].bf16 and one.streams == cores()
         ]
     return found
 
 
 def _others(model: ir.Model) -> Iterator[CpuChoice]:
-    runtimes: list[RuntimeName] = ["onnxruntime", "openvino"] if find_spec("openvino") else ["onnxruntime"]
-    for runtime in runtimes:
+    for runtime in _here():
         for form in _forms(model, runtime):
             for streams in dict.fromkeys((cores(), 1)):
                 yield CpuChoice(runtime=runtime, form=form, streams=streams)

@@ -1,5 +1,7 @@
 """Open a model on the CPU, in the runtime and the form that are fastest here of those that are exact."""
 
+from importlib import import_module
+
 import onnx_ir as ir
 
 from calib8.errors import SetupError
@@ -7,7 +9,7 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.choice import CpuChoice, by_rule, refusals, remembered
 from calib8.runtime.forms import PRODUCTS, in_form, words
-from calib8.runtime.names import CpuRuntime
+from calib8.runtime.names import RUNTIMES, CpuRuntime
 from calib8.runtime.processor import cores
 from calib8.runtime.streams import Streams
 
@@ -55,16 +57,8 @@ def open_choice(model: ir.Model, choice: CpuChoice, threads: int | None = None) 
 
 
 def open_form(form: ir.Model, choice: CpuChoice, threads: int | None = None) -> Runtime:
-    """Open a model that is in its ``form`` already, whether that is exact or not: for ``runtime.canary``.
-
-    OpenVINO divides its threads among the streams. The threads of an ONNX Runtime session would be common to them, so
-    it gets none: of several streams each has one core, that of the thread which runs it.
-    """
-    integers, streams = choice.form != "fp32", choice.streams
-    if choice.runtime == "openvino":
-        from calib8.runtime.openvino import OpenVinoRuntime
-
-        return OpenVinoRuntime(form, threads=threads or cores(), streams=streams, bf16=choice.bf16, integers=integers)
-    from calib8.runtime.ort import OrtRuntime
-
-    return OrtRuntime(form, threads=threads if streams == 1 else 1, integers=integers)
+    """Open a model that is in its ``form`` already, whether that is exact or not: for ``runtime.canary``."""
+    home = import_module(RUNTIMES[choice.runtime].module)
+    integers = choice.form != "fp32"
+    opened: Runtime = home.opened(form, threads=threads, streams=choice.streams, bf16=choice.bf16, integers=integers)
+    return opened

@@ -1,14 +1,10 @@
 """The forms of an INT8 model that a CPU runtime can be given, which all have the same dequantised values."""
 
-from typing import Literal, TypeAlias
-
 import onnx_ir as ir
 
 from calib8.passes.cpu_form import to_cpu_form
-from calib8.runtime.names import NAMES, RuntimeName
+from calib8.runtime.names import NAMES, Form, RuntimeName
 
-#: What a GEMM multiplies: codes of activations by codes of weights, or, in ``fp32``, what both stand for.
-Form: TypeAlias = Literal["s8", "u8", "u8u8", "fp32"]
 #: In words.
 WORDS: dict[Form, str] = {"s8": "s8", "u8": "u8", "u8u8": "u8 x u8", "fp32": "FP32"}
 #: With both sides, for those who compare them.

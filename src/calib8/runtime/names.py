@@ -1,9 +1,61 @@
-"""Names of the CPU runtimes that a user can choose."""
+"""The CPU runtimes that a user can choose, and what calib8 has to know of each.
 
+To add one: a module with a ``Runtime``, ``opened`` and ``library`` (as ``runtime.ort`` has them), and two lines here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from calib8.errors import ConfigError
 
 RuntimeName: TypeAlias = Literal["openvino", "onnxruntime"]
 #: ``auto`` takes what was measured to be fastest, see ``runtime.choice``.
 CpuRuntime: TypeAlias = Literal["auto", "openvino", "onnxruntime"]
+#: What a GEMM multiplies: codes of activations by codes of weights, or, in ``fp32``, what both stand for.
+Form: TypeAlias = Literal["s8", "u8", "u8u8", "fp32"]
+
+
+@dataclass(frozen=True)
+class CpuKind:
+    """A CPU runtime. ``title``: for people; ``module``: its home, loaded when it is used.
+
+    x86, elsewhere: each form of INT8 that it takes (see ``runtime.forms``), with its place among those of all runtimes
+    from fast to slow, where all are exact. bf16: whether it can compute the remainder in bf16. required: whether it
+    comes with calib8; the package of another is of its own name.
+    """
+
+    title: str
+    module: str
+    x86: Mapping[Form, int]
+    elsewhere: Mapping[Form, int]
+    bf16: bool = False
+    required: bool = False
+
+
+#: uint8 is for ONNX Runtime, which on x86 computes only a third of the int8 form's GEMMs in integers. What is always
+#: exact comes last: Q and DQ computed in FP32. Measured in bench/results.
+RUNTIMES: dict[RuntimeName, CpuKind] = {
+    "onnxruntime": CpuKind(
+        "ONNX Runtime",
+        "calib8.runtime.ort",
+        x86={"u8": 1, "u8u8": 2, "s8": 5, "fp32": 6},
+        elsewhere={"s8": 1, "u8": 2, "u8u8": 5, "fp32": 6},
+        required=True,
+    ),
+    "openvino": CpuKind(
+        "OpenVINO",
+        "calib8.runtime.openvino",
+        x86={"s8": 0, "u8": 3, "u8u8": 4},
+        elsewhere={"s8": 0, "u8": 3, "u8u8": 4},
+        bf16=True,
+    ),
+}
 #: For people.
-NAMES: dict[RuntimeName, str] = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+NAMES: dict[RuntimeName, str] = {name: kind.title for name, kind in RUNTIMES.items()}
+
+
+def require_known(runtime: str) -> None:
+    """Raise ``ConfigError`` for a runtime that is none."""
+    if runtime != "auto" and runtime not in RUNTIMES:
+        raise ConfigError(f"unknown CPU runtime {runtime!r}: expected auto or one of {', '.join(RUNTIMES)}.")

@@ -13,6 +13,7 @@ from calib8.runtime.amx import REFUSED, convolves, instructions
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import is_quantised
+from calib8.runtime.processor import cores
 from calib8.system.extras import install
 from calib8.system.telemetry import openvino
 
@@ -90,3 +91,13 @@ class OpenVinoRuntime(Runtime):
 
     def _free(self) -> None:
         self._idle, self._compiled = SimpleQueue(), None
+
+
+def opened(model: ir.Model, *, threads: int | None, streams: int, bf16: bool, integers: bool) -> Runtime:
+    """For ``runtime.cpu``, of ``runtime.names``'s options. OpenVINO divides its threads among the streams."""
+    return OpenVinoRuntime(model, threads=threads or cores(), streams=streams, bf16=bf16, integers=integers)
+
+
+def library() -> dict[str, Any]:
+    """What doctor shows of it. Raises what its import raises."""
+    return {"version": openvino().__version__.partition("-")[0]}

@@ -76,6 +76,22 @@ class OrtRuntime(Runtime):
         self._session = None
 
 
+def opened(model: ir.Model, *, threads: int | None, streams: int, bf16: bool, integers: bool) -> Runtime:
+    """For ``runtime.cpu``, of ``runtime.names``'s options.
+
+    The threads of a session would be common to all streams, so it gets none: of several streams each has one core, that
+    of the thread which runs it.
+    """
+    assert not bf16
+    return OrtRuntime(model, threads=threads if streams == 1 else 1, integers=integers)
+
+
+def library() -> dict[str, Any]:
+    """What doctor shows of it. Raises what its import raises."""
+    ort = onnxruntime()
+    return {"version": ort.__version__, "details": {"providers": ", ".join(ort.get_available_providers())}}
+
+
 def _open(model: ir.Model, options: Any) -> Any:
     """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
     ort = onnxruntime()

@@ -13,6 +13,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from calib8.runtime.names import RUNTIMES
+
 #: Where Linux tells a container its share of the CPUs: "200000 100000" is two of them.
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 CPUINFO = Path("/proc/cpuinfo")
@@ -66,7 +68,7 @@ def identity() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Of the packages that decide how a model computes on the CPU; an empty text for one that is not installed."""
-    return {package: version_of(package) for package in ("calib8", "onnxruntime", "openvino")}
+    return {package: version_of(package) for package in ("calib8", *RUNTIMES)}
 
 
 def version_of(package: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
+from calib8.runtime.processor import cores
 from calib8.serving.refused import busy
 
 #: Bytes of text or numbers for which a thread costs more than the work that it would do.
@@ -33,7 +33,7 @@ class Work:
 
     def __init__(self, max_body_bytes: int) -> None:
         self._most, self._under_way = LARGE_BODIES * max(max_body_bytes, SMALL), 0
-        self._readers = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2), thread_name_prefix="calib8-read")
+        self._readers = ThreadPoolExecutor(max(1, cores() // 2), thread_name_prefix="calib8-read")
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="calib8-write")
 
     def body(self) -> Body:

@@ -19,7 +19,8 @@ from calib8.passes.prepare import prepare
 from calib8.runtime import choice, processor
 from calib8.runtime.choice import CpuChoice, Measured, by_rule, candidates, remember, remembered
 from calib8.runtime.cpu import open_choice, open_cpu, open_form
-from calib8.runtime.forms import Form, in_form
+from calib8.runtime.forms import in_form
+from calib8.runtime.names import Form
 from calib8.runtime.null import NullRuntime
 from calib8.runtime.openvino import OpenVinoRuntime
 from calib8.testing import tiny_encoder, token_feeds

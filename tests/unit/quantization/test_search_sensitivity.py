@@ -157,3 +157,13 @@ def test_what_sensitivity_refuses(tmp_path: Path) -> None:
         calib8.sensitivity(model, [feeds()], Int8(include=("thirst",)))
     with pytest.raises(DataError, match="expected at least 3"):
         calib8.sensitivity(model, [feeds(7)])
+
+
+def test_the_observer_counts(tmp_path: Path) -> None:
+    """A percentile that clips nearly everything ruins what the largest magnitude seen keeps."""
+    path = calib8.save(tiny_mlp(), tmp_path / "m.onnx")
+    data = Batches({"x": np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)})
+    whole = calib8.sensitivity(path, data, PLAIN)
+    clipped = calib8.sensitivity(path, data, PLAIN, calibrate=calib8.Calibrate(observer="percentile", percentile=51))
+    assert min(op.alone for op in whole.ops) > 0.999
+    assert min(op.alone for op in clipped.ops) < 0.99

@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -353,3 +354,10 @@ def test_openvino_keeps_the_names_of_outputs_behind_eliminated_nodes() -> None:
     with OpenVinoRuntime(model) as runtime:
         outputs = runtime(x=np.float32([[1, -1]]))
     assert {name: array.tolist() for name, array in outputs.items()} == {"z_twice": [[2, -2]], "z_plain": [[1, 0]]}
+
+
+@pytest.mark.parametrize("make", [tiny_mlp, lambda: quantised(tiny_mlp)], ids=["fp32", "int8"])
+def test_an_unknown_runtime_is_refused(make) -> None:
+    unknown = cast("CpuRuntime", "ncnn")
+    with pytest.raises(ConfigError, match="unknown CPU runtime 'ncnn': expected auto or one of onnxruntime, openvino"):
+        open_cpu(make(), unknown)
