@@ -7,7 +7,7 @@ import pytest
 from calib8.calibration import run
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
-from calib8.calibration.observers import MinMax
+from calib8.calibration.observers.min_max import MinMax
 from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.errors import DataError, ModelError
