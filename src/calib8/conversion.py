@@ -15,8 +15,10 @@ from pydantic import Field
 
 from calib8.caches.record import save_with_record
 from calib8.calibration import run as calibration
+from calib8.calibration.anywhere import calibrated
 from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
+from calib8.cluster.config import Ray
 from calib8.config import Config
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
@@ -70,6 +72,7 @@ class Convert(Config):
     build: None makes no engine.
     monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
     sentences: quote the worst held-out sentences in the report.
+    ray: calibrate over that cluster, see ``calibration.over_ray``. The model is the same.
     """
 
     calibrate: Calibrate = Calibrate()
@@ -81,6 +84,7 @@ class Convert(Config):
     budget: float | None = Field(default=None, gt=0, lt=1)
     monitor: bool = False
     sentences: bool = True
+    ray: Ray | None = None
 
 
 def convert(
@@ -99,6 +103,8 @@ def convert(
     """
     model, output, config, progress = Path(model), Path(output), Convert.of(config), progress or Quiet()
     require_folder(output)
+    if config.ray is not None and isinstance(data, (str, Path)):
+        data = Path(data).absolute()  # workers are in another folder
     source = calibration_source(data, model, progress)
     _refuse_early(model, config)
     reference = _checked_model(model, config)
@@ -208,12 +214,19 @@ class _Job:
         self, reference: ir.Model, data: Source, origin: Origin, unfinished: Path | None
     ) -> tuple[Ranges, QuantPlan, ir.Model]:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
-        dataset = dataset_for(reference, fitted, self.progress)
+        dataset_for(reference, fitted, self.progress)  # what does not fit is refused while the last verdict stands
         self._forget_verdict()
-        rows = rows_to_sample(self.config.int8)
+        ray, rows = self.config.ray, rows_to_sample(self.config.int8)
         with self.timed("calibrate"):
-            found = calibration.calibrate(
-                reference, dataset, self.config.calibrate, origin, self.progress, sample=rows, unfinished=unfinished
+            found = calibrated(
+                reference if ray is None else self.model,
+                fitted,
+                self.config.calibrate,
+                origin,
+                self.progress,
+                sample=rows,
+                cluster=ray,
+                unfinished=unfinished,
             )
         case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
         int8, plan = self._search(case, unfitted)

@@ -6,7 +6,6 @@ import onnx_ir as ir
 
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
-from calib8.calibration.ranges import Ranges
 from calib8.cluster.config import Ray
 from calib8.data.sources import Source
 from calib8.errors import ConfigError
@@ -15,16 +14,17 @@ from calib8.progress import Progress
 from calib8.provenance import Origin
 
 
-def calibrated(
+def calibrated(  # noqa: PLR0913
     model: ir.Model | Path | str,
     source: Source,
     config: Calibrate,
     origin: Origin,
     progress: Progress,
     *,
+    sample: int = 0,
     cluster: Ray | None = None,
     unfinished: Path | None = None,
-) -> Ranges:
+) -> run.Calibration:
     """The ranges of ``model``, for a cluster its path; see ``run.calibrate`` and ``over_ray.calibrate_over``.
 
     Raises ``ConfigError`` for a model in memory where workers would have to find it.
@@ -32,10 +32,10 @@ def calibrated(
     if cluster is None:
         assert isinstance(model, ir.Model)
         dataset = dataset_for(model, source, progress)
-        return run.calibrate(model, dataset, config, origin, progress, unfinished=unfinished).ranges
+        return run.calibrate(model, dataset, config, origin, progress, sample=sample, unfinished=unfinished)
     from calib8.calibration.over_ray import calibrate_over
 
     if isinstance(model, ir.Model):
         raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
     path = Path(model).absolute()  # not resolved: external data are beside a link, not beside what it leads to
-    return calibrate_over(cluster, path, source, config, origin, progress, unfinished=unfinished)
+    return calibrate_over(cluster, path, source, config, origin, progress, sample=sample, unfinished=unfinished)

@@ -54,7 +54,8 @@ def calibrate(  # noqa: PLR0913
         discard(beside(path))
     elif ranges is None:
         with unfinished_work(beside(path) if path is not None else None) as unfinished:
-            ranges = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
+            found = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
+            ranges = found.ranges
             if path is not None:
                 ranges.save(path)
     if cache is not None:

@@ -12,7 +12,6 @@ from calib8.calibration.checkpoint import Checkpoint, checkpoint, resumed
 from calib8.calibration.collect import Collector, Statistics
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
-from calib8.calibration.ranges import Ranges
 from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
@@ -30,7 +29,7 @@ from calib8.provenance import Origin
 SHARE = 8
 
 
-def calibrate_over(
+def calibrate_over(  # noqa: PLR0913
     cluster: Ray,
     path: Path,
     source: Source,
@@ -38,21 +37,23 @@ def calibrate_over(
     origin: Origin,
     progress: Progress,
     *,
+    sample: int = 0,
     unfinished: Path | None = None,
-) -> Ranges:
+) -> run.Calibration:
     """What ``run.calibrate`` finds, with the forward passes on ``cluster``; either goes on where the other stopped.
 
     Workers open the model, and data that are files, at the same path as here. Raises ``SetupError`` if what they find
-    there, or the versions of their packages, are not what ``origin`` says.
+    there, or the versions of their packages, are not those of this machine.
     """
     model = prepare(load(path))
     run.require_weighted_ops(model)
     data = dataset_for(model, source, progress)
     histograms = observer_for(config.observer, config.percentile).histogram
-    with checkpoint(unfinished, run.pass_key(origin, 0, histograms), progress) as kept:
-        open_worker = partial(Observation, path, source, config, origin, cluster.cpus)
+    with checkpoint(unfinished, run.pass_key(origin, sample, histograms), progress) as kept:
+        own = run.origin_of(origin.model_sha256, source.fingerprint(), config)  # less what is of the caller alone
+        open_worker = partial(Observation, path, source, config, own, sample, cluster.cpus)
         statistics = _merged(cluster, open_worker, data, progress, kept)
-    return run.ranges_of(statistics, data, config, origin, progress)
+    return run.Calibration(run.ranges_of(statistics, data, config, origin, progress), statistics)
 
 
 def _merged(
@@ -83,7 +84,9 @@ def _merged(
 class Observation:
     """A worker: opens the model once, and takes statistics of any share."""
 
-    def __init__(self, path: Path, source: Source, config: Calibrate, origin: Origin, threads: int) -> None:
+    def __init__(
+        self, path: Path, source: Source, config: Calibrate, origin: Origin, sample: int, threads: int
+    ) -> None:
         model = prepare(load(path))
         found = run.origin_of(model.metadata_props[SOURCE_SHA256], source.fingerprint(), config)
         if changes := origin.changes(found):
@@ -93,7 +96,7 @@ class Observation:
             )
         self._data = dataset_for(model, source, Quiet())
         histograms = observer_for(config.observer, config.percentile).histogram
-        self._collector = Collector(model, self._data, histograms=histograms, threads=threads)
+        self._collector = Collector(model, self._data, sample=sample, histograms=histograms, threads=threads)
 
     def __call__(self, item: Item) -> bytes:
         """The statistics of the ``batches`` with these numbers."""

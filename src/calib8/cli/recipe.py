@@ -91,11 +91,6 @@ def calibrate(
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = calib8.Calibrate(observer=observer, percentile=percentile)
-        if ray is None and ray_cpus != 1:
-            raise ConfigError(
-                "--ray-cpus goes with --ray, which was not given. Give --ray local, say, or leave it out."
-            )
-        cluster = calib8.Ray(address=ray, cpus=ray_cpus) if ray is not None else None
         ranges = calib8.calibrate(
             model,
             data,
@@ -103,7 +98,7 @@ def calibrate(
             output=output,
             cache=cache,
             cache_version=cache_version,
-            cluster=cluster,
+            cluster=_cluster(ray, ray_cpus),
             progress=progress,
         )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
@@ -247,6 +242,8 @@ def convert(
     allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.MonitorInReport = False,
     sentences: opt.Sentences = True,
+    ray: opt.RayAddress = None,
+    ray_cpus: opt.RayCpus = 1,
     quiet: opt.Quiet = False,
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
@@ -255,10 +252,6 @@ def convert(
 
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
-    from calib8.quantization.quant_plan import QuantPlan
-    from calib8.report.plan_table import render_plan
-    from calib8.report.table import render
-
     kept = _cosine(budget)
     min_cosine = _least_cosine(ctx, min_cosine, kept)
     with ConsoleProgress(quiet=quiet) as progress:
@@ -272,6 +265,7 @@ def convert(
             budget=kept,
             monitor=monitor,
             sentences=sentences,
+            ray=_cluster(ray, ray_cpus),
         )
         missed = None
         try:
@@ -280,13 +274,18 @@ def convert(
             if error.report is None:  # it was missed before there was anything to report
                 raise
             missed, report = error, error.report
-    if kept is not None:
-        out.print(render_plan(QuantPlan.load(output / "plan.json")))
-    out.print(render(report))
-    _print_made(report, output)
+    _print_made(report, output, searched=kept is not None)
     tell(report)
     if missed is not None:
         raise missed
+
+
+def _cluster(address: str | None, cpus: int) -> calib8.Ray | None:
+    if address is not None:
+        return calib8.Ray(address=address, cpus=cpus)
+    if cpus != 1:
+        raise ConfigError("--ray-cpus goes with --ray, which was not given. Give --ray local, say, or leave it out.")
+    return None
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
@@ -294,7 +293,14 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _print_made(report: "Report", output: Path) -> None:
+def _print_made(report: "Report", output: Path, *, searched: bool) -> None:
+    from calib8.quantization.quant_plan import QuantPlan
+    from calib8.report.plan_table import render_plan
+    from calib8.report.table import render
+
+    if searched:
+        out.print(render_plan(QuantPlan.load(output / "plan.json")))
+    out.print(render(report))
     made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
     out.print(f"in {output}: {made}", markup=False)
     out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)

@@ -131,10 +131,19 @@ def test_ranges_are_those_of_one_machine_even_if_a_worker_is_killed(
     assert ("calibrate", 2000, 2000) in notes.steps[-6:]
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_conversion_is_that_of_one_machine(model: Path, tmp_path: Path) -> None:
+    for name, ray in (("one", None), ("many", RAY)):
+        config = calib8.Convert(build=None, verify=calib8.Verify(), budget=0.9, ray=ray)
+        calib8.convert(model, data(), tmp_path / name, config)
+    for made in ("ranges.json", "plan.json", "model.int8.onnx"):
+        assert (tmp_path / "many" / made).read_bytes() == (tmp_path / "one" / made).read_bytes()
+
+
 def test_a_share_costs_its_own_batches_only(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, read = Batches(data()), list[int]()
     origin = run.origin_of(source_sha256(model), source.fingerprint(), calib8.Calibrate())
-    worker = over_ray.Observation(model, source, calib8.Calibrate(), origin, 1)
+    worker = over_ray.Observation(model, source, calib8.Calibrate(), origin, 0, 1)
     batch = Dataset.batch
     monkeypatch.setattr(Dataset, "batch", lambda own, group: read.append(len(group.rows)) or batch(own, group))
     monkeypatch.setattr("calib8.data.batching.by_token_budget", lambda *_: pytest.fail("the data were cut again"))
