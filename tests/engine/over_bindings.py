@@ -18,6 +18,7 @@ from calib8.engine.options import Options
 from calib8.errors import Calib8Error
 from calib8.runtime.tensorrt.engine import Engine
 from calib8.runtime.tensorrt.log import log_of
+from calib8.runtime.tensorrt.profiler import profiler_for
 from trt_bindings import load as load_bindings
 
 OPTIONS = Options(
@@ -86,7 +87,9 @@ def callbacks() -> dict[str, Any]:
     seen, reasons = log_of(trt)
     for severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INFO):
         trt.ILogger.log(seen, severity, f" of {severity.name}")
-    return {"events": events, "goes on": goes_on, "reasons": reasons.take()}
+    profiler, heard = profiler_for(trt)
+    trt.IProfiler.report_layer_time(profiler, "gemm", 0.5)
+    return {"events": events, "goes on": goes_on, "reasons": reasons.take(), "layers": heard.take()}
 
 
 def calibrators() -> dict[str, Any]:

@@ -11,11 +11,13 @@ import pytest
 
 import calib8
 from calib8.cli.main import main
+from calib8.engine.layers import Layer
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import ConfigError, SetupError
 from calib8.gpu.activity import Activity
 from calib8.gpu.hardware import Driver, Gpu, gpus
 from calib8.runtime.base import Runtime
+from calib8.runtime.layer_time import LayerTime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification import on_gpu
@@ -54,6 +56,10 @@ class OnTheGpu(Runtime):
     def _run(self, arrays):
         assert len(arrays["input_ids"]) <= 16
         return {name: np.float16(1.001) * array for name, array in self.inner.run(arrays).items()}
+
+    def layer_times(self, arrays, *, runs: int = 25, warm_up: int = 5) -> list[LayerTime]:
+        rows = len(self.contract.fitted(arrays)["input_ids"])
+        return [LayerTime(Layer("_gemm_mha_v2_myl0_1", "kgen", "_gemm_mha_v2_0x1"), 1, 0.25 * rows)]
 
     def _free(self) -> None:
         self.inner.close()
@@ -151,6 +157,25 @@ def test_its_report_has_the_plan_and_what_the_gpu_did(
     page = output.with_suffix(".html").read_text(encoding="utf-8")
     assert "6 of 6" in page
     assert "power: mean 513.4, most 720.8 W" in page
+
+
+def test_its_kernels_are_timed_on_request(
+    folder: Path, gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "verified.json"
+    arguments = (folder / "model.onnx", folder / "int8.engine", "--data", folder / "data.npz", "-o", output)
+    assert verify(monkeypatch, *arguments) == 0
+    assert "Where the time goes" not in capsys.readouterr().out
+    assert json.loads(output.read_text())["gpu"]["breakdowns"] == []
+    assert verify(monkeypatch, *arguments, "--profile") == 0
+    out = capsys.readouterr().out
+    assert [f"Where the time goes, {rows}x" in out for rows in (1, 4)] == [True, True]
+    assert "1.000 ms  1 x _gemm_mha_v2_myl0_1 (attention/softmax)" in out  # four rows
+    found = json.loads(output.read_text())["gpu"]
+    assert [cell["batch"] for cell in found["speed"]] == [one["batch"] for one in found["breakdowns"]] == [1, 4]
+    latency = found["speed"][1]["latencies"]["engine"]["median_ms"]
+    assert found["breakdowns"][1]["engines"]["engine"]["latency_ms"] == latency
+    assert "Where the time goes" in output.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_an_onnx_model_is_refused(folder: Path) -> None:

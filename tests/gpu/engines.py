@@ -27,5 +27,5 @@ def write_int8(folder: Path) -> Path:
 
 def build(model: Path, engine: Path, **options) -> Path:
     """With the full TensorRT, for the GPU here."""
-    (built,) = calib8.build(model, engine, calib8.Build(family="tensorrt", shapes=SHAPES, **options))
+    (built,) = calib8.build(model, engine, calib8.Build(**{"family": "tensorrt", "shapes": SHAPES, **options}))
     return built.path

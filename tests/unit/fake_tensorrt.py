@@ -39,11 +39,16 @@ class FakeTensorRT:
         self.names = ("ids", "out")
         self.location = "DEVICE"
         self.out_shape: Any = None
+        #: What a profiler is told of each run, in turn, and what the inspector tells of the engine.
+        self.timings: list[list[tuple[str, float]]] = []
+        self.plan = '{"Layers": []}'
         self.contexts = 0
         self.module = ModuleType("tensorrt")
         self.module.__dict__.update(
             __version__="10.13.3.9",
             ILogger=type("ILogger", (), {"__init__": lambda self: None}),
+            IProfiler=type("IProfiler", (), {"__init__": lambda self: None}),
+            LayerInformationFormat=SimpleNamespace(JSON="as JSON"),
             TensorLocation=SimpleNamespace(DEVICE="DEVICE", HOST="HOST"),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="ours"),
             Runtime=self.runtime,
@@ -92,6 +97,18 @@ class FakeEngine:
     def create_execution_context(self, strategy: Any) -> Any:
         return FakeContext(self.trt) if self.trt.answer("context", strategy) else None
 
+    def create_engine_inspector(self) -> Any:
+        return FakeInspector(self.trt)
+
+
+class FakeInspector:
+    def __init__(self, trt: FakeTensorRT) -> None:
+        self.trt = trt
+
+    def get_engine_information(self, format: Any) -> str:
+        assert format == "as JSON"
+        return self.trt.plan
+
 
 class FakeContext:
     def __init__(self, trt: FakeTensorRT) -> None:
@@ -101,6 +118,9 @@ class FakeContext:
         self.addresses: dict[str, int] = {}
         self.fresh = True  # set to other shapes since it was enqueued plainly
         self.captured = False
+        self.profiler: Any = None
+        self.enqueue_emits_profile = True
+        self.unreported = self.computed = 0  # runs that were enqueued, and of these those that are over
 
     def _touch(self) -> None:
         assert not self.captured, "TensorRT: a context whose graph is in use must not be changed"
@@ -140,11 +160,26 @@ class FakeContext:
             assert not self.fresh, "TensorRT: enqueue plainly after a change of shapes, before a capture"
             self.captured = True
         self.fresh = False
+        if self.profiler is not None:
+            assert not self.enqueue_emits_profile, "TensorRT: enqueue waits for the GPU"
+            assert cuda.streams[stream_handle].captured is None
+        self.unreported += 1
         size, source, target = int(np.prod(self.shapes["ids"])) * 8, self.addresses["ids"], self.addresses["out"]
         cuda.put(stream_handle, lambda: self._compute(size, source, target))
         return True
 
+    def report_to_profiler(self) -> bool:
+        assert self.profiler is not None
+        assert (self.unreported, self.computed) == (1, 1), "one run since the last report, and it is over"
+        self.unreported = self.computed = 0
+        if not self.trt.answer("report"):
+            return False
+        for layer, ms in self.trt.timings.pop(0):
+            self.profiler.report_layer_time(layer, ms)
+        return True
+
     def _compute(self, size: int, source: int, target: int) -> None:
+        self.computed += 1
         given = self.trt.cuda.bytes_at(source, size).view(np.int64)
         result = (2 * given).astype(np.float32)
         ctypes.memmove(target, result.ctypes.data, result.nbytes)

@@ -14,9 +14,10 @@ from calib8.report.bench import BenchReport
 from calib8.report.report import this_machine
 from calib8.runtime.feed import feed_of
 from calib8.runtime.names import CpuRuntime
-from calib8.runtime.open import open_artefact
+from calib8.runtime.open import is_engine, open_artefact
 from calib8.text.text_source import held_out_source
 from calib8.verification.bench import measure
+from calib8.verification.breakdown import break_down
 from calib8.verification.config import Bench
 from calib8.verification.on_gpu import target_of
 
@@ -37,15 +38,22 @@ def bench(
     config, progress, paths = Bench.of(config), progress or Quiet(), [Path(artefact) for artefact in artefacts]
     if not paths:
         raise ConfigError("nothing to measure: name at least one ONNX model or engine.")
+    named = dict(zip(_names(paths), paths, strict=True))
+    engines = [name for name, path in named.items() if is_engine(path)]
+    if config.profile and not engines:
+        raise ConfigError(
+            f"--profile times the kernels of engines, and there is none among {', '.join(map(str, paths))}. Name "
+            "an engine, or leave it out."
+        )
     target = next(filter(None, map(target_of, paths)), None)
     with watched(config.monitor, target) as activity, ExitStack() as stack:
-        opened = {
-            name: stack.enter_context(open_artefact(path, runtime))
-            for name, path in zip(_names(paths), paths, strict=True)
-        }
+        opened = {name: stack.enter_context(open_artefact(path, runtime)) for name, path in named.items()}
         contract = next(iter(opened.values())).contract
         source = held_out_source(text_or_source(data), Path(tokenizer or paths[0].parent), contract, progress)
-        cells = measure(opened, feed_of(paths[0], source, progress), config, progress)
+        dataset = feed_of(paths[0], source, progress)
+        cells = measure(opened, dataset, config, progress)
+        timed = {name: opened[name] for name in engines} if config.profile else {}
+        breakdowns = break_down(timed, cells, dataset, progress) if timed else ()
         runtimes = {name: runtime.description for name, runtime in opened.items()}
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -53,6 +61,7 @@ def bench(
         machine=this_machine(),
         runtimes=runtimes,
         cells=cells,
+        breakdowns=breakdowns,
         activity=activity(),
     )
 

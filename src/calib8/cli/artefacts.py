@@ -175,6 +175,7 @@ def verify(
         Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
     ] = None,
     sentences: opt.Sentences = True,
+    profile: opt.Profile = False,
     monitor: Annotated[
         bool, typer.Option("--monitor", help="For --gpu: watch it through NVML, and keep the timeline in the report.")
     ] = False,
@@ -193,8 +194,8 @@ def verify(
     """
     if output is not None:
         require_separate([output, output.with_suffix(".html")], [reference, candidate, data])
-    if monitor and not gpu:
-        raise ConfigError("--monitor watches the GPU, and without --gpu nothing says that one works: give both.")
+    if not gpu:
+        _require_no_gpu(monitor=monitor, profile=profile)
     found = None
     with ConsoleProgress(quiet=quiet) as progress:
         limits = calib8.Verify(
@@ -207,7 +208,7 @@ def verify(
         if gpu:
             with _watched(monitor, candidate) as activity:
                 found = calib8.compare_on_gpu(
-                    reference, candidate, data, tokenizer=tokenizer, pairs=pairs, progress=progress
+                    reference, candidate, data, tokenizer=tokenizer, pairs=pairs, profile=profile, progress=progress
                 )
             found = found.model_copy(update={"activity": activity()})
             comparison = found.accuracy
@@ -225,6 +226,14 @@ def verify(
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
+
+
+def _require_no_gpu(*, monitor: bool, profile: bool) -> None:
+    """Raise ``ConfigError`` for options that only ``--gpu`` reads."""
+    if monitor:
+        raise ConfigError("--monitor watches the GPU, and without --gpu nothing says that one works: give both.")
+    if profile:
+        raise ConfigError("--profile times kernels on the GPU, and without --gpu nothing need run there: give both.")
 
 
 def inspect(
@@ -269,13 +278,15 @@ def _print_verdict(report: VerificationReport) -> None:
 def _print_on_gpu(found: GpuComparison) -> None:
     from calib8.report.activity import render_activity
     from calib8.report.bench import render_cells
+    from calib8.report.breakdown import render_breakdown
 
-    facts = found.model_dump(mode="json", exclude_none=True, exclude={"accuracy", "against_int8", "speed", "activity"})
+    elsewhere = {"accuracy", "against_int8", "speed", "breakdowns", "activity"}
+    facts = found.model_dump(mode="json", exclude_none=True, exclude=elsewhere)
     facts["engine against FP32 on the CPU"] = _facts(found.accuracy)
     if found.against_int8 is not None:
         facts[f"engine against {found.int8_model} on the CPU"] = _facts(found.against_int8)
     _print(facts)
-    out.print(render_cells(found.speed))
+    out.print(Group(render_cells(found.speed), *map(render_breakdown, found.breakdowns)))
     if found.activity is not None:
         out.print(render_activity(found.activity))
 

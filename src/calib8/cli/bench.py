@@ -32,12 +32,15 @@ def bench(
     tokenizer: opt.Tokenizer = None,
     runtime: opt.Runtime = "auto",
     device: opt.Device = None,
+    profile: opt.Profile = False,
     monitor: opt.MonitorInReport = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure latency and throughput by turns, from arrays in host memory to arrays in host memory.
 
     Example: calib8 bench model.onnx model.int8.onnx --data held_out.txt --batches 1,8
+
+    Where INT8's time goes: calib8 bench model-fp16.engine model-int8.engine --data held_out.txt --profile
     """
     from calib8.report.bench import render_bench
     from calib8.report.page.content import bench_page
@@ -50,6 +53,7 @@ def bench(
             batches=_numbers("--batches", batches),
             lengths=_numbers("--lengths", lengths),
             seconds=seconds,
+            profile=profile,
             monitor=monitor,
         )
         report = calib8.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)

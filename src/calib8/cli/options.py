@@ -138,6 +138,9 @@ Monitor = Annotated[
 MonitorInReport = Annotated[
     bool, typer.Option("--monitor", help="Watch the GPU through NVML, and keep the timeline in the report.")
 ]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Show where an engine's time goes: TensorRT's profiler times its kernels.")
+]
 Data = Annotated[Path, typer.Option(help="Folder with one <input name>.npy per model input, or an .npz file.")]
 DataOrText = Annotated[
     Path,

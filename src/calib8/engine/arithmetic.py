@@ -22,6 +22,12 @@ _TYPES: dict[Precision, re.Pattern[str]] = {
     "int8": re.compile(r"\bInt8\b"),
     "fp8": re.compile(r"\b(?:FP8|Float8|E4M3|E5M2)", re.IGNORECASE),
 }
+#: How tactics call a float -> its name for people, and how tensors call it.
+_FLOATS = {
+    "f16": ("FP16", re.compile(r"\b(?:Half|FP16)\b")),
+    "bf16": ("BF16", re.compile(r"\b(?:BFloat16|BF16)\b")),
+    "f32": ("FP32", re.compile(r"\b(?:Float|FP32)\b")),
+}
 
 
 def multiplies(layer: Layer, precision: Precision) -> bool:
@@ -32,6 +38,20 @@ def multiplies(layer: Layer, precision: Precision) -> bool:
     read = sum(holds(tensor, precision) for tensor in (*layer.inputs, *layer.constants))
     read += _TYPES[precision].search(layer.weights) is not None
     return read >= 2 and _is_plain_product(layer)
+
+
+def precision_of(product: Layer) -> str:
+    """What a kernel that multiplies does it in, for people: ``INT8``, ``FP8``, ``FP16``, ``BF16``, ``TF32``, ``FP32``.
+
+    A float precision that no tactic tells is the first that it reads; "" if it reads none.
+    """
+    if coded := next((precision for precision in _OPERANDS if multiplies(product, precision)), None):
+        return coded.upper()
+    operand = _operand(product.tactic)
+    if operand is not None:
+        return _FLOATS[operand][0] if operand in _FLOATS else operand.upper()
+    read = (tensor.dtype for tensor in (*product.inputs, *product.constants))
+    return next((name for dtype in read for name, pattern in _FLOATS.values() if pattern.search(dtype)), "")
 
 
 def is_product(layer: Layer) -> bool:

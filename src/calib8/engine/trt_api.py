@@ -23,6 +23,7 @@ class TensorRtModule(Protocol):
     HardwareCompatibilityLevel: type[trt.HardwareCompatibilityLevel]
     IBuilderConfig: type[trt.IBuilderConfig]
     ILogger: type[trt.ILogger]
+    IProfiler: type[trt.IProfiler]
     IProgressMonitor: type[trt.IProgressMonitor]
     LayerInformationFormat: type[trt.LayerInformationFormat]
     MemoryPoolType: type[trt.MemoryPoolType]

@@ -13,13 +13,18 @@ from rich.table import Table
 from calib8.files import write_json
 from calib8.gpu.activity import Activity
 from calib8.report.activity import render_activity
+from calib8.report.breakdown import render_breakdown
 from calib8.report.lines import lines
 from calib8.report.report import Machine
 from calib8.verification.bench import Cell
+from calib8.verification.breakdown import Breakdown
 
 
 class BenchReport(BaseModel):
-    """What was measured where. ``runtimes`` says for each artefact what ran it; the first is what ratios refer to."""
+    """What was measured where. ``runtimes`` says for each artefact what ran it; the first is what ratios refer to.
+
+    ``breakdowns`` tell of engines' kernels, if that was asked for; there ratios are to the first engine.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,6 +34,7 @@ class BenchReport(BaseModel):
     machine: Machine
     runtimes: dict[str, str]
     cells: tuple[Cell, ...]
+    breakdowns: tuple[Breakdown, ...] = ()
     activity: Activity | None = None
 
     def save(self, path: Path) -> None:
@@ -37,10 +43,11 @@ class BenchReport(BaseModel):
 
 
 def render_bench(report: BenchReport) -> RenderableType:
-    """The cells, what ran each artefact, and what the GPU did."""
+    """The cells, what ran each artefact, where engines' time goes, and what the GPU did."""
     runs = (lines(f"{name}: {runtime}") for name, runtime in report.runtimes.items())
     activity = [render_activity(report.activity)] if report.activity is not None else []
-    return Group(render_cells(report.cells, report.runtimes), *runs, *activity)
+    breakdowns = map(render_breakdown, report.breakdowns)
+    return Group(render_cells(report.cells, report.runtimes), *runs, *breakdowns, *activity)
 
 
 def render_cells(cells: tuple[Cell, ...], runtimes: Mapping[str, str] | None = None) -> Table:

@@ -15,6 +15,7 @@ from calib8.data.inputs import Arrays
 from calib8.data.rooms import Rooms
 from calib8.errors import ConfigError, SetupError
 from calib8.runtime.contract import Contract
+from calib8.runtime.layer_time import LayerTime
 from calib8.runtime.pending import Finished, Pending
 
 Own = TypeVar("Own", bound="Runtime")
@@ -58,6 +59,12 @@ class Runtime(ABC):
         """``run``, and leave the outputs on the GPU. Raises ``ConfigError``: only an engine computes there."""
         raise ConfigError(
             f"{self.description}: no output is on a GPU. Use run(), or build an engine and open that: calib8.build()."
+        )
+
+    def layer_times(self, arrays: Mapping[str, Any], *, runs: int = 25, warm_up: int = 5) -> list[LayerTime]:
+        """What each layer takes. Raises ``ConfigError``: only TensorRT tells."""
+        raise ConfigError(
+            f"{self.description}: it does not tell what its layers take. Build an engine and open that: calib8.build()."
         )
 
     def __call__(self, **arrays: ArrayLike) -> Arrays:

@@ -21,7 +21,8 @@ class Verify(Config):
 class Bench(Config):
     """What to measure: every batch size with every length, each for ``seconds`` and at least ``least`` rounds.
 
-    Without ``lengths`` a sequence is as long as the median sample of the data. Warm-up runs do not count.
+    Without ``lengths`` a sequence is as long as the median sample of the data. Warm-up runs do not count. ``profile``:
+    time the kernels of engines, too.
     """
 
     batches: tuple[PositiveInt, ...] = Field(default=(1, 8), min_length=1)
@@ -30,3 +31,4 @@ class Bench(Config):
     least: PositiveInt = 5
     warm_up: PositiveInt = 3
     monitor: bool = False
+    profile: bool = False

@@ -14,6 +14,7 @@ from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.verification.bench import Cell, measure
+from calib8.verification.breakdown import Breakdown, break_down
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Bench
 from calib8.verification.run import HeldOut, held_out
@@ -27,7 +28,8 @@ class GpuComparison(BaseModel):
 
     ``accuracy`` is the engine against FP32 on the CPU. ``against_int8`` is the engine against ``int8_model``, the same
     quantised model, on the CPU: what FP16 and the GPU's own kernels add. It is None if that model is not beside it.
-    ``activity`` is what the GPU did meanwhile, if it was watched.
+    ``breakdowns`` tell where the engine's time goes, if that was asked for, ``activity`` what the GPU did meanwhile, if
+    it was watched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class GpuComparison(BaseModel):
     int8_model: str | None
     against_int8: Comparison | None
     speed: tuple[Cell, ...]
+    breakdowns: tuple[Breakdown, ...] = ()
     activity: Activity | None = None
 
     def without_texts(self) -> "GpuComparison":
@@ -57,9 +60,12 @@ def compare_on_gpu(
     *,
     tokenizer: Path | str | None = None,
     pairs: Path | str | None = None,
+    profile: bool = False,
     progress: Progress | None = None,
 ) -> GpuComparison:
     """Run an engine on the GPU against FP32 on the CPU: accuracy, speed, and how far INT8 on the CPU is from it.
+
+    profile: time its kernels, too, with TensorRT's profiler.
 
     Raises ``ConfigError`` for anything but an engine, and ``SetupError`` before the long work where it cannot run.
     """
@@ -78,6 +84,7 @@ def compare_on_gpu(
             speed = measure(
                 {"FP32 on the CPU": judge.reference, "engine": got}, judge.dataset, _shapes(sidecar), progress
             )
+            breakdowns = break_down({"engine": got}, speed, judge.dataset, progress) if profile else ()
             reference_runtime = judge.reference.description
         found = driver()
         gpu = gpu_for(sidecar, in_cuda_order(found))
@@ -92,6 +99,7 @@ def compare_on_gpu(
             int8_model=int8.name if int8 is not None else None,
             against_int8=against,
             speed=speed,
+            breakdowns=breakdowns,
         )
 
 

@@ -163,7 +163,8 @@ def test_an_engine_on_a_gpu() -> None:
     assert page.index("<strong>PASSED</strong> mean cosine 0.99870, at least 0.975 was asked for; 1st perc") > 0
     headings = re.findall("<h2>(.*)</h2>", page)
     assert headings == [
-        "Accuracy", "Speed", "GPU against CPU", "GPU activity", "What was compared", "Engines", "What the words mean"
+        "Accuracy", "Speed", "GPU against CPU", "Where the time goes", "GPU activity", "What was compared", "Engines",
+        "What the words mean",
     ]  # fmt: skip
     for told in (
         "The engine ran on NVIDIA H100 80GB HBM3 (sm90), driver 580.159.04.",
@@ -175,11 +176,15 @@ def test_an_engine_on_a_gpu() -> None:
         "this process, GPU: mean 67.0, most 99.0 %",
         "0.99991",
         "398.24x",  # 4739 / 11.9
+        "8x16, engine: kernels 2.796 ms, latency 2.560 ms.",
     ):
         assert told in page
     assert re.search(r"Ops that the engine does not run in INT8.*attn/<wbr>q/<wbr>MatMul", page, re.DOTALL)
     assert HOSTILE not in page
-    assert len([1 for _, attributes in Tags(page).found if attributes.get("role") == "img"]) == 2  # latency, activity
+    charts = [str(a["aria-label"]).partition(". ")[0] for _, a in Tags(page).found if a.get("role") == "img"]
+    assert charts == [
+        "Latency by artefact and batch", "Time by group of kernels, 8x16", "NVIDIA H100 80GB HBM3 at work"
+    ]  # fmt: skip
 
 
 def test_the_record_of_the_h100_is_read_right() -> None:

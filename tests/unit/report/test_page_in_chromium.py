@@ -73,7 +73,7 @@ def test_an_engine_on_a_gpu(opened, tmp_path: Path) -> None:
         other.set_viewport_size({"width": width, "height": 800})
         other.goto((tmp_path / "gpu.html").as_uri())
         assert other.evaluate("document.documentElement.scrollWidth") == width
-    assert other.locator("svg").count() == 2
+    assert other.locator("svg").count() == 3
     assert said == []
     other.close()
 

@@ -74,11 +74,14 @@ def test_sentences_are_quoted_unless_told_otherwise(calib8: Shell, tokenizer_fol
             assert ("d e d e" in (tmp_path / "made" / name).read_text(encoding="utf-8")) is quoted
 
 
-def test_only_a_gpu_is_watched(calib8: Shell, files: tuple[Path, Path]) -> None:
+def test_only_a_gpu_is_watched_and_timed(calib8: Shell, files: tuple[Path, Path]) -> None:
     model, data = files
     code, _, err = calib8("verify", model, model, "--data", data, "--monitor")
     assert code == 2
     assert "--monitor watches the GPU" in err
+    code, _, err = calib8("verify", model, model, "--data", data, "--profile")
+    assert code == 2
+    assert "--profile times kernels on the GPU, and without --gpu nothing need run there: give both." in err
 
 
 def test_a_benchmark_has_its_page(calib8: Shell, files: tuple[Path, Path]) -> None:

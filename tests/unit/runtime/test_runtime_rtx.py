@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_tensorrt import FakeContext, FakeEngine, FakeTensorRT, World, ids
+from fake_tensorrt import FakeContext, FakeEngine, FakeInspector, FakeTensorRT, World, ids
 
 from trt_bindings import stubs_of
 
@@ -20,7 +20,7 @@ class RtxEngine(FakeEngine):
 
     def create_execution_context(self, runtime_config: Any) -> Any:
         assert runtime_config is self.trt.config
-        self.trt.answer("context")
+        self.trt.answer("context", runtime_config.cuda_graph_strategy)
         return RtxContext(self.trt)
 
 
@@ -82,6 +82,14 @@ def test_rtx_captures_its_graphs_itself(world, cuda_graphs, strategy):
     assert world.cuda.left_behind == {}
 
 
+def test_layers_are_timed_on_a_context_that_captures_nothing(world):
+    world.trt.timings = [[("a", 1.0)], [("a", 2.0)]]
+    with world.open(contexts=2) as runtime:
+        (time,) = runtime.layer_times({"ids": ids(2, 3)}, runs=1, warm_up=1)
+    assert (time.layer.name, time.ms) == ("a", 2.0)
+    assert world.trt.named("context") == [("context", "whole"), ("context", "whole"), ("context", "off")]
+
+
 def test_compiled_kernels_are_kept_for_the_next_time(world):
     with world.open() as runtime:
         runtime(ids=ids(2, 3))
@@ -121,6 +129,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(world):
 DOUBLES = [
     (FakeEngine, "ICudaEngine"),
     (FakeContext, "IExecutionContext"),
+    (FakeInspector, "EngineInspector"),
     (RtxConfig, "IRuntimeConfig"),
     (RtxCache, "IRuntimeCache"),
 ]
@@ -145,7 +154,7 @@ def test_the_doubles_have_the_parameters_of_tensorrt_rtx(double, real, name):
 
 
 @pytest.mark.parametrize("version", ["10.6", "10.16", "11.4"])
-@pytest.mark.parametrize(("double", "real"), DOUBLES[:2])
+@pytest.mark.parametrize(("double", "real"), DOUBLES[:3])
 def test_the_doubles_have_the_parameters_of_tensorrt(double, real, version):
     if not stubs_of(version).is_file():
         pytest.skip(f"no bindings of TensorRT {version} for this Python: make .venv/bindings/ready")
@@ -164,5 +173,7 @@ def test_tensorrt_rtx_has_what_is_asked_for_by_name():
     assert {"DISABLED", "WHOLE_GRAPH_CAPTURE"} <= set(trt.CudaGraphStrategy.__members__)
     assert "USER_MANAGED" in trt.ExecutionContextAllocationStrategy.__members__
     assert isinstance(trt.IRuntimeConfig.cuda_graph_strategy, property)
+    assert isinstance(trt.IExecutionContext.profiler, property)
+    assert isinstance(trt.IExecutionContext.enqueue_emits_profile, property)
     assert isinstance(trt.ICudaEngine.device_memory_size_v2, property)
     assert isinstance(trt.Runtime.engine_host_code_allowed, property)

@@ -11,6 +11,7 @@ from calib8.report.page.canvas import FAINT, FIRST, INK, SECOND, WARN, draw, dra
 from calib8.report.page.parts import Chart
 from calib8.system.visible import visible
 from calib8.verification.bench import Cell
+from calib8.verification.breakdown import Breakdown
 from calib8.verification.compare import Comparison
 from calib8.verification.details import Histogram, Projection
 
@@ -210,6 +211,32 @@ def latency_chart(cells: Sequence[Cell]) -> Chart:
 
     said = "; ".join(f"{label}: {latency.median_ms:.2f} ms" for label, latency, _ in rows)
     return draw("latency", "Latency by artefact and batch", f"Medians. {said}.", paint, height=0.9 + 0.25 * len(rows))
+
+
+def breakdown_chart(breakdown: Breakdown) -> Chart:
+    """What each group of kernels takes, a bar for each engine."""
+    groups, count = breakdown.groups, len(breakdown.engines)
+    thickness = 0.8 / count
+
+    def paint(axes: "Axes") -> None:
+        for place, (name, engine) in enumerate(breakdown.engines.items()):
+            shares = [engine.share(group) for group in groups]
+            rows = [row + (place - (count - 1) / 2) * thickness for row in range(len(groups))]
+            colour = (FIRST, SECOND, WARN, FAINT)[place % 4]
+            axes.barh(rows, [share.ms for share in shares], thickness, color=colour, label=_end(name))
+        axes.set_yticks(range(len(groups)), groups)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("sum of kernels in a run (ms): medians")
+        axes.legend(loc="lower right")
+
+    told = (
+        f"{name}: {', '.join(f'{group} {engine.share(group).ms:.3f} ms' for group in groups if engine.share(group).ms)}"
+        for name, engine in breakdown.engines.items()
+    )
+    height = 0.9 + (0.14 + 0.12 * count) * len(groups)
+    title = f"Time by group of kernels, {breakdown.shape}"
+    return draw(f"breakdown-{breakdown.shape}", title, f"{'; '.join(told)}.", paint, height=height)
 
 
 def _end(name: str) -> str:

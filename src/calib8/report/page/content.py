@@ -10,6 +10,7 @@ from calib8.report.page.sections import (
     accuracy_section,
     accuracy_tiles,
     activity_section,
+    breakdown_section,
     closeness_table,
     drawn,
     engine_tiles,
@@ -107,6 +108,8 @@ def _on_gpu(found: GpuComparison) -> list[Section]:
         sections.append(
             Section("GPU against CPU", (note,), tables=(closeness_table("Same model", found.against_int8),))
         )
+    if found.breakdowns:
+        sections.append(breakdown_section(found.breakdowns))
     if found.activity is not None:
         sections.append(activity_section(found.activity))
     return sections
@@ -115,6 +118,8 @@ def _on_gpu(found: GpuComparison) -> list[Section]:
 def bench_page(report: BenchReport) -> Page:
     """The page of a benchmark."""
     sections = [latency_section(report.cells, report.runtimes)]
+    if report.breakdowns:
+        sections.append(breakdown_section(report.breakdowns))
     if report.activity is not None:
         sections.append(activity_section(report.activity))
     first = next(iter(report.runtimes))

@@ -1,5 +1,6 @@
 """Parts that several pages share: accuracy, plan, ranges, engines, what a GPU did."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from calib8.calibration.ranges import Ranges
@@ -7,6 +8,7 @@ from calib8.engine.plan_check import PlanCheck
 from calib8.gpu.activity import Activity
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.report.activity import QUANTITIES
+from calib8.report.breakdown import NOT_THE_LATENCY, rows_of
 from calib8.report.page import charts
 from calib8.report.page.canvas import can_draw
 from calib8.report.page.parts import Cell, Chart, Section, Table, Tile, number
@@ -14,6 +16,7 @@ from calib8.report.report import EngineFacts
 from calib8.report.table import size_of
 from calib8.system.extras import install
 from calib8.verification import bench
+from calib8.verification.breakdown import Breakdown
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
 from calib8.verification.details import Details
@@ -251,6 +254,47 @@ def latency_section(cells: Sequence[bench.Cell], runtimes: Mapping[str, str]) ->
     notes = tuple(f"{name}: {runtime}" for name, runtime in runtimes.items())
     tables = (Table("Latency of one batch", head, tuple(rows)),)
     return Section("Speed", notes, drawn(lambda: charts.latency_chart(cells)), tables)
+
+
+def breakdown_section(breakdowns: Sequence[Breakdown]) -> Section:
+    """Where the time of engines goes."""
+    notes = [NOT_THE_LATENCY]
+    shown: tuple[Chart, ...] = ()
+    tables: list[Table] = []
+    for breakdown in breakdowns:
+        shown += drawn(functools.partial(charts.breakdown_chart, breakdown))
+        tables += [_groups(breakdown), _kernels(breakdown, whole=False), _kernels(breakdown, whole=True)]
+        notes += [
+            f"{breakdown.shape}, {name}: kernels {engine.whole.ms:.3f} ms, latency {engine.latency_ms:.3f} ms."
+            for name, engine in breakdown.engines.items()
+        ]
+    return Section("Where the time goes", tuple(notes), shown, tuple(tables))
+
+
+def _groups(breakdown: Breakdown) -> Table:
+    """What each group takes; ratios are to the first engine, which has none."""
+    head = [f"{what}, {name}" for name in breakdown.engines for what in ("kernels", "ms", "ratio")]
+    rows = []
+    for label, group in rows_of(breakdown):
+        row = []
+        for share, ratio in zip(breakdown.shares(group), breakdown.ratios(group), strict=True):
+            there = (number(share.launches, "d"), number(share.ms, ".3f")) if share.launches else (Cell(""), Cell(""))
+            row += [*there, number(ratio, ".2f", "x")]
+        rows.append((Cell(label), *row[:2], *row[3:]))
+    title = f"Groups of kernels, {breakdown.shape}: medians of {breakdown.runs} runs"
+    return Table(title, ("group", *head[:2], *head[3:]), tuple(rows))
+
+
+def _kernels(breakdown: Breakdown, *, whole: bool) -> Table:
+    """Every kernel as it runs, or the slowest, where those that are alike are one."""
+    rows = (
+        (Cell(name), number(kernel.ms, ".4f"), number(kernel.launches, "d"), Cell(kernel.group), Cell(kernel.name))
+        for name, engine in breakdown.engines.items()
+        for kernel in (engine.kernels if whole else engine.alike()[:MOST])
+    )
+    head = ("engine", "ms", "launches", "group", "kernel")
+    title = "Every kernel in its order" if whole else "The slowest kernels, those that are alike as one"
+    return Table(f"{title}, {breakdown.shape}", head, tuple(rows), long=whole)
 
 
 def activity_section(activity: Activity) -> Section:

@@ -49,6 +49,15 @@ class Context:
         """Enqueue the same inference again. Raises ``SetupError``."""
         self._engine.require(self._made.execute_async_v3(self._stream), f"run on {in_words(self._shapes or {})}")
 
+    def tell(self, profiler: trt.IProfiler) -> None:
+        """Time every layer of what is enqueued from now on; ``report`` tells ``profiler``."""
+        self._made.profiler = profiler
+        self._made.enqueue_emits_profile = False  # else it would wait for the GPU itself, inside ``enqueue``
+
+    def report(self) -> None:
+        """Tell the profiler what each layer of the last run took, which is over. Raises ``SetupError``."""
+        self._engine.require(self._made.report_to_profiler(), "tell what each of its layers took")
+
     def _set(self, shapes: Shapes) -> None:
         for name, shape in shapes.items():
             if not self._made.set_input_shape(name, shape):

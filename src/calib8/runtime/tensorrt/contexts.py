@@ -28,8 +28,11 @@ class Contexts(Protocol):
     #: Whether graphs of these contexts are ours to capture.
     capturable: bool
 
-    def make(self, memory: Buffers) -> trt.IExecutionContext | None:
-        """A context that works in scratch memory of ``memory``, or None with the reason in TensorRT's log."""
+    def make(self, memory: Buffers, *, timed: bool = False) -> trt.IExecutionContext | None:
+        """A context that works in scratch memory of ``memory``, or None with the reason in TensorRT's log.
+
+        ``timed``: its layers are to be timed one by one, so it makes no graphs.
+        """
 
     def close(self) -> None:
         """Keep what is worth keeping."""
@@ -52,7 +55,7 @@ class OfTensorRt:
         self._engine = engine
         self._size = engine.loaded.device_memory_size_v2
 
-    def make(self, memory: Buffers) -> trt.IExecutionContext | None:
+    def make(self, memory: Buffers, *, timed: bool = False) -> trt.IExecutionContext | None:
         """See ``Contexts``."""
         address = memory.room("scratch", self._size)
         ours = self._engine.module.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -76,9 +79,7 @@ class OfRtx:
 
     def __init__(self, engine: Engine, config: Any, path: Path | None, *, graphs: bool) -> None:
         self._engine, self._config, self._path = engine, config, path
-        if hasattr(config, "cuda_graph_strategy"):
-            strategy = vars(engine.module)["CudaGraphStrategy"]
-            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graphs else strategy.DISABLED
+        self._graphs = graphs
         self._cache = config.create_runtime_cache()
         self._kept = b""
         with contextlib.suppress(OSError):
@@ -86,8 +87,12 @@ class OfRtx:
             self._kept = content if self._cache.deserialize(content) else b""
         engine.require(config.set_runtime_cache(self._cache), "use a cache of compiled kernels")
 
-    def make(self, memory: Buffers) -> trt.IExecutionContext | None:
+    def make(self, memory: Buffers, *, timed: bool = False) -> trt.IExecutionContext | None:
         """See ``Contexts``."""
+        if hasattr(self._config, "cuda_graph_strategy"):
+            strategy = vars(self._engine.module)["CudaGraphStrategy"]
+            captures = self._graphs and not timed
+            self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if captures else strategy.DISABLED
         return self._engine.loaded.create_execution_context(self._config)
 
     def close(self) -> None:

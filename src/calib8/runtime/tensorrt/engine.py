@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from calib8.engine.family import TensorRT
+from calib8.engine.layers import Layer
+from calib8.engine.layers_json import layers_from_json
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, sidecar_path
 from calib8.errors import InputError, ModelError, SetupError
@@ -50,6 +52,11 @@ class Engine:
         """TensorRT's object."""
         assert self._loaded is not None, "used after close"
         return self._loaded
+
+    def layers(self) -> list[Layer]:
+        """The kernels of all optimisation profiles, as TensorRT's inspector tells; none if built without details."""
+        inspector = self.loaded.create_engine_inspector()
+        return layers_from_json(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
     def close(self) -> None:
         """The engine before its runtime. Calling it twice is fine."""

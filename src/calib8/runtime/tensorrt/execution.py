@@ -21,6 +21,7 @@ from calib8.gpu.graph import Graph
 from calib8.runtime.tensorrt.context import Context
 from calib8.runtime.tensorrt.contexts import Contexts
 from calib8.runtime.tensorrt.engine import Engine
+from calib8.runtime.tensorrt.profiler import Reported, profiler_for
 from calib8.runtime.tensorrt.profiles import Shapes
 
 #: A graph that was not used for so many runs makes room for another; the shapes of more may simply take turns.
@@ -86,6 +87,24 @@ class Execution:
         if own is not None:
             self._capture(key, own)
 
+    def timed(self, profile: int, shapes: Shapes, addresses: Addresses, runs: int) -> list[Reported]:
+        """Run so many times, one after the other, and what TensorRT told of each. Raises ``SetupError``.
+
+        A context of its own has the profiler, and goes afterwards: it slows down whatever runs on it.
+        """
+        profiler, heard = profiler_for(self._engine.module)
+        context = self._context(timed=True)
+        context.tell(profiler)
+        context.shape(profile, shapes)
+        reported = []
+        for _ in range(runs):
+            context.enqueue(addresses)
+            self._device.synchronise()
+            context.report()
+            reported.append(heard.take())
+            self._engine.require(bool(reported[-1]), "tell what any of its layers took")
+        return reported
+
     def forget(self) -> None:
         """Destroy the graphs, as after addresses changed. None of them may be running."""
         for key in list(self._graphs):
@@ -101,8 +120,8 @@ class Execution:
         assert self._plain is not None, "used after close"
         return self._plain
 
-    def _context(self) -> Context:
-        made = self._engine.made("make room to run the engine", lambda: self._contexts.make(self._memory))
+    def _context(self, *, timed: bool = False) -> Context:
+        made = self._engine.made("make room to run the engine", lambda: self._contexts.make(self._memory, timed=timed))
         return Context(self._engine, made, self._device.stream)
 
     def _worth_a_graph(self, key: Key) -> bool:

@@ -17,6 +17,8 @@ from calib8.gpu.device import Device
 from calib8.runtime.tensorrt.contexts import Contexts
 from calib8.runtime.tensorrt.engine import Engine
 from calib8.runtime.tensorrt.execution import Execution
+from calib8.runtime.tensorrt.profiler import Reported
+from calib8.runtime.tensorrt.profiles import Shapes
 
 #: TensorRT wants addresses that are multiples of this, as cudaMalloc's are.
 ALIGNMENT = 256
@@ -52,12 +54,9 @@ class Lane:
 
         Raises ``DataError``, ``ModelError`` or ``SetupError`` as TensorRT and CUDA have it; too little memory is one.
         """
-        shapes = {name: tuple(array.shape) for name, array in given.items()}
         with self._device.active():
             try:
-                outputs = self._execution.outputs(profile, shapes)
-                addresses = self._room(given, outputs, on_gpu=on_gpu)
-                self._bring(given, addresses)
+                shapes, outputs, addresses = self._placed(profile, given, on_gpu=on_gpu)
                 self._execution.enqueue(profile, shapes, addresses)
                 if not on_gpu:
                     self._fetch(outputs, addresses)
@@ -67,6 +66,17 @@ class Lane:
                     self._device.synchronise()
                 self._results = {}
                 raise
+
+    def timed(self, profile: int, given: Given, runs: int) -> list[Reported]:
+        """Run so many times, and what TensorRT told of each; the outputs are dropped. Raises as ``start`` does."""
+        with self._device.active():
+            try:
+                shapes, _, addresses = self._placed(profile, given, on_gpu=False)
+                return self._execution.timed(profile, shapes, addresses, runs)
+            finally:
+                with suppress(SetupError):  # copies under way hold on to the arrays
+                    self._device.synchronise()
+                self._results = {}
 
     def idle(self) -> bool:
         """Is everything done that was enqueued?"""
@@ -84,6 +94,16 @@ class Lane:
     def close(self) -> None:
         """Free all of it. Calling it twice is fine."""
         self._cleanup.close()
+
+    def _placed(
+        self, profile: int, given: Given, *, on_gpu: bool
+    ) -> tuple[Shapes, Mapping[str, Shape], Mapping[str, int]]:
+        """Enqueue copies of the inputs to where they are read; shapes of inputs and outputs, addresses of all."""
+        shapes = {name: tuple(array.shape) for name, array in given.items()}
+        outputs = self._execution.outputs(profile, shapes)
+        addresses = self._room(given, outputs, on_gpu=on_gpu)
+        self._bring(given, addresses)
+        return shapes, outputs, addresses
 
     def _room(self, given: Given, outputs: Mapping[str, Shape], *, on_gpu: bool) -> dict[str, int]:
         """The address of every tensor, in the order of their names."""

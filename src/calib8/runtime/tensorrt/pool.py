@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from calib8.errors import SetupError
@@ -60,6 +61,15 @@ class Pool:
             self._started.append(run)
             self._changed.notify_all()
         return run
+
+    @contextmanager
+    def lent(self) -> Iterator[Lane]:
+        """A free lane for a block, within which nothing stays under way on it."""
+        lane = self._take()
+        try:
+            yield lane
+        finally:
+            self._give_back(lane)
 
     def finish(self, run: Started) -> None:
         """Wait for the run and free its lane; one thread does, others that want the same run wait for that one."""
