@@ -16,7 +16,7 @@ from calib8.passes.cpu_form import to_cpu_form
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.runtime import choice, cpu, processor
+from calib8.runtime import choice, openvino, processor
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.null import NullRuntime
@@ -335,7 +335,7 @@ def test_openvino_takes_more_weights_than_protobuf_does(monkeypatch: pytest.Monk
 
 def test_openvino_keeps_to_the_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's quota is no affinity: OpenVINO would start a thread for each core of the machine."""
-    monkeypatch.setattr(cpu, "cores", lambda: 1)
+    monkeypatch.setattr(openvino, "cores", lambda: 1)
     with open_cpu(tiny_mlp(), "openvino") as opened:
         assert opened._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
