@@ -3,6 +3,7 @@
 Fetched on the first run, cached by ``calib8 fetch`` from then on; without network the tests of what is missing skip.
 """
 
+import gzip
 import json
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 
 import calib8
+from calib8.caches.cache import Cache
 from calib8.errors import FetchError, SetupError
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 TEXTS = ROOT / "examples" / "mpnet"
+DETECTOR_CACHE = ROOT / "tests" / "engine" / "data" / "tensorrt-10.6" / "det-minmax.cache.gz"
 SIZES = "x:1x3x32x32:1x3x480x480:4x3x960x960"
 #: Weighted ops of each.
 ENCODERS = {"all-MiniLM-L6-v2": 36, "paraphrase-MiniLM-L3-v2": 18}
@@ -83,6 +86,25 @@ def detector(fetched: Callable[[str], Path]) -> tuple[Path, dict]:
 def test_a_text_detector(detector: tuple[Path, dict]) -> None:
     _, report = detector
     assert_worth_shipping(report, CONVOLUTIONS)
+
+
+def test_a_cache_for_the_detector_as_tensorrt_wrote_it(fetched: Callable[[str], Path], tmp_path: Path) -> None:
+    """TensorRT 10.6's own cache of it, of other images, has the same tensors but for those that its parser added."""
+    theirs = Cache.parse(gzip.decompress(DETECTOR_CACHE.read_bytes()).decode(), DETECTOR_CACHE.name)
+    own = [name for name in theirs.scales if name.startswith("ONNXTRT_")]
+    assert (len(theirs.scales), len(own)) == (637, 152)
+    images = {"x": np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)}
+    few = calib8.calibrate(fetched(DETECTOR), images)
+    calib8.calibrate(fetched(DETECTOR), images, calib8.Calibrate(tensors="all"), cache=tmp_path / "all")
+    ours = Cache.load(tmp_path / "all").scales
+    assert set(ours) == set(theirs.scales) - set(own)
+    assert len(few.tensors) == 59
+    for name, amax in few.amax().items():  # ONNX Runtime fuses less where more is observed
+        assert ours[name] * 127 == pytest.approx(amax, rel=1e-5)
+    constants = [name for name in ours if name.removesuffix("_output") != name]
+    assert len(constants) == 154
+    for name in constants:
+        assert ours[name] == pytest.approx(theirs.scales[name], rel=2**-23)
 
 
 def test_the_detector_finds_the_same_text(detector: tuple[Path, dict]) -> None:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from calib8.engine import family, worker
 from calib8.engine.calibrator import BASES, CacheFile, Calibration, make_calibrator
 from calib8.engine.options import Options
+from calib8.engine.phases import Stages
 from calib8.errors import Calib8Error
 from calib8.runtime.tensorrt.engine import Engine
 from calib8.runtime.tensorrt.log import log_of
@@ -80,7 +81,7 @@ def callbacks() -> dict[str, Any]:
     events: list[Any] = []
     logger = worker._logger(trt, lambda *event: events.append(event))
     trt.ILogger.log(logger, trt.ILogger.Severity.WARNING, "hot")
-    monitor = worker._monitor(trt, "build", lambda *event: events.append(event))
+    monitor = worker._monitor(trt, Stages("build", lambda *told: events.append(("progress", *told))))
     trt.IProgressMonitor.phase_start(monitor, "all", None, 2)
     goes_on = [trt.IProgressMonitor.step_complete(monitor, "all", step) for step in (0, 1)]
     trt.IProgressMonitor.phase_finish(monitor, "all")
@@ -95,9 +96,8 @@ def callbacks() -> dict[str, Any]:
 def calibrators() -> dict[str, Any]:
     """What TensorRT takes a calibrator for. Its other methods, unlike this one's size, cannot be called through C++."""
     trt: Any = family.load("tensorrt").module
-    made: dict[str, Any] = {
-        name: make_calibrator(trt, name, Calibration({}, 4, CacheFile(None, ""), "sm90", print)) for name in BASES
-    }
+    calibration = Calibration({}, 4, CacheFile(None, ""), "sm90", Stages("", print))
+    made: dict[str, Any] = {name: make_calibrator(trt, name, calibration) for name in BASES}
     return {
         name: [calibrator.get_algorithm().name, trt.IInt8Calibrator.get_batch_size(calibrator)]
         for name, calibrator in made.items()

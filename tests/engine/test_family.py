@@ -74,7 +74,7 @@ def test_a_full_tensorrt_builds_for_its_gpu_only(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "gpus", lambda: (Gpu("NVIDIA L4", "sm89"),))
     with pytest.raises(ProfileError, match=r"only for this machine's NVIDIA L4, got the targets sm86\. Ask for sm89"):
         build_engine(tmp_path / "m.onnx", tmp_path / "x.engine", Build(targets="sm86"))
-    assert build.builder_of(Build())[1:] == (("sm89",), 0, Gpu("NVIDIA L4", "sm89"))
+    assert build.builder_of(Build())[1:] == (("sm89",), "7", Gpu("NVIDIA L4", "sm89"))
     assert build.builder_of(Build(targets="sm89")).targets == ("sm89",)
 
 
@@ -83,9 +83,9 @@ def test_of_several_gpus_the_one_asked_for_builds(monkeypatch):
     cards = Gpu("NVIDIA H200", "sm90"), Gpu("NVIDIA L4", "sm89"), Gpu("NVIDIA L4", "sm89")
     monkeypatch.setattr(build, "load", lambda *_, **__: full())
     monkeypatch.setattr(build, "gpus", lambda: cards)
-    assert build.builder_of(Build())[1:] == (("sm90",), 0, cards[0])
-    assert build.builder_of(Build(targets="sm89"))[1:] == (("sm89",), 1, cards[1])
-    assert build.builder_of(Build(device=2))[1:] == (("sm89",), 2, cards[2])
+    assert build.builder_of(Build())[1:] == (("sm90",), "0", cards[0])
+    assert build.builder_of(Build(targets="sm89"))[1:] == (("sm89",), "1", cards[1])
+    assert build.builder_of(Build(device=2))[1:] == (("sm89",), "2", cards[2])
     with pytest.raises(ProfileError, match=r"this machine's NVIDIA L4, got the targets sm90\. Ask for sm89"):
         build.builder_of(Build(device=1, targets="sm90"))
     with pytest.raises(ConfigError, match=r"no GPU 3: CUDA shows 0 \(NVIDIA H200\), 1 \(NVIDIA L4\), 2 .*--device"):

@@ -196,7 +196,14 @@ def test_a_calibrator_gets_every_sample_in_whole_batches(algorithm, base, tensor
         ["IBuilderConfig.set_calibration_profile", "IOptimizationProfile"]
     ]
     assert [call[2] for call in made if call[0] == "batch"] == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 1, 2]]
-    assert [step for step in notes.steps if step[0] == "calibrate"] == [("calibrate", n, 3) for n in (1, 2, 3)]
+    quarters = (0.25, 0.5, 0.75)
+    assert notes.steps == [
+        ("build for sm86", 0, 1),
+        ("calibrate", 0, 3),
+        *(("engine to calibrate with", share, 1) for share in (*quarters, 1)),
+        *(("calibrate", batch, 3) for batch in (1, 2, 3)),
+        *(("build for sm86", share, 1) for share in (*quarters, 1)),
+    ]
     assert "filled the last calibration batch up with 2 of the first samples: batches are whole" in notes.messages
     header, entry = cache.read_text().split("\n")[:2]
     assert header == ("TRT-101601-MinMaxCalibration" if algorithm == "minmax" else "TRT-101601-EntropyCalibration2")
@@ -212,6 +219,7 @@ def test_a_fitting_cache_is_used_instead_of_data(tensorrt, saved, tmp_path, note
     config = Build(calibrator="minmax", calibration_cache=cache)
     calib8.build(model, tmp_path / "x.engine", config, progress=notes)
     assert only(calls, "calibrated from cache", "batch") == [["calibrated from cache", f"{HEADER}\nx: 3c010204\n"]]
+    assert {stage for stage, _, _ in notes.steps} == {"build for sm86"}
     assert [said for said in notes.messages if "nothing says which model and data" in said]
     assert [said for said in notes.messages if said.startswith(f"the scales come from {cache}")]
     before = (tmp_path / "x.engine.json").read_text()

@@ -12,7 +12,8 @@ from calib8.cli.main import main
 from calib8.engine import build
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
-from calib8.engine.sidecar import describe_engine
+from calib8.engine.plan_check import CHECK
+from calib8.engine.sidecar import describe_engine, sidecar_path
 from calib8.errors import ConfigError, PlanMismatch
 
 QUICK = Build(targets="sm86", shapes=SHAPES)
@@ -56,6 +57,33 @@ def test_a_missed_plan_is_judged_anew_without_building_again(saved, tmp_path, no
         after = describe_engine(output)
         assert after.plan.passed is passed
         assert after.built_at == before.built_at
+
+
+def test_what_an_older_check_missed_is_built_and_checked_again(saved, tmp_path, notes):
+    path, output = saved(tiny.conv_net()), tmp_path / "x.engine"
+    with pytest.raises(PlanMismatch):
+        build_engine(path, output, Build(targets="sm75"))
+    written = json.loads(sidecar_path(output).read_text())
+    assert written.pop("plan_check") == CHECK
+    sidecar_path(output).write_text(json.dumps({**written, "built_at": "long ago"}))  # as versions before wrote it
+    with pytest.raises(PlanMismatch, match="runs 0 of 2"):
+        build_engine(path, output, Build(targets="sm75"), progress=notes)
+    assert f"building again: the check of its plan changed since {output} was built" in notes.messages
+    assert describe_engine(output).plan_check == CHECK
+    assert describe_engine(output).built_at != "long ago"
+
+
+def test_what_an_older_check_passed_is_reused_and_another_version_of_calib8_is_told(saved, tmp_path, notes):
+    path, output = saved(tiny.one_gemm()), tmp_path / "x.engine"
+    build_engine(path, output, QUICK)
+    written = json.loads(sidecar_path(output).read_text())
+    sidecar_path(output).write_text(json.dumps({**written, "plan_check": 0}))
+    build_engine(path, output, QUICK, progress=notes)
+    assert any(note.startswith("engine is up to date") for note in notes.messages)
+    sidecar_path(output).write_text(json.dumps({**written, "calib8_version": "0.0.1"}))
+    build_engine(path, output, QUICK.model_copy(update={"workspace_mib": 100}), progress=notes)
+    changed = "the version of calib8, the options"
+    assert notes.messages[-1] == f"building again: {changed} changed since {output} was built"
 
 
 @pytest.mark.parametrize("value", ["", "-1", "x", "1.5", "101%", "1e2%", "10 %", None, True, 0.5], ids=str)

@@ -70,6 +70,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """An A10 that runs engines."""
     found = Driver("580.65.06", "13.0", (Gpu("NVIDIA L4", "sm89"), Gpu("NVIDIA A10", "sm86")))
     monkeypatch.setattr(on_gpu, "driver", lambda: found)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     monkeypatch.setattr(
         on_gpu, "open_artefact", lambda path: OnTheGpu(path) if is_engine(path) else open_artefact(path, "onnxruntime")
     )

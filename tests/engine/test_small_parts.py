@@ -7,7 +7,7 @@ import pytest
 from engine_models import Trap, conv_net, gemm_transposed, one_gemm, qkv
 
 from calib8.engine.failures import build_error
-from calib8.engine.phases import Phases
+from calib8.engine.phases import Phases, Stages
 from calib8.engine.process import BuildLog, Outcome
 from calib8.engine.quantized import conditioning_chains, quantized_ops
 from calib8.engine.targets import describe, parse_targets, path_for, require_known
@@ -44,6 +44,45 @@ def test_phases_make_one_fraction():
     phases.start("empty", "build", 0)
     assert phases.step("empty", 0) == 0.75
     assert phases.step("build", 0) == 0.75  # never falls
+
+
+def test_phases_begin_anew_with_what_is_left():
+    phases = Phases()
+    phases.start("build", None, 4)
+    assert phases.step("build", 1) == 0.5
+    phases.begin_anew()
+    phases.start("inner", "build", 2)
+    assert phases.step("inner", 0) == 0.25  # 5/8 of all, and so an eighth of the half that was left
+    assert phases.step("build", 3) == 1
+    phases.begin_anew()
+    assert phases.step("build", 3) == 1  # nothing is left
+    for phase in ("inner", "build"):
+        phases.finish(phase)
+    phases.begin_anew()
+    phases.start("build", None, 2)
+    assert phases.step("build", 0) == 0.5
+
+
+def test_calibration_and_build_may_be_phases_of_one_tree():
+    told = []
+    stages = Stages("build", lambda *step: told.append(step))
+    stages.phases.start("all", None, 4)
+    stages.step("all", 0)
+    stages.calibrates(2)
+    stages.step("all", 1)
+    for done in (1, 2):
+        stages.batch(done, 2)
+    stages.step("all", 2)
+    stages.step("all", 3)  # that the build is done, its caller says
+    assert told == [
+        ("build", 0.25, 1),
+        ("calibrate", 0, 2),
+        ("engine to calibrate with", 0.33, 1),
+        ("engine to calibrate with", 1, 1),
+        ("calibrate", 1, 2),
+        ("calibrate", 2, 2),
+        ("build", 0.5, 1),
+    ]
 
 
 def test_ops_are_read_from_the_graph():

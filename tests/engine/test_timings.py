@@ -9,10 +9,12 @@ from trt_builds import building, install, recorded
 from trt_double import needs_bindings
 
 import calib8
+from calib8.cli.main import main
 from calib8.engine import build
+from calib8.engine.build import build_engine
 from calib8.engine.family import TensorRT
 from calib8.engine.timings import kept_timings, timings_of
-from calib8.errors import SetupError
+from calib8.errors import InputError, SetupError
 from calib8.gpu.hardware import Gpu
 
 pytestmark = needs_bindings
@@ -83,6 +85,23 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail_but_a_named_one_is(
     with pytest.raises(SetupError, match="could not write .*mine: .*timings is a file, expected a folder"):
         built(saved, tmp_path, timing_cache=own_cache / "timings" / "mine")
     assert recorded(calls) == before  # it was told before a build was begun
+
+
+def test_a_folder_is_refused_before_the_build(calls, saved, tmp_path, monkeypatch, capsys) -> None:
+    folder = tmp_path / "timings"
+    folder.mkdir()
+    model, output = saved(float_conv()), tmp_path / "x.engine"
+    options = ["--precision", "fp16", "--timing-cache", str(folder), "-q"]
+    monkeypatch.setattr("sys.argv", ["calib8", "build", str(model), "-o", str(output), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    expected = f"{folder} is a folder, expected the name of a file to write. Name one in it."
+    assert expected in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(InputError, match="timings is a folder, expected the name of a file to write"):
+        build_engine(model, output, calib8.Build(precision="fp16", timing_cache=folder))  # as ``convert`` does
+    assert recorded(calls) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "modules", "timings"]
 
 
 class Cache:

@@ -7,6 +7,8 @@ import ctypes
 import json
 import os
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,11 +74,9 @@ def building(
 
     def build(builder: Any, network: Any, config: Any) -> Any:
         monitor = config.progress_monitor
-        monitor.phase_start("build", None, 2)
-        monitor.step_complete("build", 0)
         if calibrator := getattr(config, "int8_calibrator", None):
-            _calibrate(module, calibrator, config, network)
-        monitor.phase_finish("build")
+            _calibrate(module, calibrator, config, network, partial(_phases, monitor))
+        _phases(monitor, "build")
         builder.logger_given.log(module.ILogger.Severity.VERBOSE, layers)
         return module.IHostMemory(b"an engine of TensorRT")
 
@@ -116,14 +116,24 @@ def building(
     return module
 
 
-def _calibrate(module: SimpleNamespace, calibrator: Any, config: Any, network: Any) -> None:
-    """As TensorRT does: the cache, or batches and then a cache; here of the largest magnitudes that it saw."""
+def _phases(monitor: Any, name: str) -> None:
+    monitor.phase_start(name, None, 4)
+    for step in range(4):
+        monitor.step_complete(name, step)
+    monitor.phase_finish(name)
+
+
+def _calibrate(
+    module: SimpleNamespace, calibrator: Any, config: Any, network: Any, phases: Callable[[str], None]
+) -> None:
+    """As TensorRT does: the cache, or an engine, batches and then a cache; of the largest magnitudes that it saw."""
     algorithm = "MinMax" if isinstance(calibrator, module.IInt8MinMaxCalibrator) else "Entropy"
     assert calibrator.get_batch_size() > 0
     cached = calibrator.read_calibration_cache()
     if cached is not None:
         module.recorder.add("calibrated from cache", bytes(cached).decode())
         return
+    phases("calibration")
     names = [tensor.name for tensor in network.ends[0]]
     shapes = [getattr(config, "calibrated", None) and config.calibrated.shapes[name][1] for name in names]
     shapes = [shape or tensor.shape for shape, tensor in zip(shapes, network.ends[0], strict=True)]

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib8.calibration.checkpoint import Checkpoint, resumed
+from calib8.calibration.config import TensorChoice
 from calib8.calibration.kept import Batch
 from calib8.calibration.layout import Shape, Shapes, first
 from calib8.calibration.observed import Observed, observed_tensors
@@ -34,21 +35,22 @@ def collect(
     *,
     sample: int = 0,
     histograms: bool = False,
+    tensors: TensorChoice = "weighted",
     checkpoint: Checkpoint | None = None,
 ) -> Statistics:
-    """Statistics of every tensor that a weighted op reads, by name. One forward pass over ``data``.
+    """Statistics of every tensor that a weighted op reads, or of all ``tensors``, by name. One pass over ``data``.
 
     sample: about how many rows of each tensor that a site reads (see ``graph.site``) to keep, drawn uniformly; all of
         them if there are fewer. histograms: whether to count the values of each tensor too. checkpoint: where to keep
         what was done, and to go on from.
 
     ``model`` is prepared (see ``passes.prepare``) and not changed. Positions that the mask input marks as padding do
-    not count. Raises ``DataError`` if a tensor turns out NaN or infinite.
+    not count. Raises ``DataError`` if a tensor that a weighted op reads turns out NaN or infinite.
     """
     (known, done), total = resumed(checkpoint, data, progress), len(data)
     if done == total and checkpoint is not None:
         return checkpoint.merged()
-    with Collector(model, data, sample=sample, histograms=histograms, progress=progress) as collector:
+    with Collector(model, data, sample=sample, histograms=histograms, tensors=tensors, progress=progress) as collector:
         added: list[int] = []
         groups = data.groups()
         try:
@@ -80,13 +82,14 @@ class Collector:
         *,
         sample: int = 0,
         histograms: bool = False,
+        tensors: TensorChoice = "weighted",
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.holds: int | None = 0
         self._mask = data.mask
         self._shares = sample / len(data), sample / positions(data)
-        self._tensors = observed_tensors(model)
+        self._tensors = observed_tensors(model, tensors)
         self._shapes = self._found_shapes(model, data)
         _note_order(self._tensors, progress or Quiet())
         self._shape_needed = sample > 0 and any(tensor.needs_shape for tensor in self._tensors)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from calib8.calibration.config import TensorChoice
+from calib8.calibration.every import float_values
 from calib8.calibration.kept import Batch, Kept, kept_patches, kept_rows, kept_tokens
 from calib8.calibration.layout import Layout, Seen, Shape, layout_of, sequence_first
 from calib8.calibration.reductions import GROUP, PREFIX, Outputs, Reductions
@@ -15,6 +17,7 @@ from calib8.data.inputs import Arrays
 from calib8.errors import DataError
 from calib8.graph.flattened import unflattened
 from calib8.graph.site import sites
+from calib8.graph.values import name_of
 from calib8.graph.weighted import weighted_ops
 from calib8.graph.window import Window, point
 
@@ -24,12 +27,13 @@ class Observed:
     """The tensor ``name``.
 
     views: one per way in which sites read it, None for rows of single positions. unflattened: the tensor that it has
-    the rows of, if it is flat and that is known.
+    the rows of, if it is flat and that is known. whole: no weighted op reads it, so that its range is all that matters.
     """
 
     name: str
     spool: Spool
     unflattened: str | None = None
+    whole: bool = False
     read_by_conv: bool = False
     views: list[Window | None] = field(default_factory=list)
     layout: Layout = "rows"
@@ -54,7 +58,8 @@ class Observed:
 
     def reduce(self, graph: Reductions, *, histogram: bool, sampled: bool) -> None:
         """Add to the graph what ``add`` reads."""
-        self._outputs = graph.reduce(self.name, self.layout, self.shape, self._tokens, histogram=histogram)
+        reduce = graph.reduce_whole if self.whole else graph.reduce
+        self._outputs = reduce(self.name, self.layout, self.shape, self._tokens, histogram=histogram)
         for number, view in enumerate(self.views if sampled else ()):
             index = f"{PREFIX}kept.{self.name}.{number}"
             width = None if self.layout == "channels first" else self.shape[-1]
@@ -77,10 +82,18 @@ class Observed:
         return indices, kept
 
     def add(self, outputs: Arrays, kept: dict[Window | None, Kept]) -> None:
-        """Keep what came out. Raises ``DataError`` if the tensor became NaN or infinite."""
+        """Keep what came out. Raises ``DataError`` if the tensor became NaN or infinite, which no weighted op can read.
+
+        A tensor that none reads may be: masks hold -inf. Its range is infinite then.
+        """
         assert self._outputs is not None
         low, high, power = (np.asarray(outputs[name], np.float32) for name in self._outputs[:3])
+        if self.whole and low > high:  # no values: what nothing was found in
+            return
         if not (np.isfinite(low).all() and np.isfinite(high).all()) or np.isnan(power).any():
+            if self.whole:
+                self._statistics.minimum, self._statistics.maximum = -np.inf, np.inf
+                return
             raise DataError(
                 f"tensor {self.name!r} became NaN or infinite during calibration. Check the data and that the model "
                 "runs correctly in FP32 on it."
@@ -119,18 +132,22 @@ class Observed:
         return f"{PREFIX}tokens.{first}.{self._rows_per_token}"
 
 
-def observed_tensors(model: ir.Model) -> list[Observed]:
-    """The tensors that weighted ops of ``model`` read. The rows of all go to one file."""
+def observed_tensors(model: ir.Model, choice: TensorChoice = "weighted") -> list[Observed]:
+    """The tensors that weighted ops of ``model`` read, or all float ones. The rows of all go to one file."""
     spool = Spool()
-    found: dict[str, Observed] = {}
+    found = {name_of(v): _observed(v, spool, whole=True) for v in (float_values(model) if choice == "all" else ())}
     for op in weighted_ops(model):
-        name = op.activation.name or ""
-        if name not in found:
-            origin = unflattened(op.activation)
-            found[name] = Observed(name, spool, None if origin is None else origin.name)
+        name = name_of(op.activation)
+        if name not in found or found[name].whole:
+            found[name] = _observed(op.activation, spool)
         tensor = found[name]
         tensor.read_by_conv |= op.kind == "Conv"
     for site in sites(model):
         if site.view not in found[site.tensor].views:
             found[site.tensor].views.append(site.view)
     return list(found.values())
+
+
+def _observed(value: ir.Value, spool: Spool, *, whole: bool = False) -> Observed:
+    origin = unflattened(value)
+    return Observed(name_of(value), spool, None if origin is None else origin.name, whole)

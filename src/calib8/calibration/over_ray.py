@@ -53,7 +53,7 @@ def calibrate_over(  # noqa: PLR0913
         own = run.origin_of(origin.model_sha256, source.fingerprint(), config)  # less what is of the caller alone
         open_worker = partial(Observation, path, source, config, own, sample, cluster.cpus)
         statistics = _merged(cluster, open_worker, data, progress, kept)
-    return run.Calibration(run.ranges_of(statistics, data, config, origin, progress), statistics)
+    return run.Calibration(run.ranges_of(model, statistics, data, config, origin, progress), statistics)
 
 
 def _merged(
@@ -96,7 +96,9 @@ class Observation:
             )
         self._data = dataset_for(model, source, Quiet())
         histograms = observer_for(config.observer, config.percentile).histogram
-        self._collector = Collector(model, self._data, sample=sample, histograms=histograms, threads=threads)
+        self._collector = Collector(
+            model, self._data, sample=sample, histograms=histograms, tensors=config.tensors, threads=threads
+        )
 
     def __call__(self, item: Item) -> bytes:
         """The statistics of the ``batches`` with these numbers."""

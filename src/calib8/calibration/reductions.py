@@ -29,7 +29,8 @@ HALVES = 15
 
 class Outputs(NamedTuple):
     """Names of what comes out for one tensor: the extremes of every channel, each row's sum of squares, and the
-    histogram of |x| (counts [BINS], the exponent of the bin width) where it was asked for."""
+    histogram of |x| (counts [BINS], the exponent of the bin width) where it was asked for. A tensor that is reduced as
+    a whole has one channel, and the batch is one row: the mean of its squares."""
 
     low: str
     high: str
@@ -77,6 +78,22 @@ class Reductions:
             found += self._histogram(self._first(rows, count), number)
         self._graph.outputs.extend(found)
         self._reduced_to[name] = number, self._last
+        return Outputs(*(value.name or "" for value in found))
+
+    def reduce_whole(self, name: str, layout: Layout, shape: Sequence[int], tokens: str, *, histogram: bool) -> Outputs:
+        """As ``reduce``, of all values together: three numbers [1] come out, whatever the tensor's rank."""
+        x = self._as_float(self._begin(name))
+        if layout == "tokens":
+            x = self._first(self._rows(x, layout, shape, tokens), self._index(f"{tokens}.count"))
+        flat = self._node("Reshape", x, self._constant([-1]))
+        least, greatest, squares = (
+            self._reduced(kind, flat, [0], keepdims=1) for kind in ("ReduceMin", "ReduceMax", "ReduceSumSquare")
+        )
+        size = self._node("Cast", self._node("Size", flat), to=int(ir.DataType.FLOAT))
+        found = [least, greatest, self._node("Div", squares, size)]
+        if histogram:
+            found += self._histogram(flat, self._powers_reached(found[:2]))
+        self._graph.outputs.extend(found)
         return Outputs(*(value.name or "" for value in found))
 
     def pick(self, name: str, width: int | None, index: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Calibration from end to end: data and model in, ranges out; nothing is done twice."""
 
+import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import SHOWN, collect, positions
 from calib8.calibration.config import Calibrate
+from calib8.calibration.every import constant_ranges, with_dropped_identities
 from calib8.calibration.observers import observer_for
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
@@ -26,6 +28,8 @@ def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
     settings = config.model_dump()
     if config.observer != "percentile":
         del settings["percentile"]  # it has no influence
+    if config.tensors == "weighted":
+        del settings["tensors"]  # ranges of before there was a choice are of these
     tools = {name: version(name) for name in ("calib8", "onnxruntime")}
     return Origin(model_sha256=model_sha256, data_sha256=data_sha256, settings=settings, tools=tools)
 
@@ -67,7 +71,7 @@ def calibrate(
     sample: int = 0,
     unfinished: Path | None = None,
 ) -> Calibration:
-    """Ranges of every tensor that a weighted op of the prepared ``model`` reads; one pass over ``data``.
+    """Ranges of the tensors of the prepared ``model`` that ``config`` asks for; one pass over ``data``.
 
     sample: rows of each tensor to keep in the statistics. unfinished: folder to keep what is done in, and to go on from
     if it was kept for the same pass, see ``calib8.resume``.
@@ -75,8 +79,10 @@ def calibrate(
     require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
     with checkpoint(unfinished, pass_key(origin, sample, histograms), progress) as kept:
-        statistics = collect(model, data, progress, sample=sample, histograms=histograms, checkpoint=kept)
-    return Calibration(ranges_of(statistics, data, config, origin, progress), statistics)
+        statistics = collect(
+            model, data, progress, sample=sample, histograms=histograms, tensors=config.tensors, checkpoint=kept
+        )
+    return Calibration(ranges_of(model, statistics, data, config, origin, progress), statistics)
 
 
 def pass_key(origin: Origin, sample: int, histograms: bool) -> dict[str, object]:
@@ -94,17 +100,36 @@ def require_weighted_ops(model: ir.Model) -> None:
 
 
 def ranges_of(
-    statistics: dict[str, TensorStatistics], data: Dataset, config: Calibrate, origin: Origin, progress: Progress
+    model: ir.Model,
+    statistics: dict[str, TensorStatistics],
+    data: Dataset,
+    config: Calibrate,
+    origin: Origin,
+    progress: Progress,
 ) -> Ranges:
     """What the observer makes of ``statistics``, collected from all of ``data``."""
     observer = observer_for(config.observer, config.percentile)
+    statistics = _finite(statistics, progress)
     tensors = {}
     for done, (name, seen) in enumerate(statistics.items(), start=1):
         tensors[name] = _range(name, seen, observer.amax(seen))
         progress.update(f"{config.observer} ranges", done, len(statistics))
+    if config.tensors == "all":
+        tensors = constant_ranges(model) | with_dropped_identities(model, tensors)
     ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
     _note_poor_data(ranges, progress)
     return ranges
+
+
+def _finite(statistics: dict[str, TensorStatistics], progress: Progress) -> dict[str, TensorStatistics]:
+    finite = {name: seen for name, seen in statistics.items() if math.isfinite(seen.amax)}
+    if infinite := [name for name in statistics if name not in finite]:
+        more = ", …" if len(infinite) > SHOWN else ""
+        progress.note(
+            f"{len(infinite)} of {len(statistics)} tensors ({', '.join(infinite[:SHOWN])}{more}) became NaN or "
+            "infinite, as masks do. No INT8 op reads them, and they have no range"
+        )
+    return finite
 
 
 def _note_poor_data(ranges: Ranges, progress: Progress) -> None:

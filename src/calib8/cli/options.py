@@ -24,13 +24,12 @@ def _targets(incomplete: str) -> list[str]:
 
 def _use_device(device: int | None) -> int | None:
     """Let this process see that GPU alone, so that all of CUDA, TensorRT and NVML agree on it."""
-    from calib8.gpu.hardware import gpus, numbered
-    from calib8.gpu.visible import VISIBLE, only
+    from calib8.gpu.hardware import alone, gpus, numbered
+    from calib8.gpu.visible import VISIBLE
 
     if device is not None:
-        if present := gpus():
-            numbered(present, device)
-        os.environ[VISIBLE] = only(device)
+        present = gpus()
+        os.environ[VISIBLE] = alone(numbered(present, device) if present else None, device)
     return device
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import calib8
+from calib8.calibration.config import TensorChoice
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
@@ -77,6 +78,10 @@ def calibrate(
     cache_version: Annotated[
         str | None, typer.Option(help="TensorRT that reads the cache: 101600 for 10.16.0, its first line.")
     ] = None,
+    tensors: Annotated[
+        TensorChoice,
+        typer.Option(help="Tensors that get a range: what weighted ops read, or all, as TensorRT's calibrators do."),
+    ] = "weighted",
     observer: opt.Observer = "minmax",
     percentile: opt.Percentile = 99.99,
     ray: opt.RayAddress = None,
@@ -86,11 +91,13 @@ def calibrate(
     """Find the range of every tensor that INT8 needs, in one pass over the data.
 
     Example: calib8 calibrate model.onnx --data calib_data -o ranges.json
+
+    For TensorRT 10's calibrators: calib8 calibrate model.onnx --data calib_data --tensors all --cache calibration.cache
     """
     from calib8.caches.cache import Cache
 
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Calibrate(observer=observer, percentile=percentile)
+        config = calib8.Calibrate(observer=observer, percentile=percentile, tensors=tensors)
         ranges = calib8.calibrate(
             model,
             data,
@@ -102,10 +109,19 @@ def calibrate(
             progress=progress,
         )
     out.print(f"{output}: {len(ranges.tensors)} tensors from {ranges.samples} samples", markup=False)
-    header = Cache.load(cache).header if cache is not None else None
-    if header is not None:
-        out.print(f"{cache}: {header}", markup=False)
+    header = None
+    if cache is not None:
+        written = Cache.load(cache)
+        header = written.header
+        out.print(f"{cache}: {header}, {len(written.scales)} tensors{_without(tensors)}", markup=False)
     tell(Calibrated(tensors=len(ranges.tensors), samples=ranges.samples, output=output, cache=cache, header=header))
+
+
+def _without(tensors: TensorChoice) -> str:
+    """What of TensorRT's tensors has no entry in a cache."""
+    if tensors == "all":
+        return ": all but those that TensorRT's parser adds by itself, ONNXTRT_…"
+    return ": what weighted ops read; TensorRT 10 wants a scale of all (--tensors all)"
 
 
 def quantize(

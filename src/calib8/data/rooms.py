@@ -34,6 +34,14 @@ def taken_length(rooms: Rooms, length: int) -> int:
     return min((room.length[0] for room in rooms if room.length[0] > length), default=length)
 
 
+def filled(rooms: Rooms, rows: int, length: int) -> int:
+    """The fewest rows that a room for this very ``length`` takes and that hold ``rows``; these if no room does."""
+    enough = [
+        max(rows, room.rows[0]) for room in rooms if rows <= room.rows[1] and room.length[0] <= length <= room.length[1]
+    ]
+    return min(enough, default=rows)
+
+
 def padded(rooms: Rooms, rows: int, length: int) -> tuple[int, int]:
     """The smallest (rows, length) that a room takes and that holds these; these themselves if no room does."""
     shapes = [

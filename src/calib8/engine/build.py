@@ -22,7 +22,7 @@ from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
 from calib8.engine.options import Precision
 from calib8.engine.parsed_form import to_parse
-from calib8.engine.plan_check import NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
+from calib8.engine.plan_check import CHECK, NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
@@ -31,7 +31,7 @@ from calib8.engine.targets import describe, members, path_for, require_known, rt
 from calib8.engine.timings import Timings, timings_of
 from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
-from calib8.gpu.hardware import Gpu, absence, gpus, numbered
+from calib8.gpu.hardware import Gpu, absence, alone, gpus, numbered
 from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
@@ -85,7 +85,7 @@ def build_engine(
     engines are kept, those that missed are marked in their sidecars, and the error holds them.
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
-    tensorrt, targets, device, gpu = builder_of(config)
+    tensorrt, targets, visible, gpu = builder_of(config)
     source = _read(Path(model), config, limits or {})
     if config.targets is None and tensorrt.family == "rtx":
         targets = _able(targets, source.ops, progress)
@@ -95,7 +95,7 @@ def build_engine(
     built: list[BuiltEngine] = []
     with to_parse(source.path, config.precision, tensorrt.family, output) as parsed:
         driven = host_driven(load_model(parsed))
-        job = _Job(source, parsed, driven, config, tensorrt, device, gpu, calibration, progress)
+        job = _Job(source, parsed, driven, config, tensorrt, gpu, visible, calibration, progress)
         for target in targets:
             built.append(job.build(target, path_for(output, target, targets), targets))
             _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
@@ -104,11 +104,11 @@ def build_engine(
 
 
 class Builder(NamedTuple):
-    """What builds, for which targets, and on which GPU: its number in CUDA and the GPU; None where none is needed."""
+    """What builds, for which targets, and on which GPU: what shows it alone, and the GPU; None where none is needed."""
 
     tensorrt: TensorRT
     targets: tuple[str, ...]
-    device: int | None = None
+    visible: str | None = None
     gpu: Gpu | None = None
 
 
@@ -126,8 +126,7 @@ def builder_of(config: Build) -> Builder:
             f"{install('tensorrt')}, or name what to build for: --target sm86, say."
         )
     tensorrt.require(config.asked())
-    choices = tensorrt.targets()
-    if choices is not None:
+    if (choices := tensorrt.targets()) is not None:
         targets = config.targets or DEFAULT_TARGETS
         require_known(targets, choices, tensorrt.title)
         return Builder(tensorrt, targets)
@@ -175,7 +174,7 @@ def _on_its_gpu(tensorrt: TensorRT, config: Build, present: Sequence[Gpu]) -> Bu
     for number in numbers:
         here = (present[number].target,)
         if config.targets in (None, here):
-            return Builder(tensorrt, here, number, present[number])
+            return Builder(tensorrt, here, alone(present[number], number), present[number])
     there = " and ".join(dict.fromkeys(present[number].name for number in numbers))
     raise ProfileError(
         f"{tensorrt.title} builds only for this machine's {there}, got the targets "
@@ -268,9 +267,9 @@ class _Job:
     host_driven: Sequence[HostDriven]
     config: Build
     tensorrt: TensorRT
-    #: The GPU that it is built on.
-    device: int | None
+    #: The GPU that it is built on, and what shows it alone.
     gpu: Gpu | None
+    visible: str | None
     calibration: CalibrationData | None
     progress: Progress
 
@@ -289,7 +288,7 @@ class _Job:
                 folder = Path(pair.enter_context(TemporaryDirectory(prefix="calib8-")))
                 calibration = self.calibration.request(folder)
             request = {**self._request(target, temporary), "stage": stage, "calibration": calibration}
-            outcome = run_worker(request, self.progress, self.device)
+            outcome = run_worker(request, self.progress, self.visible)
             if self.config.log is not None:
                 write_text(path_for(self.config.log, target, targets), str(outcome.log))
             if outcome.built is None:
@@ -304,22 +303,24 @@ class _Job:
         return _built(engine, sidecar)
 
     def _up_to_date(self, engine: Path, target: str) -> Sidecar | None:
-        """The sidecar of an engine that this build would only repeat."""
+        """The sidecar of an engine that this build would only repeat; why another is there, a note says."""
         try:
             found = describe_engine(engine)
         except InputError:
             return None
-        repeats = (
-            found.model_sha256 == self.source.sha256
-            and (found.family, found.tensorrt_version) == (self.tensorrt.family, self.tensorrt.version)
-            and (found.target, found.profiles) == (target, self.source.profiles)
-            and found.gpu == self._gpu_name()
-            and found.options() == self.config.options()
-            and found.calibration == self._origin()
-            and found.calib8_version == _version()
-            and found.plan.conditioning == sum(len(chain.nodes) for chain in self.source.chains)
-        )
-        return found if repeats and self.config.log is None else None
+        if changed := found.changes(
+            self.config,
+            sum(len(chain.nodes) for chain in self.source.chains),
+            model_sha256=self.source.sha256,
+            builder=self.tensorrt.title,
+            target=target,
+            profiles=self.source.profiles,
+            gpu=self._gpu_name(),
+            calibration=self._origin(),
+            calib8_version=_version(),
+        ):
+            self.progress.note(f"building again: {', '.join(changed)} changed since {engine} was built")
+        return found if not changed and self.config.log is None else None
 
     def _judged_anew(self, engine: Path, known: Sidecar) -> Sidecar:
         """The sidecar of an engine that is there, by what is allowed now."""
@@ -393,6 +394,7 @@ class _Job:
             profiles=self.source.profiles,
             tensors=tuple(TensorInfo(**tensor, rows=rows.get(tensor["name"])) for tensor in built["tensors"]),
             plan=plan,
+            plan_check=CHECK,
             calibration=self._origin(),
             **self.config.options(),
             build_seconds=built["seconds"],

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.engine.options import CalibratorName
+from calib8.engine.phases import Stages
 from calib8.engine.trt_api import TensorRtModule
 from calib8.files import write_bytes
 from calib8.gpu.buffers import Buffers
@@ -60,13 +61,11 @@ class CacheFile:
 class Calibration:
     """Answers the calls of one calibration.
 
-    files: input name -> ``.npy`` file [batches x batch, ...]. ``on_batch`` is told batches done and in all.
+    files: input name -> ``.npy`` file [batches x batch, ...]. ``stages`` are told how far it is.
     """
 
-    def __init__(
-        self, files: Mapping[str, str], batch: int, cache: CacheFile, target: str, on_batch: Callable[[int, int], None]
-    ) -> None:
-        self.batch, self._cache, self._target, self._on_batch = batch, cache, target, on_batch
+    def __init__(self, files: Mapping[str, str], batch: int, cache: CacheFile, target: str, stages: Stages) -> None:
+        self.batch, self._cache, self._target, self._stages = batch, cache, target, stages
         self._arrays = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in files.items()}
         self._batches = min((len(array) // batch for array in self._arrays.values()), default=0)
         self._done = 0
@@ -80,7 +79,10 @@ class Calibration:
 
     def read(self) -> bytes | None:
         """The cache to use instead of batches."""
-        return self._guarded(self._cache.read, None)
+        cache = self._guarded(self._cache.read, None)
+        if cache is None and self._batches:
+            self._stages.calibrates(self._batches)
+        return cache
 
     def write(self, content: Any) -> None:
         """Keep the cache, a buffer of TensorRT's."""
@@ -107,7 +109,7 @@ class Calibration:
             device.copy_in(address, array)
         device.synchronise()
         self._done += 1
-        self._on_batch(self._done, self._batches)
+        self._stages.batch(self._done, self._batches)
         return addresses
 
     def _open(self) -> tuple[Device, Buffers]:

@@ -23,6 +23,8 @@ from calib8.engine.quantized import Chain, QuantizedOp
 from calib8.engine.targets import describe, members
 from calib8.errors import PlanMismatch
 
+#: Raised whenever this check could judge an engine otherwise than before: what missed then is not taken for missed now.
+CHECK = 1
 TURING = "sm75"
 NO_INT8_CONV = "TensorRT-RTX has no INT8 convolution for Turing"
 WEIGHTS_AT_RUN_TIME = (

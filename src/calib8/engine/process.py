@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calib8.errors import SetupError
-from calib8.gpu.visible import VISIBLE, only
+from calib8.gpu.visible import VISIBLE
 from calib8.progress import Progress
 from calib8.system.visible import visible_lines
 
@@ -57,8 +57,10 @@ def without_cuda_noise(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if "catchCudaError" not in line)
 
 
-def run_worker(request: Mapping[str, Any], progress: Progress, device: int | None = None) -> Outcome:
-    """Build in a child process, which sees the GPU number ``device`` alone; see ``worker`` for the request.
+def run_worker(request: Mapping[str, Any], progress: Progress, visible: str | None = None) -> Outcome:
+    """Build in a child process, which sees the GPUs that ``visible`` names, all by default.
+
+    See ``worker`` for the request, and ``CUDA_VISIBLE_DEVICES`` for names.
 
     Whatever interrupts this call, such as Ctrl-C or an exception of ``progress``, kills the child and goes on.
     Raises ``OSError`` if the child could not write the engine, ``SetupError`` if this machine lacks something else.
@@ -66,7 +68,7 @@ def run_worker(request: Mapping[str, Any], progress: Progress, device: int | Non
     log = BuildLog()
     outcome = Outcome(log, 0)
     with tempfile.TemporaryFile() as printed:
-        with _start(printed.fileno(), device) as process:
+        with _start(printed.fileno(), visible) as process:
             try:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -85,14 +87,14 @@ def run_worker(request: Mapping[str, Any], progress: Progress, device: int | Non
     return outcome
 
 
-def _start(stderr: int, device: int | None) -> "subprocess.Popen[str]":
+def _start(stderr: int, visible: str | None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-I", "-c", WORKER, json.dumps([str(entry) for entry in sys.path])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         encoding="utf-8",
-        env=None if device is None else {**os.environ, VISIBLE: only(device)},
+        env=None if visible is None else {**os.environ, VISIBLE: visible},
     )
 
 

@@ -14,7 +14,7 @@ from calib8.config import first_problem
 from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
 from calib8.engine.options import Options
-from calib8.engine.plan_check import PlanCheck
+from calib8.engine.plan_check import CHECK, PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.targets import describe, members, path_among, rtx_runs_on
 from calib8.errors import InputError
@@ -22,6 +22,16 @@ from calib8.files import read_bytes, read_json, require_file, sha256_file
 from calib8.gpu.hardware import Gpu, absence, gpus, numbered
 
 AMPERE = 80
+#: For people: what makes another engine, by field.
+CHANGES = {
+    "model_sha256": "the model",
+    "builder": "TensorRT",
+    "target": "the target",
+    "profiles": "the shapes",
+    "gpu": "the GPU",
+    "calibration": "the calibration",
+    "calib8_version": "the version of calib8",
+}
 
 
 class TensorInfo(BaseModel):
@@ -57,6 +67,8 @@ class Sidecar(Options):
     profiles: tuple[Profile, ...]
     tensors: tuple[TensorInfo, ...]
     plan: PlanCheck
+    #: Which ``plan_check.CHECK`` found that; 0 before they were counted.
+    plan_check: int = 0
     #: What a calibrator found the INT8 scales from.
     calibration: CalibrationOrigin | None = None
     build_seconds: float
@@ -73,6 +85,18 @@ class Sidecar(Options):
     def brings_code(self) -> bool:
         """Does it hold code for the CPU, the lean runtime of its version?"""
         return self.version_compatible and not self.exclude_lean_runtime
+
+    def changes(self, options: Options, conditioning: int, **now: object) -> list[str]:
+        """What such an engine would be built from or for ``now``, by field, that is otherwise here; in words.
+
+        What an older check of the plan missed is among it: the engine alone does not tell what a newer one would say.
+        """
+        changed = [CHANGES[name] for name, value in now.items() if getattr(self, name) != value]
+        if self.options() != options.options():
+            changed.append("the options")
+        if self.plan.conditioning != conditioning or (self.plan.missing and self.plan_check != CHECK):
+            changed.append("the check of its plan")
+        return changed
 
     def fits(self, target: str) -> bool:
         """Does the engine run on GPUs of this compute capability?"""

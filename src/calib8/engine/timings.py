@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from calib8.errors import SetupError
-from calib8.files import default_cache, locked, require_folder, unwritable, write_bytes
+from calib8.files import default_cache, locked, require_separate, unwritable, write_bytes
 from calib8.gpu.hardware import Gpu
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ class Timings(TypedDict):
 def timings_of(named: Path | None, version: str, gpu: Gpu) -> Timings:
     """The file ``named``, or the one in the user's cache that is for TensorRT ``version`` on this kind of GPU.
 
-    Raises ``SetupError`` if ``named`` cannot be written: that is known before the build, which would be lost.
+    Raises ``SetupError`` if ``named`` cannot be written, ``InputError`` if it is a folder: that is known before the
+    build, which would be lost.
     """
     if named is not None:
-        require_folder(named.parent, named)
+        require_separate([named], [])
         return Timings(path=str(named.resolve()), named=True)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name} {gpu.target} tensorrt {version}")
     return Timings(path=str(default_cache() / "timings" / f"{name}.cache"), named=False)

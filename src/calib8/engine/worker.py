@@ -21,13 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib8.engine.calibrator import CacheFile, Calibration, make_calibrator
 from calib8.engine.family import TensorRT, load
 from calib8.engine.options import Options
-from calib8.engine.phases import Phases
+from calib8.engine.phases import Stages
 from calib8.engine.timings import kept_timings
 from calib8.engine.trt_api import TensorRtModule
 from calib8.errors import SetupError
@@ -89,8 +90,9 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
     for shapes in request["profiles"]:
         if config.add_optimization_profile(_profile(module, builder, shapes)) < 0:
             raise RefusedError("TensorRT did not accept the optimisation profile")
-    config.progress_monitor = monitor = _monitor(module, request["stage"], emit)  # TensorRT keeps no reference to it
-    with kept_timings(config, request["timings"], emit), _calibrator(tensorrt, builder, config, request, emit):
+    stages = Stages(request["stage"], partial(emit, "progress"))
+    config.progress_monitor = monitor = _monitor(module, stages)  # TensorRT keeps no reference to it
+    with kept_timings(config, request["timings"], emit), _calibrator(tensorrt, builder, config, request, stages):
         engine = builder.build_serialized_network(network, config)
     del monitor
     if engine is None:
@@ -123,7 +125,7 @@ def _profile(
 
 @contextmanager
 def _calibrator(
-    tensorrt: TensorRT, builder: trt.Builder, config: trt.IBuilderConfig, request: dict[str, Any], emit: Emit
+    tensorrt: TensorRT, builder: trt.Builder, config: trt.IBuilderConfig, request: dict[str, Any], stages: Stages
 ) -> Iterator[None]:
     """Lend a build a calibrator, if it is to have one; raise what went wrong inside it."""
     asked = request["calibration"]
@@ -131,11 +133,7 @@ def _calibrator(
         yield
         return
     cache = CacheFile(Path(asked["cache"]) if asked["cache"] else None, asked["header"])
-
-    def told(done: int, total: int) -> None:
-        emit("progress", "calibrate", done, total)
-
-    with closing(Calibration(asked["files"], asked["batch"], cache, request["target"], told)) as calibration:
+    with closing(Calibration(asked["files"], asked["batch"], cache, request["target"], stages)) as calibration:
         calibrator = make_calibrator(tensorrt.module, asked["algorithm"], calibration)
         config.int8_calibrator = calibrator  # TensorRT keeps no reference to it
         if asked["profile"]:
@@ -193,7 +191,7 @@ def _logger(module: TensorRtModule, emit: Emit) -> trt.ILogger:
     return Logger()
 
 
-def _monitor(module: TensorRtModule, stage: str, emit: Emit) -> trt.IProgressMonitor:
+def _monitor(module: TensorRtModule, stages: Stages) -> trt.IProgressMonitor:
     if TYPE_CHECKING:
         from tensorrt import IProgressMonitor
     else:
@@ -202,20 +200,15 @@ def _monitor(module: TensorRtModule, stage: str, emit: Emit) -> trt.IProgressMon
     class Monitor(IProgressMonitor):
         def __init__(self) -> None:
             IProgressMonitor.__init__(self)
-            self.phases = Phases()
-            self.percent = 0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.phases.start(phase_name, parent_phase, num_steps)
+            stages.phases.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            fraction = self.phases.step(phase_name, step)
-            if int(100 * fraction) > self.percent:
-                self.percent = int(100 * fraction)
-                emit("progress", stage, self.percent / 100, 1)
+            stages.step(phase_name, step)
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            self.phases.finish(phase_name)
+            stages.phases.finish(phase_name)
 
     return Monitor()

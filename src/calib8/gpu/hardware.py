@@ -3,14 +3,16 @@
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calib8.errors import ConfigError, SetupError
 from calib8.gpu import nvml as gpu
-from calib8.gpu.visible import ORDER, VISIBLE, cuda_uuids, shown
+from calib8.gpu.visible import ORDER, VISIBLE, counted, cuda_uuids, only, shown
+from calib8.system.extras import install
 
 QUERY = ["--query-gpu=driver_version,compute_cap,memory.total,memory.free,uuid,name", "--format=csv,noheader,nounits"]
 MIB = 1 << 20
@@ -21,6 +23,7 @@ class Gpu:
     """One GPU: its name and its compute capability as a build target, ``sm86``; memory as it was when asked.
 
     ``mig`` names the instances that it is divided into (Multi-Instance GPU); nvidia-smi is not asked for them.
+    ``numbered``: whether its place among others is known to be CUDA's number.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Gpu:
     memory_free_bytes: int | None = field(default=None, compare=False)
     mig: tuple[str, ...] = ()
     uuid: str | None = field(default=None, compare=False)
+    numbered: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,30 @@ def absence() -> str:
 
 
 def in_cuda_order(found: Driver) -> tuple[Gpu, ...]:
-    """Of those that the driver has, the GPUs that CUDA shows, in its order."""
-    if len({gpu.name for gpu in found.gpus}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID":  # CUDA's order is its own
-        by_uuid = {gpu.uuid: gpu for gpu in found.gpus}
-        order = cuda_uuids()
-        if order is not None and all(uuid in by_uuid for uuid in order):
-            return tuple(by_uuid[uuid] for uuid in order)
-    return found.gpus if found.shown is None else tuple(found.gpus[index] for index in found.shown)
+    """Of those that the driver has, the GPUs that CUDA shows, in its order.
+
+    Where they are unlike and CUDA does not tell its order, that of the PCI bus, with a ``RuntimeWarning``.
+    """
+    present = found.gpus if found.shown is None else tuple(found.gpus[index] for index in found.shown)
+    kinds = list(dict.fromkeys(gpu.name for gpu in found.gpus))
+    if len(kinds) < 2 or not counted() or os.environ.get(ORDER) == "PCI_BUS_ID":
+        return present
+    by_uuid, order = {gpu.uuid: gpu for gpu in found.gpus}, cuda_uuids()
+    if order is not None and all(uuid in by_uuid for uuid in order):
+        return tuple(by_uuid[uuid] for uuid in order)
+    warnings.warn(
+        f"this machine has unlike GPUs ({', '.join(kinds)}), and nothing tells in which order CUDA counts them: "
+        f"cuda-python, which could, is missing or does not name them ({install('tensorrt')}). Counted by PCI bus here; "
+        f"in other programs a number may mean another GPU. To have one order everywhere, set {ORDER}=PCI_BUS_ID.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return tuple(replace(gpu, numbered=False) for gpu in present)
+
+
+def alone(gpu: Gpu | None, device: int) -> str:
+    """What ``CUDA_VISIBLE_DEVICES`` is for a process that sees ``gpu`` alone, number ``device`` of those shown."""
+    return gpu.uuid if gpu is not None and gpu.uuid and not gpu.numbered else only(device)
 
 
 def numbered(present: Sequence[Gpu], device: int) -> Gpu:

@@ -42,6 +42,12 @@ def entries(environment: Mapping[str, str] | None = None) -> list[str] | None:
     return None if named is None else [entry.strip() for entry in named.split(",") if entry.strip()]
 
 
+def counted(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether which GPUs are shown, or in which order, hangs on how they are counted: no UUIDs say it."""
+    named = entries(environment)
+    return named is None or any(entry.isdigit() for entry in named)
+
+
 def shown(uuids: Sequence[str | None], environment: Mapping[str, str] | None = None) -> list[int]:
     """Which of all GPUs, given by their UUIDs in the order of the PCI bus, ``CUDA_VISIBLE_DEVICES`` leaves.
 

@@ -10,7 +10,9 @@ Rules:
    the Casts go.
 2. The QuantizeLinear before it divides by the very same numbers: as FP16 where what it quantises was cast from FP16,
    whose Cast goes, too; else as FP32.
-   Where a MatMul reads the activation, too, its Casts stay, and that kernel may.
+   Where something else reads the activation, too, such as a MatMul, convolutions get a DequantizeLinear of their own
+   and the other keeps its form: TensorRT 10.6 refuses a MatMul of which one operand has FP16 scales and one FP32 ones.
+   All of them have the number that FP16 holds, and the QuantizeLinear divides by it in FP32.
 3. A weight's scale below FP16's smallest normal number becomes that, 2^-14, and its codes are rounded anew: a channel
    that is next to nothing. An activation or a weight whose scale is beyond FP16 stays as it is.
 4. The opset stays: ONNX has FP16 scales from 19 on, and the parsers of TensorRT-RTX 1.7 and TensorRT 10.6 took them at
@@ -31,12 +33,15 @@ LARGEST, SMALLEST_NORMAL = np.finfo(np.float16).max, np.finfo(np.float16).smalle
 
 def takes_conv_scales(model: ir.Model) -> bool:
     """Is there anything for ``to_conv_scales`` to rewrite?"""
-    return any(_casts_before_conv(node) for node in model.graph)
+    return any(_casts_before_conv(node) or _reads_beside_others(node) for node in model.graph)
 
 
 def to_conv_scales(model: ir.Model) -> ir.Model:
     """Rewrite the Q/DQ pairs of ``model``'s convolutions in place and return it."""
     graph, constants = model.graph, Constants(model.graph)
+    for node in list(graph):
+        if (reads := _reads_beside_others(node)) and _in_half(node.inputs[1]):
+            _separate(constants, node, reads)
     for node in list(graph):
         casts = _casts_before_conv(node)
         if not casts:
@@ -62,6 +67,39 @@ def _casts_before_conv(node: ir.Node) -> list[ir.Node]:
         for cast in casts
     )
     return casts if right and not node.outputs[0].is_graph_output() else []
+
+
+def _reads_beside_others(node: ir.Node) -> list[tuple[ir.Node, int]]:
+    """Conv and the number of its input that reads DequantizeLinear ``node`` through a Cast, if others read it, too."""
+    if op_of(node) != "DequantizeLinear" or _casts_before_conv(node):
+        return []
+    casts = [reader for reader, _ in node.outputs[0].uses() if op_of(reader) == "Cast"]
+    read = [use for cast in casts if cast.attributes.get_int("to") == FP16 for use in cast.outputs[0].uses()]
+    return [(reader, index) for reader, index in read if op_of(reader) == "Conv"]
+
+
+def _separate(constants: Constants, shared: ir.Node, reads: list[tuple[ir.Node, int]]) -> None:
+    """Let ``reads`` have a DequantizeLinear and a Cast of their own, equal to what they had."""
+    value = shared.outputs[0]
+    own = ir.Value(name=constants.free(f"{name_of(value)}_conv"), type=value.type, shape=value.shape)
+    half = ir.Value(name=constants.free(f"{own.name}_half"), type=ir.TensorType(FP16), shape=value.shape)
+    attributes = dict(shared.attributes)
+    dequantise = ir.Node("", "DequantizeLinear", shared.inputs, attributes.values(), outputs=[own], name=own.name)
+    cast = ir.node("Cast", [own], {"to": int(FP16)}, outputs=[half], name=half.name)
+    constants.graph.insert_after(shared, [dequantise, cast])
+    for reader, index in reads:
+        reader.replace_input_with(index, half)
+    for other in [reader for reader, _ in value.uses() if op_of(reader) == "Cast"]:
+        if not other.outputs[0].uses() and not other.outputs[0].is_graph_output():
+            constants.graph.remove(other, safe=True)
+
+
+def _in_half(scale: ir.Value | None) -> bool:
+    """Rule 3: can the scale of an activation be FP16?"""
+    if scale is None or scale.const_value is None:
+        return False
+    exact = scale.const_value.numpy()
+    return bool(SMALLEST_NORMAL <= exact.min() <= exact.max() <= LARGEST)
 
 
 def _weight(constants: Constants, dequantise: ir.Node) -> bool:
@@ -95,20 +133,28 @@ def _activation(constants: Constants, dequantise: ir.Node, quantise: ir.Node) ->
     scale, source = dequantise.inputs[1], quantise.inputs[0]
     if scale is None or scale.const_value is None or source is None or op_of(quantise) != "QuantizeLinear":
         return False
-    exact = scale.const_value.numpy()
-    if not SMALLEST_NORMAL <= exact.min() <= exact.max() <= LARGEST or len(quantise.outputs[0].uses()) > 1:
+    others = [reader for reader, _ in quantise.outputs[0].uses() if reader is not dequantise]
+    if not _in_half(scale) or any(op_of(o) != "DequantizeLinear" or o.inputs[1] is not scale for o in others):
         return False
-    half = exact.astype(np.float16)
+    half = scale.const_value.numpy().astype(np.float16)
     shared = constants.new(f"{scale.name}_fp16", half)
     dequantise.replace_input_with(1, shared)
     cast = source.producer()
-    if cast is not None and op_of(cast) == "Cast" and cast.inputs[0] is not None and cast.inputs[0].dtype == FP16:
+    if (
+        not others
+        and cast is not None
+        and op_of(cast) == "Cast"
+        and cast.inputs[0] is not None
+        and cast.inputs[0].dtype == FP16
+    ):
         quantise.replace_input_with(0, cast.inputs[0])
         quantise.replace_input_with(1, shared)
         if not source.uses() and not source.is_graph_output():
             constants.graph.remove(cast, safe=True)
     else:
-        quantise.replace_input_with(1, constants.new(f"{scale.name}_rounded", half.astype(np.float32)))
+        rounded = constants.new(f"{scale.name}_rounded", half.astype(np.float32))
+        for one in (quantise, *others):
+            one.replace_input_with(1, rounded)
     return True
 
 

@@ -20,9 +20,12 @@ from calib8.errors import ModelError
 from calib8.files import require_path
 from calib8.graph.io import load as read
 from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
+from calib8.graph.values import name_of
 
 MINIMUM_OPSET = 13
 FOLDABLE = ("Transpose", "Cast", "Identity")
+#: Of ``Value.meta``, which stays in memory.
+IDENTITIES = "calib8.identities"
 
 
 def load(path: Path | str) -> ir.Model:
@@ -41,6 +44,11 @@ def prepare(model: ir.Model) -> ir.Model:
     _name_nodes(model.graph)  # rule 3
     common.ShapeInferencePass(strict_mode=False)(model)  # rule 5; strict gives up on all nodes because of one
     return model
+
+
+def dropped_identities(value: ir.Value) -> list[str]:
+    """The other names that ``value`` had before ``prepare``: of what an Identity made of it."""
+    return list(value.meta.get(IDENTITIES, ()))
 
 
 def _raise_opset(model: ir.Model) -> ir.Model:
@@ -77,6 +85,7 @@ def _drop_identities(graph: ir.Graph) -> None:
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Identity" else None
         if source is not None and not node.outputs[0].is_graph_output():
+            source.meta[IDENTITIES] = [*dropped_identities(source), name_of(node.outputs[0])]
             node.outputs[0].replace_all_uses_with(source)
             graph.remove(node, safe=True)
 

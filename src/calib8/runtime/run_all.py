@@ -1,4 +1,4 @@
-"""Run a whole dataset and put the outputs back into the order of the samples."""
+"""Run batches of any number of rows, and a whole dataset whose outputs come back in the order of the samples."""
 
 from typing import Any
 
@@ -7,9 +7,31 @@ from numpy.typing import NDArray
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays
+from calib8.data.rooms import filled
 from calib8.errors import DataError
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
+
+
+def filled_up(runtime: Runtime, arrays: Arrays, leading: str) -> Arrays:
+    """A batch with as many rows as ``runtime`` takes, an engine from 4 on, say: the last one is repeated.
+
+    Rows are those of the input ``leading``, axis 0 of every input.
+    """
+    shape = np.shape(arrays[leading])
+    rows, length = shape[0], shape[1] if len(shape) > 1 else 1
+    enough = filled(runtime.rooms(leading), rows, length)
+    if enough == rows:
+        return arrays
+    return {name: array[np.minimum(np.arange(enough), rows - 1)] for name, array in arrays.items()}
+
+
+def run_filled(runtime: Runtime, arrays: Arrays, leading: str) -> Arrays:
+    """``runtime.run`` for a batch that may have fewer rows than it takes; what was filled up is cut off again."""
+    given = filled_up(runtime, arrays, leading)
+    rows, enough = (len(batch[leading]) for batch in (arrays, given))
+    outputs = runtime.run(given)
+    return {name: out[:rows] if out.ndim and len(out) == enough else out for name, out in outputs.items()}
 
 
 def run_all(runtime: Runtime, data: Dataset, progress: Progress) -> Arrays:
@@ -17,7 +39,7 @@ def run_all(runtime: Runtime, data: Dataset, progress: Progress) -> Arrays:
     pieces: dict[str, list[tuple[NDArray[np.int64], NDArray[np.generic]]]] = {}
     done = 0
     for rows, arrays in data.batches(runtime.rooms(data.leading)):
-        for name, output in runtime.run(arrays).items():
+        for name, output in run_filled(runtime, arrays, data.leading).items():
             if output.ndim == 0 or len(output) != len(rows):
                 raise DataError(
                     f"output {name!r} has shape {list(output.shape)} for a batch of {len(rows)}; expected one row per "

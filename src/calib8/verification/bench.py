@@ -12,6 +12,7 @@ from calib8.data.inputs import Arrays
 from calib8.errors import ConfigError
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
+from calib8.runtime.run_all import filled_up
 from calib8.verification.config import Bench
 from calib8.verification.speed import Latency, by_turns, latency_of
 
@@ -32,18 +33,24 @@ class Cell(BaseModel):
 
 
 def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, progress: Progress) -> tuple[Cell, ...]:
-    """Run all shapes on all runtimes once, so that one that does not fit is told at once; then measure them."""
+    """Run all shapes on all runtimes once, so that one that does not fit is told at once; then measure them.
+
+    What takes no batch so small is given a larger one, which takes the time that it takes: the rows asked for count.
+    """
     workload = Workload(dataset)
     shapes = [(batch, length) for batch in config.batches for length in workload.lengths(config.lengths)]
-    feeds = {shape: workload.batch(*shape) for shape in shapes}
+    feeds = {
+        shape: {name: filled_up(runtime, arrays, dataset.leading) for name, runtime in runtimes.items()}
+        for shape, arrays in ((shape, workload.batch(*shape)) for shape in shapes)
+    }
     progress.update("measure speed", 0, len(feeds))  # the warm-up is part of it
     for arrays in feeds.values():
-        for runtime in runtimes.values():
+        for name, runtime in runtimes.items():
             for _ in range(config.warm_up):
-                runtime.run(arrays)
+                runtime.run(arrays[name])
     cells = []
     for shape, arrays in feeds.items():
-        works = {name: functools.partial(runtime.run, arrays) for name, runtime in runtimes.items()}
+        works = {name: functools.partial(runtime.run, arrays[name]) for name, runtime in runtimes.items()}
         taken = by_turns(works, least=config.least, seconds=config.seconds * len(works))
         latencies = {name: latency_of(seconds, shape[0]) for name, seconds in taken.items()}
         cells.append(Cell(batch=shape[0], length=shape[1], latencies=latencies))

@@ -14,6 +14,7 @@ from calib8.errors import AccuracyMissed, DataError
 from calib8.numerics import cosine_rows, sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
+from calib8.runtime.run_all import run_filled
 from calib8.text.sentence import pool, unit_rows
 from calib8.verification.config import Verify
 from calib8.verification.details import Details, details_of
@@ -137,7 +138,9 @@ def compare(
     done = 0
     for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
         mask = np.asarray(arrays[data.mask]) if data.mask else None
-        expected, got = (_numbers(runtime, runtime.run(arrays)) for runtime in (reference, candidate))
+        expected, got = (
+            _numbers(runtime, run_filled(runtime, arrays, data.leading)) for runtime in (reference, candidate)
+        )
         for name in _common(expected, got, len(rows)):
             gathered.setdefault(name, _Gathered()).add(rows, expected[name], got[name], mask, pooling)
         done += len(rows)

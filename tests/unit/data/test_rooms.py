@@ -10,9 +10,10 @@ import pytest
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, InputSpec
-from calib8.data.rooms import LARGEST, Room, Rooms, most_rows, most_unpadded, padded, taken_length
+from calib8.data.rooms import LARGEST, Room, Rooms, filled, most_rows, most_unpadded, padded, taken_length
 from calib8.data.sources import Batches
 from calib8.engine.profiles import ProfileSet, parse_profile, profile_sets, rooms_of
+from calib8.errors import DataError
 from calib8.graph.inputs import input_specs
 from calib8.progress import Quiet
 from calib8.runtime.contract import Contract
@@ -23,7 +24,9 @@ from calib8.serving.config import Serve
 from calib8.serving.server import serving
 from calib8.testing import tiny_encoder, tiny_mlp
 from calib8.text.sentence import SentenceEncoder
+from calib8.verification.bench import measure
 from calib8.verification.compare import compare
+from calib8.verification.config import Bench
 
 #: As `calib8 build` makes it; short texts in batches and long ones alone; whose least batch and length are more than 1.
 PROFILES = {
@@ -106,7 +109,7 @@ def test_a_length_that_may_not_be_padded() -> None:
     assert [taken_length(least, length) for length in (1, 16, 20)] == [16, 16, 20]
 
 
-@pytest.mark.parametrize("name", ["default", "two", "least length", "few short"])
+@pytest.mark.parametrize("name", PROFILES)
 def test_arrays_are_run_in_batches_that_the_profiles_take(name: str) -> None:
     model, ids = tiny_encoder(positions=384), np.full((100, 20), 5)
     mask = (np.arange(20) < 7).astype(np.int64) * np.ones_like(ids)
@@ -115,6 +118,48 @@ def test_arrays_are_run_in_batches_that_the_profiles_take(name: str) -> None:
         assert len(next(iter(run_all(engine, data, Quiet()).values()))) == 100
         assert compare(free, engine, data, progress=Quiet()).cosine_min == pytest.approx(1)
     assert [len(rows) for rows, _ in data.batches((Room((1, 40)),), (Room((1, 30)),))] == [30, 30, 30, 10]
+
+
+@pytest.mark.parametrize("mask", [7, None], ids=["masked", "plain"])
+def test_a_batch_smaller_than_the_least_is_filled_up_and_cut_again(mask: int | None) -> None:
+    """Three samples where batches have 4 to 64 rows: all outputs are those of a runtime that takes any number."""
+    model, ids = tiny_encoder(positions=384), np.random.default_rng(0).integers(2, 30, (3, 20))
+    data = Dataset(Batches(_tokens(ids, mask or 20)), input_specs(model))
+    with Profiled(model, sets_of(PROFILES["least rows"])) as engine, OrtRuntime(model) as free:
+        with pytest.raises(DataError, match="the engine was not built for input_ids 3x20"):
+            engine.run(_tokens(ids, 20))
+        ours, theirs = (run_all(runtime, data, Quiet())["last_hidden_state"] for runtime in (engine, free))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        assert compare(free, engine, data, progress=Quiet()).samples == 3
+        assert compare(engine, free, data, progress=Quiet()).cosine_min == pytest.approx(1)
+
+
+def _tokens(ids: np.ndarray, length: int) -> Arrays:
+    return {"input_ids": ids, "attention_mask": (np.arange(20) < length).astype(np.int64) * np.ones_like(ids)}
+
+
+def test_speed_is_that_of_the_rows_asked_for() -> None:
+    model, sizes = tiny_encoder(positions=384), []
+
+    class Counting(Profiled):
+        def _run(self, arrays: Arrays) -> Arrays:
+            sizes.append(len(arrays["input_ids"]))
+            return super()._run(arrays)
+
+    data = Dataset(Batches(_tokens(np.full((3, 20), 5), 20)), input_specs(model))
+    config = Bench(batches=(1, 8), warm_up=1, least=1, seconds=0)
+    with Counting(model, sets_of(PROFILES["least rows"])) as engine:
+        small, large = measure({"engine": engine}, data, config, Quiet())
+    assert sizes == [4, 8, 4, 8]
+    for cell, batch in ((small, 1), (large, 8)):
+        found = cell.latencies["engine"]
+        assert found.samples_per_second == pytest.approx(batch / found.median_ms * 1e3)
+
+
+def test_rows_that_are_enough() -> None:
+    rooms = (Room((4, 64), (16, 384)), Room((2, 32), (1, 64)))
+    assert [filled(rooms, 1, length) for length in (1, 16, 65, 400)] == [2, 2, 4, 1]
+    assert [filled(rooms, rows, 16) for rows in (2, 3, 40, 64, 65)] == [2, 3, 40, 64, 65]
 
 
 def test_arrays_without_a_mask_too() -> None:

@@ -32,6 +32,7 @@ def test_nvml_tells_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     h100 = FakeGpu(name="NVIDIA H100", capability=(9, 0), total=80 * GIB, used=GIB, mig=parts)
     shy = FakeGpu(total=Code(pynvml.NVML_ERROR_NO_PERMISSION))
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(h100, shy, cuda=12080))
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     found = driver()
     assert (found.version, found.cuda, found.problem) == ("580.65.06", "12.8", None)
     assert found.gpus == (Gpu("NVIDIA H100", "sm90", mig=tuple(part.name for part in parts)), L4)

@@ -12,6 +12,7 @@ from calib8.passes.conv_scales import SMALLEST_NORMAL, takes_conv_scales, to_con
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.testing import outputs_of
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 WEIGHT = np.random.default_rng(0).normal(size=(3, 2, 3, 3)).astype(np.float32)
@@ -121,6 +122,71 @@ def test_without_casts_before_a_convolution_there_is_nothing_to_do():
     assert not takes_conv_scales(model)
     names = [found.name for found in model.graph]
     assert [found.name for found in to_conv_scales(model).graph] == names
+
+
+def conv_beside_product(amax=4.0):
+    """a = relu(x); c = conv(a), z = a @ m: one tensor, one grid, two kinds of readers."""
+    matrix = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="first"),
+        helper.make_node("Conv", ["a", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("MatMul", ["a", "m"], ["z"], name="product"),
+    ]
+    shapes = {"x": [2, 4, 4], "c": [3, 4, 4], "z": [2, 4, 5]}
+    ends = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *dims]) for n, dims in shapes.items()}
+    weights = [numpy_helper.from_array(WEIGHT, "w"), numpy_helper.from_array(matrix, "m")]
+    graph = helper.make_graph(nodes, "g", [ends["x"]], [ends["c"], ends["z"]], weights)
+    model = prepare(ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)))
+    return to_half(insert_qdq(model, weighted_ops(model), {"a": amax}))
+
+
+def test_a_product_that_reads_the_same_activation_keeps_fp32_scales_of_the_same_numbers():
+    model = conv_beside_product()
+    assert takes_conv_scales(model)
+    to_conv_scales(model)
+    quantise, of_conv, weight = pairs(model, "conv")
+    again, of_product, matrix = pairs(model, "product")
+    assert again is quantise
+    assert of_conv is not of_product
+    assert [value.producer().op_type for value in node(model, "conv").inputs[:2]] == ["DequantizeLinear"] * 2
+    assert [value.producer().op_type for value in node(model, "product").inputs[:2]] == ["Cast"] * 2
+    assert [scale(found).dtype for found in (of_conv, weight)] == [np.float16] * 2
+    assert [scale(found).dtype for found in (quantise, of_product, matrix)] == [np.float32] * 3
+    assert scale(quantise) == scale(of_product) == np.float32(scale(of_conv)) == np.float32(np.float16(4 / 127))
+    assert len([found for found in model.graph if found.op_type == "DequantizeLinear"]) == 4
+    assert not takes_conv_scales(model)
+
+
+def test_both_readers_compute_what_they_did():
+    """A CPU takes no FP16 scales in opset 17, so Q/DQ in FP16 is written out: codes, cast, times scale."""
+    feeds = {"x": np.random.default_rng(2).uniform(-4, 4, (2, 2, 4, 4)).astype(np.float32)}
+    before = outputs_of(conv_beside_product(), feeds)
+    model = to_conv_scales(conv_beside_product())
+    for found in [one for one in model.graph if one.op_type == "DequantizeLinear" and scale(one).dtype == np.float16]:
+        codes, numbers = found.inputs[0], found.inputs[1].const_value.numpy()
+        axis = found.attributes.get_int("axis", 1)
+        rank = len(codes.shape)
+        numbers = (
+            numbers.reshape([-1 if place == axis else 1 for place in range(rank)]) if numbers.size > 1 else numbers
+        )
+        half = ir.node("Cast", [codes], {"to": int(HALF)})
+        factor = ir.val(f"{found.name}.factor", const_value=ir.tensor(numbers, name=f"{found.name}.factor"))
+        model.graph.register_initializer(factor)
+        product = ir.node("Mul", [half.outputs[0], factor])
+        model.graph.insert_after(found, [half, product])
+        found.outputs[0].replace_all_uses_with(product.outputs[0])
+        model.graph.remove(found, safe=True)
+    after = outputs_of(model, feeds)
+    assert set(after) == {"c", "z"}
+    for name, expected in before.items():  # steps of the grid are 4 / 127, and its scale moved by less than 2**-11
+        assert np.abs(after[name] - expected).max() < 0.02 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("amax", [127 * 2.0**-15, 127 * 2.0**17])
+def test_a_shared_activation_that_fp16_cannot_scale_keeps_its_form(amax):
+    model = to_conv_scales(conv_beside_product(amax))
+    assert pairs(model, "conv")[1] is pairs(model, "product")[1]
+    assert scale(pairs(model, "conv")[1]) == np.float32(amax / 127)
 
 
 @given(st.lists(st.floats(2.0**-30, 2.0**10, width=32), min_size=3, max_size=3))

@@ -8,10 +8,11 @@ import pytest
 from fake_nvml import FakeGpu, FakeNvml
 
 from calib8.cli.main import main
+from calib8.cli.options import _use_device
 from calib8.errors import ConfigError
 from calib8.gpu import hardware, visible
 from calib8.gpu import nvml as gpu
-from calib8.gpu.hardware import Gpu, gpus, numbered
+from calib8.gpu.hardware import Gpu, alone, gpus, numbered
 from calib8.gpu.visible import only, shown
 
 UUIDS = ["GPU-aa11", "GPU-bb22", "GPU-bb33"]
@@ -66,10 +67,31 @@ def test_unlike_gpus_are_in_the_order_of_cuda(monkeypatch: pytest.MonkeyPatch) -
     assert [card.name for card in gpus()] == ["NVIDIA L40S"]
     for unknown in (None, ["MIG-cc"]):  # CUDA does not answer, or shows what NVML does not list
         monkeypatch.setattr(hardware, "cuda_uuids", lambda unknown=unknown: unknown)
-        assert [card.name for card in gpus()] == ["NVIDIA T4", "NVIDIA L40S"]
+        with pytest.warns(
+            RuntimeWarning, match=r"unlike GPUs \(NVIDIA T4, NVIDIA L40S\), and nothing tells in which order"
+        ):
+            present = gpus()
+        assert [card.name for card in present] == ["NVIDIA T4", "NVIDIA L40S"]
+        assert [alone(card, number) for number, card in enumerate(present)] == ["GPU-aa", "GPU-bb"]
     monkeypatch.setattr(hardware, "cuda_uuids", lambda: pytest.fail("CUDA was told to count by PCI bus"))
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     assert [card.name for card in gpus()] == ["NVIDIA T4", "NVIDIA L40S"]
+    assert alone(gpus()[1], 1) == "1"
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb,GPU-aa")  # which leaves nothing to count
+    assert [card.name for card in gpus()] == ["NVIDIA L40S", "NVIDIA T4"]
+
+
+def test_a_number_that_cuda_does_not_confirm_becomes_a_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NVML calls number 1 is what CUDA then shows, whatever its own order."""
+    slow, fast = FakeGpu(name="NVIDIA T4", uuid="GPU-aa"), FakeGpu(name="NVIDIA L40S", uuid="GPU-bb")
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(slow, fast))
+    monkeypatch.setattr(hardware, "cuda_uuids", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    with pytest.warns(RuntimeWarning, match="Counted by PCI bus here; in other programs a number may mean another GPU"):
+        assert _use_device(1) == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aa"
+    assert [card.name for card in gpus()] == ["NVIDIA T4"]
 
 
 def test_nvidia_smi_is_read_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
