@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calib8.conversion import Convert, convert
     from calib8.data.sources import batches, npy_folder, npz_file
     from calib8.diagnosis.doctor import Diagnosis, doctor
-    from calib8.engine.build import BuiltEngine
+    from calib8.engine.built import BuiltEngine
     from calib8.engine.config import Build
     from calib8.engine.from_model import build
     from calib8.errors import (
@@ -82,7 +82,7 @@ _HOME = {
     "BenchReport": "calib8.report.bench",
     "Build": "calib8.engine.config",
     "BuildError": "calib8.errors",
-    "BuiltEngine": "calib8.engine.build",
+    "BuiltEngine": "calib8.engine.built",
     "CacheError": "calib8.errors",
     "Calib8Error": "calib8.errors",
     "Calibrate": "calib8.calibration.config",

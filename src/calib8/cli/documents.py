@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from calib8.engine.build import BuiltEngine
+from calib8.engine.built import BuiltEngine
 
 
 class _Document(BaseModel):

@@ -17,7 +17,7 @@ from calib8.errors import ConfigError, LimitMissed, PlanMismatch
 from calib8.quantization.config import Precision, Treatment
 
 if TYPE_CHECKING:
-    from calib8.engine.build import BuiltEngine
+    from calib8.engine.built import BuiltEngine
     from calib8.report.report import Report
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
+from calib8.engine.built import BuiltEngine
 from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, calibration_data
 from calib8.engine.config import DEFAULT_TARGETS, Build
 from calib8.engine.failures import build_error
@@ -20,7 +19,6 @@ from calib8.engine.family import TensorRT, load
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
-from calib8.engine.options import Precision
 from calib8.engine.parsed_form import to_parse
 from calib8.engine.plan_check import CHECK, NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
@@ -40,23 +38,6 @@ from calib8.progress import Progress, Quiet
 from calib8.system.extras import install
 
 METADATA_PREFIX = "calib8."
-
-
-class BuiltEngine(BaseModel):
-    """An engine that was written, and its plan."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: Path
-    target: str
-    size_bytes: int
-    seconds: float
-    plan: PlanCheck
-    precision: Precision = "int8"
-
-    def describe(self) -> str:
-        """For people: what it computes in."""
-        return self.plan.describe() if self.precision == "int8" else f"computes in {self.precision.upper()}"
 
 
 def build_engine(

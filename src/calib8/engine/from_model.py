@@ -5,7 +5,8 @@ from pathlib import Path
 
 from calib8.caches.record import lent_to_calibrator
 from calib8.data.sources import Data, open_source
-from calib8.engine.build import BuiltEngine, build_engine
+from calib8.engine.build import build_engine
+from calib8.engine.built import BuiltEngine
 from calib8.engine.config import Build
 from calib8.files import require_separate
 from calib8.graph.io import load, source_sha256

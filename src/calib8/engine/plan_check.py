@@ -11,17 +11,22 @@ fused at a price behind a normalisation: the builder then computes that in two k
 see docs/tensorrt.md for what was measured.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from calib8.engine.arithmetic import Precision, holds, is_product, multiplies
 from calib8.engine.layers import Layer
-from calib8.engine.quantized import Chain, QuantizedOp
 from calib8.engine.targets import describe, members
 from calib8.errors import PlanMismatch
+
+if TYPE_CHECKING:
+    from calib8.engine.quantized import Chain, QuantizedOp
 
 #: Raised whenever this check could judge an engine otherwise than before: what missed then is not taken for missed now.
 CHECK = 1

@@ -176,7 +176,7 @@ def test_a_worker_of_a_cluster_observes_the_same(notes, tmp_path: Path) -> None:
     ir.save(by_hand(), tmp_path / "m.onnx")
     source = Batches([{"x": np.float32([[1, 2]])}])
     every = library.calibrate(tmp_path / "m.onnx", source, ALL)
-    seen = from_bytes(Observation(tmp_path / "m.onnx", source, ALL, every.origin, 1)({"batches": [0]}))
+    seen = from_bytes(Observation(tmp_path / "m.onnx", source, ALL, every.origin, 0, 1)({"batches": [0]}))
     assert {name: statistics.amax for name, statistics in seen.items()}.items() <= every.amax().items()
     assert list(seen) == ["x", "tripled_out", "product_out", "moved_out", "y"]
 
