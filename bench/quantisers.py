@@ -91,9 +91,9 @@ def calib8(**options: Any) -> Quantise:
         from calib8.graph.dataset import dataset_for
         from calib8.graph.io import save
         from calib8.progress import Quiet
-        from calib8.quantization.config import Int8
+        from calib8.quantization.config import PROBED, Int8
         from calib8.quantization.probe import Probe
-        from calib8.quantization.quantise import PROBED, Case, quantise_guarded
+        from calib8.quantization.quantise import Case, quantise_guarded
         from calib8.text.sentence import pooling_of
 
         reference, found = _calibrated(model, data)

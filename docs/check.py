@@ -1,7 +1,7 @@
 """Documentation that cannot drift: links, help pages, commands in sentences, the floors, and the size of the source.
 
 python docs/check.py            report what is wrong, exit 1 if anything is
-python docs/check.py --write    write docs/cli.md and docs/json-schema.json from the command line, and the floors
+python docs/check.py --write    write docs/cli.md, docs/api.md and docs/json-schema.json from the source, and the floors
 """
 
 import ast
@@ -17,11 +17,13 @@ import typer
 from typer.testing import CliRunner
 
 os.environ.update(COLUMNS="80", TERM="dumb", NO_COLOR="1")  # before the command line looks at the terminal
+from api import api_page
+
 from calib8.cli.documents import schema
 from calib8.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
-HELP_PAGE, SCHEMA = ROOT / "docs" / "cli.md", ROOT / "docs" / "json-schema.json"
+HELP_PAGE, API_PAGE, SCHEMA = (ROOT / "docs" / name for name in ("cli.md", "api.md", "json-schema.json"))
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LONGEST_FUNCTION = 70
 LONGEST_FILE = 420
@@ -30,7 +32,12 @@ SKIPPED = (".venv", "build", "models", ".git")
 
 def main() -> int:
     """Print every problem; the exit code says whether there were any."""
-    written = {HELP_PAGE: help_page(), SCHEMA: json.dumps(schema(), indent=1) + "\n", ARCHITECTURE: architecture()}
+    written = {
+        HELP_PAGE: help_page(),
+        API_PAGE: api_page(),
+        SCHEMA: json.dumps(schema(), indent=1) + "\n",
+        ARCHITECTURE: architecture(),
+    }
     if "--write" in sys.argv[1:]:
         for path, text in written.items():
             path.write_text(text, encoding="utf-8")

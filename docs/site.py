@@ -26,7 +26,7 @@ PAGES = {
     ],
     "How it works": ["docs/int8.md", "docs/accuracy.md", "docs/tensorrt.md", "docs/architecture.md"],
     "Measured": ["docs/measured.md", "docs/performance.md", "docs/report.md"],
-    "Reference": ["docs/cli.md", "docs/reference.md", "docs/json.md"],
+    "Reference": ["docs/cli.md", "docs/api.md", "docs/reference.md", "docs/json.md"],
     "Help": ["docs/troubleshooting.md", "docs/doctor.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"],
 }
 #: What pages link to, beside each other.

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from calib8.calibration.ranges import Ranges
     from calib8.cluster.config import Ray
     from calib8.console import ConsoleProgress
-    from calib8.conversion import Convert, convert
+    from calib8.conversion.config import Convert
+    from calib8.conversion.run import convert
     from calib8.data.sources import batches, npy_folder, npz_file
     from calib8.diagnosis.doctor import Diagnosis, doctor
     from calib8.engine.built import BuiltEngine
@@ -89,7 +90,7 @@ _HOME = {
     "Comparison": "calib8.verification.compare",
     "ConfigError": "calib8.errors",
     "ConsoleProgress": "calib8.console",
-    "Convert": "calib8.conversion",
+    "Convert": "calib8.conversion.config",
     "Corpus": "calib8.text.embed_corpus",
     "DataError": "calib8.errors",
     "Diagnosis": "calib8.diagnosis.doctor",
@@ -125,7 +126,7 @@ _HOME = {
     "calibrate": "calib8.calibration.calibrate",
     "compare": "calib8.verification.run",
     "compare_on_gpu": "calib8.verification.on_gpu",
-    "convert": "calib8.conversion",
+    "convert": "calib8.conversion.run",
     "doctor": "calib8.diagnosis.doctor",
     "embed": "calib8.text.embed_texts",
     "embed_corpus": "calib8.text.embed_corpus",

@@ -1,5 +1,7 @@
 """What can be chosen, one frozen model per command. Unknown keys are refused; nothing is inferred here."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,10 +12,29 @@ from calib8.errors import ConfigError
 Own = TypeVar("Own", bound="Config")
 
 
-class Config(BaseModel):
-    """Base of all configs: frozen, unknown keys refused, every problem told as ``ConfigError``."""
+@dataclass(frozen=True)
+class Option:
+    """How the command line writes a field, where that is not ``--field-name VALUE``: metadata of its annotation.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ``--name``, or ``--this/--that`` for True and False. metavar: stands for the value in help pages.
+    text: the value is one text, which the field's validator reads. proposals: what the shell may propose for a
+    beginning.
+    """
+
+    name: str | None = None
+    metavar: str | None = None
+    text: bool = False
+    proposals: Callable[[str], list[str]] | None = None
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, unknown keys refused, every problem told as ``ConfigError``.
+
+    What a field is for stands in the docstring below it; its first paragraph is the help of the option, in which
+    double backticks around a field stand for that field's option.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @classmethod
     def of(cls: type[Own], given: Own | None) -> Own:

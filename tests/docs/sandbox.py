@@ -46,6 +46,19 @@ def encoder(folder: Path) -> None:
     _corpus(folder, texts["held_out"])
 
 
+def steps(folder: Path) -> None:
+    """What the examples in docstrings name: the encoder and its texts, and what each step but the engine made of it."""
+    fetched("all-mpnet-base-v2", folder / "models")
+    shutil.copytree(folder / "models", folder, dirs_exist_ok=True)
+    for name, lines in _examples(folder / "examples").items():
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    calib8.prepare([folder / "calibration.txt"], folder, folder / "calib_data")
+    calib8.prepare([folder / "held_out.txt"], folder, folder / "held_out")
+    data, ranges = folder / "calib_data", folder / "ranges.json"
+    calib8.calibrate(folder / "model.onnx", data, output=ranges, cache=folder / "calibration.cache")
+    calib8.quantize_file(folder / "model.onnx", ranges, folder / "model.int8.onnx", data=data)
+
+
 def cnn(folder: Path) -> None:
     """A CNN of three layers, images, and the cache that TensorRT's calibrator would have left."""
     images = np.random.default_rng(0).normal(size=(48, 3, 64, 64)).astype(np.float32)
@@ -128,4 +141,4 @@ def _detector() -> ir.Model:
     return g.model(y=g.op("Sigmoid", g.op("Conv", x, g.weight("head.weight", 1, 16, 1, 1), name="head")))
 
 
-SANDBOXES = {"encoder": encoder, "cnn": cnn}
+SANDBOXES = {"encoder": encoder, "cnn": cnn, "steps": steps}

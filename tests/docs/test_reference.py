@@ -2,12 +2,22 @@
 
 import ast
 import re
+import sys
 from functools import cache
+from typing import Annotated, Literal
 
+import numpy as np
+import onnx_ir as ir
 import pytest
+from numpy.typing import NDArray
 from snippets import ROOT
 
 import calib8
+from calib8.data.inputs import Arrays
+from calib8.data.sources import Data
+
+sys.path.insert(0, str(ROOT / "docs"))
+import api
 
 TROUBLES = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 HEADINGS = re.findall(r"^### (.+)$", TROUBLES, re.MULTILINE)
@@ -56,3 +66,37 @@ def test_every_kind_of_error_is_spoken_of() -> None:
 def test_the_reference_has_every_public_name_once() -> None:
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^::: calib8\.(\w+)$", page, re.MULTILINE)) == sorted(calib8.__all__)
+
+
+def test_the_page_of_public_names_is_what_the_source_says() -> None:
+    """Every name, its signature and its first sentence; a change of any is a change of the page."""
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == api.api_page()
+    listed = [name for names in api.groups().values() for name in names]
+    assert sorted(listed) == sorted(calib8.__all__)
+    assert re.findall(r"^(\w+)\(", api.api_page(), re.MULTILINE) == listed
+
+
+@pytest.mark.parametrize("name", calib8.__all__)
+def test_every_public_name_says_what_it_is(name: str) -> None:
+    value = getattr(calib8, name)
+    assert value.__dict__.get("__doc__") if isinstance(value, type) else value.__doc__
+    first = api.first_sentence(value)
+    assert re.fullmatch(r"\S.{12,}[.]", first), first
+
+
+CONFIG = calib8.Int8()
+
+
+def of_a_kind(
+    model: "str", data: Data, arrays: Arrays, vectors: NDArray[np.float32], config: calib8.Int8 = CONFIG,
+    *many: int, limit: Annotated[float | None, "unseen"] = None, **options: Literal["a", "b"],
+) -> tuple[ir.Model, ...]: ...  # fmt: skip
+
+
+def test_a_signature_is_written_as_people_know_its_types() -> None:
+    assert api.signature(of_a_kind).replace(api.PARAMETER, " ") == (
+        "(model: str, data: Data, arrays: Arrays, vectors: NDArray[float32], config: Int8 = Int8(), "
+        "*many: int, limit: float | None = None, **options: Literal['a', 'b']) -> tuple[onnx_ir.Model, ...]"
+    )
+    assert api.signature(calib8.ModelError) == "(message)"
+    assert "verify: Verify = Verify(min_cosine=0.975)" in api.signature(calib8.Convert)

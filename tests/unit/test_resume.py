@@ -247,7 +247,8 @@ CONVERT = """
 import os, signal, sys
 from pathlib import Path
 from calib8.calibration import checkpoint
-from calib8.conversion import Convert, convert
+from calib8.conversion.config import Convert
+from calib8.conversion.run import convert
 from calib8.data.sources import NpyFolder
 from calib8.progress import Quiet
 from calib8.verification.config import Verify
@@ -259,7 +260,7 @@ class Kills(Quiet):
 
 checkpoint.INTERVAL = -1.0
 config = Convert(build=None, verify=Verify(min_cosine=0.5))
-convert(Path(sys.argv[1]) / "model.onnx", NpyFolder(Path(sys.argv[1])), Path(sys.argv[2]), config, Kills())
+convert(Path(sys.argv[1]) / "model.onnx", NpyFolder(Path(sys.argv[1])), Path(sys.argv[2]), config, progress=Kills())
 """
 
 
@@ -288,6 +289,7 @@ QUANTIZE = """
 import os, signal, sys
 from pathlib import Path
 
+import calib8
 from calib8.calibration import checkpoint
 from calib8.progress import Quiet
 

@@ -34,6 +34,13 @@ def bench(
     """Latency and throughput of ONNX models and engines by turns, over arrays or text; ratios are to the first.
 
     Text is tokenised by ``tokenizer``, by default the one beside the first of them.
+
+    Example:
+
+        >>> config = calib8.Bench(batches="1,8", seconds=0)
+        >>> report = calib8.bench(["model.onnx", "model.int8.onnx"], "held_out.txt", config)
+        >>> [cell.batch for cell in report.cells]
+        [1, 8]
     """
     config, progress, paths = Bench.of(config), progress or Quiet(), [Path(artefact) for artefact in artefacts]
     if not paths:

@@ -37,6 +37,12 @@ def calibrate(  # noqa: PLR0913
     cache: also write the ranges as a TensorRT calibration cache, for ``cache_version`` (such as "101600"), and what
         they were made from to ``<cache>.json``.
     cluster: run the model there, see ``calibration.over_ray``; ``model`` must be a path. The ranges are the same.
+
+    Example:
+
+        >>> ranges = calib8.calibrate("model.onnx", "calib_data", output="ranges.json", cache="calibration.cache")
+        >>> ranges.samples
+        64
     """
     if cluster is not None and isinstance(data, (str, Path)):
         data = Path(data).absolute()  # workers are in another folder

@@ -12,17 +12,23 @@ TensorChoice: TypeAlias = Literal["weighted", "all"]
 
 
 class Calibrate(Config):
-    """How ranges are found.
-
-    observer: what turns statistics into amax, see ``calibration.observers``.
-    percentile: for the percentile observer, in percent.
-    tensors: which get a range: those that weighted ops read, which is all that Q/DQ needs, or all float ones of the
-        graph, as a TensorRT calibrator writes them, see ``calibration.every``.
-    """
+    """How ranges are found."""
 
     observer: ObserverName = "minmax"
+    """What turns statistics into a range.
+
+    See ``calibration.observers``.
+    """
     percentile: float = Field(default=Percentile.percentile, gt=50, le=100)
+    """For ``observer`` percentile.
+
+    In percent of the values: so many are not clipped.
+    """
     tensors: TensorChoice = "weighted"
+    """Tensors that get a range: what weighted ops read, or all, as TensorRT's calibrators do.
+
+    The first is all that Q/DQ needs; see ``calibration.every``.
+    """
 
     @model_validator(mode="after")
     def _combination(self) -> "Calibrate":

@@ -51,7 +51,8 @@ def run(
     artefact: Artefact,
     data: opt.Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for one <output name>.npy each.")],
-    runtime: opt.Runtime = "auto",
+    *,
+    runtime: opt.Runtime,
     device: opt.Device = None,
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
@@ -76,17 +77,15 @@ def embed(
             metavar="FILE",
         ),
     ] = None,
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=".npy file; default: JSON lines. With --ray a folder.")
     ] = None,
     tokenizer: opt.Tokenizer = None,
-    runtime: opt.Runtime = "auto",
     device: opt.Device = None,
     ray: opt.RayAddress = None,
-    ray_cpus: opt.RayCpus = 1,
-    column: Annotated[str, typer.Option(help="For --ray: the texts' column in Parquet and JSON lines.")] = "text",
-    part_rows: Annotated[int, typer.Option(min=1, help="For --ray: rows of an output file.")] = 4096,
-    keep_text: Annotated[bool, typer.Option("--keep-text", help="For --ray: write the texts, too.")] = False,
+    ray_cpus: opt.RayCpus,
+    config: calib8.Corpus,
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -99,7 +98,6 @@ def embed(
     """
     if monitor and output is None:
         raise ConfigError("--monitor keeps its timeline beside the output: name a file with -o.")
-    config = calib8.Corpus(column=column, part_rows=part_rows, keep_text=keep_text, runtime=runtime)
     if ray is not None:
         if output is None or not texts or monitor:
             raise ConfigError("--ray reads files and writes a folder: name both (-o), and no --monitor.")
@@ -120,7 +118,7 @@ def embed(
         kept_activity(output or Path(), monitor, artefact),
     ):
         lines = text_lines(texts or [STDIN], progress.note)
-        windows = calib8.embed_stream(artefact, lines, tokenizer=tokenizer, runtime=runtime, progress=progress)
+        windows = calib8.embed_stream(artefact, lines, tokenizer=tokenizer, runtime=config.runtime, progress=progress)
         if output is not None:
             shape = save_rows(output, (vectors for _, vectors in windows))
         elif in_json():
@@ -160,27 +158,20 @@ def verify(
     reference: Annotated[Path, typer.Argument(help="FP32 ONNX model.")],
     candidate: Annotated[Path, typer.Argument(help="ONNX model or engine to judge.")],
     data: Annotated[Path, typer.Option(help="Held-out arrays, or a .txt file of sentences.")],
-    pairs: opt.Pairs = None,
-    min_cosine: Annotated[float | None, typer.Option(help="Lowest mean cosine.")] = None,
-    min_p1: Annotated[float | None, typer.Option(help="Lowest 1st percentile of cosine.")] = None,
-    min_neighbours: Annotated[float | None, typer.Option(help="Lowest share of unchanged nearest neighbours.")] = None,
-    min_sqnr_db: Annotated[
-        float | None, typer.Option(help="Lowest signal to quantisation noise ratio in dB; sees wrong scales too.")
-    ] = None,
-    max_spearman_loss: Annotated[float | None, typer.Option(help="Largest loss of 100 x Spearman.")] = None,
+    *,
+    pairs: opt.Pairs,
+    limits: calib8.Verify,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Insist on an engine and this machine's GPU; measure speed, too.")
     ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
-    ] = None,
-    sentences: opt.Sentences = True,
-    profile: opt.Profile = False,
+    output: opt.Report = None,
+    sentences: opt.Sentences,
+    profile: opt.Profile,
     monitor: Annotated[
         bool, typer.Option("--monitor", help="For --gpu: watch it through NVML, and keep the timeline in the report.")
     ] = False,
     tokenizer: opt.Tokenizer = None,
-    runtime: opt.Runtime = "auto",
+    runtime: opt.Runtime,
     device: opt.Device = None,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -198,13 +189,6 @@ def verify(
         _require_no_gpu(monitor=monitor, profile=profile)
     found = None
     with ConsoleProgress(quiet=quiet) as progress:
-        limits = calib8.Verify(
-            min_cosine=min_cosine,
-            min_p1=min_p1,
-            min_neighbours=min_neighbours,
-            min_sqnr_db=min_sqnr_db,
-            max_spearman_loss=max_spearman_loss,
-        )
         if gpu:
             with _watched(monitor, candidate) as activity:
                 found = calib8.compare_on_gpu(

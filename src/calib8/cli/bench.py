@@ -7,9 +7,9 @@ import typer
 
 import calib8
 from calib8.cli import options as opt
+from calib8.cli.fields import Only
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
-from calib8.errors import ConfigError
 from calib8.files import require_separate
 
 
@@ -20,20 +20,13 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     artefacts: Annotated[list[Path], typer.Argument(help="ONNX models and engines; ratios are to the first.")],
-    data: Annotated[Path, typer.Option("--data", "--text", help="Arrays, or a .txt file of sentences.")],
-    batches: Annotated[str, typer.Option(help="Batch sizes.", metavar="1,8,32")] = "1,8",
-    lengths: Annotated[
-        str, typer.Option(help="Sequence lengths; default: that of the median sample.", metavar="16,128")
-    ] = "",
-    seconds: Annotated[float, typer.Option(help="Time for each artefact and shape.")] = 3.0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the report: JSON, and HTML beside it.")
-    ] = None,
+    data: opt.HeldOut,
+    *,
+    config: Annotated[calib8.Bench, Only("batches", "lengths", "seconds", "profile", "monitor")],
+    output: opt.Report = None,
     tokenizer: opt.Tokenizer = None,
-    runtime: opt.Runtime = "auto",
+    runtime: opt.Runtime,
     device: opt.Device = None,
-    profile: opt.Profile = False,
-    monitor: opt.MonitorInReport = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure latency and throughput by turns, from arrays in host memory to arrays in host memory.
@@ -49,24 +42,9 @@ def bench(
     if output is not None:
         require_separate([output, output.with_suffix(".html")], [data, *artefacts])
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Bench(
-            batches=_numbers("--batches", batches),
-            lengths=_numbers("--lengths", lengths),
-            seconds=seconds,
-            profile=profile,
-            monitor=monitor,
-        )
         report = calib8.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
     if output is not None:
         report.save(output)
         write_page(output.with_suffix(".html"), bench_page(report))
     out.print(render_bench(report))
     tell(report)
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """``"1,8"`` -> ``(1, 8)``."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"{option} {text!r}: expected whole numbers such as 1,8,32.") from None

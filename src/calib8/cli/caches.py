@@ -24,14 +24,8 @@ def migrate(
     cache: Annotated[Path, typer.Argument(help="Calibration cache that TensorRT 8 to 10 wrote.")],
     model: Annotated[Path, typer.Argument(help="FP32 ONNX model that was calibrated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 (Q/DQ) model to write.")],
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a cache that lacks a scale of any op.")] = False,
-    inverse_scales: Annotated[
-        bool, typer.Option("--inverse-scales", help="The file holds 1 / scale, as some converters write it.")
-    ] = False,
-    include: opt.Include = None,
-    exclude: opt.Exclude = None,
-    remainder: opt.Remainder = "fp16",
-    int8_embedding: opt.Embedding = True,
+    *,
+    config: calib8.Migrate,
     quiet: opt.Quiet = False,
 ) -> None:
     """Turn a calibration cache into a Q/DQ model for TensorRT 11 and TensorRT-RTX.
@@ -41,14 +35,6 @@ def migrate(
     from calib8.report.migration import render_migration
 
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Migrate(
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            remainder=remainder,
-            embedding=int8_embedding,
-            strict=strict,
-            inverse_scales=inverse_scales,
-        )
         migration = calib8.migrate(cache, model, output, config, progress=progress)
     out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
     out.print(render_migration(migration), markup=False)

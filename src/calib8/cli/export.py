@@ -22,25 +22,9 @@ def export(
     server: Annotated[Literal["triton"], typer.Argument(help="Who will serve it: triton.", metavar="server")],
     artefact: Annotated[Path, typer.Argument(help="TensorRT engine, or ONNX model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model repository.")],
+    *,
     tokenizer: opt.Tokenizer = None,
-    name: Annotated[str | None, typer.Option(help="Name that clients ask for; default: the file's.")] = None,
-    device: Annotated[
-        Literal["cpu", "gpu"] | None, typer.Option(help="Where an ONNX model runs; default: cpu.")
-    ] = None,
-    vnni: Annotated[
-        bool | None,
-        typer.Option("--vnni/--no-vnni", help="Whether the serving CPU has VNNI (INT8 ONNX model). Default: as here."),
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=0, help="Largest batch, 0 for none. Default: the engine's; 64 of an ONNX model.")
-    ] = None,
-    preferred_batch: Annotated[
-        list[int] | None,
-        typer.Option(help="Batch size that is sent at once when there is one; may be repeated.", metavar="N"),
-    ] = None,
-    queue_delay: Annotated[int, typer.Option(min=0, help="How long a request waits for others, in us.")] = 500,
-    instances: Annotated[int, typer.Option(min=1, help="Runs under way at a time, on each GPU or on the CPU.")] = 1,
-    pad_to: Annotated[int, typer.Option(min=1, help="Pad token sequences to a multiple of this.")] = 16,
+    config: calib8.Triton,
     quiet: opt.Quiet = False,
 ) -> None:
     """Write a model repository for Triton Inference Server: text in, vectors out.
@@ -51,16 +35,6 @@ def export(
     Example: calib8 export triton build/mpnet/model.int8.onnx -o repository
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Triton(
-            name=name,
-            device=device,
-            vnni=vnni,
-            max_batch=max_batch,
-            preferred_batches=tuple(preferred_batch) if preferred_batch else None,
-            queue_delay_us=queue_delay,
-            instances=instances,
-            pad_to=pad_to,
-        )
         made = calib8.export_triton(artefact, output, config, tokenizer=tokenizer, progress=progress)
     takes = f"text in, {made.width} numbers out" if made.width is not None else "arrays in, arrays out"
     out.print(f"{output}: {made.name} ({takes}), batches of up to {max(made.max_batch, 1)}", markup=False)

@@ -10,11 +10,11 @@ from calib8.calibration.config import TensorChoice
 from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.documents import Built, Calibrated, Fetched, Prepared, Quantized
+from calib8.cli.fields import Only
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
-from calib8.engine.family import FamilyChoice
 from calib8.errors import ConfigError, LimitMissed, PlanMismatch
-from calib8.quantization.config import Precision, Treatment
+from calib8.quantization.config import PROBED
 
 if TYPE_CHECKING:
     from calib8.engine.built import BuiltEngine
@@ -28,6 +28,16 @@ def register(app: typer.Typer) -> None:
 
 
 Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.")]
+#: All but the check of the plan, which is no choice of a command, and the GPU, which the process keeps.
+BuildOptions = Annotated[
+    calib8.Build,
+    Only(
+        "precision", "targets", "shapes", "family", "workspace_mib", "optimization_level", "tf32",
+        "version_compatible", "exclude_lean_runtime", "hardware_compatibility", "weight_streaming",
+        "timing_cache", "keep_timings", "calibrator", "calibration_cache", "calibration_batch", "log",
+        "allow_float", "allow_float_ops",
+    ),
+]  # fmt: skip
 
 
 def _known_models(incomplete: str) -> list[str]:
@@ -56,7 +66,8 @@ def prepare(
     texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Calibration folder to write.")],
-    max_length: Annotated[int | None, typer.Option(help="Cut sentences to this many tokens.")] = None,
+    *,
+    config: calib8.Prepare,
     quiet: opt.Quiet = False,
 ) -> None:
     """Turn text into a calibration folder: input_ids.npy, attention_mask.npy.
@@ -64,7 +75,6 @@ def prepare(
     Example: calib8 prepare sentences.txt --tokenizer models/mpnet -o calib_data
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Prepare(max_length=max_length)
         folder = calib8.prepare(texts, tokenizer, output, config, progress=progress)
     out.print(str(folder), markup=False)
     tell(Prepared(folder=folder))
@@ -73,19 +83,15 @@ def prepare(
 def calibrate(
     model: Model,
     data: opt.DataOrText,
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Ranges file to write.")] = Path("ranges.json"),
     cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration cache.")] = None,
     cache_version: Annotated[
         str | None, typer.Option(help="TensorRT that reads the cache: 101600 for 10.16.0, its first line.")
     ] = None,
-    tensors: Annotated[
-        TensorChoice,
-        typer.Option(help="Tensors that get a range: what weighted ops read, or all, as TensorRT's calibrators do."),
-    ] = "weighted",
-    observer: opt.Observer = "minmax",
-    percentile: opt.Percentile = 99.99,
+    config: calib8.Calibrate,
     ray: opt.RayAddress = None,
-    ray_cpus: opt.RayCpus = 1,
+    ray_cpus: opt.RayCpus,
     quiet: opt.Quiet = False,
 ) -> None:
     """Find the range of every tensor that INT8 needs, in one pass over the data.
@@ -97,7 +103,6 @@ def calibrate(
     from calib8.caches.cache import Cache
 
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Calibrate(observer=observer, percentile=percentile, tensors=tensors)
         ranges = calib8.calibrate(
             model,
             data,
@@ -113,7 +118,7 @@ def calibrate(
     if cache is not None:
         written = Cache.load(cache)
         header = written.header
-        out.print(f"{cache}: {header}, {len(written.scales)} tensors{_without(tensors)}", markup=False)
+        out.print(f"{cache}: {header}, {len(written.scales)} tensors{_without(config.tensors)}", markup=False)
     tell(Calibrated(tensors=len(ranges.tensors), samples=ranges.samples, output=output, cache=cache, header=header))
 
 
@@ -128,17 +133,13 @@ def quantize(
     model: Model,
     ranges: Annotated[Path, typer.Option(help="Ranges file that `calib8 calibrate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 model to write.")],
+    *,
     data: Annotated[
         Path | None,
         typer.Option("--data", "--text", help="Calibration data, for a second pass: far more ops can be INT8 with it."),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
-    include: opt.Include = None,
-    exclude: opt.Exclude = None,
-    min_sqnr: opt.MinSqnr = 14.0,
-    remainder: opt.Remainder = "fp16",
-    int8_embedding: opt.Embedding = True,
-    treatment: opt.Conditioning = "auto",
+    config: opt.Int8,
     quiet: opt.Quiet = False,
 ) -> None:
     """Write the explicitly quantised (Q/DQ) model that TensorRT runs as INT8.
@@ -146,7 +147,6 @@ def quantize(
     Example: calib8 quantize model.onnx --ranges ranges.json --data calib_data -o model.int8.onnx
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        config = _int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment)
         decided = calib8.quantize_file(model, ranges, output, config, data=data, plan=plan, progress=progress)
     out.print(f"{output}: {len(decided.nodes('int8'))} of {len(decided.ops)} weighted ops in INT8", markup=False)
     tell(Quantized(output=output, int8_ops=len(decided.nodes("int8")), weighted_ops=len(decided.ops)))
@@ -158,27 +158,12 @@ def build(
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
     ],
-    precision: opt.BuildPrecision = "int8",
-    target: opt.Target = None,
-    shapes: opt.Shapes = None,
-    family: opt.Family = "auto",
+    *,
+    config: BuildOptions,
+    data: Annotated[
+        Path | None, typer.Option(help="For --calibrator: folder with one <input name>.npy per input, or an .npz file.")
+    ] = None,
     device: opt.Device = None,
-    workspace: opt.Workspace = None,
-    optimization_level: opt.Level = None,
-    tf32: opt.Tf32 = True,
-    version_compatible: opt.VersionCompatible = False,
-    exclude_lean_runtime: opt.ExcludeLeanRuntime = False,
-    hardware_compatibility: opt.Compatibility = "none",
-    weight_streaming: opt.WeightStreaming = False,
-    timing_cache: opt.TimingCache = None,
-    keep_timings: opt.KeepTimings = True,
-    calibrator: opt.Calibrator = None,
-    data: opt.CalibrationData = None,
-    cache: opt.CalibrationCache = None,
-    batch: opt.CalibrationBatch = None,
-    log: Annotated[Path | None, typer.Option(help="Keep TensorRT's verbose log here.")] = None,
-    allow_float: Annotated[bool, typer.Option("--allow-float", help="Build a model without any quantised op.")] = False,
-    allow_float_ops: opt.AllowFloatOps = "0",
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -189,28 +174,7 @@ def build(
     What to set it against: calib8 build model.onnx -o model-fp16.engine --target sm86 --precision fp16
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Build(
-            precision=precision,
-            targets=target,
-            shapes=shapes or (),
-            family=family,
-            device=_only_one(device),
-            workspace_mib=workspace,
-            optimization_level=optimization_level,
-            tf32=tf32,
-            version_compatible=version_compatible,
-            exclude_lean_runtime=exclude_lean_runtime,
-            hardware_compatibility=hardware_compatibility,
-            weight_streaming=weight_streaming,
-            timing_cache=timing_cache,
-            keep_timings=keep_timings,
-            calibrator=calibrator,
-            calibration_cache=cache,
-            calibration_batch=batch,
-            log=log,
-            allow_float=allow_float,
-            allow_float_ops=allow_float_ops,
-        )
+        config = config.model_copy(update={"device": _only_one(device)})
         missed = None
         try:
             with kept_activity(output, monitor):
@@ -235,31 +199,16 @@ def convert(
     model: Model,
     data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
-    held_out: opt.HeldOut = None,
-    pairs: opt.Pairs = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="Search the cheapest plan that keeps this mean cosine to FP32.", metavar="cosine=0.999"),
-    ] = None,
-    min_cosine: Annotated[float, typer.Option(help="Fail below this mean cosine to FP32.")] = 0.975,
-    observer: opt.Observer = "minmax",
-    percentile: opt.Percentile = 99.99,
-    include: opt.Include = None,
-    exclude: opt.Exclude = None,
-    min_sqnr: opt.MinSqnr = 14.0,
-    remainder: opt.Remainder = "fp16",
-    int8_embedding: opt.Embedding = True,
-    treatment: opt.Conditioning = "auto",
-    target: opt.Target = None,
-    shapes: opt.Shapes = None,
-    family: opt.Family = "auto",
-    device: opt.Device = None,
+    *,
+    config: Annotated[calib8.Convert, Only("held_out", "pairs", "budget", "monitor", "sentences")],
+    verify: Annotated[calib8.Verify, Only("min_cosine", base=calib8.Convert().verify)],
+    calibrate: calib8.Calibrate,
+    int8: opt.Int8,
+    build: Annotated[calib8.Build, Only("targets", "shapes", "family", "allow_float_ops")],
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
-    allow_float_ops: opt.AllowFloatOps = "0",
-    monitor: opt.MonitorInReport = False,
-    sentences: opt.Sentences = True,
+    device: opt.Device = None,
     ray: opt.RayAddress = None,
-    ray_cpus: opt.RayCpus = 1,
+    ray_cpus: opt.RayCpus,
     quiet: opt.Quiet = False,
 ) -> None:
     """Calibrate, quantise, build, verify: an INT8 engine and its proof.
@@ -268,21 +217,15 @@ def convert(
 
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
-    kept = _cosine(budget)
-    min_cosine = _least_cosine(ctx, min_cosine, kept)
+    steps = {
+        "calibrate": calibrate,
+        "int8": int8,
+        "build": build.model_copy(update={"device": _only_one(device)}) if engine else None,
+        "verify": calib8.Verify(min_cosine=_least_cosine(ctx, verify.min_cosine, config.budget)),
+        "ray": _cluster(ray, ray_cpus),
+    }
+    config = config.model_copy(update=steps)
     with ConsoleProgress(quiet=quiet) as progress:
-        config = calib8.Convert(
-            calibrate=calib8.Calibrate(observer=observer, percentile=percentile),
-            int8=_int8(include, exclude, min_sqnr, remainder, int8_embedding, treatment),
-            build=_build(target, shapes, family, device, allow_float_ops) if engine else None,
-            verify=calib8.Verify(min_cosine=min_cosine),
-            held_out=held_out,
-            pairs=pairs,
-            budget=kept,
-            monitor=monitor,
-            sentences=sentences,
-            ray=_cluster(ray, ray_cpus),
-        )
         missed = None
         try:
             report = calib8.convert(model, data, output, config, progress=progress)
@@ -290,7 +233,7 @@ def convert(
             if error.report is None:  # it was missed before there was anything to report
                 raise
             missed, report = error, error.report
-    _print_made(report, output, searched=kept is not None)
+    _print_made(report, output, searched=config.budget is not None)
     tell(report)
     if missed is not None:
         raise missed
@@ -299,7 +242,7 @@ def convert(
 def _cluster(address: str | None, cpus: int) -> calib8.Ray | None:
     if address is not None:
         return calib8.Ray(address=address, cpus=cpus)
-    if cpus != 1:
+    if calib8.Ray(cpus=cpus).asked():
         raise ConfigError("--ray-cpus goes with --ray, which was not given. Give --ray local, say, or leave it out.")
     return None
 
@@ -322,39 +265,23 @@ def _print_made(report: "Report", output: Path, *, searched: bool) -> None:
     out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
 
 
-def _least_cosine(ctx: typer.Context, asked: float, kept: float | None) -> float:
+def _least_cosine(ctx: typer.Context, asked: float | None, kept: float | None) -> float | None:
     """A budget is what must be kept, whatever the default of --min-cosine."""
-    if kept is None:
+    if kept is None or asked is None:
         return asked
     source = ctx.get_parameter_source("min_cosine")
     return kept if source is None or source.name == "DEFAULT" else max(asked, kept)
 
 
-def _cosine(budget: str | None) -> float | None:
-    """The number of ``cosine=0.999``."""
-    if budget is None:
-        return None
-    name, _, number = budget.partition("=")
-    try:
-        if name == "cosine" and 0 < float(number) < 1:
-            return float(number)
-    except ValueError:
-        pass
-    raise ConfigError(f"--budget {budget!r}: expected cosine=<number between 0 and 1>, e.g. cosine=0.999.")
-
-
 def sensitivity(
     model: Model,
     data: opt.DataOrText,
+    *,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = PROBED,
     show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,
-    include: opt.Include = None,
-    exclude: opt.Exclude = None,
-    int8_embedding: opt.Embedding = True,
-    treatment: opt.Conditioning = "auto",
-    observer: opt.Observer = "minmax",
-    percentile: opt.Percentile = 99.99,
+    config: Annotated[calib8.Int8, Only("include", "exclude", "embedding", "treatment")],
+    ranges: calib8.Calibrate,
     quiet: opt.Quiet = False,
 ) -> None:
     """Rank ops by what they cost at the model's own output: alone in INT8, and alone in float.
@@ -364,8 +291,7 @@ def sensitivity(
     from calib8.report.plan_table import render_sensitivity
 
     with ConsoleProgress(quiet=quiet) as progress:
-        config = _int8(include, exclude, 0.0, "fp16", int8_embedding, treatment)
-        ranges = calib8.Calibrate(observer=observer, percentile=percentile)
+        config = config.model_copy(update={"min_sqnr_db": 0.0})  # every op is measured
         found = calib8.sensitivity(
             model, data, config, calibrate=ranges, output=output, samples=samples, progress=progress
         )
@@ -373,36 +299,6 @@ def sensitivity(
     tell(found)
 
 
-def _build(
-    target: str | None, shapes: list[str] | None, family: FamilyChoice, device: int | None, allow_float_ops: str
-) -> calib8.Build:
-    return calib8.Build(
-        targets=target,
-        shapes=shapes or (),
-        family=family,
-        device=_only_one(device),
-        allow_float_ops=allow_float_ops,
-    )
-
-
 def _only_one(device: int | None) -> int | None:
     """The number of the GPU that ``--device`` leaves: it is the only one that this process sees."""
     return None if device is None else 0
-
-
-def _int8(
-    include: list[str] | None,
-    exclude: list[str] | None,
-    min_sqnr: float,
-    remainder: Precision,
-    embedding: bool,
-    treatment: Treatment,
-) -> calib8.Int8:
-    return calib8.Int8(
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        min_sqnr_db=min_sqnr,
-        remainder=remainder,
-        embedding=embedding,
-        treatment=treatment,
-    )

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from typer.core import TyperCommand
 
 from calib8.cli.documents import Failed
+from calib8.cli.fields import signed, with_fields
 from calib8.console import out
 from calib8.errors import Calib8Error
 from calib8.files import finite, require_reachable
@@ -47,6 +48,7 @@ _state = _State()
 
 def add_server(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add ``command``, which has no result, to ``app``."""
+    command = with_fields(command)
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
@@ -58,19 +60,18 @@ def add_server(app: typer.Typer, command: Callable[..., None]) -> None:
 
 def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add ``command`` to ``app``, with ``--json`` as its last option."""
-    signature = inspect.signature(command, eval_str=True)
+    command = with_fields(command)
     option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
 
     @functools.wraps(command)
-    def run(*args: Any, as_json: bool = False, **options: Any) -> None:
+    def run(*, as_json: bool = False, **options: Any) -> None:
         answer_in_json(as_json)
         require_paths(options.values())
-        command(*args, **options)
+        command(**options)
         out.file.flush()  # while what refuses it can still be told
 
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-    run.__annotations__ = {name: given.annotation for name, given in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    app.command(cls=_Command)(run)
+    parameters = [*inspect.signature(command).parameters.values(), option]
+    app.command(cls=_Command)(signed(run, parameters))
 
 
 def answer_in_json(asked: bool) -> None:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 import calib8
 from calib8.cli import options as opt
+from calib8.cli.fields import Only
 from calib8.cli.results import add_server
 from calib8.console import ConsoleProgress
 from calib8.errors import ConfigError
@@ -16,6 +17,14 @@ from calib8.system.reading import read_whole
 
 #: The environment variable that holds the key which clients must send.
 KEY = "CALIB8_API_KEY"
+#: All but the key, which is in a file.
+ServeOptions = Annotated[
+    calib8.Serve,
+    Only(
+        "host", "port", "name", "truncate", "max_inputs", "max_tokens", "max_body_bytes", "max_requests",
+        "queue_tokens", "batch_tokens", "grace_seconds",
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -25,26 +34,13 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     artefact: Annotated[Path, typer.Argument(help="ONNX model or engine of a sentence encoder.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
-    name: Annotated[
-        str | None, typer.Option(help="The model's name in requests; default: its file name without the suffix.")
-    ] = None,
+    *,
+    config: ServeOptions,
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"File with the key that clients must send; default: ${KEY}, if set.")
     ] = None,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut texts that are too long for the model; default: refuse them.")
-    ] = False,
-    max_inputs: Annotated[int, typer.Option(help="Inputs of one request.")] = 2048,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of one request.")] = 65_536,
-    max_body_bytes: Annotated[int, typer.Option(help="Bytes of one request.")] = 4 * 2**20,
-    max_requests: Annotated[int, typer.Option(help="Requests under way; more are answered with 429.")] = 1024,
-    queue_tokens: Annotated[int, typer.Option(help="Tokens waiting; more are answered with 429.")] = 131_072,
-    batch_tokens: Annotated[int, typer.Option(help="Positions of one run, padding included.")] = 512,
-    grace_seconds: Annotated[int, typer.Option(help="What is under way at shutdown may still take.")] = 30,
     tokenizer: opt.Tokenizer = None,
-    runtime: opt.Runtime = "auto",
+    runtime: opt.Runtime,
     device: opt.Device = None,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -52,20 +48,7 @@ def serve(
 
     Example: calib8 serve build/mpnet/model.int8.onnx --port 8000
     """
-    config = calib8.Serve(
-        host=host,
-        port=port,
-        name=name,
-        api_key=_key(api_key_file),
-        truncate=truncate,
-        max_inputs=max_inputs,
-        max_tokens=max_tokens,
-        max_body_bytes=max_body_bytes,
-        max_requests=max_requests,
-        queue_tokens=queue_tokens,
-        batch_tokens=batch_tokens,
-        grace_seconds=grace_seconds,
-    )
+    config = calib8.Serve(**{**config.asked(), "api_key": _key(api_key_file)})
     with ConsoleProgress(quiet=quiet) as progress:
         calib8.serve(artefact, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
 

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def tune(
     model: Annotated[Path, typer.Argument(help="ONNX model.")],
-    data: Annotated[Path, typer.Option("--data", "--text", help="Arrays, or a .txt file of sentences.")],
+    data: opt.HeldOut,
     tokenizer: opt.Tokenizer = None,
     quiet: opt.Quiet = False,
 ) -> None:

@@ -29,7 +29,14 @@ class Source(Protocol):
 
 
 class NpyFolder:
-    """A folder with one ``<input name>.npy`` [N, ...] per model input, or with ``.npz`` files of ragged chunks."""
+    """A folder with one ``<input name>.npy`` [N, ...] per model input, or with ``.npz`` files of ragged chunks.
+
+    Example:
+
+        >>> data = calib8.npy_folder("calib_data")
+        >>> calib8.calibrate("model.onnx", data).samples
+        64
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
@@ -56,7 +63,14 @@ class NpyFolder:
 
 
 class NpzFile:
-    """One ``.npz`` file whose entries are named like the model's inputs."""
+    """One ``.npz`` file whose entries are named like the model's inputs.
+
+    Example:
+
+        >>> np.savez("calib_data.npz", input_ids=np.ones((4, 8), np.int64), attention_mask=np.ones((4, 8), np.int64))
+        >>> calib8.calibrate("model.onnx", calib8.npz_file("calib_data.npz")).samples
+        4
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -76,7 +90,14 @@ class NpzFile:
 
 
 class Batches:
-    """Batches from Python: one dict of arrays, or any iterable of dicts. A generator is read once and kept."""
+    """Batches from Python: one dict of arrays, or any iterable of dicts. A generator is read once and kept.
+
+    Example:
+
+        >>> tokens = {"input_ids": np.ones((4, 8), np.int64), "attention_mask": np.ones((4, 8), np.int64)}
+        >>> calib8.calibrate("model.onnx", calib8.batches([tokens, tokens])).samples
+        8
+    """
 
     def __init__(
         self, batches: Mapping[str, NDArray[np.generic]] | Iterable[Mapping[str, NDArray[np.generic]]]

@@ -24,6 +24,12 @@ def doctor(*, progress: Progress | None = None) -> Diagnosis:
     """What this machine has, what of calib8 works on it, and what to do about the rest.
 
     Takes seconds, raises nothing and makes no CUDA context. ``progress`` is told of each fact as it is found.
+
+    Example:
+
+        >>> found = calib8.doctor()
+        >>> {verdict.what: verdict.works for verdict in found.verdicts}["build, TensorRT-RTX"]
+        True
     """
     facts = look(progress or Quiet())
     return Diagnosis(facts=facts, verdicts=verdicts(facts))

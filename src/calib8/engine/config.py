@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import onnx_ir as ir
 from pydantic import Field, field_validator, model_validator
 
-from calib8.config import Config
+from calib8.config import Config, Option
 from calib8.engine.family import FamilyChoice
 from calib8.engine.options import Options
 from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
-from calib8.engine.targets import parse_targets
+from calib8.engine.targets import parse_targets, proposals
 from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
 
@@ -24,33 +24,69 @@ DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
 class Build(Config, Options):
     """How to build engines. Raises ``ConfigError`` for an impossible value; which TensorRT has what, ``build`` says."""
 
-    #: Compute capabilities, one engine each; ``sm75+sm86`` is one engine for both. None takes those of
-    #: ``DEFAULT_TARGETS`` that can run the model in INT8. Full TensorRT builds for the GPU at hand only.
-    targets: tuple[str, ...] | None = None
-    #: Shapes to optimise for: ``"input_ids:1x1:8x64:64x384"`` strings, or ``{"input_ids": ("1x1", "8x64", "64x384")}``.
-    #: Several such mappings, or an input that is given again, make several optimisation profiles.
-    shapes: tuple[Profile, ...] = ()
-    #: ``auto`` takes TensorRT-RTX where both are installed, or TensorRT if there is to be a calibrator.
+    targets: Annotated[
+        tuple[str, ...] | None,
+        Option("--target", metavar=",".join(DEFAULT_TARGETS), text=True, proposals=proposals),
+    ] = None
+    """GPU architectures, one engine each; sm75+sm86 is one engine for both. Default: these, without sm75 where the
+    model has convolutions.
+
+    Text such as ``"sm75,sm86"``, or names. Full TensorRT builds for the GPU at hand only.
+    """
+    shapes: Annotated[tuple[Profile, ...], Option(metavar="input_ids:1x1:8x64:64x384")] = ()
+    """Input, then its smallest, usual and largest shape. The same input again: a further profile.
+
+    ``"input_ids:1x1:8x64:64x384"`` strings, or ``{"input_ids": ("1x1", "8x64", "64x384")}``; several such mappings make
+    several optimisation profiles, too.
+    """
     family: FamilyChoice = "auto"
-    #: Full TensorRT: CUDA's number of the GPU to build on and for; None takes the first, or the first of ``targets``.
+    """Which TensorRT builds, if both are installed.
+
+    ``auto`` takes TensorRT-RTX, or TensorRT if there is to be a calibrator.
+    """
     device: int | None = Field(default=None, ge=0)
-    #: Where to keep TensorRT's verbose log; with several targets ``x.log`` becomes ``x.sm86.log``.
+    """Full TensorRT: CUDA's number of the GPU to build on and for.
+
+    None takes the first, or the first that is of ``targets``.
+    """
     log: Path | None = None
-    #: Timings of kernels, read if the file is there, and written with what this build adds. None keeps them in the
-    #: user's cache, see ``timings``.
+    """Keep TensorRT's verbose log here.
+
+    With several targets ``x.log`` becomes ``x.sm86.log``.
+    """
     timing_cache: Path | None = None
-    #: False measures all kernels anew, and keeps nothing.
-    keep_timings: bool = True
-    #: With a calibrator: its cache, read if it is there and fits the TensorRT and the algorithm, written otherwise.
-    calibration_cache: Path | None = None
-    #: With a calibrator: samples in a batch; None takes that of the shapes to optimise for.
-    calibration_batch: int | None = Field(default=None, ge=1)
-    #: Fail where the plan of an engine does not run every quantised op in INT8; the engine is kept all the same.
+    """Kernel timings to reuse and to extend. TensorRT 10 and 11. Default: in the user's cache.
+
+    Read if the file is there, and written with what this build adds.
+    """
+    keep_timings: Annotated[bool, Option("--keep-timings/--no-timing-cache")] = True
+    """Keep kernel timings for the next build.
+
+    False measures all kernels anew, and keeps nothing.
+    """
+    calibration_cache: Annotated[Path | None, Option("--cache")] = None
+    """For ``calibrator``: its cache, read if it fits, else written.
+
+    It fits a TensorRT and an algorithm.
+    """
+    calibration_batch: Annotated[int | None, Option("--batch")] = Field(default=None, ge=1)
+    """For ``calibrator``: samples in a batch.
+
+    None takes that of the shapes to optimise for.
+    """
     check_plan: bool = True
-    #: Quantised ops of which that is accepted: how many, or a share of all such as ``"10%"``.
-    allow_float_ops: int | str = 0
-    #: Build a model although none of its ops is quantised; such an engine computes in float.
+    """Fail where the plan of an engine does not run every quantised op in INT8; the engine is kept all the same."""
+    allow_float_ops: Annotated[int | str, Option(metavar="N|N%")] = 0
+    """Accept an engine that computes this many quantised ops in float, or this share of them. It is built and kept in
+    any case; without this the exit code is 1.
+
+    Without ``check_plan`` nothing is counted.
+    """
     allow_float: bool = False
+    """Build a model without any quantised op.
+
+    Such an engine computes in float.
+    """
 
     @model_validator(mode="after")
     def _combination(self) -> "Build":

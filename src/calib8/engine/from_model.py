@@ -27,6 +27,12 @@ def build(
 
     data: for a config with a calibrator (TensorRT 10 only), which finds the INT8 scales of an FP32 model. Raises
     ``CacheError`` if the config's calibration cache was made from another model or other data, as far as is known.
+
+    Example:
+
+        >>> engines = calib8.build("model.int8.onnx", "model-int8.engine", calib8.Build(targets="sm86"))
+        >>> [(engine.path.name, engine.target) for engine in engines]
+        [('model-int8.engine', 'sm86')]
     """
     config, progress, source = Build.of(config), progress or Quiet(), open_source(data) if data is not None else None
     cache = config.calibration_cache

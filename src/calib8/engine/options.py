@@ -1,8 +1,10 @@
 """What a builder can be told besides model, shapes and target. It is the same in a config and in a sidecar."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from calib8.config import Option
 
 HardwareCompatibility = Literal["none", "same-capability", "ampere+"]
 #: What an engine computes in. ``int8``: what the Q/DQ of its model, or a calibrator, says.
@@ -13,27 +15,47 @@ CalibratorName = Literal["minmax", "entropy2"]
 class Options(BaseModel):
     """Names and defaults follow TensorRT's ``IBuilderConfig``; ``family`` knows who lacks what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    #: ``int8`` builds a quantised model; the others a float model, in that precision: what INT8 is set against.
     precision: Precision = "int8"
-    #: Upper bound for scratch memory in MiB; None leaves TensorRT's own, all of the GPU's memory.
-    workspace_mib: int | None = Field(default=None, ge=1)
-    #: 0 builds fast, 5 runs fast; None leaves TensorRT's own, 3.
-    optimization_level: int | None = Field(default=None, ge=0, le=5)
-    #: Round FP32 operands of matrix products to 10 bits of mantissa, as TensorRT does by itself.
+    """int8 builds a quantised model, the others a float one: what to set INT8 against."""
+    workspace_mib: Annotated[int | None, Option("--workspace")] = Field(default=None, ge=1)
+    """Scratch memory limit in MiB.
+
+    None leaves TensorRT's own, all of the GPU's memory.
+    """
+    optimization_level: Annotated[int | None, Option(metavar="0…5")] = Field(default=None, ge=0, le=5)
+    """0 builds fast, 5 runs fast. TensorRT 10 and 11.
+
+    None leaves TensorRT's own, 3.
+    """
     tf32: bool = True
-    #: Let later versions of the same major version run the engine, too.
+    """Let FP32 matrix products round to TF32.
+
+    Operands are rounded to 10 bits of mantissa, as TensorRT does by itself.
+    """
     version_compatible: bool = False
-    #: Leave the lean runtime out of a version-compatible engine: smaller, no code for the CPU in it, and for machines
-    #: that have ``tensorrt-lean``.
+    """Let later versions of the same major version run it. TensorRT 10 and 11."""
     exclude_lean_runtime: bool = False
-    #: On which other GPUs the engine runs: none, those of the same compute capability, or all from Ampere on.
+    """With ``version_compatible``: bring no runtime, for machines with tensorrt-lean.
+
+    Such an engine is smaller, and there is no code for the CPU in it.
+    """
     hardware_compatibility: HardwareCompatibility = "none"
-    #: Let the runtime keep weights in host memory and stream them to the GPU.
+    """Other GPUs that run the engine. TensorRT 10 and 11.
+
+    None, those of the same compute capability, or all from Ampere on.
+    """
     weight_streaming: bool = False
-    #: Find INT8 scales by running calibration data on the GPU (TensorRT 10's implicit quantisation), by this algorithm.
+    """Let the runtime keep weights in host memory.
+
+    They are streamed to the GPU.
+    """
     calibrator: CalibratorName | None = None
+    """Find INT8 scales of an FP32 model on the GPU. TensorRT 10 only.
+
+    By running calibration data through the model (TensorRT's implicit quantisation), with this algorithm.
+    """
 
     def options(self) -> dict[str, Any]:
         """These fields alone, by name."""

@@ -47,6 +47,12 @@ def parse_targets(targets: str | Iterable[str]) -> tuple[str, ...]:
     return parsed
 
 
+def proposals(begun: str) -> list[str]:
+    """What the shell proposes: ``sm75,`` goes on with every target that is not named yet."""
+    *named, last = begun.split(",")
+    return [",".join([*named, target]) for target in ARCHITECTURES if target.startswith(last) and target not in named]
+
+
 def members(target: str) -> tuple[str, ...]:
     """The compute capabilities of a target, smallest first: ``sm75+sm86`` -> ``("sm75", "sm86")``."""
     names = {name.strip().lower() for name in target.split("+")}

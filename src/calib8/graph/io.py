@@ -60,6 +60,12 @@ def save(model: ir.Model, path: Path | str) -> Path:
     That file, ``<name>.<hash>.data``, is named by what it holds, so that a model which is replaced, or whose
     replacement is interrupted, never meets the weights of another. Files of earlier models go last; what a process
     that was killed left half-written goes first, since it may be of gigabytes.
+
+    Example:
+
+        >>> model = calib8.load("model.onnx")
+        >>> str(calib8.save(model, "prepared.onnx"))
+        'prepared.onnx'
     """
     path = Path(path)
     sweep(path)

@@ -29,7 +29,14 @@ IDENTITIES = "calib8.identities"
 
 
 def load(path: Path | str) -> ir.Model:
-    """Load an ONNX model and bring it into the form the other functions expect. Raises ``ModelError``."""
+    """Load an ONNX model and bring it into the form the other functions expect. Raises ``ModelError``.
+
+    Example:
+
+        >>> model = calib8.load("model.onnx")
+        >>> [value.name for value in model.graph.inputs]
+        ['input_ids', 'attention_mask']
+    """
     return prepare(read(require_path(path)))
 
 

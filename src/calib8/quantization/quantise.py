@@ -30,9 +30,6 @@ from calib8.quantization.switchboard import Switchboard
 from calib8.resume import unfinished_step
 from calib8.runtime.cpu import open_cpu
 
-#: Samples that ops are measured on.
-PROBED = 32
-
 
 @dataclass(frozen=True)
 class Case:

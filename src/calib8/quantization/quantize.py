@@ -21,7 +21,15 @@ from calib8.text.text_source import calibration_source
 
 
 def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
-    """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why."""
+    """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why.
+
+    Example:
+
+        >>> model = calib8.load("model.onnx")
+        >>> decided = calib8.plan(model, calib8.calibrate(model, "calib_data"))
+        >>> decided.nodes("float")
+        []
+    """
     return make_plan(model, ranges, Int8.of(config))
 
 
@@ -38,6 +46,14 @@ def quantize(
     With the calibration ``data``, activations with outliers are conditioned, weights rounded with GPTQ and the result
     measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
     alone decide.
+
+    Example:
+
+        >>> model = calib8.load("model.onnx")
+        >>> ranges = calib8.calibrate(model, "calib_data")
+        >>> int8 = calib8.quantize(model, ranges, calib8.Int8(remainder="fp32"), data="calib_data")
+        >>> sum(node.op_type == "QuantizeLinear" for node in int8.graph) > 0
+        True
     """
     source = open_source(data) if data is not None else None
     return quantise(model, ranges, Int8.of(config), source, progress or Quiet())[0]
@@ -53,7 +69,14 @@ def quantize_file(
     plan: Path | str | None = None,
     progress: Progress | None = None,
 ) -> QuantPlan:
-    """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed."""
+    """``load``, ``quantize`` and ``save`` in one: files in, files out. Returns the plan that was followed.
+
+    Example:
+
+        >>> decided = calib8.quantize_file("model.onnx", "ranges.json", "model.int8.onnx", data="calib_data")
+        >>> len(decided.nodes("int8"))
+        6
+    """
     require_separate([output, plan], [model, ranges, *named(data)])
     config, progress, calibrated = Int8.of(config), progress or Quiet(), Ranges.load(Path(ranges))
     source = calibration_source(data, model, progress) if data is not None else None
@@ -82,6 +105,12 @@ def sensitivity(
 
     Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
     which ops, and how they are quantised, ``calibrate`` how their ranges are found.
+
+    Example:
+
+        >>> found = calib8.sensitivity("model.onnx", "calib_data", samples=8)
+        >>> len(found.ops), found.samples
+        (6, 8)
     """
     if output is not None:
         require_separate([output], [model, *named(data)])

@@ -16,11 +16,11 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress
 from calib8.quantization.apply import quantize_by_ranges
-from calib8.quantization.config import Int8
+from calib8.quantization.config import PROBED, Int8
 from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.quantise import PROBED, Case, case_of, quantise_guarded
+from calib8.quantization.quantise import Case, case_of, quantise_guarded
 from calib8.quantization.sensitivity import Measuring, Sensitivity, rank
 from calib8.quantization.solve import ROWS
 

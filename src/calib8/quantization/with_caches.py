@@ -26,6 +26,12 @@ def migrate(
 
     The scales of the cache are kept to the bit; ``export_cache`` gives it back. Raises ``CacheError`` for a cache that
     is no cache, is of another model, or holds 1 / scale.
+
+    Example:
+
+        >>> migration = calib8.migrate("calibration.cache", "model.onnx", "migrated.onnx", calib8.Migrate(strict=True))
+        >>> f"{migration.int8_ops} of {migration.weighted_ops}"
+        '6 of 6'
     """
     require_separate([output], [cache, model])
     config, progress = Migrate.of(config), progress or Quiet()
@@ -48,6 +54,12 @@ def export_cache(
     version: of the TensorRT that reads it, "10.16.0" or "101600"; algorithm: that of its calibrator. TensorRT refuses a
         cache in which either differs. By default 101600, and what fits the source.
     What it was made from goes to ``<output>.json``. Raises ``CacheError`` if the source has no scale to export.
+
+    Example:
+
+        >>> exported = calib8.export_cache("ranges.json", "calibration.cache", version="10.16.0")
+        >>> exported.cache.header
+        'TRT-101600-MinMaxCalibration'
     """
     require_separate([output, record_path(Path(output))], [source])
     found = exported(Path(source))

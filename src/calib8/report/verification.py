@@ -17,9 +17,10 @@ from calib8.verification.on_gpu import GpuComparison
 
 
 class VerificationReport(BaseModel):
-    """``passed`` is None where no limit was given.
+    """What a verification found, and its verdict.
 
-    ``engine`` is what is known of a candidate that is one, ``gpu`` what else was found where it ran on request.
+    ``passed`` is None where no limit was given. ``engine`` is what is known of a candidate that is one, ``gpu`` what
+    else was found where it ran on request.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +53,15 @@ def verdict(
     *,
     on_gpu: GpuComparison | None = None,
 ) -> VerificationReport:
-    """What ``compare`` or ``compare_on_gpu`` found just now, judged by ``limits``; a missed one is told, not raised."""
+    """What ``compare`` or ``compare_on_gpu`` found just now, judged by ``limits``; a missed one is told, not raised.
+
+    Example:
+
+        >>> model, int8, texts = Path("model.onnx"), Path("model.int8.onnx"), Path("held_out.txt")
+        >>> found = calib8.compare(model, int8, texts)
+        >>> calib8.verdict(model, int8, texts, found, calib8.Verify(min_cosine=0.99)).passed
+        True
+    """
     failure = None
     try:
         comparison.raise_for_failure(limits)

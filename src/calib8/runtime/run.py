@@ -34,6 +34,13 @@ def open(
     ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. device: CUDA's number of the GPU. host_code:
     let a version-compatible engine run the code for the CPU that it brings. Raises ``ConfigError`` for one that does
     not apply.
+
+    Example:
+
+        >>> with calib8.open("model.onnx") as runtime:
+        ...     found = runtime(input_ids=np.ones((1, 8), np.int64), attention_mask=np.ones((1, 8), np.int64))
+        >>> found["last_hidden_state"].shape
+        (1, 8, 64)
     """
     on_gpu: dict[str, Any] = {"cuda_graphs": cuda_graphs, "device": device, "host_code": host_code}
     return open_artefact(require_path(artefact), runtime, threads=threads, contexts=contexts, **on_gpu)
@@ -46,6 +53,12 @@ def run(
 
     Outputs with a sequence axis are padded with zeros to the longest batch. Raises ``DataError`` if they differ
     in any other dimension.
+
+    Example:
+
+        >>> outputs = calib8.run("model.int8.onnx", "held_out")
+        >>> outputs["last_hidden_state"].shape[0]
+        24
     """
     progress = progress or Quiet()
     dataset = feed_of(Path(artefact), open_source(data), progress)
@@ -61,7 +74,14 @@ def run_to_folder(
     runtime: CpuRuntime = "auto",
     progress: Progress | None = None,
 ) -> dict[Path, tuple[int, ...]]:
-    """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape."""
+    """``run``, every output written to ``output`` as ``<name>.npy``. Returns file -> shape.
+
+    Example:
+
+        >>> written = calib8.run_to_folder("model.int8.onnx", "held_out", "outputs")
+        >>> [path.name for path in written]
+        ['last_hidden_state.npy']
+    """
     if isinstance(data, (str, Path)):
         require_distinct(output, data)  # among the model's inputs, its outputs would be taken for such
     require_folder(output)

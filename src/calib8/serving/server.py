@@ -43,6 +43,10 @@ def serve(
 
     ``tokenizer`` is a folder; beside the artefact if None. Raises ``SetupError`` if the packages of ``calib8[serve]``
     are missing or the address is taken, ``ModelError`` if the artefact is no token encoder.
+
+    Example:
+
+        >>> calib8.serve("model.int8.onnx", calib8.Serve(port=8000))
     """
     artefact, config, progress = Path(artefact), Serve.of(config), progress or Quiet()
     _require_packages()

@@ -41,16 +41,19 @@ MADE_OF = "calib8.made_of"
 
 
 class Corpus(Config):
-    """How a corpus is embedded.
-
-    column: of Parquet and JSON lines that holds the text. part_rows: rows of an output file, and what is done again if
-    a worker is lost. keep_text: whether the texts are written too.
-    """
+    """How a corpus is embedded."""
 
     column: str = "text"
+    """For --ray: the texts' column in Parquet and JSON lines."""
     part_rows: int = Field(default=4096, ge=1)
+    """For --ray: rows of an output file.
+
+    They are what is done again if a worker is lost.
+    """
     keep_text: bool = False
+    """For --ray: write the texts, too."""
     runtime: CpuRuntime = "auto"
+    """CPU runtime for ONNX models."""
 
 
 def embed_corpus(
@@ -71,6 +74,13 @@ def embed_corpus(
     a model runs on their CPUs is chosen here and kept, so that all parts are of one arithmetic.
     Raises ``DataError`` for what is no corpus, before the first part is made; ``InputError`` if ``output`` holds parts
     made from something else, or from the same files in another order; ``SetupError`` if it cannot be written.
+
+    Example:
+
+        >>> cluster = calib8.Ray(address="local")
+        >>> parts = calib8.embed_corpus("model.int8.onnx", ["held_out.txt"], "embeddings", cluster=cluster)
+        >>> [path.name for path in parts]
+        ['part-000000.parquet']
     """
     require_ray()
     # Not resolved: what belongs to a link, as in the Hugging Face cache, is beside the link.

@@ -17,7 +17,13 @@ def embed(
     runtime: CpuRuntime = "auto",
     progress: Progress | None = None,
 ) -> Embeddings:
-    """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None."""
+    """Sentence embeddings [len(sentences), width], in order. ``tokenizer`` is a folder; beside the artefact if None.
+
+    Example:
+
+        >>> calib8.embed("model.int8.onnx", ["A first sentence.", "A second one."]).shape
+        (2, 64)
+    """
     with open_artefact(Path(artefact), runtime, throughput=True) as opened:
         folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent
         return SentenceEncoder(folder, opened).embed(sentences, progress)
@@ -35,6 +41,12 @@ def embed_stream(
 
     Sentences are read by another thread, up to 8192 ahead. None among them says that no more will come for now: what
     came before it is embedded.
+
+    Example:
+
+        >>> lines = (f"Sentence {number}." for number in range(100))
+        >>> sum(len(vectors) for _, vectors in calib8.embed_stream("model.int8.onnx", lines))
+        100
     """
     with open_artefact(Path(artefact), runtime, throughput=True) as opened:
         folder = Path(tokenizer) if tokenizer is not None else Path(artefact).parent

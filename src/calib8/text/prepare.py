@@ -17,9 +17,13 @@ PREPARED_BY = "calib_data.json"
 
 
 class Prepare(Config):
-    """Options of ``prepare``. ``max_length`` counts tokens; None takes the model's own limit."""
+    """How text becomes tokens."""
 
     max_length: int | None = Field(default=None, ge=SHORTEST)
+    """Cut sentences to this many tokens.
+
+    None takes the model's own limit.
+    """
 
 
 def prepare(
@@ -30,7 +34,14 @@ def prepare(
     *,
     progress: Progress | None = None,
 ) -> Path:
-    """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S]."""
+    """Tokenise text files (one sentence a line) into a calibration folder of int64 arrays [N, S].
+
+    Example:
+
+        >>> folder = calib8.prepare(["calibration.txt"], "models", "texts", calib8.Prepare(max_length=128))
+        >>> sorted(path.name for path in folder.glob("*.npy"))
+        ['attention_mask.npy', 'input_ids.npy']
+    """
     require_folder(output)
     own = TextTokenizer(Path(tokenizer), Prepare.of(config).max_length)
     return write_arrays([Path(text) for text in texts], own, Path(output), progress or Quiet())

@@ -68,6 +68,11 @@ def compare_on_gpu(
     profile: time its kernels, too, with TensorRT's profiler.
 
     Raises ``ConfigError`` for anything but an engine, and ``SetupError`` before the long work where it cannot run.
+
+    Example:
+
+        >>> found = calib8.compare_on_gpu("model.onnx", "model-int8.engine", "held_out.txt")
+        >>> found.accuracy.raise_for_failure(calib8.Verify(min_cosine=0.99))
     """
     reference, engine, progress = Path(reference), Path(engine), progress or Quiet()
     if not is_engine(engine):

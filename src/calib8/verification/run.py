@@ -82,6 +82,12 @@ def compare(
 
     data: held out from calibration: arrays, or text where there is a tokenizer, by default the one beside the
         reference. pairs: CSV file of scored sentence pairs, to compare rank correlations too.
+
+    Example:
+
+        >>> found = calib8.compare("model.onnx", "model.int8.onnx", "held_out.txt")
+        >>> found.samples, found.cosine_mean > 0.99
+        (24, True)
     """
     reference, candidate = Path(reference), Path(candidate)
     with (
@@ -99,7 +105,14 @@ def compare(
 def verify(
     reference: Path | str, candidate: Path | str, data: Data, config: Verify | None = None, **options: Any
 ) -> Comparison:
-    """``compare``, then raise ``AccuracyMissed`` if a limit of ``config`` is missed. ``options`` go to ``compare``."""
+    """``compare``, then raise ``AccuracyMissed`` if a limit of ``config`` is missed. ``options`` go to ``compare``.
+
+    Example:
+
+        >>> limits = calib8.Verify(min_cosine=0.99)
+        >>> calib8.verify("model.onnx", "model.int8.onnx", "held_out.txt", limits).cosine_mean >= 0.99
+        True
+    """
     limits = Verify.of(config)
     comparison = compare(reference, candidate, data, **options)
     comparison.raise_for_failure(limits)

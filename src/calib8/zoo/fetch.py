@@ -48,6 +48,12 @@ def fetch(name: str, to: Path | str, *, cache: Path | None = None, progress: Pro
 
     Raises ``InputError`` for an unknown name or a folder with other files of the same names, ``SetupError`` when
     something has to be installed first, and ``FetchError`` when no source delivers the pinned files.
+
+    Example:
+
+        >>> folder = calib8.fetch("all-mpnet-base-v2", "models/mpnet")
+        >>> (folder / "model.onnx").is_file()
+        True
     """
     reference = catalogue.find(name)
     progress = progress or Quiet()

@@ -55,7 +55,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "doctor": {},
 }
 #: Only a calibrator reads these, and TensorRT 10 alone has one: nothing but the path itself is looked at here.
-UNREAD = {("build", "data"), ("build", "cache")}
+UNREAD = {("build", "data"), ("build", "calibration_cache")}
 #: Where a folder that is there, and empty, is what is wanted.
 FOLDERS = {
     ("fetch", "to"), ("prepare", "output"), ("convert", "output"), ("run", "output"), ("export", "output"),

@@ -12,7 +12,7 @@ from search_models import OPS, feeds, planted
 from shell import Shell
 
 import calib8
-from calib8.conversion import Convert
+from calib8.conversion.config import Convert
 from calib8.errors import AccuracyMissed, DataError
 from calib8.quantization.config import Int8
 from calib8.quantization.quant_plan import QuantPlan
@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 def test_a_budget_that_is_none(calib8: Shell, model: Path, data: Path, tmp_path: Path, budget: str) -> None:
     code, out, err = calib8("convert", model, "--data", data, "-o", tmp_path / "out", "--budget", budget)
     assert (code, out) == (2, "")
-    assert err == (f"error: --budget {budget!r}: expected cosine=<number between 0 and 1>, e.g. cosine=0.999.\n")
+    assert err == f"error: got --budget {budget!r}, expected cosine=<number between 0 and 1>, e.g. cosine=0.999.\n"
     assert not (tmp_path / "out").exists()
 
 

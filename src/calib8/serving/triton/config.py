@@ -5,35 +5,51 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from calib8.config import Config
+from calib8.config import Config, Option
 
 Device = Literal["cpu", "gpu"]
 
 
 class Triton(Config):
-    """How Triton serves the model. Fields follow Triton's ``ModelConfig``, whose defaults they keep where there is one.
-
-    name: of the model that clients ask for; by default the artefact's. Its steps are called ``<name>_…``.
-    max_batch: largest batch, 0 for a model whose first dimension is no batch. By default what the engine takes, 64 of
-        an ONNX model.
-    preferred_batches: sizes that the batcher sends at once when it can. By default the usual batches of an engine's
-        profiles if it has several; else none, as Triton's documentation advises: batches become as large as possible.
-    queue_delay_us: how long a request waits for others, in microseconds.
-    instances: how many runs the encoder can have under way, on each GPU or on the CPU.
-    device: for an ONNX model, ``cpu`` if not given. Engines run on the GPU.
-    vnni: whether the CPU that will serve an INT8 ONNX model has AVX512-VNNI or AVX-VNNI; that of this machine if not
-        given. With it, weights are int8, which is faster; without, uint8, since int8 ones would saturate.
-    pad_to: token sequences are padded to a multiple of this. Triton joins only requests of the same shape.
-    """
+    """How Triton serves the model; fields and defaults follow Triton's ``ModelConfig`` where it has them."""
 
     name: str | None = None
-    max_batch: int | None = Field(default=None, ge=0)
-    preferred_batches: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    queue_delay_us: int = Field(default=500, ge=0)
-    instances: int = Field(default=1, ge=1)
+    """Name that clients ask for; default: the file's.
+
+    Steps of an ensemble are called ``<name>_…``.
+    """
     device: Device | None = None
+    """Where an ONNX model runs; default: cpu.
+
+    Engines run on the GPU.
+    """
     vnni: bool | None = None
+    """Whether the serving CPU has VNNI (INT8 ONNX model). Default: as here.
+
+    AVX512-VNNI or AVX-VNNI. With it, weights are int8, which is faster; without, uint8, since int8 ones would saturate.
+    """
+    max_batch: int | None = Field(default=None, ge=0)
+    """Largest batch, 0 for none. Default: the engine's; 64 of an ONNX model.
+
+    0 is for a model whose first dimension is no batch.
+    """
+    preferred_batches: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...] | None, Option("--preferred-batch", metavar="N")
+    ] = None
+    """Batch size that is sent at once when there is one; may be repeated.
+
+    By default the usual batches of an engine's profiles if it has several; else none, as Triton's documentation
+    advises: batches become as large as possible.
+    """
+    queue_delay_us: Annotated[int, Option("--queue-delay")] = Field(default=500, ge=0)
+    """How long a request waits for others, in us."""
+    instances: int = Field(default=1, ge=1)
+    """Runs under way at a time, on each GPU or on the CPU."""
     pad_to: int = Field(default=16, ge=1)
+    """Pad token sequences to a multiple of this.
+
+    Triton joins only requests of the same shape.
+    """
 
     @field_validator("name")
     @classmethod

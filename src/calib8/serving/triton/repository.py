@@ -73,6 +73,12 @@ def export_triton(
 
     Raises ``InputError`` if ``output`` holds what calib8 did not write or what was edited since, or if Triton cannot
     run the artefact; ``ProfileError`` if Triton could form batches that no optimisation profile takes.
+
+    Example:
+
+        >>> repository = calib8.export_triton("model.int8.onnx", "repository", calib8.Triton(name="tiny"))
+        >>> sorted(repository.models)
+        ['tiny', 'tiny_encoder', 'tiny_pooling', 'tiny_tokeniser']
     """
     artefact, output, config, progress = Path(artefact), Path(output), Triton.of(config), progress or Quiet()
     require_file(artefact, "model or engine")

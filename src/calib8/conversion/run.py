@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from pydantic import Field
 
 from calib8.caches.record import save_with_record
 from calib8.calibration import run as calibration
 from calib8.calibration.anywhere import calibrated
-from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
-from calib8.cluster.config import Ray
-from calib8.config import Config
+from calib8.conversion.config import Convert
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
 from calib8.engine.build import build_engine, builder_of
-from calib8.engine.config import Build
 from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
 from calib8.files import atomic, read_json, require_folder, write_json
 from calib8.gpu.monitor import watched
@@ -35,11 +31,11 @@ from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin
 from calib8.quantization.apply import PLAN, repeats
 from calib8.quantization.budget import BUDGET_PROBED, quantise_within
-from calib8.quantization.config import Int8
+from calib8.quantization.config import PROBED
 from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan, recorded
-from calib8.quantization.quantise import PROBED, Case, quantise_guarded, rows_to_sample
+from calib8.quantization.quantise import Case, quantise_guarded, rows_to_sample
 from calib8.report.page.content import conversion_page
 from calib8.report.page.html import write_page
 from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_facts, file_facts, this_machine
@@ -50,7 +46,6 @@ from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, held_out_source, texts_of
 from calib8.text.tokenizer import read_sentences
 from calib8.verification.compare import Comparison, compare
-from calib8.verification.config import Verify
 from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.speed import Speed, race
 
@@ -60,31 +55,6 @@ SENTENCE_FILES = (
     "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
     "config.json", "modules.json", "*Pooling/config.json",
 )  # fmt: skip
-
-
-class Convert(Config):
-    """Options of a conversion; the options of each step are its own config.
-
-    held_out: arrays or a text file to measure accuracy on; None holds every eighth calibration sample back.
-    pairs: scored sentence pairs for Spearman's correlation.
-    budget: lowest mean cosine to FP32; a plan that keeps it is searched for, see ``search.budget``. Every eighth
-        calibration sample is then held back from fitting, to measure on.
-    build: None makes no engine.
-    monitor: watch the GPU while the conversion goes on, see ``gpu.monitor``.
-    sentences: quote the worst held-out sentences in the report.
-    ray: calibrate over that cluster, see ``calibration.over_ray``. The model is the same.
-    """
-
-    calibrate: Calibrate = Calibrate()
-    int8: Int8 = Int8()
-    build: Build | None = Build()
-    verify: Verify = Field(default=Verify(min_cosine=0.975))
-    held_out: Path | None = None
-    pairs: Path | None = None
-    budget: float | None = Field(default=None, gt=0, lt=1)
-    monitor: bool = False
-    sentences: bool = True
-    ray: Ray | None = None
 
 
 def convert(
@@ -100,6 +70,13 @@ def convert(
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
     misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
     change since the last run are reused.
+
+    Example:
+
+        >>> without_engine = calib8.Convert(held_out="held_out.txt", build=None)
+        >>> report = calib8.convert("model.onnx", "calib_data", "build/model", without_engine)
+        >>> report.passed, report.int8.name
+        (True, 'model.int8.onnx')
     """
     model, output, config, progress = Path(model), Path(output), Convert.of(config), progress or Quiet()
     require_folder(output)

@@ -1,0 +1,60 @@
+"""Options of a conversion."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from calib8.calibration.config import Calibrate
+from calib8.cluster.config import Ray
+from calib8.config import Option
+from calib8.engine.config import Build
+from calib8.gpu.config import Monitored
+from calib8.quantization.config import Int8
+from calib8.verification.config import Verify
+
+
+class Convert(Monitored):
+    """What a conversion does; the options of each step are its own config."""
+
+    calibrate: Calibrate = Calibrate()
+    """How ranges are found."""
+    int8: Int8 = Int8()
+    """What becomes INT8."""
+    build: Build | None = Build()
+    """How engines are built; None makes none."""
+    verify: Verify = Verify(min_cosine=0.975)
+    """What accuracy is held to."""
+    held_out: Path | None = None
+    """Arrays or text to measure on; default: hold calibration data back.
+
+    Every eighth sample of it.
+    """
+    pairs: Path | None = None
+    """CSV of sentence1, sentence2, score, for Spearman's correlation."""
+    budget: Annotated[float | None, Option(metavar="cosine=0.999", text=True)] = Field(default=None, gt=0, lt=1)
+    """Search the cheapest plan that keeps this mean cosine to FP32.
+
+    A number, or text such as ``"cosine=0.999"``. Every eighth calibration sample is then held back from fitting, to
+    measure on.
+    """
+    sentences: bool = True
+    """Quote the worst ten held-out sentences in the report."""
+    ray: Ray | None = None
+    """The cluster to calibrate over; the model is the same.
+
+    See ``calibration.over_ray``.
+    """
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _cosine(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, _, number = value.partition("=")
+        try:
+            if name == "cosine" and 0 < float(number) < 1:
+                return float(number)
+        except ValueError:
+            pass
+        raise ValueError("expected cosine=<number between 0 and 1>, e.g. cosine=0.999")
