@@ -40,7 +40,7 @@ from calib8.passes.prepare import prepare
 from calib8.report.report import this_machine
 from calib8.runtime.contract import contract_of
 from calib8.runtime.open import open_artefact
-from calib8.system.telemetry import silence
+from calib8.telemetry import silence
 from calib8.text.sentence import Embeddings, SentenceEncoder, token_arrays
 from calib8.text.tokenizer import TextTokenizer
 from calib8.verification.metrics import neighbour_agreement, spearman

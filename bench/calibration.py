@@ -46,7 +46,7 @@ from calib8.graph.io import load, save
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
 from calib8.report.report import this_machine
-from calib8.system.telemetry import silence
+from calib8.telemetry import silence
 from calib8.text.sentence import token_arrays
 from calib8.text.tokenizer import TextTokenizer
 from calib8.verification.pairs import read_pairs

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from quantisers import versions
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as calib8.system.telemetry does
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as calib8.telemetry does
 
 Vectors = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]

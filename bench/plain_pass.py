@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib8.system.telemetry import onnxruntime
+from calib8.telemetry import onnxruntime
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ import calib8
 from calib8.files import write_json, write_text
 from calib8.numerics import cosine_rows
 from calib8.report.report import this_machine
-from calib8.system.telemetry import silence
+from calib8.telemetry import silence
 from calib8.text.tokenizer import read_sentences
 from encoders import ENCODERS
 

@@ -27,7 +27,7 @@ import numpy as np
 import calib8
 from calib8.graph.io import load
 from calib8.runtime.ort import OrtRuntime
-from calib8.system.telemetry import silence
+from calib8.telemetry import silence
 from calib8.text.sentence import SentenceEncoder
 from calib8.text.tokenizer import read_sentences
 

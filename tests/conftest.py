@@ -10,7 +10,7 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from calib8.passes.prepare import prepare
-from calib8.system.telemetry import silence
+from calib8.telemetry import silence
 from calib8.testing import tiny_encoder
 
 silence()  # tests import ONNX Runtime by themselves, too

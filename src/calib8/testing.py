@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calib8.data.inputs import Arrays
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import serialized
-from calib8.system.telemetry import onnxruntime
+from calib8.telemetry import onnxruntime
 
 #: Attention masks add this to the score of a padded position.
 MASKED = float(np.finfo(np.float32).min)

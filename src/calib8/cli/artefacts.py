@@ -16,12 +16,11 @@ from calib8.cli import options as opt
 from calib8.cli.activity import kept_activity
 from calib8.cli.documents import Embedded, EmbeddedToFile, EmbeddedToFolder, Embedding, Inspected, Ran, SavedArray
 from calib8.cli.results import add_command, in_json, tell
-from calib8.console import ConsoleProgress, err, out
+from calib8.console import ConsoleProgress, err, out, visible_json
 from calib8.data.array_files import save_rows
+from calib8.data.reading import STDIN
 from calib8.errors import ConfigError
 from calib8.files import require_separate
-from calib8.system.reading import STDIN
-from calib8.system.visible import visible_json
 from calib8.text.corpus import JSON_LINES, PARQUET
 from calib8.text.tokenizer import text_lines
 

@@ -18,12 +18,11 @@ from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, 
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
-from calib8.console import err, out
+from calib8.console import err, out, visible
 from calib8.errors import Calib8Error, SetupError
 from calib8.files import REMEDIES, refusal
 from calib8.resume import kept_from
-from calib8.system.telemetry import silence
-from calib8.system.visible import visible
+from calib8.telemetry import silence
 
 
 class _WholeSentences(TyperGroup):

@@ -19,10 +19,9 @@ from typer.core import TyperCommand
 
 from calib8.cli.documents import Failed
 from calib8.cli.fields import signed, with_fields
-from calib8.console import out
+from calib8.console import out, visible_json
 from calib8.errors import Calib8Error
 from calib8.files import finite, require_reachable
-from calib8.system.visible import visible_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 

@@ -12,8 +12,8 @@ from calib8.cli import options as opt
 from calib8.cli.fields import Only
 from calib8.cli.results import add_server
 from calib8.console import ConsoleProgress
+from calib8.data.reading import read_whole
 from calib8.errors import ConfigError
-from calib8.system.reading import read_whole
 
 #: The environment variable that holds the key which clients must send.
 KEY = "CALIB8_API_KEY"

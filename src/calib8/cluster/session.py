@@ -9,10 +9,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from calib8 import telemetry
 from calib8.cluster.config import Ray
-from calib8.errors import SetupError
-from calib8.system import telemetry
-from calib8.system.extras import install
+from calib8.errors import SetupError, install
 
 #: No web server is started, and Ray's C++ half keeps to errors that end it.
 ENVIRONMENT = {

@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.diagnosis.facts import Facts
 from calib8.engine.targets import rtx_runs_on
+from calib8.errors import install
 from calib8.gpu.hardware import Gpu
 from calib8.runtime.forms import PRODUCTS
 from calib8.runtime.names import NAMES, RUNTIMES
-from calib8.system.extras import install
 
 
 class Verdict(BaseModel):

@@ -27,7 +27,7 @@ from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, qua
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
 from calib8.engine.timings import Timings, timings_of
-from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError
+from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError, install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.gpu.hardware import Gpu, absence, alone, gpus, numbered
 from calib8.graph.host_driven import HostDriven, host_driven
@@ -35,7 +35,6 @@ from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
 from calib8.progress import Progress, Quiet
-from calib8.system.extras import install
 
 METADATA_PREFIX = "calib8."
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from calib8.engine.options import Options
 from calib8.engine.targets import members
 from calib8.engine.trt_api import TensorRtModule
-from calib8.errors import ConfigError, SetupError
-from calib8.system.extras import install
+from calib8.errors import ConfigError, SetupError, install
 
 if TYPE_CHECKING:
     from tensorrt import IBuilderConfig

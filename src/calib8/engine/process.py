@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from calib8.console import visible_lines
 from calib8.errors import SetupError
 from calib8.gpu.visible import VISIBLE
 from calib8.progress import Progress
-from calib8.system.visible import visible_lines
 
 #: The worker imports from where this process does; -I keeps the working folder and the environment out of that.
 WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from calib8.engine.worker import main; main()"

@@ -9,10 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from calib8.errors import ConfigError, SetupError
+from calib8.errors import ConfigError, SetupError, install
 from calib8.gpu import nvml as gpu
 from calib8.gpu.visible import ORDER, VISIBLE, counted, cuda_uuids, only, shown
-from calib8.system.extras import install
 
 QUERY = ["--query-gpu=driver_version,compute_cap,memory.total,memory.free,uuid,name", "--format=csv,noheader,nounits"]
 MIB = 1 << 20

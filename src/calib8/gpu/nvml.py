@@ -11,9 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from calib8.errors import SetupError
+from calib8.errors import SetupError, install
 from calib8.gpu.visible import VISIBLE, entries, shown
-from calib8.system.extras import install
 
 Quantities = dict[str, float]
 

@@ -8,10 +8,9 @@ store = InMemoryVectorStore.from_texts(texts, embeddings)
 
 from pathlib import Path
 
-from calib8.errors import SetupError
+from calib8.errors import SetupError, install
 from calib8.integrations.sentence_transformers import load
 from calib8.runtime.names import CpuRuntime
-from calib8.system.extras import install
 
 try:
     from langchain_core.embeddings import Embeddings

@@ -28,7 +28,7 @@ from calib8.errors import ConfigError, ModelError, SetupError
 from calib8.files import require_file, require_folder
 from calib8.graph.io import SOURCE_SHA256, load, serialized
 from calib8.runtime.canary import KINDS, check, kinds_of, wrong
-from calib8.system.telemetry import onnxruntime
+from calib8.telemetry import onnxruntime
 
 Target: TypeAlias = Literal["tensorrt", "tensorrt-rtx", "cuda", "openvino", "cpu"]
 Provider: TypeAlias = "tuple[str, dict[str, Any]]"

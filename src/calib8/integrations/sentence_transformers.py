@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 
 from calib8.console import ConsoleProgress
-from calib8.errors import ConfigError, DataError, InputError, SetupError
+from calib8.errors import ConfigError, DataError, InputError, SetupError, install
 from calib8.runtime.base import Runtime
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
-from calib8.system.extras import install
 from calib8.text.sentence import Embeddings, SentenceEncoder, pools_prompts, text_tokenizer, unit_rows
 from calib8.text.tokenizer import SENTENCE_SETTINGS, SHORTEST, prompts_of, read_settings
 

@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from calib8.system.visible import visible
+from calib8.console import visible
 
 
 def lines(*parts: str, style: str = "") -> Text:

@@ -7,15 +7,14 @@ from typing import Any
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
-from calib8.errors import DataError, ModelError, SetupError
+from calib8.errors import DataError, ModelError, SetupError, install
 from calib8.graph.io import readable
 from calib8.runtime.amx import REFUSED, convolves, instructions
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import is_quantised
 from calib8.runtime.processor import cores
-from calib8.system.extras import install
-from calib8.system.telemetry import openvino
+from calib8.telemetry import openvino
 
 #: Held while arrays go in or out. Two threads that are the first to use a part of OpenVINO's Python bindings lock up:
 #: one initialises it and waits for Python's lock, the other holds that and waits for it to be initialised.

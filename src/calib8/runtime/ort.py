@@ -13,7 +13,7 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import is_quantised
 from calib8.runtime.processor import cores
-from calib8.system.telemetry import onnxruntime
+from calib8.telemetry import onnxruntime
 
 
 class OrtRuntime(Runtime):

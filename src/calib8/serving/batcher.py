@@ -19,13 +19,13 @@ from types import TracebackType
 
 import numpy as np
 
+from calib8.console import visible
 from calib8.data.rooms import most_rows
 from calib8.progress import Progress
 from calib8.serving.config import Serve
 from calib8.serving.metrics import Metrics
 from calib8.serving.refused import Refused, busy, failed, stopping
 from calib8.serving.shapes import Shapes
-from calib8.system.visible import visible
 from calib8.text.sentence import Embeddings, SentenceEncoder
 
 #: A batch is chosen among those who wait the longest, as many as would fill this many: more of them save padding, fewer

@@ -11,12 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib8.errors import SetupError
+from calib8.errors import SetupError, install
 from calib8.progress import Progress, Quiet
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.serving.config import Serve
-from calib8.system.extras import install
 from calib8.text.sentence import SentenceEncoder
 
 if TYPE_CHECKING:

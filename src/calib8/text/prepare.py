@@ -8,9 +8,9 @@ from pydantic import Field
 
 from calib8.config import Config
 from calib8.data.array_files import save_array
+from calib8.data.reading import read_whole
 from calib8.files import require_folder, write_json
 from calib8.progress import Progress, Quiet
-from calib8.system.reading import read_whole
 from calib8.text.tokenizer import SHORTEST, TextTokenizer, sentences_of
 
 PREPARED_BY = "calib_data.json"

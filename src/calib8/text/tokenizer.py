@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.data.reading import lines, name_of, opened, require_readable
 from calib8.errors import DataError, InputError, ModelError
 from calib8.files import read_bytes, read_json, sha256_file
 from calib8.progress import Progress
-from calib8.system.reading import lines, name_of, opened, require_readable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib8.errors import FetchError
-from calib8.system.telemetry import onnxruntime
+from calib8.telemetry import onnxruntime
 from calib8.zoo.catalogue import Weights
 
 INPUTS = ("input_ids", "attention_mask")

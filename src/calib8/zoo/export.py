@@ -28,11 +28,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from calib8.errors import FetchError, SetupError
+from calib8 import telemetry
+from calib8.errors import FetchError, SetupError, install
 from calib8.files import read_json
 from calib8.progress import Progress
-from calib8.system import telemetry
-from calib8.system.extras import install
 from calib8.zoo.tidy import tidy
 
 Array = npt.NDArray[Any]

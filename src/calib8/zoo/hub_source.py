@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from calib8 import telemetry
 from calib8.errors import FetchError
 from calib8.files import sha256_file
 from calib8.progress import Progress
-from calib8.system import telemetry
 from calib8.zoo.catalogue import HubRepository, Pinned
 from calib8.zoo.place import place
 

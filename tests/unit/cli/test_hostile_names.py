@@ -17,6 +17,7 @@ from shell import Shell
 
 import calib8 as calib8_library
 from calib8 import console
+from calib8.console import visible, visible_json
 from calib8.engine.process import BuildLog
 from calib8.graph.builder import GraphBuilder
 from calib8.quantization.quant_plan import QuantPlan
@@ -24,7 +25,6 @@ from calib8.report.lines import lines
 from calib8.report.page.html import html_of
 from calib8.report.page.parts import Cell, Section, Table
 from calib8.report.plan_table import render_plan
-from calib8.system.visible import visible, visible_json
 from hostile import NAMES, TEXTS, forbidden
 
 #: Of what rich writes itself: colours, and what moves its own bars.

@@ -17,9 +17,9 @@ from calib8.diagnosis.doctor import Diagnosis
 from calib8.diagnosis.facts import Arithmetic, Facts, Library, Processor
 from calib8.diagnosis.table import render_diagnosis
 from calib8.diagnosis.verdicts import verdicts
+from calib8.errors import install
 from calib8.gpu.hardware import Driver, Gpu
 from calib8.progress import Quiet
-from calib8.system.extras import install
 
 L4 = Gpu("NVIDIA L4", "sm89", 24 * 10**9, 23 * 10**9)
 H100 = Gpu("NVIDIA H100 80GB HBM3", "sm90", 85 * 10**9, 84 * 10**9)

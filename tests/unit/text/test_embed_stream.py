@@ -19,8 +19,8 @@ from shell import Shell
 
 import calib8 as calib8_library
 from calib8.data.array_files import save_rows
+from calib8.data.reading import lines
 from calib8.errors import DataError
-from calib8.system.reading import lines
 from calib8.testing import tiny_encoder
 from calib8.text.windows import ahead, windows
 
@@ -193,7 +193,7 @@ def test_lines_are_those_of_the_whole_however_they_come(parts: list[list[bytes]]
 
 
 def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.system.reading.LONGEST", 100_000)
+    monkeypatch.setattr("calib8.data.reading.LONGEST", 100_000)
     with pytest.raises(DataError, match="zero: line 2 has more than 100,000 bytes; expected one text a line"):
         list(lines(io.BytesIO(b"a\n" + bytes(200_000)), "zero"))
 

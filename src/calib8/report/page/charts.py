@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from calib8.calibration.ranges import Ranges, TensorRange
+from calib8.console import visible
 from calib8.gpu.activity import Activity
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.report.activity import QUANTITIES
 from calib8.report.page.canvas import FAINT, FIRST, INK, SECOND, WARN, draw, draw_stack
 from calib8.report.page.parts import Chart
-from calib8.system.visible import visible
 from calib8.verification.bench import Cell
 from calib8.verification.breakdown import Breakdown
 from calib8.verification.compare import Comparison

@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calib8.console import visible
 from calib8.files import write_text
 from calib8.report.page.parts import Page
-from calib8.system.visible import visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from calib8.calibration.ranges import Ranges
 from calib8.engine.plan_check import PlanCheck
+from calib8.errors import install
 from calib8.gpu.activity import Activity
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.report.activity import QUANTITIES
@@ -14,7 +15,6 @@ from calib8.report.page.canvas import can_draw
 from calib8.report.page.parts import Cell, Chart, Section, Table, Tile, number
 from calib8.report.report import EngineFacts
 from calib8.report.table import size_of
-from calib8.system.extras import install
 from calib8.verification import bench
 from calib8.verification.breakdown import Breakdown
 from calib8.verification.compare import Comparison

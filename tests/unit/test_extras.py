@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-
 from calib8.system import extras
 
 FOLDER = '{"dir_info": {}, "url": "file:///home/me/calib8"}'

@@ -1,6 +1,6 @@
 """Libraries that would tell their makers of every run, loaded so that they tell nobody.
 
-What each does was looked up in its own code, and is held to by ``tests/unit/system/test_no_connections.py``:
+What each does was looked up in its own code, and is held to by ``tests/unit/test_no_connections.py``:
 
 - ONNX Runtime from 1.32 on opens a database and writes a device id in the user's cache as it is imported, and ten
   seconds later sends to ``mobile.events.data.microsoft.com``. It reads ``ORT_DISABLE_TELEMETRY`` once, as it is loaded.

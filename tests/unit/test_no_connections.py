@@ -16,10 +16,10 @@ import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8.system import telemetry
+from calib8 import telemetry
 from calib8.testing import tiny_encoder, token_feeds
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 SOURCE, BENCH = HERE.parents[1] / "src" / "calib8", HERE.parents[1] / "bench"
 #: What tells a library that it runs in a test of somebody's, where some send nothing.
 CI = (
@@ -149,7 +149,7 @@ def test_onnxruntime_would_send_and_does_not(watched: Watched) -> None:
     """Side by side: as anybody imports it, and as calib8 does. It begins some ten seconds after it is loaded."""
     if tuple(map(int, version("onnxruntime").split(".")[:2])) < (1, 32):
         pytest.skip("ONNX Runtime sends from 1.32 on")
-    gets = "__import__('onnxruntime')", "__import__('calib8.system.telemetry').telemetry.onnxruntime()"
+    gets = "__import__('onnxruntime')", "__import__('calib8.telemetry').telemetry.onnxruntime()"
     started = [watched.start(sys.executable, "-c", SESSION.format(get=get), "model.onnx") for get in gets]
     (_, its_home, its_told), (_, our_home, our_told) = started
     deadline = time.monotonic() + SECONDS
@@ -173,7 +173,7 @@ def test_openvino_would_send_and_does_not(watched: Watched) -> None:
     assert any("google-analytics" in line for line in told)
     assert watched.left != []
     quiet = "import sys; assert 'openvino_telemetry' not in sys.modules"
-    ours = f"from calib8.system.telemetry import openvino; openvino(); {quiet}"
+    ours = f"from calib8.telemetry import openvino; openvino(); {quiet}"
     _, told, _ = watched.run(sys.executable, "-c", f"{ours}; import openvino_telemetry")  # which its own users find
     assert (told, watched.left) == ([], [])
 
