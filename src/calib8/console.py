@@ -1,8 +1,8 @@
 """What a person sees: progress on stderr, results on stdout, and text from anywhere as characters that can be seen.
 
-A name in a file can hold whatever its author likes. Control characters move the cursor, set the title, link or fill the
-clipboard (ECMA-48, and xterm's OSC 8 and 52); others reverse what follows, or cannot be seen (Unicode TR 36, 3.1). Nothing
-of that must reach the terminal as a command.
+A name in a file can hold whatever its author likes, and none of it must reach the terminal as a command. Control
+characters move the cursor, set the title, link or fill the clipboard (ECMA-48, xterm's OSC 8 and 52); others reverse
+what follows, or cannot be seen (Unicode TR 36, 3.1).
 """
 
 from __future__ import annotations

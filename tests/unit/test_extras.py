@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from calib8.system import extras
+
+from calib8 import errors
 
 FOLDER = '{"dir_info": {}, "url": "file:///home/me/calib8"}'
 
@@ -24,5 +25,5 @@ FOLDER = '{"dir_info": {}, "url": "file:///home/me/calib8"}'
 def test_the_command_for_an_extra(
     monkeypatch: pytest.MonkeyPatch, came_from: str | None, extra: str, command: str
 ) -> None:
-    monkeypatch.setattr(extras, "distribution", lambda _: SimpleNamespace(read_text=lambda _: came_from))
-    assert extras.install(extra) == command
+    monkeypatch.setattr(errors, "distribution", lambda _: SimpleNamespace(read_text=lambda _: came_from))
+    assert errors.install(extra) == command
