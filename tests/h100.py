@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from calib8.gpu.activity import Activity, Extent, Sample
-from calib8.report.activity import BLOCKS, QUANTITIES
+from calib8.report.sections.activity import BLOCKS, QUANTITIES
 
 MEASURED = Path(__file__).parents[1] / "bench/results/2026-11-23-h100-runtime.txt"
 _TITLE = re.compile(r"^(NVIDIA .*) \((sm\d+)\), driver ([\d.]+): ([\d.]+) s", re.MULTILINE)

@@ -20,7 +20,8 @@ from calib8.passes.prepare import prepare
 from calib8.quantization.design import Recipe
 from calib8.quantization.quantize import quantize_file
 from calib8.quantization.solve import solve
-from calib8.report.table import render
+from calib8.report import contents
+from calib8.report.terminal import render
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
@@ -157,7 +158,7 @@ def test_a_pre_ln_norm_takes_its_conditioning_in_and_is_one_kernel(
         # only the Sub and Mul behind the Relu are left
         assert (plan.covered, plan.expected, plan.conditioning, plan.unfused, plan.divided) == (2, 2, 2, (), ())
     console = Console(width=80, record=True, file=StringIO())
-    console.print(render(report))
+    console.print(render(*contents.conversion(report).sections))
     assert "\nconditioning: 2 of 2 nodes before Q fused\n" in console.export_text()
 
 

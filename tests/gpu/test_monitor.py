@@ -109,11 +109,12 @@ def show(activity: Activity, capsys: pytest.CaptureFixture[str], title: str) -> 
         try:
             from rich.console import Console
 
-            from calib8.report.activity import render_activity
+            from calib8.report.sections.activity import activity_section
+            from calib8.report.terminal import render
         except ImportError:  # without rich there is no table
             print(json.dumps({name: extent.model_dump() for name, extent in activity.summary.items()}, indent=2))
             return
-        Console(width=80).print(render_activity(activity))
+        Console(width=80).print(render(activity_section(activity)))
 
 
 def told(activity: Activity, field: str, start: float, end: float) -> list[float]:

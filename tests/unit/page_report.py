@@ -7,9 +7,9 @@ from calib8.engine.plan_check import PlanCheck
 from calib8.gpu.activity import Activity, Extent, Sample
 from calib8.provenance import Origin
 from calib8.quantization.quant_plan import Budget, OpPlan, QuantPlan
-from calib8.report.page.content import conversion_page
-from calib8.report.page.parts import Page
+from calib8.report import contents
 from calib8.report.report import CalibrationFacts, EngineFacts, FileFacts, Machine, Report
+from calib8.report.section import Document
 from calib8.verification.compare import Closeness, Comparison
 from calib8.verification.details import details_of
 from calib8.verification.speed import Speed
@@ -27,8 +27,8 @@ def comparison() -> Comparison:
     return Comparison(**close.model_dump(), samples=20, outputs={"y": close}, details=details.with_texts(texts))
 
 
-def full_page() -> Page:
-    return conversion_page(report(), plan(), ranges())
+def full_page() -> Document:
+    return contents.conversion(report(), plan(), ranges())
 
 
 def report() -> Report:

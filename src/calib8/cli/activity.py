@@ -17,12 +17,13 @@ def kept_activity(output: Path, wanted: bool, artefact: Path | None = None) -> I
         yield
         return
     from calib8.gpu.monitor import Monitor
-    from calib8.report.activity import render_activity
+    from calib8.report.sections.activity import activity_section
+    from calib8.report.terminal import render
     from calib8.verification.on_gpu import target_of
 
     with Monitor(target_of(artefact) if artefact is not None else None) as monitor:
         yield
     path = output.with_name(f"{output.name}.activity.json")
     monitor.activity.save(path)
-    out.print(render_activity(monitor.activity))
+    out.print(render(activity_section(monitor.activity)))
     out.print(f"{path}: {len(monitor.activity.samples)} samples", markup=False)

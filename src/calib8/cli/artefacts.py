@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
 
 import calib8
 from calib8.cli import options as opt
@@ -202,9 +201,7 @@ def verify(
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
     report = calib8.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
-    if output is not None:
-        _keep(report, output)
-    _print_verdict(report)
+    _show(report, output)
     tell(report)
     if limits == calib8.Verify():
         err.print("no limit given: nothing was judged", markup=False)
@@ -231,15 +228,6 @@ def inspect(
     tell(Inspected(path=path, facts=found))
 
 
-def _keep(report: VerificationReport, output: Path) -> None:
-    """Write a verdict to ``output``, as JSON, and beside it as an HTML page."""
-    from calib8.report.page.content import verification_page
-    from calib8.report.page.html import write_page
-
-    report.save(output)
-    write_page(output.with_suffix(".html"), verification_page(report))
-
-
 def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], Activity | None]]:
     """Watch the GPU that ``engine`` runs on if that is ``wanted``."""
     from calib8.gpu.monitor import watched
@@ -248,30 +236,28 @@ def _watched(wanted: bool, engine: Path) -> AbstractContextManager[Callable[[], 
     return watched(wanted, target_of(engine) if wanted else None)
 
 
-def _print_verdict(report: VerificationReport) -> None:
-    from calib8.report.verification_table import render_verdict, render_verification
+def _show(report: VerificationReport, output: Path | None) -> None:
+    """Print a verdict; write it to ``output``, as JSON, and beside it as an HTML page."""
+    from calib8.report import contents
+    from calib8.report.page.html import write_page
+    from calib8.report.terminal import render
 
-    if report.gpu is None:
-        out.print(render_verification(report))
-        return
-    _print_on_gpu(report.gpu)
-    out.print(Group(*render_verdict(report)))
+    document = contents.verification(report)
+    if output is not None:
+        report.save(output)
+        write_page(output.with_suffix(".html"), document)
+    if report.gpu is not None:
+        _print_on_gpu(report.gpu)
+    out.print(render(*document.sections))
 
 
 def _print_on_gpu(found: GpuComparison) -> None:
-    from calib8.report.activity import render_activity
-    from calib8.report.bench import render_cells
-    from calib8.report.breakdown import render_breakdown
-
     elsewhere = {"accuracy", "against_int8", "speed", "breakdowns", "activity"}
     facts = found.model_dump(mode="json", exclude_none=True, exclude=elsewhere)
     facts["engine against FP32 on the CPU"] = _facts(found.accuracy)
     if found.against_int8 is not None:
         facts[f"engine against {found.int8_model} on the CPU"] = _facts(found.against_int8)
     _print(facts)
-    out.print(Group(render_cells(found.speed), *map(render_breakdown, found.breakdowns)))
-    if found.activity is not None:
-        out.print(render_activity(found.activity))
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:

@@ -35,16 +35,17 @@ def bench(
 
     Where INT8's time goes: calib8 bench model-fp16.engine model-int8.engine --data held_out.txt --profile
     """
-    from calib8.report.bench import render_bench
-    from calib8.report.page.content import bench_page
+    from calib8.report import contents
     from calib8.report.page.html import write_page
+    from calib8.report.terminal import render
 
     if output is not None:
         require_separate([output, output.with_suffix(".html")], [data, *artefacts])
     with ConsoleProgress(quiet=quiet) as progress:
         report = calib8.bench(artefacts, data, config, tokenizer=tokenizer, runtime=runtime, progress=progress)
+    document = contents.bench(report)
     if output is not None:
         report.save(output)
-        write_page(output.with_suffix(".html"), bench_page(report))
-    out.print(render_bench(report))
+        write_page(output.with_suffix(".html"), document)
+    out.print(render(*document.sections))
     tell(report)

@@ -32,12 +32,13 @@ def migrate(
 
     Example: calib8 migrate calibration.cache model.onnx -o model.int8.onnx
     """
-    from calib8.report.migration import render_migration
+    from calib8.report.sections.migration import migration_section
+    from calib8.report.terminal import render
 
     with ConsoleProgress(quiet=quiet) as progress:
         migration = calib8.migrate(cache, model, output, config, progress=progress)
     out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
-    out.print(render_migration(migration), markup=False)
+    out.print(render(migration_section(migration)))
     tell(migration)
 
 

@@ -24,7 +24,8 @@ def doctor(quiet: opt.Quiet = False) -> None:
     with ConsoleProgress(quiet=quiet) as progress:
         progress.note("looking at the driver, the libraries and the INT8 kernels of this CPU ...")
         found = calib8.doctor(progress=progress)
-    from calib8.diagnosis.table import render_diagnosis
+    from calib8.diagnosis.sections import machine_section, verdicts_section
+    from calib8.report.terminal import render
 
-    out.print(render_diagnosis(found))
+    out.print(render(machine_section(found.facts), verdicts_section(found.verdicts)))
     tell(found)

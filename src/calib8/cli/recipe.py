@@ -187,7 +187,7 @@ def build(
 
 
 def _tell_built(engines: list["BuiltEngine"]) -> None:
-    from calib8.report.table import size_of
+    from calib8.report.wording import size_of
 
     for engine in engines:
         out.print(f"{engine.path}: {size_of(engine.size_bytes)}, {engine.describe()}", markup=False)
@@ -254,12 +254,13 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def _print_made(report: "Report", output: Path, *, searched: bool) -> None:
     from calib8.quantization.quant_plan import QuantPlan
-    from calib8.report.plan_table import render_plan
-    from calib8.report.table import render
+    from calib8.report import contents
+    from calib8.report.sections.plan import plan_section
+    from calib8.report.terminal import render
 
     if searched:
-        out.print(render_plan(QuantPlan.load(output / "plan.json")))
-    out.print(render(report))
+        out.print(render(plan_section(QuantPlan.load(output / "plan.json"))))
+    out.print(render(*contents.conversion(report).sections))
     made = ", ".join([report.int8.name, *(engine.file.name for engine in report.engines), "report.html"])
     out.print(f"in {output}: {made}", markup=False)
     out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
@@ -288,14 +289,15 @@ def sensitivity(
 
     Example: calib8 sensitivity model.onnx --data calib_data
     """
-    from calib8.report.plan_table import render_sensitivity
+    from calib8.report.sections.sensitivity import sensitivity_section
+    from calib8.report.terminal import render
 
     with ConsoleProgress(quiet=quiet) as progress:
         config = config.model_copy(update={"min_sqnr_db": 0.0})  # every op is measured
         found = calib8.sensitivity(
             model, data, config, calibrate=ranges, output=output, samples=samples, progress=progress
         )
-    out.print(render_sensitivity(found, show))
+    out.print(render(sensitivity_section(found, show)))
     tell(found)
 
 

@@ -36,7 +36,7 @@ from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan, recorded
 from calib8.quantization.quantise import Case, quantise_guarded, rows_to_sample
-from calib8.report.page.content import conversion_page
+from calib8.report import contents
 from calib8.report.page.html import write_page
 from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_facts, file_facts, this_machine
 from calib8.resume import discard, unfinished_work, within
@@ -100,7 +100,7 @@ def convert(
         failure = failure or error
     report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
     report.save(output / "report.json")
-    write_page(output / "report.html", conversion_page(report, plan, ranges))
+    write_page(output / "report.html", contents.conversion(report, plan, ranges))
     if failure is not None:
         failure.report = report
         raise failure

@@ -27,7 +27,7 @@ from calib8.quantization.apply import PLAN
 from calib8.quantization.migrate import CACHE
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.sensitivity import Sensitivity
-from calib8.report.table import size_of
+from calib8.report.wording import size_of
 from calib8.runtime.open import ENGINE_SUFFIXES, is_engine
 from calib8.zoo.fetch import RECORD
 

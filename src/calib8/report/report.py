@@ -2,15 +2,17 @@
 
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from calib8.calibration.ranges import Ranges
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import describe_engine
 from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256, stored_bytes
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.processor import cores, has_amx, has_vnni
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
@@ -93,6 +95,14 @@ class Report(BaseModel):
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         write_json(path, self.model_dump(mode="json"))
+
+
+class Conversion(NamedTuple):
+    """A report with what only a page has room for."""
+
+    report: Report
+    plan: QuantPlan | None = None
+    ranges: Ranges | None = None
 
 
 def file_facts(path: Path) -> FileFacts:

@@ -23,8 +23,9 @@ from calib8.graph.builder import GraphBuilder
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.report.lines import lines
 from calib8.report.page.html import html_of
-from calib8.report.page.parts import Cell, Section, Table
-from calib8.report.plan_table import render_plan
+from calib8.report.section import Cell, Column, Note, Section, Table
+from calib8.report.sections.plan import plan_section
+from calib8.report.terminal import render
 from hostile import NAMES, TEXTS, forbidden
 
 #: Of what rich writes itself: colours, and what moves its own bars.
@@ -75,7 +76,7 @@ def test_tables_bars_and_notes_print_no_control_byte(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(console, "err", shown)
     [first, *_] = plan().ops
     named = [first.model_copy(update={"node": name, "reason": name, "treatment": "float"}) for name in NAMES]
-    shown.print(render_plan(QuantPlan(ops=tuple(named))))
+    shown.print(render(plan_section(QuantPlan(ops=tuple(named)))))
     table = rich_table.Table(title="[red]mine")
     for name in NAMES:
         table.add_row(name, lines(name, name))
@@ -102,7 +103,8 @@ def test_json_escapes_by_nature_and_stays_the_same_document() -> None:
 def test_logs_and_pages_hold_no_control_byte() -> None:
     assert not forbidden(str(BuildLog([("VERBOSE", name) for name in NAMES])))
     rows = tuple((Cell(name), Cell(name, 1.0)) for name in NAMES)
-    said = Section("names", notes=NAMES, tables=(Table("names", ("name", "\x1b[31m"), rows),))
+    table = Table("names", (Column("name"), Column("\x1b[31m")), rows)
+    said = Section("names", notes=tuple(map(Note, NAMES)), tables=(table,))
     page = html_of(replace(full_page(), title=NAMES[0], about="".join(NAMES), sections=(said,)))
     assert not forbidden(page)
     assert r"\u202e" in page

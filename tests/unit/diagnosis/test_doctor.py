@@ -15,11 +15,12 @@ from shell import Shell
 from calib8.diagnosis import probe
 from calib8.diagnosis.doctor import Diagnosis
 from calib8.diagnosis.facts import Arithmetic, Facts, Library, Processor
-from calib8.diagnosis.table import render_diagnosis
+from calib8.diagnosis.sections import machine_section, verdicts_section
 from calib8.diagnosis.verdicts import verdicts
 from calib8.errors import install
 from calib8.gpu.hardware import Driver, Gpu
 from calib8.progress import Quiet
+from calib8.report.terminal import render
 
 L4 = Gpu("NVIDIA L4", "sm89", 24 * 10**9, 23 * 10**9)
 H100 = Gpu("NVIDIA H100 80GB HBM3", "sm90", 85 * 10**9, 84 * 10**9)
@@ -126,7 +127,7 @@ def shown(machine: Facts) -> str:
     import io
 
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(render_diagnosis(Diagnosis(facts=machine, verdicts=verdicts(machine))))
+    console.print(render(machine_section(machine), verdicts_section(verdicts(machine))))
     return console.export_text()
 
 

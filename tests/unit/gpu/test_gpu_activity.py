@@ -24,7 +24,8 @@ from calib8.errors import SetupError
 from calib8.gpu import nvml
 from calib8.gpu.activity import Activity, Sample, Timeline
 from calib8.gpu.monitor import Monitor, watched
-from calib8.report.activity import BLOCKS, QUANTITIES, render_activity, sparkline
+from calib8.report.sections.activity import BLOCKS, QUANTITIES, activity_section, sparkline
+from calib8.report.terminal import render
 from calib8.testing import tiny_mlp
 
 QUICK = 0.001
@@ -255,7 +256,8 @@ def test_the_table_fits_80_columns_and_names_every_unit(install) -> None:
     with Monitor(interval_seconds=QUICK) as monitor:
         time.sleep(0.1)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(render_activity(monitor.activity.model_copy(update={"lost": "after 2.0 s: the driver hangs"})))
+    lost = monitor.activity.model_copy(update={"lost": "after 2.0 s: the driver hangs"})
+    console.print(render(activity_section(lost)))
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown

@@ -17,7 +17,8 @@ from calib8.errors import AccuracyMissed, DataError
 from calib8.quantization.config import Int8
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.sensitivity import OpSensitivity, Sensitivity
-from calib8.report.plan_table import render_sensitivity
+from calib8.report.sections.sensitivity import sensitivity_section
+from calib8.report.terminal import render
 from calib8.testing import tiny_encoder, token_feeds
 
 
@@ -164,8 +165,8 @@ def test_what_all_names_begin_with_is_said_once() -> None:
     ]
     shown = io.StringIO()
     console = Console(width=80, file=shown)
-    console.print(render_sensitivity(Sensitivity(samples=1, all_float=1, all_int8=1, ops=tuple(ops)), 2))
-    console.print(render_sensitivity(Sensitivity(samples=1, all_float=1, all_int8=1, ops=(ops[0],)), 1))
+    console.print(render(sensitivity_section(Sensitivity(samples=1, all_float=1, all_int8=1, ops=tuple(ops)), 2)))
+    console.print(render(sensitivity_section(Sensitivity(samples=1, all_float=1, all_int8=1, ops=(ops[0],)), 1)))
     several, alone = shown.getvalue().split("Mean cosine")[1:]
     assert "names of ops begin with /encoder/[/x]/\n" in "\n".join(map(str.rstrip, several.splitlines()))
     assert "│ layer.2/MatMul │" in several

@@ -8,12 +8,16 @@ from page_gpu import gpu_report
 from page_report import HOSTILE, comparison, full_page, plan, ranges, report
 
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.report.page import sections
-from calib8.report.page.charts import outlier_ratio
-from calib8.report.page.content import conversion_page, verification_page
-from calib8.report.page.html import _breakable, html_of
-from calib8.report.page.parts import Chart, Page, Section, Table
+from calib8.report import contents
+from calib8.report.chart import Chart
+from calib8.report.page.html import _breakable, beside, html_of
 from calib8.report.report import FileFacts
+from calib8.report.section import Column, Document, Section, Table
+from calib8.report.sections.accuracy import accuracy_section
+from calib8.report.sections.latency import latency_section
+from calib8.report.sections.plan import plan_section
+from calib8.report.sections.ranges import outlier_ratio
+from calib8.verification.bench import Cell
 from calib8.verification.config import Verify
 from calib8.verification.speed import Latency
 from h100 import measured_activity
@@ -92,27 +96,31 @@ def test_the_plan_repeats_nothing(page: str) -> None:
     assert "fine" not in table  # the reason of an INT8 op is its recipe and its SQNR, which have columns
     all_int8 = QuantPlan(ops=tuple(op for op in plan().ops if op.treatment == "int8"))
     assert "why float" in table
-    assert "why float" not in str(sections.plan_section(all_int8).tables)
+    assert "why float" not in str(plan_section(all_int8).tables)
 
 
 def test_a_narrow_table_stands_beside_a_chart_that_is_alone() -> None:
-    chart, narrow, wide = Chart("c", "said", ""), Table("n", ("a",) * 4, ()), Table("w", ("a",) * 5, ())
-    assert Section("s", charts=(chart,), tables=(narrow, wide)).beside == (narrow,)
-    assert Section("s", charts=(chart, chart), tables=(narrow,)).beside == ()
+    chart, narrow, wide = (
+        Chart("c", "c", "said", ()),
+        Table("n", (Column("a"),) * 4, ()),
+        Table("w", (Column("a"),) * 5, ()),
+    )
+    assert beside(Section("s", charts=(chart,), tables=(narrow, wide))) == (narrow,)
+    assert beside(Section("s", charts=(chart, chart), tables=(narrow,))) == ()
 
 
 def test_the_title_says_which_model() -> None:
     facts = FileFacts(name="model.onnx", bytes=1, sha256="0123456789abcdef" * 4, folder="all-mpnet")
-    page = conversion_page(report().model_copy(update={"model": facts}), plan(), ranges())
+    page = contents.conversion(report().model_copy(update={"model": facts}), plan(), ranges())
     assert page.title == "all-mpnet/model.onnx in INT8"
     assert page.about.startswith("SHA-256 of the FP32 model 0123456789ab…")
 
 
 def test_the_verdict_comes_first(page: str) -> None:
     assert page.index("PASSED") < page.index("<h2>")
-    failed = html_of(Page(title="t", passed=False, verdict="too far", tiles=(), sections=(), made="m"))
+    failed = html_of(Document(title="t", passed=False, verdict="too far", sections=(), made="m"))
     assert "<strong>FAILED</strong> too far" in failed
-    unjudged = html_of(Page(title="t", passed=None, verdict="nothing", tiles=(), sections=(), made="m"))
+    unjudged = html_of(Document(title="t", passed=None, verdict="nothing", sections=(), made="m"))
     assert "PASSED" not in unjudged
     assert "FAILED" not in unjudged
 
@@ -142,8 +150,8 @@ def test_latencies() -> None:
         "fp32": Latency(median_ms=10, samples_per_second=100, **latency),
         "int8": Latency(median_ms=5, samples_per_second=200, **latency),
     }
-    cell = sections.bench.Cell(batch=1, length=16, latencies=both)
-    section = sections.latency_section([cell], {"fp32": "A", "int8": "B"})
+    cell = Cell(batch=1, length=16, latencies=both)
+    section = latency_section([cell], {"fp32": "A", "int8": "B"})
     assert [row[-1].text for row in section.tables[0].rows] == ["1.00x", "2.00x"]
     assert "int8, 1x16: 5.00 ms" in section.charts[0].alternative
 
@@ -152,14 +160,14 @@ def test_a_missed_plan_is_marked_and_a_loop_of_the_host_told() -> None:
     [engine] = report().engines
     told = engine.plan.model_copy(update=MISSED)
     missed = report().model_copy(update={"engines": (engine.model_copy(update={"plan": told}),)})
-    shown = conversion_page(missed, plan(), ranges())
+    shown = contents.conversion(missed, plan(), ranges())
     for text in ("1 of 2, FAILED", "sm86: the host drives /rec (LSTM: a loop), so no CUDA graph can be captured"):
         assert text in html_of(shown)
         assert text not in html_of(full_page())
 
 
 def test_an_engine_on_a_gpu() -> None:
-    page = html_of(verification_page(gpu_report()))
+    page = html_of(contents.verification(gpu_report()))
     assert page.index("<strong>PASSED</strong> mean cosine 0.99870, at least 0.975 was asked for; 1st perc") > 0
     headings = re.findall("<h2>(.*)</h2>", page)
     assert headings == [
@@ -201,15 +209,13 @@ def test_texts_are_left_out_on_request() -> None:
     assert HOSTILE in quoted.model_dump_json()
     assert HOSTILE not in silent.model_dump_json()
     assert [one.cosine for one in silent.details.worst] == [one.cosine for one in quoted.details.worst]
-    titles = [table.title for table in sections.accuracy_section(silent, Verify(), ()).tables]
+    titles = [table.title for table in accuracy_section(silent, Verify(), ()).tables]
     assert "The worst 10 samples, counted from 0; texts left out or not known" in titles
 
 
 def test_every_limit_is_told() -> None:
     limits = Verify(min_cosine=0.9, min_neighbours=0.96)
-    table = next(
-        table for table in sections.accuracy_section(comparison(), limits, ()).tables if table.title == "Limits"
-    )
+    table = next(table for table in accuracy_section(comparison(), limits, ()).tables if table.title == "Limits")
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["mean cosine", "0.98500", "at least 0.9", "yes"],
         ["neighbour agreement", "0.95000", "at least 0.96", "NO"],

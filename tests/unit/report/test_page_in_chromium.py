@@ -8,7 +8,7 @@ import pytest
 from page_gpu import gpu_report
 from page_report import full_page
 
-from calib8.report.page.content import verification_page
+from calib8.report import contents
 from calib8.report.page.html import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -67,7 +67,7 @@ def test_on_a_phone_every_table_is_as_wide_as_the_page(opened) -> None:
 def test_an_engine_on_a_gpu(opened, tmp_path: Path) -> None:
     page, said = opened
     other = page.context.browser.new_page()
-    write_page(tmp_path / "gpu.html", verification_page(gpu_report()))
+    write_page(tmp_path / "gpu.html", contents.verification(gpu_report()))
     other.on("console", lambda message: said.append(message.text))
     for width in (1280, 375):
         other.set_viewport_size({"width": width, "height": 800})

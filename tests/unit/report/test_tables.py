@@ -9,8 +9,10 @@ from rich.console import Console, RenderableType
 
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.sensitivity import OpSensitivity, Sensitivity
-from calib8.report.plan_table import render_plan, render_sensitivity
-from calib8.report.table import render
+from calib8.report import contents
+from calib8.report.sections.plan import plan_section
+from calib8.report.sections.sensitivity import sensitivity_section
+from calib8.report.terminal import render
 
 DEEP = "/model/encoder/layer.{}/attention/self/a_module_with_quite_a_long_name/query/MatMul"
 RECIPE = "smooth 0.85, shift, split 32, reach 1.15"
@@ -22,7 +24,9 @@ def conversion() -> RenderableType:
     [engine] = report.engines
     several = engine.model_copy(update={"target": "sm75+sm80+sm86+sm89+sm120"})
     accuracy = report.accuracy.model_copy(update={"sqnr_db": None})
-    return render(report.model_copy(update={"engines": (engine, several), "accuracy": accuracy}))
+    return render(
+        *contents.conversion(report.model_copy(update={"engines": (engine, several), "accuracy": accuracy})).sections
+    )
 
 
 def plan() -> RenderableType:
@@ -30,7 +34,7 @@ def plan() -> RenderableType:
         op.model_copy(update={"node": DEEP.format(number) + "x" * 40 * number, "recipe": RECIPE, "extra_columns": 1024})
         for number, op in enumerate(page_report.plan().ops)
     ]
-    return render_plan(QuantPlan(ops=tuple(ops), budget=page_report.plan().budget))
+    return render(plan_section(QuantPlan(ops=tuple(ops), budget=page_report.plan().budget)))
 
 
 def sensitivity() -> RenderableType:
@@ -38,7 +42,8 @@ def sensitivity() -> RenderableType:
         OpSensitivity(node=DEEP.format(number) + "x" * 40, kind="MatMul", recipe=RECIPE, alone=0.98765, spared=0.99999)
         for number in range(3)
     ]
-    return render_sensitivity(Sensitivity(samples=32, all_float=0.99998, all_int8=0.97654, ops=tuple(costs)), 20)
+    measured = Sensitivity(samples=32, all_float=0.99998, all_int8=0.97654, ops=tuple(costs))
+    return render(sensitivity_section(measured, 20))
 
 
 def missed() -> RenderableType:
@@ -46,7 +51,11 @@ def missed() -> RenderableType:
     [engine] = report.engines
     plan = engine.plan.model_copy(update=MISSED)
     allowed = engine.model_copy(update={"plan": plan.model_copy(update={"passed": True, "host_driven": {}})})
-    return render(report.model_copy(update={"engines": (engine.model_copy(update={"plan": plan}), allowed)}))
+    return render(
+        *contents.conversion(
+            report.model_copy(update={"engines": (engine.model_copy(update={"plan": plan}), allowed)})
+        ).sections
+    )
 
 
 def test_a_missed_plan_is_told_and_an_allowed_one_is_not() -> None:
@@ -91,7 +100,7 @@ def test_speed_on_the_cpu_is_said_to_be_of_this_cpu_and_no_verdict(
     machine = report.machine.model_copy(update={"vnni": vnni, "amx": False})
     speed = report.speed.model_copy(update={"candidate": candidate})
     console = Console(width=200, file=io.StringIO(), record=True, highlight=False)
-    console.print(render(report.model_copy(update={"machine": machine, "speed": speed})))
+    console.print(render(*contents.conversion(report.model_copy(update={"machine": machine, "speed": speed})).sections))
     text = console.export_text()
     assert expected in "\n".join(line.rstrip() for line in text.splitlines())
     assert "PASSED" in text

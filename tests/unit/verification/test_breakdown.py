@@ -13,8 +13,8 @@ from shell import Shell
 from calib8.data.sources import Batches
 from calib8.engine.layers import Layer
 from calib8.graph.dataset import dataset_for
-from calib8.report.breakdown import render_breakdown
-from calib8.report.page import sections
+from calib8.report.sections.breakdown import breakdown_section
+from calib8.report.terminal import render
 from calib8.runtime.layer_time import LayerTime
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_mlp
@@ -79,7 +79,7 @@ def test_kernels_that_are_alike_are_one() -> None:
 
 def test_the_table_by_hand() -> None:
     console = Console(width=80, record=True)
-    console.print(render_breakdown(BOTH))
+    console.print(render(breakdown_section([BOTH])))
     text = console.export_text()
     rows = [line.split() for line in text.splitlines()]
     assert "Where the time goes, 8x128: medians of 25 runs" in text
@@ -100,17 +100,18 @@ def test_the_table_by_hand() -> None:
 
 def test_engines_of_one_name_keep_their_folders() -> None:
     console = Console(width=120, record=True)
-    console.print(render_breakdown(BOTH.model_copy(update={"engines": {"a/x.engine": FP16, "b/x.plan": INT8}})))
+    alike = BOTH.model_copy(update={"engines": {"a/x.engine": FP16, "b/x.plan": INT8}})
+    console.print(render(breakdown_section([alike])))
     assert re.search(r"a/x\.engine +b/x\.plan *\n +group", console.export_text())
 
 
 def test_the_page_has_a_chart_and_every_kernel() -> None:
-    section = sections.breakdown_section([BOTH, BOTH.model_copy(update={"batch": 1})])
+    section = breakdown_section([BOTH, BOTH.model_copy(update={"batch": 1})])
     assert [chart.title for chart in section.charts] == [f"Time by group of kernels, {n}x128" for n in (8, 1)]
     assert "int8.engine: FP16 GEMM 1.000 ms, norm 1.000 ms, INT8 GEMM 0.500 ms" in section.charts[0].alternative
-    assert "8x128, fp16.engine: kernels 3.500 ms, latency 2.500 ms." in section.notes
+    assert "8x128, fp16.engine: kernels 3.500 ms, latency 2.500 ms." in [note.text for note in section.notes]
     groups, slowest, every = section.tables[:3]
-    assert groups.head == (
+    assert tuple(column.head for column in groups.columns) == (
         "group", "kernels, fp16.engine", "ms, fp16.engine", "kernels, int8.engine", "ms, int8.engine",
         "ratio, int8.engine",
     )  # fmt: skip

@@ -2,18 +2,15 @@
 
 import io
 import re
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from calib8.report.page.parts import Chart
+from calib8.report.chart import FAINT, FIRST, INK, SECOND, WARN, Chart
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: What charts are drawn in -> what the page's style sheet puts there.
-INK, FAINT, FIRST, SECOND, WARN = "#010203", "#010204", "#010205", "#010206", "#010207"
+#: What charts are painted in -> what the page's style sheet puts there.
 _STYLED = {
     INK: "currentColor",
     FAINT: "var(--faint)",
@@ -22,7 +19,7 @@ _STYLED = {
     WARN: "var(--warn)",
 }
 #: Inches. Small, so that the text is readable where a phone shrinks the chart to its width.
-WIDTH, HEIGHT = 4.0, 2.8
+WIDTH = 4.0
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it is read aloud, searched and copied
@@ -50,24 +47,19 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def draw(name: str, title: str, alternative: str, paint: Callable[["Axes"], None], height: float = HEIGHT) -> Chart:
-    """A chart of one pair of axes, which ``paint`` fills; ``name`` is unique on the page. Axes carry their units."""
-    return draw_stack(name, title, alternative, [paint], height)
-
-
-def draw_stack(name: str, title: str, alternative: str, paints: list[Callable[["Axes"], None]], height: float) -> Chart:
-    """Several axes above each other over the same x axis."""
+def draw(chart: Chart) -> str:
+    """``chart`` as an SVG element."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(_SETTINGS | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    with rc_context(_SETTINGS | {"svg.hashsalt": chart.name}):
+        figure = Figure(figsize=(WIDTH, chart.height), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.subplots(len(paints), 1, sharex=True, squeeze=False)[:, 0]
-        for own, paint in zip(axes, paints, strict=True):
+        axes = figure.subplots(len(chart.paints), 1, sharex=True, squeeze=False)[:, 0]
+        for own, paint in zip(axes, chart.paints, strict=True):
             paint(own)
-        return Chart(title, alternative, _inline(name, figure))
+        return _inline(chart.name, figure)
 
 
 def _inline(name: str, figure: "Figure") -> str:

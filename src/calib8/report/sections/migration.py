@@ -1,17 +1,15 @@
-"""What became of a calibration cache, for people."""
+"""What became of a calibration cache."""
 
 from collections.abc import Iterable
 
-from rich.text import Text
-
 from calib8.quantization.migrate import Migration
-from calib8.report.lines import lines
+from calib8.report.section import Note, Section
 
 #: Names shown of each kind.
 SHOWN = 3
 
 
-def render_migration(migration: Migration) -> Text:
+def migration_section(migration: Migration) -> Section:
     """Counts by what became of tensors and entries, with the first few names; kinds that are empty are left out."""
     moved = [f"{tensor} from {entry}" for tensor, entry in migration.used.items() if tensor != entry]
     tensors = (
@@ -26,12 +24,13 @@ def render_migration(migration: Migration) -> Text:
         ("of tensors that TensorRT added itself", migration.builtin, True),
         ("that name nothing in this model", migration.unknown, True),
     )
-    return lines(
+    said = (
         "inputs of MatMul, Gemm and Conv:",
         *(_line(what, names, named) for what, names, named in tensors if names),
         f"entries of {migration.header}:",
         *(_line(what, names, named) for what, names, named in entries if names),
     )
+    return Section("Migration", tuple(map(Note, said)))
 
 
 def _line(what: str, names: Iterable[str], named: bool) -> str:

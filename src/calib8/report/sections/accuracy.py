@@ -1,0 +1,171 @@
+"""How close INT8 is to FP32, output by output; how the cosines spread, what is worst, and where embeddings moved to."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calib8.report.chart import FAINT, FIRST, INK, SECOND, WARN, Chart
+from calib8.report.report import Conversion
+from calib8.report.section import Cell, Column, Note, Section, Table, Tile, Value
+from calib8.report.verification import VerificationReport
+from calib8.report.wording import in_runtime, measured_on
+from calib8.verification.compare import Closeness, Comparison
+from calib8.verification.config import Verify
+from calib8.verification.details import Details, Histogram, Projection
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TERMS = {
+    "cosine": "Between the FP32 and the INT8 vector of one sample: 1 is the same direction, 0 is unrelated.",
+    "1st percentile": "One sample in a hundred has a lower cosine than this.",
+    "neighbour kept": "Share of samples whose INT8 vector finds the same nearest other sample among FP32 vectors as "
+    "its FP32 vector does: what an index that exists already goes on finding.",
+    "SQNR": "Signal to quantisation noise ratio: how far values stand above the error of INT8. At 20 dB the error is a "
+    "tenth of them, at 40 dB a hundredth.",
+}
+
+
+def conversion(made: Conversion) -> Section:
+    """Of the INT8 model; the terminal has it in its summary."""
+    report = made.report
+    notes = [f"Measured on {measured_on(report)}.", f"INT8 ran in {in_runtime(report.accuracy_runtime)}."]
+    return replace(accuracy_section(report.accuracy, report.limits, notes), on="page")
+
+
+def verification(report: VerificationReport) -> Section:
+    """Of the candidate. Where that ran on a GPU, the terminal tells it in figures of its own."""
+    notes = [f"Measured on {measured_on(report)}."]
+    if report.accuracy.runtime is not None:
+        notes.append(f"The candidate ran in {in_runtime(report.accuracy.runtime)}.")
+    if report.gpu is not None:
+        notes.append(f"The engine ran on {report.gpu.gpu} ({report.gpu.target}), driver {report.gpu.driver}.")
+    heading = f"{report.candidate.name} against {report.reference.name}"
+    section = accuracy_section(report.accuracy, report.limits, notes, heading)
+    return section if report.gpu is None else replace(section, on="page")
+
+
+def accuracy_section(
+    accuracy: Comparison, limits: Verify, notes: Sequence[str], heading: str = "Accuracy against FP32"
+) -> Section:
+    """``heading`` is the terminal's, which has the first table alone."""
+    tables = [replace(closeness_table("Accuracy against FP32", accuracy), terminal=heading)]
+    if judged := accuracy.judged(limits):
+        rows = tuple((name, found, wanted, "yes" if held else "NO") for name, found, wanted, held in judged)
+        columns = (Column("limit on"), Column("found"), Column("asked for"), Column("kept"))
+        tables.append(Table("Limits", columns, rows, on="page"))
+    if (scores := accuracy.spearman) is not None:
+        tables.append(
+            Table(
+                "100 x Spearman's correlation with people's scores",
+                (Column("pairs", "{:d}"), Column("FP32", "{:.2f}"), Column("INT8", "{:.2f}")),
+                ((scores.pairs, scores.reference, scores.candidate),),
+                on="page",
+            )
+        )
+    charts: tuple[Chart, ...] = ()
+    if (details := accuracy.details) is not None:
+        charts = (_cosines(accuracy, details.cosines),)
+        if details.projection is not None:
+            charts += (_projection(details.projection),)
+        tables.append(_worst(details))
+    return Section("Accuracy", tuple(Note(note, on="page") for note in notes), charts, tuple(tables), terms=TERMS)
+
+
+def accuracy_tiles(accuracy: Comparison) -> tuple[Tile, ...]:
+    """The numbers that a verdict rests on."""
+    tiles = [
+        Tile("mean cosine", f"{accuracy.cosine_mean:.4f}", f"{accuracy.samples} samples"),
+        Tile("1st percentile", f"{accuracy.cosine_p1:.4f}", f"lowest {accuracy.cosine_min:.4f}"),
+    ]
+    if accuracy.neighbours is not None:
+        tiles.append(Tile("neighbour kept", f"{accuracy.neighbours:.1%}", "in an index of FP32"))
+    return tuple(tiles)
+
+
+def closeness_table(title: str, accuracy: Comparison) -> Table:
+    """How close each output is; in the terminal an output is a column."""
+    columns = [
+        Column("compared", terminal=""),
+        Column("cosine, mean", "{:.5f}", terminal="cosine to FP32, mean"),
+        Column("1st percentile", "{:.5f}", terminal="cosine to FP32, 1st percentile"),
+        Column("lowest", "{:.5f}", terminal="cosine to FP32, lowest"),
+        Column("SQNR (dB)", "{:.1f}", terminal="signal to quantisation noise"),
+        Column("neighbour kept (%)", "{:.1f}", terminal="same nearest neighbour"),
+    ]
+    rows: list[tuple[Value, ...]] = [
+        (one.named(name), one.cosine_mean, one.cosine_p1, one.cosine_min, _sqnr(one), _neighbours(one))
+        for name, one in accuracy.outputs.items()
+    ]
+    if (scores := accuracy.spearman) is not None:  # of the model, and so beside its first output
+        columns.append(Column("", terminal=f"Spearman, {scores.pairs} pairs", on="terminal"))
+        told = f"{scores.candidate:.2f}, FP32 {scores.reference:.2f}"
+        rows = [(*row, "" if place else told) for place, row in enumerate(rows)]
+    return Table(title, tuple(columns), tuple(rows), turned=True)
+
+
+def _sqnr(one: Closeness) -> Cell:
+    decibels = one.sqnr_db
+    return Cell("exact") if decibels is None else Cell(f"{decibels:.1f}", decibels, terminal=f"{decibels:.1f} dB")
+
+
+def _neighbours(one: Closeness) -> Cell:
+    if one.neighbours is None:
+        return Cell("", terminal="not measured")
+    share = 100 * one.neighbours
+    return Cell(f"{share:.1f}", share, terminal=f"{share:.1f} %")
+
+
+def _worst(details: Details) -> Table:
+    columns = [Column("cosine", "{:.5f}"), Column("sample", "{:d}")]
+    rows: list[tuple[Value, ...]] = [(one.cosine, one.number) for one in details.worst]
+    title = f"The worst {len(details.worst)} samples, counted from 0"
+    if any(one.text for one in details.worst):
+        columns.append(Column("text"))
+        rows = [(*row, one.text) for row, one in zip(rows, details.worst, strict=True)]
+    else:
+        title += "; texts left out or not known"
+    return Table(title, tuple(columns), tuple(rows), on="page")
+
+
+def _cosines(accuracy: Comparison, histogram: Histogram) -> Chart:
+    """How the samples' cosines spread."""
+    widths = [end - start for start, end in zip(histogram.edges, histogram.edges[1:], strict=False)]
+
+    def paint(axes: "Axes") -> None:
+        axes.bar(histogram.edges[:-1], histogram.counts, widths, align="edge", color=FIRST, edgecolor="none")
+        axes.axvline(accuracy.cosine_mean, color=INK, label=f"mean {accuracy.cosine_mean:.4f}")
+        axes.axvline(accuracy.cosine_p1, color=WARN, linestyle="--", label=f"1st perc. {accuracy.cosine_p1:.4f}")
+        axes.set_xlabel("cosine to FP32 (1 is equal)")
+        axes.set_ylabel("samples (count)")
+        axes.locator_params(axis="x", nbins=5)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2)
+
+    said = (
+        f"Cosines of {accuracy.samples} samples: lowest {accuracy.cosine_min:.4f}, 1st percentile "
+        f"{accuracy.cosine_p1:.4f}, mean {accuracy.cosine_mean:.4f}."
+    )
+    return Chart("cosines", "Cosine of each sample to FP32", said, (paint,))
+
+
+def _projection(projection: Projection) -> Chart:
+    """FP32 and INT8 vectors of the same samples in the plane that shows most of FP32's variance."""
+
+    def paint(axes: "Axes") -> None:
+        for expected, got in zip(projection.reference, projection.candidate, strict=True):
+            axes.plot(*zip(expected, got, strict=True), color=FAINT, linewidth=0.7)
+        x, y = zip(*projection.reference, strict=True)
+        axes.scatter(x, y, s=18, facecolors="none", edgecolors=FIRST, linewidths=0.9, label="FP32")
+        x, y = zip(*projection.candidate, strict=True)
+        axes.scatter(x, y, s=5, color=SECOND, label="INT8")
+        first, second = projection.explained
+        axes.set_xlabel(f"1st principal axis ({first:.0%} of variance)")
+        axes.set_ylabel(f"2nd principal axis ({second:.0%})")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
+
+    said = (
+        f"Unit vectors of {len(projection.reference)} samples on two principal axes of FP32, which hold "
+        f"{sum(projection.explained):.0%} of its variance. A dot (INT8) inside its circle (FP32) has not moved."
+    )
+    return Chart("projection", "Embeddings, FP32 against INT8", said, (paint,))

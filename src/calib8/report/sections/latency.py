@@ -1,0 +1,90 @@
+"""How long batches take."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from calib8.report.bench import BenchReport
+from calib8.report.chart import FIRST, INK, SECOND, Chart, short
+from calib8.report.section import Cell, Column, Note, On, Section, Table
+from calib8.report.verification import VerificationReport
+from calib8.verification import bench as measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TERMS = {"p95, p99": "Of a hundred batches 95, or 99, took at most this long."}
+
+
+def verification(report: VerificationReport) -> Section | None:
+    """Of the engine and its reference where the engine ran on a GPU; the terminal has told what they ran in."""
+    if report.gpu is None:
+        return None
+    runtimes = {"FP32 on the CPU": report.gpu.reference_runtime, "engine": report.gpu.engine_runtime}
+    return latency_section(report.gpu.speed, runtimes, told="page")
+
+
+def bench(report: BenchReport) -> Section:
+    """Of every artefact."""
+    return latency_section(report.cells, report.runtimes)
+
+
+def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str], told: On = "both") -> Section:
+    """A row for each shape and artefact; ``runtimes`` says what ran each, ``told`` where that is said."""
+    columns = (
+        Column("batch", "{:d}"),
+        Column("length", "{:d}"),
+        Column("artefact", wrap="anywhere"),
+        Column("median (ms)", "{:.2f}", terminal=("median", "ms")),
+        Column("p95 (ms)", "{:.2f}", terminal=("p95", "ms")),
+        Column("p99 (ms)", "{:.2f}", terminal=("p99", "ms")),
+        Column("samples/s", "{:,.0f}", terminal=("samples", "/s")),
+        Column("ratio", "{:.2f}x"),
+    )
+    rows = tuple(
+        (
+            cell.batch,
+            cell.length,
+            Cell(name, terminal=(name, f"in {_title(runtimes[name])}")) if told == "both" else name,
+            latency.median_ms,
+            latency.p95_ms,
+            latency.p99_ms,
+            latency.samples_per_second,
+            cell.ratio(name),
+        )
+        for cell in cells
+        for name, latency in cell.latencies.items()
+    )
+    notes = tuple(Note(f"{name}: {runtime}", on=told) for name, runtime in runtimes.items())
+    groups = tuple(len(cell.latencies) for cell in cells)
+    table = Table("Latency of one batch", columns, rows, groups=groups)
+    return Section("Speed", notes, (_chart(cells),), (table,), terms=TERMS)
+
+
+def _title(description: str) -> str:
+    """``OpenVINO 2026.4.1 on CPU`` -> ``OpenVINO``."""
+    return re.split(r" v?\d", description)[0]
+
+
+def _chart(cells: Sequence[measured.Cell]) -> Chart:
+    """Median latency of each artefact and shape, with the way to its 95th percentile."""
+    rows = [
+        (f"{short(name)}, {cell.batch}" + (f"x{cell.length}" if cell.length else ""), latency, place)
+        for cell in cells
+        for place, (name, latency) in enumerate(cell.latencies.items())
+    ]
+
+    def paint(axes: "Axes") -> None:
+        medians = [latency.median_ms for _, latency, _ in rows]
+        above = [max(0.0, latency.p95_ms - latency.median_ms) for _, latency, _ in rows]
+        colours = [FIRST if place == 0 else SECOND for _, _, place in rows]
+        axes.barh(range(len(rows)), medians, xerr=[[0.0] * len(rows), above], color=colours, ecolor=INK, capsize=2)
+        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("latency of one batch (ms): median, line to the 95th percentile")
+
+    said = "; ".join(f"{label}: {latency.median_ms:.2f} ms" for label, latency, _ in rows)
+    return Chart(
+        "latency", "Latency by artefact and batch", f"Medians. {said}.", (paint,), height=0.9 + 0.25 * len(rows)
+    )
