@@ -80,6 +80,37 @@ def test_every_conditioned_op_runs_in_int8(
     assert report.accuracy.cosine_mean > 0.999
 
 
+def test_optimised_for_latency_nothing_stands_before_q(model: Path, data: Path, tmp_path: Path) -> None:
+    changed = config(optimize="latency", max_damage=2).model_copy(update={"build": BUILD})
+    report = calib8.convert(model, data, tmp_path / "fast", changed)
+    plan = json.loads((tmp_path / "fast" / "plan.json").read_text())["ops"]
+    recipes = {op["node"]: op["recipe"].partition(" + reach")[0] for op in plan}
+    assert recipes["down"].startswith("side")
+    assert all("split" not in recipe for recipe in recipes.values())
+    quantised = ir.load(tmp_path / "fast" / "model.int8.onnx")
+    assert conditioning_chains(quantised) == []
+    assert {before_q(node) for node in quantised.graph if node.op_type == "QuantizeLinear"} == {
+        "LayerNormalization",  # in front of q, k, v and up
+        "Reshape",  # of attention's heads, in front of o
+        "Gelu",  # in front of down
+    }
+    assert json.loads((tmp_path / "fast" / "plan.json").read_text())["gelu"]["approximate"] == "tanh"
+    by_default = calib8.convert(model, data, tmp_path / "default", config(max_damage=2))
+    assert 1 - report.accuracy.cosine_mean < 2e-4
+    assert conditioning_chains(ir.load(tmp_path / "default" / "model.int8.onnx"))
+    assert report.int8_ops == by_default.int8_ops == 6
+    for engine in report.engines:
+        assert (engine.plan.covered, engine.plan.expected, engine.plan.missing) == (6, 6, ())
+        assert (engine.plan.planned_kernels, engine.plan.conditioning, engine.plan.divided) == (4, 0, ())
+
+
+def before_q(node: ir.Node) -> str:
+    """What gives a QuantizeLinear its input, but for a Cast."""
+    while node.op_type in ("QuantizeLinear", "Cast"):
+        node = node.inputs[0].producer()
+    return node.op_type
+
+
 def test_conditioning_pays(model: Path, data: Path, tmp_path: Path) -> None:
     auto = calib8.convert(model, data, tmp_path / "auto", config())
     plain = calib8.convert(model, data, tmp_path / "plain", config(treatment="plain", min_sqnr_db=0, max_damage=2))

@@ -11,18 +11,20 @@ from calib8.testing import tiny_encoder, token_feeds
 SHAPES = ("input_ids:1x1:8x16:8x32",)
 
 
-def write_encoder(folder: Path) -> Path:
+def write_encoder(folder: Path, width: int = 64) -> Path:
     """``model.onnx``, and ``data.npz`` of 32 samples."""
-    ir.save(tiny_encoder(vocabulary=64, width=64, positions=32), folder / "model.onnx")
+    ir.save(tiny_encoder(vocabulary=64, width=width, positions=32), folder / "model.onnx")
     np.savez(folder / "data.npz", **token_feeds(*([3, 9, 17, 30] * 8), vocabulary=64))
     return folder / "model.onnx"
 
 
-def write_int8(folder: Path) -> Path:
-    """``int8.onnx`` of what ``write_encoder`` wrote."""
+def write_int8(folder: Path, **options) -> Path:
+    """``int8.onnx`` of what ``write_encoder`` wrote; by ranges alone, or with the data as ``options`` say."""
     model = calib8.load(folder / "model.onnx")
     ranges = calib8.calibrate(model, folder / "data.npz")
-    return calib8.save(calib8.quantize(model, ranges, calib8.Int8(min_sqnr_db=0)), folder / "int8.onnx")
+    data = folder / "data.npz" if options else None
+    int8 = calib8.quantize(model, ranges, calib8.Int8(min_sqnr_db=0, **options), data=data)
+    return calib8.save(int8, folder / "int8.onnx")
 
 
 def build(model: Path, engine: Path, **options) -> Path:

@@ -60,9 +60,16 @@ def folded_shift(site: Site, c: Conditioning) -> np.ndarray:
 
 def bypassed(model: ir.Model, site: Site, c: Conditioning) -> ir.Model:
     """``model``, in which ``site`` was conditioned, in float: codes as good as exact, Q and DQ taken out."""
-    floats = {
-        op.name: weight_of(op, c.spread(site.taps).weight(matrix_of(op, site.groups)), site.groups) for op in site.ops
-    }
+
+    def rows(matrix: np.ndarray) -> np.ndarray:
+        conditioned = c.spread(site.taps).weight(matrix)
+        if c.extra or not len(c.side):
+            return conditioned
+        wide = np.zeros_like(matrix)  # what is left out is not gathered away: it meets zeros
+        wide[c.index] = conditioned
+        return wide
+
+    floats = {op.name: weight_of(op, rows(matrix_of(op, site.groups)), site.groups) for op in site.ops}
     for node in list(model.graph):
         if node.op_type != "DequantizeLinear":
             continue

@@ -365,9 +365,9 @@ def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.M
     names = {op.name for op in apply.weighted_ops(model)}
     solved: list[str] = []
 
-    def counted(seen: TensorStatistics, site: apply.Site):  # type: ignore[no-untyped-def]
+    def counted(seen: TensorStatistics, site: apply.Site, **options):  # type: ignore[no-untyped-def]
         solved.append(site.name)
-        return solve(seen, site)
+        return solve(seen, site, **options)
 
     monkeypatch.setattr(apply, "solve", counted)
     with pytest.raises(Stopped):

@@ -23,7 +23,9 @@ def _use_device(device: int | None) -> int | None:
 
 
 #: How ops are chosen and quantised.
-Int8 = Annotated[calib8.Int8, Only("include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment")]
+Int8 = Annotated[
+    calib8.Int8, Only("include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment", "optimize")
+]
 Pairs = Annotated[Path | None, Of(calib8.Convert, "pairs")]
 Sentences = Annotated[bool, Of(calib8.Convert, "sentences")]
 Device = Annotated[

@@ -15,11 +15,13 @@ Rules:
 5. The chain computes in FP32 (see ``half``) and fuses into the kernel that quantises.
 6. A bias joins the constant Add behind the op, the C of a Gemm or the bias of a Conv; a Conv without one gets one,
    and behind anything else, a computed bias included, an Add is inserted.
-7. Channels that ``index`` leaves out go around INT8: ``Gather -> MatMul`` in float, added to the op's output.
-8. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
+7. Channels that ``index`` leaves out go around INT8, through a small MatMul in float that is added to the op's output.
+   They are computed by columns of their own where that can be (``own_columns``), and gathered elsewhere.
+8. Where none is repeated there is no Gather in front of Q either: what is left out meets rows of zeros in the weight.
+9. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +31,7 @@ from calib8.graph.site import Site, matrix_of, weight_of
 from calib8.graph.values import drop_unread, insert_behind, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.passes.half import CONDITIONING
+from calib8.passes.own_columns import own_columns
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
 
 
@@ -92,14 +95,32 @@ class Quantised:
     conditioning: Conditioning
     weights: dict[str, Codes]
 
+    def widened(self) -> "Quantised":
+        """The same without a Gather, where channels are only left out: they meet codes of 0 (rule 8)."""
+        own = self.conditioning
+        if own.extra or not len(own.side):
+            return self
+        channels = len(own.shift)
+        shift, multiplier = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        shift[own.index], multiplier[own.index] = own.shift[own.index], own.multiplier
+
+        def wide(codes: NDArray[np.int8]) -> NDArray[np.int8]:
+            rows = np.zeros((channels, codes.shape[1]), np.int8)
+            rows[own.index] = codes
+            return rows
+
+        weights = {name: replace(codes, codes=wide(codes.codes)) for name, codes in self.weights.items()}
+        return Quantised(Conditioning(shift, np.arange(channels), multiplier, own.amax), weights)
+
 
 def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
     """Quantise ``site`` of ``model`` in place, conditioned as ``quantised`` says, and return the model."""
     graph = model.graph
     constants = Constants(graph)
-    dequantised = conditioned_activation(constants, site, quantised.conditioning)
     channels = quantised.conditioning.side
-    side = _gathered(constants, site.activation, channels) if len(channels) else None
+    side = _side_channels(constants, site.activation, quantised.conditioning) if len(channels) else None
+    quantised = quantised.widened()
+    dequantised = conditioned_activation(constants, site, quantised.conditioning)
     for op in site.ops:
         own = quantised.weights[op.name]
         name, codes = name_of(op.weight), weight_of(op, own.codes, site.groups)
@@ -120,7 +141,7 @@ def conditioned_activation(constants: Constants, site: Site, conditioning: Condi
     nodes: list[ir.Node] = []
     value = x = site.activation
     axis = -1 if site.window is None else 1
-    trailing = (1,) * (0 if site.window is None else len(site.window.kernel))  # rule 8
+    trailing = (1,) * (0 if site.window is None else len(site.window.kernel))  # rule 9
 
     def append(op_type: str, name: str, array: NDArray[np.generic], **attributes: int) -> None:
         nonlocal value
@@ -183,8 +204,11 @@ def _bias_slot(op: WeightedOp) -> tuple[ir.Node, int, ir.Value] | None:
     return reader, side, own
 
 
-def _gathered(constants: Constants, x: ir.Value, channels: NDArray[np.int64]) -> ir.Value:
-    """The ``channels`` of ``x``, as they are."""
+def _side_channels(constants: Constants, x: ir.Value, conditioning: Conditioning) -> ir.Value:
+    """Those of ``x`` that are left out, as they are (rule 7)."""
+    channels = conditioning.side
+    if (columns := own_columns(constants, x, len(conditioning.shift), channels)) is not None:
+        return columns
     index = constants.new(f"{x.name}_side", channels)
     shape = None if x.shape is None else ir.Shape([*x.shape[:-1], len(channels)])
     output = ir.Value(name=constants.free(f"{x.name}_outliers"), type=x.type, shape=shape)

@@ -14,18 +14,16 @@ Rules:
 3. Only a Gather along the last axis whose constant index holds every channel.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.graph.branch import branch_of
 from calib8.graph.values import drop_unread
 from calib8.passes.qdq_nodes import Constants
 
 #: How many times as many columns a GEMM may get (rule 1).
 MOST_COLUMNS = 1.125
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Relu", "Sigmoid", "Tanh")
 
 
 def early_gather(model: ir.Model) -> ir.Model:
@@ -49,39 +47,6 @@ def _index(node: ir.Node) -> NDArray[np.int64] | None:
     return index if np.array_equal(np.unique(index), np.arange(size)) else None
 
 
-@dataclass
-class _Branch:
-    """What lies between a GEMM and the Gather: values of as many channels as the GEMM has columns."""
-
-    channels: int
-    gemm: ir.Node | None = None
-    nodes: dict[ir.Node, None] = field(default_factory=dict)
-
-    def grow(self, value: ir.Value | None) -> bool:
-        """Take in what computes ``value``. False if that is not of rule 1."""
-        node = value.producer() if value is not None else None
-        if value is None or node is None or value.is_graph_output():
-            return False
-        if node in self.nodes or node is self.gemm:
-            return True
-        if node.op_type == "MatMul" and self.gemm is None:
-            self.gemm = node
-            return True
-        self.nodes[node] = None
-        return node.op_type in ELEMENTWISE and all(self._fits(operand) for operand in node.inputs)
-
-    def _fits(self, operand: ir.Value | None) -> bool:
-        if operand is not None and operand.const_value is not None:
-            return operand.const_value.size == 1 or operand.const_value.shape == (self.channels,)
-        return self.grow(operand)
-
-    def closed(self, exit_: ir.Node) -> bool:
-        """Does nothing outside read from it?"""
-        assert self.gemm is not None
-        inside = {*self.nodes, exit_}
-        return all(reader in inside for node in (self.gemm, *self.nodes) for reader, _ in node.outputs[0].uses())
-
-
 def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bool:
     """Rule 1. False if it does not hold."""
     source, output = gather.inputs[0], gather.outputs[0]
@@ -89,8 +54,8 @@ def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bo
     assert source.shape is not None
     channels = source.shape[-1]
     assert isinstance(channels, int)
-    branch = _Branch(channels)
-    if not branch.grow(source) or branch.gemm is None or not branch.closed(gather) or output.is_graph_output():
+    branch = branch_of(source, channels)
+    if branch is None or not branch.closed(gather) or output.is_graph_output():
         return False
     dequantise = _weight(branch.gemm, channels)
     if dequantise is None or len(index) > MOST_COLUMNS * channels:

@@ -1,42 +1,55 @@
-"""Fold a conditioning chain into the constants of the op in front of it, where that is exact: fewer nodes are left.
+"""Fold a conditioning chain into the constants of an op in front of it, where that is exact: fewer nodes are left.
 
     x * gamma + beta -> Sub(shift) -> Mul(multiplier)   ==   x * (gamma * multiplier) + (beta - shift) * multiplier
 
 Rules:
-1. Only where the chain is all that reads the op's output, which is no output of the model: any other reader (the
-   residual of a post-LN encoder) wants the numbers as they were.
+1. Where the chain is all that reads the op's output, which is no output of the model, that is all: any other reader
+   (the residual of a post-LN encoder) wants the numbers as they were. With ``everywhere`` others get them back by a
+   Mul and an Add of their own: what stands beside Q costs a kernel that is there anyway less than what stands before Q.
 2. A LayerNormalization over the last axis takes shift and multiplier; so does ``Mul -> Add`` with constant vectors,
    which is how a decomposed one ends. An Add alone takes the shift, a Mul alone a multiplier that no shift precedes.
 3. The shift comes first in a chain. Where a Gather follows it, the multiplier has other columns and stays.
 4. Constants that others read are left to them: the op gets new ones.
-5. An op that took something in stays FP32 (``CONDITIONING``), as LayerNormalization does anyway. FP16 would round
-   ``beta - shift`` by up to 2^-11 of its size: where a channel is narrow and far from 0 that is whole INT8 steps, the
-   same in every row, while the bias of the GEMM makes up for the exact shift. In FP32 the sum is not rounded before
-   the grid at all, which is better than a chain behind an FP16 op.
-6. The tensor takes the name of what it replaces, so that no old name stands for new numbers.
+5. What takes something in as an elementwise op stays FP32 (``CONDITIONING``), as LayerNormalization does anyway. FP16
+   would round ``beta - shift`` by up to 2^-11 of its size: where a channel is narrow and far from 0 that is whole INT8
+   steps, the same in every row, while the bias of the GEMM makes up for the exact shift. In FP32 the sum is not rounded
+   before the grid at all, which is better than a chain behind an FP16 op.
+6. The tensor takes the name of what it replaces, so that no old name stands for new numbers. What others get back
+   keeps the old name.
+7. With ``everywhere`` a GEMM takes them, too, into its bias and the scale of its INT8 columns, whose codes stay what
+   they are; and what only moves channels may lie between (``graph/channels.py``): so attention's output is
+   conditioned in the product that gives V.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.values import drop_unread, op_of
+from calib8.graph.channels import Origin, origin_of
+from calib8.graph.values import drop_unread, name_of, op_of
 from calib8.passes.half import CONDITIONING
 from calib8.passes.qdq_nodes import Constants
+
+Floats32 = NDArray[np.float32]
+#: Readers that do not look at numbers.
+INDIFFERENT = ("Shape", "Size")
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a node reads a constant vector. ``value`` is None for the bias that a LayerNormalization can do without."""
+    """Where a node reads constants, one for each channel along the last axis. ``value`` is None for the bias that a
+    LayerNormalization can do without."""
 
     node: ir.Node
     index: int
     value: ir.Value | None
+    elementwise: bool = True
 
     @property
-    def numbers(self) -> NDArray[np.float32]:
+    def numbers(self) -> Floats32:
         if self.value is None:
             return np.zeros(1, np.float32)
         assert self.value.const_value is not None
@@ -51,44 +64,123 @@ class _Affine:
     offset: _Slot | None
 
 
-def fold_conditioning(model: ir.Model) -> ir.Model:
+@dataclass(frozen=True)
+class _Target:
+    """Where a chain behind a value can be folded: into ``affine``, which gives ``origin``.
+
+    ``others`` read the value as well: nodes, and the number of the input.
+    """
+
+    affine: _Affine
+    origin: Origin
+    others: list[tuple[ir.Node, int]]
+
+    def takes(self, kind: str) -> bool:
+        """Whether a ``Sub`` or a ``Mul`` goes in."""
+        if kind == "Sub":
+            return self.affine.offset is not None and self.origin.adds
+        return self.affine.factor is not None  # a missing offset is 0; an offset without a factor would be scaled alone
+
+
+@dataclass(frozen=True)
+class Foldable:
+    """Which ops of a chain leave nothing in front of Q."""
+
+    shift: bool = False
+    multiplier: bool = False
+
+
+def foldable(value: ir.Value, width: int, readers: Collection[ir.Node]) -> Foldable:
+    """What of a chain between ``value``, ``width`` channels wide, and its ``readers`` can be folded ``everywhere``.
+
+    Rule 1 costs others a Mul; a shift would cost an Add more.
+    """
+    target = _target(value, width, readers)
+    if target is None:
+        return Foldable()
+    return Foldable(shift=target.takes("Sub") and not target.others, multiplier=target.takes("Mul"))
+
+
+def fold_conditioning(model: ir.Model, *, everywhere: bool = False) -> ir.Model:
     """Fold what ``condition`` wrote, in place, and return the model. Call it before ``to_half`` (rule 5)."""
     chained = [node for node in model.graph if node.meta.get(CONDITIONING)]
     constants = Constants(model.graph)
-    for kind, fold in (("Sub", _fold_shift), ("Mul", _fold_multiplier)):
+    for kind in ("Sub", "Mul"):
         for node in chained:
-            if node.op_type == kind and (affine := _affine(node)) is not None:
-                fold(constants, node, affine)
+            if node.op_type != kind or (target := _target(_first(node), len(_vector(node)), [node])) is None:
+                continue
+            beyond = target.others or target.origin.moved or not _elementwise(target.affine)
+            if target.takes(kind) and (everywhere or not beyond):
+                _fold(constants, node, target)
     return model
 
 
-def _fold_shift(constants: Constants, node: ir.Node, affine: _Affine) -> None:
-    if affine.offset is not None:
-        _replace(constants, affine.offset, affine.offset.numbers - _vector(node))
-        _remove(constants.graph, node)
-
-
-def _fold_multiplier(constants: Constants, node: ir.Node, affine: _Affine) -> None:
-    """A missing offset is 0 whatever the factor; an offset without a factor would be scaled alone."""
-    if affine.factor is None:
-        return
-    for slot in (affine.factor, affine.offset):
-        if slot is not None and slot.value is not None:
-            _replace(constants, slot, slot.numbers * _vector(node))
+def _fold(constants: Constants, node: ir.Node, target: _Target) -> None:
+    numbers = _vector(node)
+    own = numbers[target.origin.order]
+    factor, offset = target.affine.factor, target.affine.offset
+    if node.op_type == "Sub":
+        assert offset is not None
+        _replace(constants, offset, offset.numbers - own)
+    else:
+        for slot in (factor, offset):
+            if slot is not None and slot.value is not None:
+                _replace(constants, slot, slot.numbers * own)
+    for value in target.origin.moved:  # rule 6
+        value.name = constants.free(f"{value.name}_folded")
+    if target.others:
+        _restore(constants, node, target.others)
     _remove(constants.graph, node)
 
 
-def _affine(node: ir.Node) -> _Affine | None:
-    """The op in front of a Sub or Mul of a chain, rules 1 and 2; None if there is none to fold into."""
-    op, width = _only_read_by_chain(node.inputs[0]), len(_vector(node))
+def _restore(constants: Constants, node: ir.Node, others: list[tuple[ir.Node, int]]) -> None:
+    """Undo ``node`` for the ``others`` who read what it reads (rule 1)."""
+    value, numbers = _first(node), _vector(node)
+    undone = ("Add", numbers) if node.op_type == "Sub" else ("Mul", 1 / numbers)
+    name = name_of(value)
+    restored = ir.Value(name=name, type=value.type, shape=value.shape)
+    value.name = constants.free(f"{name}_folded")
+    constant = constants.new(f"{name}_{'shift' if undone[0] == 'Add' else 'inverse'}", undone[1].astype(np.float32))
+    undo = ir.node(undone[0], [value, constant], outputs=[restored], name=constants.free(f"{name}_Restored"))
+    undo.meta[CONDITIONING] = True
+    producer = value.producer()
+    assert producer is not None
+    constants.graph.insert_after(producer, undo)
+    for reader, index in others:
+        reader.replace_input_with(index, restored)
+
+
+def _target(value: ir.Value, width: int, readers: Collection[ir.Node]) -> _Target | None:
+    """Where a chain can be folded that stands between ``value`` and ``readers``; None if nowhere."""
+    origin = origin_of(value, width)
+    affine = _affine(origin.value, width) if origin is not None else None
+    if origin is None or affine is None or value.is_graph_output():
+        return None
+    others = [(op, i) for op, i in value.uses() if op not in readers and op.op_type not in INDIFFERENT]
+    if others and origin.moved:
+        return None  # they would have to get back what changes on its way
+    return _Target(affine, origin, others)
+
+
+def _elementwise(affine: _Affine) -> bool:
+    return all(slot is None or slot.elementwise for slot in (affine.factor, affine.offset))
+
+
+def _affine(value: ir.Value, width: int) -> _Affine | None:
+    """The op that gives ``value``, rules 2 and 7; None if nothing can be folded into it."""
+    op = value.producer()
     if op is None:
         return None
     if op.op_type == "LayerNormalization":
         return _normalisation(op, width)
+    if (product := _gemm(op, width)) is not None:
+        return product
     slot = _slot(op, width)
     if slot is None or op.op_type == "Mul":
         return None if slot is None else _Affine(slot, None)
-    before = _only_read_by_chain(op.inputs[1 - slot.index])
+    before = _only_read_once(op.inputs[1 - slot.index])
+    if before is not None and before.op_type == "MatMul" and (product := _gemm(before, width)) is not None:
+        return _Affine(product.factor, _Slot(op, slot.index, slot.value, elementwise=False))
     factor = _slot(before, width) if before is not None and before.op_type == "Mul" else None
     return _Affine(factor, slot)
 
@@ -103,12 +195,36 @@ def _normalisation(op: ir.Node, width: int) -> _Affine | None:
     return _Affine(_Slot(op, 1, op.inputs[1]), _Slot(op, 2, beta))
 
 
-def _slot(op: ir.Node, width: int) -> _Slot | None:
-    """The constant side of an Add or Mul whose other side is none."""
-    if op_of(op) not in ("Add", "Mul"):
+def _gemm(op: ir.Node, width: int) -> _Affine | None:
+    """The columns of a MatMul or Gemm: the scale of its codes, or the float weight itself, and the C of a Gemm."""
+    if op_of(op) not in ("MatMul", "Gemm"):
         return None
-    sides = [index for index, value in enumerate(op.inputs) if _is_vector(value, width)]
-    return _Slot(op, sides[0], op.inputs[sides[0]]) if len(sides) == 1 else None
+    weight, bias = op.inputs[1], op.inputs[2] if len(op.inputs) > 2 else None
+    alone = op.attributes.get_float("alpha", 1.0) == op.attributes.get_float("beta", 1.0) == 1.0
+    if weight is None or not alone or not (bias is None or _is_vector(bias, width)):
+        return None
+    dequantise = weight.producer()
+    columns = 0 if op.attributes.get_int("transB", 0) else 1
+    if dequantise is not None and dequantise.op_type == "DequantizeLinear" and len(weight.uses()) == 1:
+        factor = _Slot(dequantise, 1, dequantise.inputs[1], elementwise=False)
+        if not _is_vector(factor.value, width) or dequantise.attributes.get_int("axis", 1) != columns:
+            return None
+    elif weight.const_value is not None and weight.const_value.dtype == ir.DataType.FLOAT:
+        shape = weight.const_value.shape
+        if len(shape) != 2 or shape[1] != width or not columns:
+            return None
+        factor = _Slot(op, 1, weight, elementwise=False)
+    else:
+        return None
+    return _Affine(factor, None if bias is None else _Slot(op, 2, bias, elementwise=False))
+
+
+def _slot(op: ir.Node, width: int) -> _Slot | None:
+    """The constant vector of a Mul or Add."""
+    if op_of(op) not in ("Mul", "Add"):
+        return None
+    index = next((i for i, value in enumerate(op.inputs) if _is_vector(value, width)), None)
+    return None if index is None else _Slot(op, index, op.inputs[index])
 
 
 def _is_vector(value: ir.Value | None, width: int) -> bool:
@@ -119,14 +235,20 @@ def _is_vector(value: ir.Value | None, width: int) -> bool:
     return len(shape) > 0 and shape[-1] == value.const_value.size == width
 
 
-def _only_read_by_chain(value: ir.Value | None) -> ir.Node | None:
-    """What computes ``value``, if one node alone reads it (rule 1)."""
+def _only_read_once(value: ir.Value | None) -> ir.Node | None:
+    """What computes ``value``, if one node alone reads it."""
     if value is None or len(value.uses()) != 1 or value.is_graph_output():
         return None
     return value.producer()
 
 
-def _vector(node: ir.Node) -> NDArray[np.float32]:
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _vector(node: ir.Node) -> Floats32:
     """The shift or multiplier of a node that ``condition`` wrote."""
     operand = node.inputs[1]
     assert operand is not None
@@ -134,7 +256,7 @@ def _vector(node: ir.Node) -> NDArray[np.float32]:
     return operand.const_value.numpy()
 
 
-def _replace(constants: Constants, slot: _Slot, numbers: NDArray[np.float32]) -> None:
+def _replace(constants: Constants, slot: _Slot, numbers: Floats32) -> None:
     """Rules 4 and 5."""
     node, old = slot.node, slot.value
     name = old.name if old is not None else f"{node.outputs[0].name}_bias"
@@ -142,7 +264,8 @@ def _replace(constants: Constants, slot: _Slot, numbers: NDArray[np.float32]) ->
     if slot.index == len(node.inputs):
         node.resize_inputs(slot.index + 1)
     node.replace_input_with(slot.index, new)
-    node.meta[CONDITIONING] = True
+    if slot.elementwise:
+        node.meta[CONDITIONING] = True
     if old is not None and old.is_initializer():
         drop_unread(constants.graph, old)
 

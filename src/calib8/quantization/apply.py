@@ -22,7 +22,7 @@ from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.progress import Progress
 from calib8.provenance import Origin
-from calib8.quantization.config import Form, Int8
+from calib8.quantization.config import Form, Int8, Optimize
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.solve import FEWEST_ROWS, Solution, solve
@@ -45,6 +45,7 @@ def solve_sites(
     statistics: Mapping[str, TensorStatistics],
     progress: Progress,
     unfinished: Path | None = None,
+    optimize: Optimize = "accuracy",
 ) -> dict[str, Solution]:
     """The solution of every op whose input was sampled often enough, by the op's name; ops of one site share it.
 
@@ -64,7 +65,7 @@ def solve_sites(
         for op in site.ops:
             refuse_half(op)
             finite_weight(op.weight)
-        solution = kept(path, partial(solve, statistics[site.tensor], site))
+        solution = kept(path, partial(solve, statistics[site.tensor], site, optimize=optimize))
         found |= dict.fromkeys([op.name for op in site.ops], solution)
         release(model)  # or all weights would be in memory at the end
         if path not in known:
@@ -104,7 +105,7 @@ def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form) -
     fit_tensorrt(quantised)
     if config.embedding:
         quantize_embeddings(quantised)
-    fold_conditioning(quantised)
+    fold_conditioning(quantised, everywhere=isinstance(config, Int8) and config.optimize == "latency")
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()

@@ -30,7 +30,7 @@ from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import Budget, QuantPlan
 from calib8.quantization.quantise import Case
 from calib8.quantization.sensitivity import Measuring, costs_alone
-from calib8.quantization.solve import RECIPES, WORTH, Solution, cheapest, solve
+from calib8.quantization.solve import RECIPES, SIDE, WORTH, Solution, cheapest, solve
 from calib8.quantization.solved import kept
 from calib8.quantization.trials import Trial, Trials, possible
 
@@ -41,7 +41,7 @@ COSTLY = (
     Recipe(shift=True, split=0.04, side=32),
     Recipe(smooth=0.5, shift=True, split=0.04, side=32),
 )
-ORDER = (*RECIPES, *COSTLY)
+ORDER = (*RECIPES, *SIDE, *COSTLY)
 #: Samples that a plan is measured on.
 BUDGET_PROBED = 64
 #: Cosine not worth spending.
@@ -67,6 +67,7 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
 
     Raises ``AccuracyMissed`` if no plan with an op in INT8 keeps the budget, ``ConfigError`` if there is no op at all.
     """
+    case = case.with_gelu_ops(probe, progress)
     # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
     lenient = replace(case, config=case.config.model_copy(update={"min_sqnr_db": -math.inf}))
     solutions = lenient.solutions(progress)
@@ -165,7 +166,7 @@ class _Search:
             [error] = self._tried.numbers(_told(site, recipe), lambda: [trials().run(recipe).error])
             return Trial(recipe, error)
 
-        return [trial(recipe) for recipe in COSTLY if possible(recipe, site)]
+        return [trial(recipe) for recipe in COSTLY if possible(recipe, site, self.case.config.optimize)]
 
     def _measure_again(self) -> None:
         """What ops cost of which that was only predicted; those in float keep the cost that they were left out for."""

@@ -8,6 +8,7 @@ from calib8.config import Config, Option
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
 Treatment: TypeAlias = Literal["auto", "plain"]
+Optimize: TypeAlias = Literal["accuracy", "latency"]
 
 #: Held-out samples that a plan is measured on.
 PROBED = 32
@@ -45,6 +46,12 @@ class Int8(Form):
     """Condition activations with outliers and round with GPTQ, or use ranges alone.
 
     ``auto`` conditions (smooth, shift, split) and rounds where calibration data is at hand; ``plain`` never does.
+    """
+    optimize: Optimize = "accuracy"
+    """What to go for: accuracy, or latency by treatments that TensorRT computes at no cost of their own.
+
+    ``accuracy`` puts what conditions an activation in front of its Q where it cannot be folded into the op before;
+    ``latency`` only takes treatments that leave nothing there, so that TensorRT fuses Q into that op.
     """
     max_damage: float = Field(default=0.002, gt=0)
     """Leave ops that alone take more than this from the cosine of the model's output to FP32's in float.

@@ -66,6 +66,24 @@ class Budget(BaseModel):
     samples: int
 
 
+class Gelu(BaseModel):
+    """``ops`` GELUs that became one op each: exact (``none``), or by ``tanh``, which alone leaves the model's float
+    output a mean cosine of ``cosine`` to FP32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ops: int
+    approximate: Literal["none", "tanh"]
+    cosine: float
+
+    def describe(self) -> str:
+        """For people."""
+        cost = f"{1 - self.cosine:.1e} of cosine in float"
+        if self.approximate == "tanh":
+            return f"GELU is one op ({self.ops} of them), by tanh, which costs {cost}"
+        return f"GELU is one op ({self.ops} of them), exact: tanh would cost {cost}"
+
+
 class QuantPlan(BaseModel):
     """The treatment of every weighted op, in graph order."""
 
@@ -74,6 +92,7 @@ class QuantPlan(BaseModel):
     format: Literal["calib8.plan/1"] = "calib8.plan/1"
     ops: tuple[OpPlan, ...]
     budget: Budget | None = None
+    gelu: Gelu | None = None
 
     def nodes(self, treatment: Literal["int8", "float"]) -> list[str]:
         """Names of the nodes with that treatment."""

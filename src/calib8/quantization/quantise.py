@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,10 +20,11 @@ from calib8.graph.io import SOURCE_SHA256
 from calib8.progress import Progress
 from calib8.quantization.apply import apply_plan, solve_sites
 from calib8.quantization.config import Int8
+from calib8.quantization.gelu import with_gelu_ops
 from calib8.quantization.known import Known
 from calib8.quantization.policy import Measured, check_ranges, make_plan, selected
 from calib8.quantization.probe import Probe
-from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.quant_plan import Gelu, QuantPlan
 from calib8.quantization.sensitivity import Measuring, culprits
 from calib8.quantization.solve import ROWS, Solution
 from calib8.quantization.switchboard import Switchboard
@@ -41,6 +42,8 @@ class Case:
     config: Int8
     #: Where solutions are kept while there is work left, and found again.
     unfinished: Path | None = None
+    #: What became of its GELUs, if anything.
+    gelu: Gelu | None = None
 
     def solutions(self, progress: Progress) -> dict[str, Solution]:
         """How each op is conditioned and rounded; none if ranges alone decide."""
@@ -48,7 +51,18 @@ class Case:
         if self.config.treatment == "plain":
             return {}
         with self.step("sites", progress) as folder:
-            return solve_sites(self.model, selected(self.model, self.config), self.statistics, progress, folder)
+            names = selected(self.model, self.config)
+            return solve_sites(self.model, names, self.statistics, progress, folder, self.config.optimize)
+
+    def with_gelu_ops(self, probe: Probe, progress: Progress) -> "Case":
+        """The case of the model with one op for each GELU, where that is to be as fast as can be.
+
+        What calibration saw is of the model as it was: the difference is far below a step of any grid.
+        """
+        if self.config.optimize != "latency":
+            return self
+        model, gelu = with_gelu_ops(self.model, probe, self.config.max_damage, progress)
+        return replace(self, model=model, gelu=gelu)
 
     def step(self, name: str, progress: Progress, probe: Probe | None = None) -> AbstractContextManager[Path | None]:
         """The folder in which a step of the work, on the samples of ``probe``, is kept; None if none is."""
@@ -72,7 +86,8 @@ class Case:
 
     def plan(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> QuantPlan:
         """What is done to each op."""
-        return make_plan(self.model, self.ranges, self.config, solutions, measured)
+        plan = make_plan(self.model, self.ranges, self.config, solutions, measured)
+        return plan.model_copy(update={"gelu": self.gelu})
 
     def apply(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> tuple[ir.Model, QuantPlan]:
         """The quantised model and its plan."""
@@ -120,6 +135,7 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     What a site's own numbers cannot tell is how much its error matters: 23 dB may be plenty in one place and ruin a
     detector in another. Nothing is measured op by op as long as all of them together do no such damage.
     """
+    case = case.with_gelu_ops(probe, progress)
     solutions = case.solutions(progress)
     quantised, plan = case.apply(solutions)
     with open_cpu(quantised, "onnxruntime") as runtime:

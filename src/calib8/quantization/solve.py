@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from calib8.calibration.statistics import TensorStatistics
 from calib8.graph.site import Site
 from calib8.passes.condition import Codes, Conditioning, Quantised
+from calib8.quantization.config import Optimize
 from calib8.quantization.design import Recipe, design
 from calib8.quantization.grouped import Grouped
 from calib8.quantization.rounding import Rounded
@@ -27,6 +28,8 @@ RECIPES = (
     Recipe(shift=True, split=0.04),
     Recipe(smooth=0.5, shift=True, split=0.04),
 )
+#: For latency a side branch takes the place of what needs nodes in front of Q (see ``possible``).
+SIDE = (Recipe(side=32), Recipe(side=64))
 #: A costlier recipe must lower the error power by this factor.
 WORTH = 0.9
 #: How far the grid may reach beyond what was seen, or fall short of it, from wide to tight. On data unlike that of
@@ -55,18 +58,22 @@ class Solution:
         return self.trial.error
 
 
-def solve(seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] = RECIPES) -> Solution:
+def solve(
+    seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] | None = None, optimize: Optimize = "accuracy"
+) -> Solution:
     """Quantise the weights of ``site``, whose input was ``seen``, rows sampled.
 
-    1. Try the recipes that the site can take (the plain one if none), and keep the cheapest that nothing beats by much;
-       then the reach of its grid, in the same manner.
+    1. Try the recipes (the usual ones if none are given) that the site can take (the plain one if none), and keep the
+       cheapest that nothing beats by much; then the reach of its grid, in the same manner.
     2. Design it for all data; round with GPTQ on all rows as they come out of the INT8 grid.
     3. Fold the shift through the codes, and correct the bias by the mean error left (Nagel et al., 2019,
        arXiv:1906.04721).
     """
     rows = seen.sample(site.view).rows()
     trials = Trials(rows, site)
-    found = [trials.run(recipe) for recipe in recipes if possible(recipe, site)] or [trials.run(Recipe())]
+    usual = RECIPES if optimize == "accuracy" else (*RECIPES, *SIDE)
+    allowed = [recipe for recipe in recipes or usual if possible(recipe, site, optimize)]
+    found = [trials.run(recipe) for recipe in allowed or [Recipe()]]
     chosen = _with_reach(cheapest(found), trials)
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
     channels = replace(channels_of(rows, site.taps), minimum=seen.channel_minimum, maximum=seen.channel_maximum)

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from calib8.graph.site import Site
 from calib8.numerics import Floats, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
+from calib8.passes.fold_conditioning import foldable
+from calib8.passes.own_columns import has_columns
+from calib8.quantization.config import Optimize
 from calib8.quantization.design import Channels, Recipe, design
 from calib8.quantization.grouped import Grouped
 
@@ -56,13 +59,16 @@ class Trials:
         return Trial(recipe, error_of(self._expected, got))
 
 
-def possible(recipe: Recipe, site: Site) -> bool:
+def possible(recipe: Recipe, site: Site, optimize: Optimize = "accuracy") -> bool:
     """Whether ``site`` can take ``recipe``.
 
     A shift does not reach the zeros that a Conv pads with. Channels of a grouped Conv cannot be repeated; only there is
     it free to smooth all the way, where channels have weight scales of their own. Only MatMul and Gemm have side
-    branches, and some channels must be left for INT8.
+    branches, and some channels must be left for INT8. For latency nothing may be left in front of Q: what cannot be
+    folded there is not possible, a side branch only where channels can have columns of their own.
     """
+    if optimize == "latency" and not _leaves_nothing(recipe, site):
+        return False
     if recipe.smooth == 1 and site.groups == 1:
         return False
     if recipe.shift and site.window is not None and site.window.padded:
@@ -70,6 +76,17 @@ def possible(recipe: Recipe, site: Site) -> bool:
     if recipe.split and site.groups > 1:
         return False
     return not recipe.side or (site.window is None and recipe.side <= len(site.matrix()) // 2)
+
+
+def _leaves_nothing(recipe: Recipe, site: Site) -> bool:
+    channels = len(site.matrix()) // site.taps
+    folded = foldable(site.activation, channels, [op.node for op in site.ops])
+    return (
+        (not recipe.smooth or folded.multiplier)
+        and (not recipe.shift or folded.shift)
+        and not recipe.split
+        and (not recipe.side or has_columns(site.activation, channels))
+    )
 
 
 def hold_out(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

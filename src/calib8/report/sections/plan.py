@@ -40,6 +40,8 @@ def plan_section(plan: QuantPlan) -> Section:
             f"Searched for a mean cosine of {budget.cosine:g}: {budget.reached:.5f} ± {budget.standard_error:.5f} on "
             f"{budget.samples} held-out calibration samples."
         )
+    if plan.gelu is not None:
+        notes.append(plan.gelu.describe())
     tables = (_recipes(plan), _ops(plan, measured=bool(measured)))
     return Section("Plan, op by op", tuple(Note(note, on="page") for note in notes), charts, tables, terms=TERMS)
 
@@ -77,7 +79,8 @@ def _ops(plan: QuantPlan, *, measured: bool) -> Table:
 
 
 def _heading(plan: QuantPlan, below: str) -> tuple[str, ...]:
-    said = (f"names of ops begin with {below}",) if below else ()
+    gelu = (plan.gelu.describe(),) if plan.gelu is not None else ()
+    said = (*gelu, *((f"names of ops begin with {below}",) if below else ()))
     if (budget := plan.budget) is None:
         return ("Plan", *said)
     return (

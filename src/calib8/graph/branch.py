@@ -1,0 +1,47 @@
+"""What lies between a GEMM and a value, if that is elementwise: column j of the weight alone decides channel j."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+#: Operators that compute each number from those at its place.
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Relu", "Sigmoid", "Tanh")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A MatMul, and ``nodes`` behind it whose values have as many channels as the MatMul has columns."""
+
+    gemm: ir.Node
+    nodes: tuple[ir.Node, ...]
+
+    def closed(self, exit_: ir.Node) -> bool:
+        """Does nothing outside read from it?"""
+        inside = {*self.nodes, exit_}
+        return all(reader in inside for node in (self.gemm, *self.nodes) for reader, _ in node.outputs[0].uses())
+
+
+def branch_of(value: ir.Value, channels: int) -> Branch | None:
+    """The branch that computes ``value``, whose last axis has ``channels``.
+
+    None if that is not one MatMul and elementwise ops with constants of one number, or of one for each channel, or if
+    a value of it is an output of the model.
+    """
+    gemms: list[ir.Node] = []
+    nodes: dict[ir.Node, None] = {}
+
+    def grow(part: ir.Value | None) -> bool:
+        if part is not None and part.const_value is not None:
+            return part.const_value.size == 1 or part.const_value.shape == (channels,)
+        node = part.producer() if part is not None else None
+        if part is None or node is None or part.is_graph_output():
+            return False
+        if node in nodes or node in gemms:
+            return True
+        if node.op_type == "MatMul" and not gemms:
+            gemms.append(node)
+            return True
+        nodes[node] = None
+        return node.op_type in ELEMENTWISE and all(grow(operand) for operand in node.inputs)
+
+    return Branch(gemms[0], tuple(nodes)) if grow(value) and gemms else None

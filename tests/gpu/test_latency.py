@@ -1,0 +1,32 @@
+"""Optimised for latency, GELU and Q are computed by the GEMM in front of them, on this GPU's TensorRT."""
+
+from pathlib import Path
+
+import pytest
+from engines import build, write_encoder, write_int8
+
+import calib8
+from calib8.engine.layers_log import HEADER, layers_from_log
+
+pytest.importorskip("tensorrt", reason="needs pip install tensorrt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("latency")
+    write_encoder(folder, width=512)
+    build(write_int8(folder, optimize="latency"), folder / "fast.engine", log=folder / "build.log")
+    return folder
+
+
+def test_it_computes_what_the_model_does(folder: Path) -> None:
+    calib8.verify(folder / "model.onnx", folder / "fast.engine", folder / "data.npz", calib8.Verify(min_cosine=0.999))
+
+
+def test_one_kernel_from_the_gemm_to_the_codes(folder: Path, measured) -> None:
+    text = (folder / "build.log").read_text(errors="replace")
+    layers = layers_from_log([text[text.rindex(HEADER) :]])
+    down = [layer for layer in layers if any("Gelu" in node for node in layer.nodes)]
+    measured(f"kernels with GELU: {[(layer.kind, layer.tactic, layer.outputs) for layer in down]}")
+    fused = [layer for layer in down if layer.computes("up") and any("QuantizeLinear" in node for node in layer.nodes)]
+    assert [layer.outputs[0].dtype for layer in fused] == ["Int8"]

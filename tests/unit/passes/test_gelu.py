@@ -1,0 +1,143 @@
+"""GELU as one op: every way to write it, what is none, and the approximation."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from calib8.graph.builder import GraphBuilder
+from calib8.passes.gelu import gelu_ops
+from calib8.passes.half import to_half
+from calib8.passes.opset import raise_opset
+from calib8.passes.prepare import prepare
+from calib8.testing import outputs_of
+
+X = {"x": np.linspace(-6, 6, 48, dtype=np.float32).reshape(4, 12)}
+ROOT = np.sqrt(2)
+
+
+def written(form: str, *, opset: int = 17, one: float = 1, read: str = "") -> ir.Model:
+    """GELU as ``form`` has it; ``read``: what else is an output."""
+    g = GraphBuilder(opset)
+    x = g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch", 12))
+    half, inner = g.constant("half", 0.5), g.op("Div", x, g.constant("root", ROOT))
+    if form == "reciprocal":
+        inner = g.op("Mul", g.constant("inverse", 1 / ROOT), x)
+    erf = g.op("Erf", inner)
+    plus = (
+        g.op("Add", g.constant("one", one), erf) if form == "reciprocal" else g.op("Add", erf, g.constant("one", one))
+    )
+    if form == "half first":
+        y = g.op("Mul", g.op("Mul", x, half), plus)
+    elif form == "half of the sum":
+        y = g.op("Mul", x, g.op("Mul", half, plus))
+    elif form == "no half":
+        y = g.op("Mul", x, plus)
+    elif form == "another value":
+        y = g.op("Mul", g.op("Mul", g.op("Abs", x), plus), half)
+    else:
+        y = g.op("Mul", g.op("Mul", x, plus), half)
+    return prepare(g.model(y=g.op("Neg", y), **({"read": {"plus": plus, "erf": erf}[read]} if read else {})))
+
+
+def kinds(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize("form", ["exporter", "reciprocal", "half first", "half of the sum"])
+def test_each_form_becomes_one_op_of_the_same_numbers(form: str) -> None:
+    model = written(form)
+    before, name = outputs_of(model, X)["y"], list(model.graph)[-1].inputs[0].name
+    assert gelu_ops(model, "none") == 1
+    assert kinds(model) == ["Neg", "Gelu", "Neg"]
+    assert model.opset_imports[""] == 20
+    assert list(model.graph)[1].outputs[0].name == name
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    np.testing.assert_allclose(outputs_of(model, X)["y"], before, rtol=1e-5, atol=1e-6)
+
+
+def test_tanh_is_off_by_what_is_known_of_it() -> None:
+    model = written("exporter")
+    before = outputs_of(model, X)["y"]
+    gelu_ops(model, "tanh")
+    error = np.abs(outputs_of(model, X)["y"] - before).max()
+    assert 1e-4 < error < 5e-4  # 4.7e-4 is the largest anywhere
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        written("no half"),
+        written("another value"),
+        written("exporter", one=1.1),
+        written("exporter", read="plus"),
+        written("exporter", read="erf"),
+    ],
+    ids=["no half", "another value", "one and a tenth", "sum read", "erf read"],
+)
+def test_what_is_no_gelu_stays(model: ir.Model) -> None:
+    before = kinds(model)
+    assert gelu_ops(model, "none") == 0
+    assert kinds(model) == before
+    assert model.opset_imports[""] == 17
+
+
+def test_in_half_it_stays_one_op() -> None:
+    model = written("exporter")
+    before = outputs_of(model, X)["y"]
+    gelu_ops(model, "tanh")
+    to_half(model)
+    gelu = next(node for node in model.graph if node.op_type == "Gelu")
+    assert gelu.outputs[0].dtype == ir.DataType.FLOAT16
+    np.testing.assert_allclose(outputs_of(model, X)["y"], before, rtol=2e-3, atol=1e-3)
+
+
+def test_openvino_computes_it() -> None:
+    pytest.importorskip("openvino", reason="needs pip install openvino")
+    from calib8.runtime.openvino import OpenVinoRuntime
+
+    model = written("exporter")
+    before = outputs_of(model, X)["y"]
+    gelu_ops(model, "tanh")
+    with OpenVinoRuntime(model) as runtime:
+        np.testing.assert_allclose(runtime.run(X)["y"], before, rtol=0, atol=2e-2)  # its default may be bf16
+
+
+def reduced(kind: str, opset: int = 13, **attributes: object) -> ir.Model:
+    g = GraphBuilder(opset)
+    x = g.input("x", ir.DataType.FLOAT, "batch", 12)
+    return prepare(g.model(y=g.op(kind, x, **attributes)))
+
+
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceMax", "ReduceL2"])
+def test_reductions_take_their_axes_along(kind: str) -> None:
+    for attributes in ({"axes": [-1], "keepdims": 0}, {"keepdims": 1}):
+        model = reduced(kind, **attributes)
+        before = outputs_of(model, X)["y"]
+        assert raise_opset(model, 20)
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+        np.testing.assert_array_equal(outputs_of(model, X)["y"], before)
+
+
+def test_what_changed_its_meaning_keeps_the_opset() -> None:
+    g = GraphBuilder(17)
+    x = g.input("x", ir.DataType.FLOAT, 1, 1, 4, 4)
+    grid = g.constant("grid", np.zeros((1, 2, 2, 2)))
+    model = prepare(g.model(y=g.op("GridSample", x, grid)))
+    assert not raise_opset(model, 20)
+    assert model.opset_imports[""] == 17
+    assert raise_opset(model, 17)
+
+
+def test_a_split_says_how() -> None:
+    g = GraphBuilder(17)
+    x = g.input("x", ir.DataType.FLOAT, "batch", 12)
+    told = ir.node("Split", [x, g.constant("sizes", [6, 6], np.int64)], {"axis": 1}, num_outputs=2, name="split")
+    g.nodes.append(told)
+    for value, name in zip(told.outputs, ("a", "b"), strict=True):
+        value.name = name
+    model = prepare(g.model(a=told.outputs[0], b=told.outputs[1]))
+    assert raise_opset(model, 20)
+    untold = reduced("Softmax", 17)
+    next(iter(untold.graph)).op_type = "Split"
+    assert not raise_opset(untold, 20)
