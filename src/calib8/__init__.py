@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from calib8.serving.server import serve
     from calib8.serving.triton.config import Triton
     from calib8.serving.triton.repository import export_triton
-    from calib8.text.embed_corpus import Corpus, embed_corpus
+    from calib8.text.config import Corpus
+    from calib8.text.embed_corpus import embed_corpus
     from calib8.text.embed_texts import embed, embed_stream
     from calib8.text.prepare import Prepare, prepare
     from calib8.verification.compare import Comparison
@@ -91,7 +92,7 @@ _HOME = {
     "ConfigError": "calib8.errors",
     "ConsoleProgress": "calib8.console",
     "Convert": "calib8.conversion.config",
-    "Corpus": "calib8.text.embed_corpus",
+    "Corpus": "calib8.text.config",
     "DataError": "calib8.errors",
     "Diagnosis": "calib8.diagnosis.doctor",
     "Exported": "calib8.quantization.export_cache",

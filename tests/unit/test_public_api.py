@@ -27,6 +27,13 @@ def test_importing_is_quick_and_loads_nothing_heavy() -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_the_command_line_begins_without_onnx() -> None:
+    """ONNX IR brings SymPy: a second, before the first word of any command."""
+    program = "import sys, calib8.cli.main; print({'onnx_ir', 'sympy'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
 def test_every_listed_name_exists_and_is_documented() -> None:
     for name in calib8.__all__:
         assert getattr(calib8, name).__doc__, name

@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import onnx_ir as ir
 from pydantic import Field, field_validator, model_validator
 
 from calib8.config import Config, Option
@@ -14,8 +13,9 @@ from calib8.engine.family import FamilyChoice
 from calib8.engine.options import Options
 from calib8.engine.profiles import Profile, parse_profile, resolve_profiles
 from calib8.engine.targets import parse_targets, proposals
-from calib8.graph.inputs import declared_inputs
-from calib8.graph.limits import dimension_limits
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 #: One engine each for Turing, Ampere, Ada and Blackwell cards: what is built for if nobody chooses.
 DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
@@ -102,11 +102,14 @@ class Build(Config, Options):
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self
 
-    def profiles(self, model: ir.Model) -> tuple[Profile, ...]:
+    def profiles(self, model: "ir.Model") -> tuple[Profile, ...]:
         """The shapes that engines of ``model`` are optimised for; to know before long work whether ``shapes`` will do.
 
         Raises ``ProfileError`` where they do not fit the model, or sizes are missing that nothing tells.
         """
+        from calib8.graph.inputs import declared_inputs  # the command line reads this config, and needs no ONNX
+        from calib8.graph.limits import dimension_limits
+
         return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
 
     def allowed_float_ops(self, expected: int) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, model_validator
 
 from calib8.config import Config, Option
-from calib8.text.sentence import EMBED_POSITIONS
+from calib8.text.config import EMBED_POSITIONS
 
 
 class Serve(Config):

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected, require_ray
 from calib8.cluster.spread import Item, spread
-from calib8.config import Config
 from calib8.errors import DataError, InputError, SetupError
 from calib8.files import atomic, locked, read_json, require_file, require_folder, sha256_file, write_json
 from calib8.graph.io import load, source_sha256
@@ -28,9 +27,9 @@ from calib8.progress import Progress, Quiet
 from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.choice import CpuChoice, by_rule
 from calib8.runtime.cpu import chosen, open_choice
-from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.runtime.processor import has_bf16, versions
+from calib8.text.config import Corpus
 from calib8.text.corpus import Part, parts, read
 from calib8.text.sentence import Embeddings, SentenceEncoder, pooling_of, text_tokenizer
 
@@ -38,22 +37,6 @@ from calib8.text.sentence import Embeddings, SentenceEncoder, pooling_of, text_t
 RECORD = "_embeddings.json"
 #: The same, hashed, in the metadata of a part.
 MADE_OF = "calib8.made_of"
-
-
-class Corpus(Config):
-    """How a corpus is embedded."""
-
-    column: str = "text"
-    """For --ray: the texts' column in Parquet and JSON lines."""
-    part_rows: int = Field(default=4096, ge=1)
-    """For --ray: rows of an output file.
-
-    They are what is done again if a worker is lost.
-    """
-    keep_text: bool = False
-    """For --ray: write the texts, too."""
-    runtime: CpuRuntime = "auto"
-    """CPU runtime for ONNX models."""
 
 
 def embed_corpus(

@@ -23,11 +23,10 @@ from calib8.files import read_json
 from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.pending import Pending
+from calib8.text.config import EMBED_POSITIONS
 from calib8.text.tokenizer import TextTokenizer, read_settings
 from calib8.text.windows import ahead, windows
 
-#: Positions per batch that an embedding is fastest with: measured on two cores, see bench/results.
-EMBED_POSITIONS = 512
 #: Sentences that are sorted by length and kept in memory together.
 WINDOW = 8192
 Pooling: TypeAlias = Literal["mean", "cls"]
