@@ -6,7 +6,7 @@ DEMO := build/mpnet
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP_AUDIT := 2.10.1
 
-.PHONY: demo test check e2e fuzz audit site format help-pages clean
+.PHONY: demo test check e2e gpu fuzz audit site format help-pages clean
 
 demo: .venv/installed
 	$(BIN)/calib8 fetch all-mpnet-base-v2 --to $(MODEL)
@@ -32,6 +32,12 @@ site: .venv/installed
 # The demo and tests of what it left behind, and three more models.
 e2e: demo
 	$(BIN)/python -m pytest tests/e2e
+
+# On a machine with a GPU, TensorRT and cuda-python (extra `tensorrt`). What it measures
+# lies in build/gpu.txt, to be kept in bench/results.
+gpu: .venv/installed .venv/bindings/ready
+	mkdir -p build
+	CALIB8_MEASURED=build/gpu.txt $(BIN)/python -m pytest tests/gpu
 
 # Long: `make test` has a short one. What it finds lies in build/fuzz.
 EXECUTIONS := 1000000
