@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -68,17 +67,12 @@ def _nvidia_ml() -> dict[str, Any]:
     return {"version": version("nvidia-ml-py")}
 
 
-def _runtime(module: str) -> dict[str, Any]:
-    library: dict[str, Any] = importlib.import_module(module).library()
-    return library
-
-
 LIBRARIES: dict[str, Callable[[], dict[str, Any]]] = {
     "tensorrt-rtx": lambda: _tensorrt("rtx"),
     "tensorrt": lambda: _tensorrt("tensorrt"),
     "cuda-python": _cuda_python,
     "nvidia-ml-py": _nvidia_ml,
-    **{name: partial(_runtime, kind.module) for name, kind in RUNTIMES.items()},
+    **{name: kind.library for name, kind in RUNTIMES.items()},
 }
 
 #: What is asked of the INT8 kernels of a runtime, and of which.

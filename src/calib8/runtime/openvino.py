@@ -95,8 +95,3 @@ class OpenVinoRuntime(Runtime):
 def opened(model: ir.Model, *, threads: int | None, streams: int, bf16: bool, integers: bool) -> Runtime:
     """For ``runtime.cpu``, of ``runtime.names``'s options. OpenVINO divides its threads among the streams."""
     return OpenVinoRuntime(model, threads=threads or cores(), streams=streams, bf16=bf16, integers=integers)
-
-
-def library() -> dict[str, Any]:
-    """What doctor shows of it. Raises what its import raises."""
-    return {"version": openvino().__version__.partition("-")[0]}

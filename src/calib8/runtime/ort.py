@@ -88,12 +88,6 @@ def opened(model: ir.Model, *, threads: int | None, streams: int, bf16: bool, in
     return OrtRuntime(model, threads=threads if streams == 1 else 1, integers=integers)
 
 
-def library() -> dict[str, Any]:
-    """What doctor shows of it. Raises what its import raises."""
-    ort = onnxruntime()
-    return {"version": ort.__version__, "details": {"providers": ", ".join(ort.get_available_providers())}}
-
-
 def _open(model: ir.Model, options: Any) -> Any:
     """A session that reads mapped weights from their file; of most it then has a copy packed for the processor."""
     ort = onnxruntime()
