@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from calib8.gpu.monitor import Monitor
     from calib8.graph.io import save
     from calib8.passes.prepare import load
-    from calib8.quantization.config import Int8, Migrate
+    from calib8.quantization.config import Fp8, Int8, Migrate
     from calib8.quantization.export_cache import Exported
     from calib8.quantization.migrate import Migration
     from calib8.quantization.quant_plan import QuantPlan
@@ -97,6 +97,7 @@ _HOME = {
     "Diagnosis": "calib8.diagnosis.doctor",
     "Exported": "calib8.quantization.export_cache",
     "FetchError": "calib8.errors",
+    "Fp8": "calib8.quantization.config",
     "GpuComparison": "calib8.verification.on_gpu",
     "InputError": "calib8.errors",
     "Int8": "calib8.quantization.config",
@@ -174,6 +175,7 @@ __all__ = [
     "Diagnosis",
     "Exported",
     "FetchError",
+    "Fp8",
     "GpuComparison",
     "InputError",
     "Int8",

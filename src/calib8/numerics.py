@@ -1,12 +1,15 @@
-"""Symmetric INT8 arithmetic and how far two arrays are apart. Pure numpy, no state.
+"""Symmetric 8-bit arithmetic and how far two arrays are apart. Pure numpy, no state.
 
-TensorRT's explicit quantisation (https://docs.nvidia.com/deeplearning/tensorrt, "Working with Quantized Types"):
-``q = clamp(round_half_even(x / scale), -128, 127)``, ``x' = q * scale``, zero point 0.
+TensorRT's explicit quantisation (https://docs.nvidia.com/deeplearning/tensorrt, "Quantization Schemes"), zero point 0:
+INT8: ``q = clamp(round_half_even(x / scale), -128, 127)``; FP8: ``q = e4m3(clamp(x / scale, -448, 448))``, to the
+nearest number, ties to the even one; of both ``x' = q * scale``.
 """
 
 import math
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,43 +17,92 @@ from calib8.errors import InputError
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
-#: Largest magnitude of the symmetric grid: ``scale = amax / LEVELS``, as in TensorRT's calibration cache.
+#: Codes of one grid: int8, or ``float8_e4m3fn`` of ml_dtypes.
+Codes: TypeAlias = NDArray[Any]
+#: What the quantised ops of a model multiply.
+Precision: TypeAlias = Literal["int8", "fp8"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A precision: the numbers that its bits stand for, before they are scaled, and who multiplies them.
+
+    ``least`` and ``largest`` are its ends, ``largest`` what amax becomes: ``scale = amax / largest``. ``normal``: the
+    smallest magnitude with all ``mantissa`` bits, of a grid of floats; None of one with steps that are equal.
+    kinds: ops that TensorRT multiplies in it. opset: ONNX's first whose Q and DQ know it, with a scale for each
+    channel. capability: of the first GPUs with units for it, 89 for sm89; 0 where all that calib8 builds for have them.
+    """
+
+    precision: Precision
+    dtype: np.dtype[Any]
+    least: float
+    largest: float
+    kinds: tuple[str, ...]
+    opset: int
+    capability: int = 0
+    mantissa: int = 0
+    normal: float | None = None
+
+    @property
+    def even(self) -> bool:
+        """Whether all steps are equal, so that a few large values cost all others their digits."""
+        return self.normal is None
+
+    def step(self, magnitude: float) -> float:
+        """How far the numbers beside ``magnitude`` are apart, before they are scaled."""
+        if self.normal is None:
+            return 1.0
+        return float(2.0 ** (math.floor(math.log2(max(magnitude, self.normal))) - self.mantissa))
+
+
+#: As in TensorRT's calibration cache: -128 is never what amax becomes.
+INT8 = Grid("int8", np.dtype(np.int8), -128, 127, kinds=("MatMul", "Gemm", "Conv"), opset=13)
+#: E4M3 without infinity (OCP 8-bit floating point, revision 1.0): 4 bits of exponent, 3 of mantissa. NVIDIA promises it
+#: for matrix products only (TensorRT-RTX, "Working with Quantized Types").
+FP8 = Grid(
+    "fp8", np.dtype(ml_dtypes.float8_e4m3fn), -448, 448,
+    kinds=("MatMul", "Gemm"), opset=19, capability=89, mantissa=3, normal=2.0**-6,
+)  # fmt: skip
+GRIDS: dict[Precision, Grid] = {grid.precision: grid for grid in (INT8, FP8)}
+
+#: Largest magnitude of INT8's grid.
 LEVELS = 127
-#: Scale of a tensor that was never anything but zero. TensorRT refuses 0; any positive scale represents 0 exactly.
-SCALE_OF_ZERO = 1.0 / LEVELS
 
 
-def scale_of(amax: float | Floats) -> NDArray[np.float32]:
-    """Scale of the symmetric grid that reaches ``amax``, any shape, float32; ``SCALE_OF_ZERO`` where amax is 0.
+def scale_of(amax: float | Floats, grid: Grid = INT8) -> NDArray[np.float32]:
+    """Scale with which ``grid`` reaches ``amax``, any shape, float32; 1 / its largest number where amax is 0.
 
-    Raises ``InputError`` if ``amax`` is negative, NaN, infinite, or too large for a float32 scale.
+    TensorRT refuses a scale of 0, and any positive one represents 0 exactly. Raises ``InputError`` if ``amax`` is
+    negative, NaN, infinite, or too large for a float32 scale.
     """
     bound = np.asarray(amax, np.float64)  # so that scale_of(scale * LEVELS) is scale again, to the bit
-    bad = ~((bound >= 0) & (bound / LEVELS <= np.finfo(np.float32).max))
+    bad = ~((bound >= 0) & (bound / grid.largest <= np.finfo(np.float32).max))
     if bad.any():
         raise InputError(f"amax is {bound[bad].flat[0]}; expected a finite number, 0 or larger. Calibrate again.")
-    scale = (bound / LEVELS).astype(np.float32)
+    scale = (bound / grid.largest).astype(np.float32)
     # A subnormal quotient would round to a scale of 0, which TensorRT refuses.
-    return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(SCALE_OF_ZERO)).astype(np.float32)
+    of_zero = np.float32(1.0 / grid.largest)
+    return np.where(scale >= np.finfo(np.float32).tiny, scale, of_zero).astype(np.float32)
 
 
-def quantize(x: Floats, scale: float | Floats) -> NDArray[np.int8]:
-    """Round half to even and clamp to [-128, 127]; ``scale`` is broadcast against ``x``."""
-    return np.clip(np.rint(np.asarray(x, np.float32) / np.asarray(scale, np.float32)), -128, 127).astype(np.int8)
+def quantize(x: Floats, scale: float | Floats, grid: Grid = INT8) -> Codes:
+    """Round to the nearest number of ``grid``, half to even, and clamp; ``scale`` is broadcast against ``x``."""
+    scaled = np.clip(np.asarray(x, np.float32) / np.asarray(scale, np.float32), grid.least, grid.largest)
+    return (np.rint(scaled) if grid.even else scaled).astype(grid.dtype)
 
 
-def dequantize(q: NDArray[np.int8], scale: float | Floats) -> NDArray[np.float32]:
-    """The float32 value of each int8 code; ``scale`` is broadcast against ``q``."""
+def dequantize(q: Codes, scale: float | Floats) -> NDArray[np.float32]:
+    """The float32 value of each code; ``scale`` is broadcast against ``q``."""
     return q.astype(np.float32) * np.asarray(scale, np.float32)
 
 
-def quantize_weight(w: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """INT8 codes (same shape) and one scale per index of ``axis`` [w.shape[axis]], by min/max of each channel."""
+def quantize_weight(w: NDArray[np.float32], axis: int, grid: Grid = INT8) -> tuple[Codes, NDArray[np.float32]]:
+    """Codes (same shape) and one scale per index of ``axis`` [w.shape[axis]], by min/max of each channel."""
     others = tuple(i for i in range(w.ndim) if i != axis)
-    scale = scale_of(np.abs(w).max(axis=others))
+    scale = scale_of(np.abs(w).max(axis=others), grid)
     shape = [1] * w.ndim
     shape[axis] = -1
-    return quantize(w, scale.reshape(shape)), scale
+    return quantize(w, scale.reshape(shape), grid), scale
 
 
 def sqnr_db(signal: float, noise: float) -> float:

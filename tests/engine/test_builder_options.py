@@ -86,7 +86,7 @@ def test_what_rtx_takes_changes_the_engine_and_is_recorded(change, saved, tmp_pa
     build_engine(path, output, plain.model_copy(update=change), progress=notes)
     assert notes.messages == []  # not reused
     assert output.read_bytes() != before
-    assert describe_engine(output).options() == Options(**change).options()
+    assert describe_engine(output).options() == Options(precision="int8", **change).options()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_sidecar_without_the_newer_options_is_read(saved, tmp_path):
     ):
         del content[name]
     path.write_text(json.dumps(content))
-    assert read_sidecar(path).options() == Options().options()
+    assert read_sidecar(path).options() == Options(precision="int8").options()
 
 
 def test_ampere_compatible_engines_run_on_everything_from_ampere_on(saved, tmp_path):

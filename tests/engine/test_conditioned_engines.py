@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def config(**int8: object) -> calib8.Convert:
-    return calib8.Convert(int8=calib8.Int8(**int8), build=None, verify=calib8.Verify(min_cosine=0))
+    return calib8.Convert(quantize=calib8.Int8(**int8), build=None, verify=calib8.Verify(min_cosine=0))
 
 
 def test_every_conditioned_op_runs_in_int8(

@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
 def config(**changes: object) -> calib8.Convert:
     build = calib8.Build(targets=("sm75", "sm86"), shapes=("input_ids:1x1:4x16:8x32",))
     return calib8.Convert(
-        int8=calib8.Int8(min_sqnr_db=0), build=build, verify=calib8.Verify(min_cosine=0.99), **changes
+        quantize=calib8.Int8(min_sqnr_db=0), build=build, verify=calib8.Verify(min_cosine=0.99), **changes
     )
 
 
@@ -64,7 +64,7 @@ def test_a_second_run_repeats_nothing_and_gets_the_same(model: Path, data: Path,
     assert sum("engine is up to date" in message for message in notes.messages) == 2
     assert second.int8.sha256 == first.int8.sha256
     assert second.accuracy == first.accuracy
-    changed = config().model_copy(update={"int8": calib8.Int8(min_sqnr_db=0, exclude=("o",))})
+    changed = config().model_copy(update={"quantize": calib8.Int8(min_sqnr_db=0, exclude=("o",))})
     third = calib8.convert(model, data, tmp_path / "tiny", changed)
     assert third.int8_ops == 5
     assert [engine.plan.expected for engine in third.engines] == [5, 5]
@@ -109,7 +109,7 @@ def test_a_missed_limit_is_reported_and_raised(model: Path, data: Path, tmp_path
     [
         ({"build": calib8.Build(targets=("sm99",))}, "unknown build target 'sm99'"),
         ({"build": calib8.Build(shapes=("nosuch:1:2:3",))}, "nosuch"),
-        ({"int8": calib8.Int8(exclude=("nosuch*",))}, "'nosuch.' matches no weighted op"),
+        ({"quantize": calib8.Int8(exclude=("nosuch*",))}, "'nosuch.' matches no weighted op"),
         ({"data": {"nosuch": np.ones((64, 3), np.int64)}}, "no array for input"),
     ],
 )

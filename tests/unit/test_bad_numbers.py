@@ -80,13 +80,13 @@ def test_what_is_a_range_becomes_a_scale(amax: float, typical: float) -> None:
     seen = TensorRange(amax=amax, minimum=-amax, maximum=amax, typical=typical)
     [scale] = np.atleast_1d(scale_of(seen.amax))
     assert np.finfo(np.float32).tiny <= scale <= np.finfo(np.float32).max
-    assert not math.isnan(seen.typical_sqnr_db)
+    assert not math.isnan(seen.typical_sqnr_db())
 
 
 def test_the_sqnr_of_a_typical_position_by_hand() -> None:
     """amax 127: a step of 1, noise 1/12; typical 1: 10 log10(12) dB."""
     seen = TensorRange(amax=LEVELS, minimum=0, maximum=1, typical=1)
-    assert seen.typical_sqnr_db == pytest.approx(10.791812)
+    assert seen.typical_sqnr_db() == pytest.approx(10.791812)
 
 
 def test_statistics_of_a_damaged_file_are_refused_by_name() -> None:
@@ -167,7 +167,7 @@ def test_a_kept_solution_with_an_infinite_scale_is_solved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "site.npz"
-    told = {"ops": ["op"], "amax": math.inf, "chosen": {}, "tried": []}
+    told = {"precision": "int8", "ops": ["op"], "amax": math.inf, "chosen": {}, "tried": []}
     one = np.ones(1, np.float32)
     np.savez(path, told=np.array(json.dumps(told)), shift=one, index=np.zeros(1, np.int64), multiplier=one,
              **{"codes.0": np.ones((1, 1), np.int8), "scale.0": one, "bias.0": one})  # fmt: skip

@@ -15,7 +15,7 @@ from calib8.calibration.observers.min_max import MinMax
 from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
-from calib8.numerics import LEVELS
+from calib8.numerics import INT8, Grid
 from calib8.provenance import Origin
 
 #: What an activation can reach, and so a range.
@@ -50,17 +50,19 @@ class TensorRange(BaseModel):
             raise ValueError(f"its minimum {self.minimum:g} is above its maximum {self.maximum:g}")
         return self
 
-    @property
-    def typical_sqnr_db(self) -> float:
-        """SQNR in dB that a typical position keeps on this grid.
+    def typical_sqnr_db(self, grid: Grid = INT8) -> float:
+        """SQNR in dB that a typical position keeps on ``grid``.
 
-        Rounding to a step s adds noise of power s^2 / 12. A few outliers stretch the grid for everyone: they raise
-        the step, and leave the SQNR of the whole tensor (dominated by themselves) high while most positions drown.
+        Rounding to a step s adds noise of power s^2 / 12. A few outliers stretch INT8's grid for everyone: they raise
+        the step, and leave the SQNR of the whole tensor (dominated by themselves) high while most positions drown. The
+        steps of FP8 are finer where values are small.
         """
         if self.amax == 0 or self.typical == 0:
             return math.inf
+        step = grid.step(min(self.typical / self.amax, 1.0) * grid.largest)
         # In logarithms, since the squares of small numbers would be 0.
-        return 20 * math.log10(LEVELS * math.sqrt(12)) + 20 * (math.log10(self.typical) - math.log10(self.amax))
+        levels = grid.largest / step
+        return 20 * math.log10(levels * math.sqrt(12)) + 20 * (math.log10(self.typical) - math.log10(self.amax))
 
 
 class Ranges(BaseModel):

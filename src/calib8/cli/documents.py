@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from calib8.engine.built import BuiltEngine
+from calib8.numerics import Precision
 
 
 class _Document(BaseModel):
@@ -40,10 +41,11 @@ class Calibrated(_Document):
 
 
 class Quantized(_Document):
-    """``quantize``: the INT8 model, and how many of its ops with weights are INT8."""
+    """``quantize``: the quantised model, what to, and how many of its ops with weights are."""
 
     format: Literal["calib8.quantize/1"] = "calib8.quantize/1"
     output: Path
+    precision: Precision = "int8"
     int8_ops: int
     weighted_ops: int
 

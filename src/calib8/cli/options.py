@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 import calib8
-from calib8.cli.fields import Of, Only
+from calib8.cli.fields import Among, Of, Only
+from calib8.quantization.config import PRECISIONS
+from calib8.quantization.config import Quantization as _Quantization
 from calib8.runtime.names import CpuRuntime
 
 
@@ -22,9 +24,14 @@ def _use_device(device: int | None) -> int | None:
     return device
 
 
-#: How ops are chosen and quantised.
-Int8 = Annotated[
-    calib8.Int8, Only("include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment", "optimize")
+#: What is quantised to, and how ops are chosen and quantised.
+Precision = Among(
+    "precision", PRECISIONS, "What to quantise to; fp8 (E4M3), of MatMul and Gemm, is for GPUs from Ada (sm89) on."
+)
+Quantization = Annotated[
+    _Quantization,
+    Precision,
+    Only("include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment", "optimize"),
 ]
 Pairs = Annotated[Path | None, Of(calib8.Convert, "pairs")]
 Sentences = Annotated[bool, Of(calib8.Convert, "sentences")]

@@ -14,7 +14,7 @@ from calib8.cli.fields import Only
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
 from calib8.errors import ConfigError, LimitMissed, PlanMismatch
-from calib8.quantization.config import PROBED
+from calib8.quantization.config import PROBED, Quantization
 
 if TYPE_CHECKING:
     from calib8.engine.built import BuiltEngine
@@ -132,28 +132,29 @@ def _without(tensors: TensorChoice) -> str:
 def quantize(
     model: Model,
     ranges: Annotated[Path, typer.Option(help="Ranges file that `calib8 calibrate` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="INT8 model to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Quantised model to write.")],
     *,
     data: Annotated[
         Path | None,
         typer.Option("--data", "--text", help="Calibration data, for a second pass: far more ops can be INT8 with it."),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
-    config: opt.Int8,
+    config: opt.Quantization,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write the explicitly quantised (Q/DQ) model that TensorRT runs as INT8.
+    """Write the explicitly quantised (Q/DQ) model that TensorRT runs as INT8, or FP8.
 
     Example: calib8 quantize model.onnx --ranges ranges.json --data calib_data -o model.int8.onnx
     """
     with ConsoleProgress(quiet=quiet) as progress:
         decided = calib8.quantize_file(model, ranges, output, config, data=data, plan=plan, progress=progress)
-    out.print(f"{output}: {len(decided.nodes('int8'))} of {len(decided.ops)} weighted ops in INT8", markup=False)
-    tell(Quantized(output=output, int8_ops=len(decided.nodes("int8")), weighted_ops=len(decided.ops)))
+    quantised, total, told = len(decided.quantised), len(decided.ops), decided.precision.upper()
+    out.print(f"{output}: {quantised} of {total} weighted ops in {told}", markup=False)
+    tell(Quantized(output=output, precision=decided.precision, int8_ops=quantised, weighted_ops=total))
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="INT8 (Q/DQ) ONNX model; with --precision a float one.")],
+    model: Annotated[Path, typer.Argument(help="Quantised (Q/DQ) ONNX model; with --precision a float one.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Engine to write; x.engine becomes x.sm86.engine if targets are several."),
@@ -167,7 +168,7 @@ def build(
     monitor: opt.Monitor = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Build TensorRT engines and check that the compiler planned INT8.
+    """Build TensorRT engines and check that the compiler planned INT8, or FP8.
 
     Example: calib8 build model.int8.onnx -o model-int8.engine --target sm86
 
@@ -203,7 +204,7 @@ def convert(
     config: Annotated[calib8.Convert, Only("held_out", "pairs", "budget", "monitor", "sentences")],
     verify: Annotated[calib8.Verify, Only("min_cosine", base=calib8.Convert().verify)],
     calibrate: calib8.Calibrate,
-    int8: opt.Int8,
+    quantize: opt.Quantization,
     build: Annotated[calib8.Build, Only("targets", "shapes", "family", "allow_float_ops")],
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     device: opt.Device = None,
@@ -211,7 +212,7 @@ def convert(
     ray_cpus: opt.RayCpus,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Calibrate, quantise, build, verify: an INT8 engine and its proof.
+    """Calibrate, quantise, build, verify: an INT8 (or FP8) engine and its proof.
 
     An engine is named after the folder: build/model/model-int8.engine, or model-int8.sm86.engine among several targets.
 
@@ -219,7 +220,7 @@ def convert(
     """
     steps = {
         "calibrate": calibrate,
-        "int8": int8,
+        "quantize": quantize,
         "build": build.model_copy(update={"device": _only_one(device)}) if engine else None,
         "verify": calib8.Verify(min_cosine=_least_cosine(ctx, verify.min_cosine, config.budget)),
         "ray": _cluster(ray, ray_cpus),
@@ -281,11 +282,11 @@ def sensitivity(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = PROBED,
     show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,
-    config: Annotated[calib8.Int8, Only("include", "exclude", "embedding", "treatment")],
+    config: Annotated[Quantization, opt.Precision, Only("include", "exclude", "embedding", "treatment")],
     ranges: calib8.Calibrate,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Rank ops by what they cost at the model's own output: alone in INT8, and alone in float.
+    """Rank ops by what they cost at the model's own output: alone quantised, and alone in float.
 
     Example: calib8 sensitivity model.onnx --data calib_data
     """

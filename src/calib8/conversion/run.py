@@ -19,6 +19,7 @@ from calib8.calibration.ranges import Ranges
 from calib8.conversion.config import Convert
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
+from calib8.engine.able import able
 from calib8.engine.build import build_engine, builder_of
 from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
 from calib8.files import atomic, read_json, require_folder, write_json
@@ -26,6 +27,7 @@ from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.limits import dimension_limits
+from calib8.numerics import Precision
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin
@@ -65,7 +67,7 @@ def convert(
     *,
     progress: Progress | None = None,
 ) -> Report:
-    """Convert ``model`` into the folder ``output``: ranges, cache, plan, INT8 model, engines, the report and its page.
+    """Convert ``model`` into the folder ``output``: ranges, cache, plan, quantised model, engines, report and page.
 
     What can be known to be wrong is refused first. A report is written even when an engine's plan or the accuracy
     misses its limit; then ``PlanMismatch`` or ``AccuracyMissed`` is raised, with the report. Steps whose inputs did not
@@ -110,7 +112,7 @@ def convert(
 def _refuse_early(model: Path, config: Convert) -> None:
     """Fail before the long work, not after it."""
     if config.build is not None:
-        builder_of(config.build)
+        able(builder_of(config.build).targets, config.build, config.quantize.grid, Quiet())
     is_text = config.held_out is not None and config.held_out.suffix in TEXT_SUFFIXES
     if is_text and config.held_out is not None:
         read_sentences(config.held_out)
@@ -127,7 +129,7 @@ def _refuse_early(model: Path, config: Convert) -> None:
 def _checked_model(model: Path, config: Convert) -> ir.Model:
     """The model, prepared, if ops, shapes and sizes that ``config`` names are there and none is missing."""
     reference = prepare(load(model))
-    selected(reference, config.int8)
+    selected(reference, config.quantize)
     if config.build is not None:
         config.build.profiles(reference)
     return reference
@@ -153,8 +155,13 @@ class _Job:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def int8_path(self) -> Path:
-        return self.output / "model.int8.onnx"
+    def precision(self) -> Precision:
+        """What the quantised ops multiply."""
+        return self.config.quantize.grid.precision
+
+    @property
+    def quantised_path(self) -> Path:
+        return self.output / f"model.{self.precision}.onnx"
 
     @property
     def folder(self) -> Path:
@@ -170,7 +177,7 @@ class _Job:
         self.seconds[step] = round(time.perf_counter() - start - within, 2)
 
     def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
-        """Ranges, plan and INT8 model: those of the last run where nothing changed, else by one pass over ``data``."""
+        """Ranges, plan and quantised model: the last run's where nothing changed, else by one pass over ``data``."""
         origin = calibration.origin_of(
             reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate
         )
@@ -193,7 +200,7 @@ class _Job:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
         dataset_for(reference, fitted, self.progress)  # what does not fit is refused while the last verdict stands
         self._forget_verdict()
-        ray, rows = self.config.ray, rows_to_sample(self.config.int8)
+        ray, rows = self.config.ray, rows_to_sample(self.config.quantize)
         with self.timed("calibrate"):
             found = calibrated(
                 reference if ray is None else self.model,
@@ -205,27 +212,27 @@ class _Job:
                 cluster=ray,
                 unfinished=unfinished,
             )
-        case = Case(reference, found.ranges, found.statistics, self.config.int8, unfinished)
+        case = Case(reference, found.ranges, found.statistics, self.config.quantize, unfinished)
         int8, plan = self._search(case, unfitted)
         found.ranges.save(self.output / "ranges.json")
         save_with_record(found.ranges.cache(), self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         self._copy_sentence_files()
-        save(int8, self.int8_path)
+        save(int8, self.quantised_path)
         self._keep_record()  # last: its being there says that the rest is
         return found.ranges, plan, int8
 
     @property
     def _record(self) -> Path:
-        return self.int8_path.with_name(f"{self.int8_path.name}.json")
+        return self.quantised_path.with_name(f"{self.quantised_path.name}.json")
 
     def _keep_record(self) -> None:
-        """Another tool that rewrites the INT8 model keeps what it says of itself: only a hash tells the two apart."""
-        write_json(self._record, {"format": "calib8.model/1", "sha256": source_sha256(self.int8_path)})
+        """Another tool that rewrites the quantised model keeps what it says of itself: only a hash tells them apart."""
+        write_json(self._record, {"format": "calib8.model/1", "sha256": source_sha256(self.quantised_path)})
 
     def _recorded(self) -> Any:
         try:
-            content = read_json(self._record, "record of an INT8 model")
+            content = read_json(self._record, "record of a quantised model")
         except InputError:
             return None
         return content.get("sha256") if isinstance(content, dict) else None
@@ -252,28 +259,28 @@ class _Job:
 
     def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
         ranges = calibration.reusable(self.output / "ranges.json", origin, self.progress)
-        if ranges is None or not self.int8_path.is_file():
+        if ranges is None or not self.quantised_path.is_file():
             return None
-        int8 = load(self.int8_path)
+        int8 = load(self.quantised_path)
         if self._recorded() != int8.metadata_props[SOURCE_SHA256]:
-            self.progress.note(f"quantising again: {self.int8_path} is not what the last run wrote there")
+            self.progress.note(f"quantising again: {self.quantised_path} is not what the last run wrote there")
             return None
         plan = recorded(QuantPlan, int8, PLAN)
-        if plan is None or not repeats(int8, origin, self.config.int8):
+        if plan is None or not repeats(int8, origin, self.config.quantize):
             self.progress.note("quantising again: the options changed, and that needs the data")
             return None
-        self.progress.note(f"INT8 model is up to date: reused {self.int8_path}")
+        self.progress.note(f"{self.precision.upper()} model is up to date: reused {self.quantised_path}")
         return ranges, plan, int8
 
     def build(self, int8: ir.Model) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
-        """Engines whose plan runs everything in INT8, and the complaint about those whose plan does not."""
+        """Engines whose plan runs everything in 8 bits, and the complaint about those whose plan does not."""
         if self.config.build is None:
             return (), None
         limits = dimension_limits(int8)
-        name = self.output / f"{self.output.resolve().name}-int8.engine"
+        name = self.output / f"{self.output.resolve().name}-{self.precision}.engine"
         failure = None
         try:
-            engines = build_engine(self.int8_path, name, self.config.build, limits=limits, progress=self.progress)
+            engines = build_engine(self.quantised_path, name, self.config.build, limits=limits, progress=self.progress)
         except PlanMismatch as error:
             engines, failure = list(error.built), error
         return tuple(engine_facts(engine.path) for engine in engines), failure
@@ -333,8 +340,9 @@ class _Job:
             calib8=version("calib8"),
             machine=this_machine(),
             model=file_facts(self.model),
-            int8=file_facts(self.int8_path),
-            int8_ops=len(plan.nodes("int8")),
+            int8=file_facts(self.quantised_path),
+            precision=plan.precision,
+            int8_ops=len(plan.quantised),
             weighted_ops=len(plan.ops),
             calibration=CalibrationFacts(
                 samples=ranges.samples, positions=ranges.positions, observer=self.config.calibrate.observer

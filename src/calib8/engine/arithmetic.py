@@ -3,16 +3,14 @@
 ``sm90_xmma_gemm_i8f16_i8i32_f32_tn_…``: INT8 in, FP16 out; products of INT8 summed in INT32; the epilogue in FP32. The
 second pair is the arithmetic: ``i8i32`` is INT8, ``e4m3f32`` FP8, ``f16f16`` and ``tf32f32`` float. Fusions have such
 names too, with ``_by_fusion_tactic`` at the end. TensorRT-RTX plans without a GPU and has no tactics yet: there an INT8
-GEMM is a ``gemm``, an INT8 convolution a ``correlation``, that reads Int8 from both sides. A GEMM that was silently
-dequantised is a ``runtime_fusion`` there, such a convolution a ``correlation`` that reads Half.
+GEMM is a ``gemm``, an INT8 convolution a ``correlation``, that reads Int8 (or FP8) from both sides. A GEMM that was
+silently dequantised is a ``runtime_fusion`` there, such a convolution a ``correlation`` that reads Half.
 """
 
 import re
-from typing import Literal
 
 from calib8.engine.layers import Layer, Tensor
-
-Precision = Literal["int8", "fp8"]
+from calib8.numerics import Precision
 
 _SCALAR = r"(?:b?f\d+|tf32|[ius]\d+|e\dm\d)"
 _PAIR = re.compile(rf"(?<=_)({_SCALAR})({_SCALAR})(?=_|$)")

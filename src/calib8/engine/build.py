@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
+from calib8.engine.able import able, able_to_convolve
 from calib8.engine.built import BuiltEngine
 from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, calibration_data
 from calib8.engine.config import DEFAULT_TARGETS, Build
@@ -19,8 +20,9 @@ from calib8.engine.family import TensorRT, load
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
+from calib8.engine.options import QUANTISED, Precision
 from calib8.engine.parsed_form import to_parse
-from calib8.engine.plan_check import CHECK, NO_INT8_CONV, TURING, PlanCheck, check_plan, count_calibrated
+from calib8.engine.plan_check import CHECK, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
 from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
@@ -30,10 +32,12 @@ from calib8.engine.timings import Timings, timings_of
 from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError, install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.gpu.hardware import Gpu, absence, alone, gpus, numbered
+from calib8.graph.codes import precision_of
 from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
+from calib8.numerics import GRIDS, INT8, Grid
 from calib8.progress import Progress, Quiet
 
 METADATA_PREFIX = "calib8."
@@ -67,13 +71,15 @@ def build_engine(
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
     tensorrt, targets, visible, gpu = builder_of(config)
     source = _read(Path(model), config, limits or {})
+    config = config.model_copy(update={"precision": source.precision})
+    targets = able(targets, config, source.grid, progress)
     if config.targets is None and tensorrt.family == "rtx":
-        targets = _able(targets, source.ops, progress)
+        targets = able_to_convolve(targets, source.ops, progress)
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
     built: list[BuiltEngine] = []
-    with to_parse(source.path, config.precision, tensorrt.family, output) as parsed:
+    with to_parse(source.path, source.precision, tensorrt.family, output) as parsed:
         driven = host_driven(load_model(parsed))
         job = _Job(source, parsed, driven, config, tensorrt, gpu, visible, calibration, progress)
         for target in targets:
@@ -162,17 +168,6 @@ def _on_its_gpu(tensorrt: TensorRT, config: Build, present: Sequence[Gpu]) -> Bu
     )
 
 
-def _able(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:
-    """The targets for which TensorRT-RTX can run all ``ops`` in INT8."""
-    if TURING not in targets or not any(op.kind == "Conv" for op in ops):
-        return targets
-    progress.note(
-        f"no engine for {describe(TURING)}: {NO_INT8_CONV}. To have one, leave the convolutions in float (--exclude), "
-        f"and ask for it (--target {TURING})"
-    )
-    return tuple(target for target in targets if target != TURING)
-
-
 @dataclass(frozen=True)
 class _Source:
     """What a build needs to know of the model; the model itself is not kept in memory."""
@@ -180,6 +175,8 @@ class _Source:
     path: Path
     #: What calib8 wrote into it.
     metadata: dict[str, str]
+    #: What it computes in.
+    precision: Precision
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
     inputs: Sequence[InputSpec]
@@ -188,6 +185,11 @@ class _Source:
     @property
     def sha256(self) -> str:
         return self.metadata[SOURCE_SHA256]
+
+    @property
+    def grid(self) -> Grid:
+        """What its quantised ops, if it has any, multiply."""
+        return next((grid for name, grid in GRIDS.items() if name == self.precision), INT8)
 
 
 def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
@@ -199,12 +201,18 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
             f"{path} has Q/DQ nodes already, and TensorRT would ignore the calibrator. Build it without one, or "
             "calibrate the FP32 model."
         )
-    if ops and config.precision != "int8":
+    precision = config.precision or (precision_of(model) if ops else "int8")
+    if ops and precision not in QUANTISED:
         raise ModelError(
-            f"{path} has Q/DQ nodes, and precision {config.precision} is for the float model that it was made from. "
+            f"{path} has Q/DQ nodes, and precision {precision} is for the float model that it was made from. "
             "Build that one, or this one without --precision."
         )
-    if not ops and config.precision == "int8" and not config.allow_float and not config.calibrator:
+    if ops and precision != precision_of(model):
+        raise ModelError(
+            f"{path} is quantised to {precision_of(model).upper()}, and {precision.upper()} was asked for. Build it "
+            "without --precision, or quantise the float model anew."
+        )
+    if not ops and precision in QUANTISED and not config.allow_float and not config.calibrator:
         raise ModelError(
             f"{path} has no quantised op: the engine would compute in float. Expected the model that `calib8 quantize` "
             "wrote. For a float engine to set INT8 against, ask for its precision (--precision fp16); to build the "
@@ -213,7 +221,7 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits)
-    return _Source(path, metadata, ops, conditioning_chains(model), inputs, profiles)
+    return _Source(path, metadata, precision, ops, conditioning_chains(model), inputs, profiles)
 
 
 def _calibration(
@@ -345,6 +353,7 @@ class _Job:
                 rtx=self.tensorrt.family == "rtx",
                 chains=self.source.chains,
                 profiles=len(profile_sets(self.source.profiles)),
+                precision=self.source.grid.precision,
             )
         return self._judged(plan.model_copy(update={"host_driven": driven_by_host(layers, self.host_driven)}))
 
@@ -353,7 +362,7 @@ class _Job:
         missed = len(plan.missing)
         plan = plan.model_copy(update={"passed": missed <= self.config.allowed_float_ops(plan.expected)})
         if missed and plan.passed:
-            self.progress.note(f"{missed} of {plan.expected} quantised ops will not run in INT8.")
+            self.progress.note(f"{missed} of {plan.expected} quantised ops will not run in {plan.precision.upper()}.")
         if plan.unfused:
             self.progress.note(f"for {describe(plan.target)} {plan.describe_conditioning()}")
         if plan.host_driven:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.engine.options import Precision
+from calib8.engine.options import QUANTISED, Precision
 from calib8.engine.plan_check import PlanCheck
 
 
@@ -22,4 +22,4 @@ class BuiltEngine(BaseModel):
 
     def describe(self) -> str:
         """For people: what it computes in."""
-        return self.plan.describe() if self.precision == "int8" else f"computes in {self.precision.upper()}"
+        return self.plan.describe() if self.precision in QUANTISED else f"computes in {self.precision.upper()}"

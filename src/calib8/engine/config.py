@@ -96,7 +96,7 @@ class Build(Config, Options):
             raise ValueError("only a version-compatible engine has a lean runtime to exclude: choose both, or neither")
         if self.timing_cache and not self.keep_timings:
             raise ValueError("got a timing cache, and that no timings are to be kept: leave one of them out")
-        if self.calibrator and self.precision != "int8":
+        if self.calibrator and self.precision not in (None, "int8"):
             raise ValueError(f"a calibrator makes INT8 engines, got precision {self.precision}: leave one of them out")
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")

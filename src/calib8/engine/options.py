@@ -4,11 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from calib8 import numerics
 from calib8.config import Option
 
 HardwareCompatibility = Literal["none", "same-capability", "ampere+"]
-#: What an engine computes in. ``int8``: what the Q/DQ of its model, or a calibrator, says.
-Precision = Literal["int8", "fp16", "bf16", "fp32"]
+#: What an engine computes in: of those that are quantised what the Q/DQ of its model, or a calibrator, says.
+Precision = Literal[numerics.Precision, "fp16", "bf16", "fp32"]
+QUANTISED: tuple[Precision, ...] = tuple(numerics.GRIDS)
 CalibratorName = Literal["minmax", "entropy2"]
 
 
@@ -17,8 +19,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    precision: Precision = "int8"
-    """int8 builds a quantised model, the others a float one: what to set INT8 against."""
+    precision: Precision | None = None
+    """Of a float model: what to compute in, to set INT8 against. Default: what the model is quantised to."""
     workspace_mib: Annotated[int | None, Option("--workspace")] = Field(default=None, ge=1)
     """Scratch memory limit in MiB.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calib8.engine.family import FamilyName
-from calib8.engine.options import Precision
+from calib8.engine.options import QUANTISED, Precision
 from calib8.errors import ModelError
 from calib8.files import sweep, temporary_folder, unwritable
 from calib8.graph.io import load, save
@@ -31,7 +31,7 @@ def to_parse(path: Path, precision: Precision, family: FamilyName, output: Path)
     It lies beside ``output``. Where the graph says all, it is the file itself. Inputs and outputs keep their types.
     Raises ``ModelError`` for a model that cannot change its precision, ``SetupError`` if the disk is full.
     """
-    model = _int8_form(path, family) if precision == "int8" else _float_form(path, precision)
+    model = _quantised_form(path, family) if precision in QUANTISED else _float_form(path, precision)
     if model is None:
         yield path
         return
@@ -44,7 +44,7 @@ def to_parse(path: Path, precision: Precision, family: FamilyName, output: Path)
         yield save(model, folder / path.name)
 
 
-def _int8_form(path: Path, family: FamilyName) -> ir.Model | None:
+def _quantised_form(path: Path, family: FamilyName) -> ir.Model | None:
     """None for TensorRT-RTX, which takes the scales as they are, and where no Casts stand before a convolution."""
     if family == "rtx":
         return None

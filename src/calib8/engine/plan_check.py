@@ -1,8 +1,8 @@
-"""Does the engine run in INT8 what the model asks for? Judged from its list of kernels (``layers``).
+"""Does the engine run in INT8, or FP8, what the model asks for? Judged from its list of kernels (``layers``).
 
-An op is covered if a kernel that multiplies INT8 by INT8 (``arithmetic``) computes it, with weights that were converted
-when the engine was built. A convolution of TensorRT 10 may be INT8 and yet read its weights from kernels that convert
-them in every run: that is a miss.
+An op is covered if a kernel that multiplies codes by codes (``arithmetic``) computes it, with weights that were
+converted when the engine was built. A convolution of TensorRT 10 may be INT8 and yet read its weights from kernels
+that convert them in every run: that is a miss.
 
 Is what conditions an activation before Q fused? A node of it is fused if a kernel computes it together with more than
 its own chain: Q, or what comes before. The builder joins the last Mul with the scale of Q into one constant, and no
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.engine.arithmetic import Precision, holds, is_product, multiplies
+from calib8.engine.arithmetic import holds, is_product, multiplies
 from calib8.engine.layers import Layer
 from calib8.engine.targets import describe, members
 from calib8.errors import PlanMismatch
+from calib8.numerics import Precision
 
 if TYPE_CHECKING:
     from calib8.engine.quantized import Chain, QuantizedOp

@@ -1,11 +1,12 @@
-"""What a Q/DQ model asks of TensorRT: which ops are to run in INT8, and whether its Q/DQ means the same to both sides.
+"""What a Q/DQ model asks of TensorRT: which ops are to run in 8 bits, and whether its Q/DQ means the same to both.
 
 Rules, from NVIDIA's "Working with Quantized Types" and from plans of TensorRT-RTX 1.7.1:
-1. INT8 is symmetric. TensorRT takes uint8, or the missing zero point that means uint8 in ONNX, for int8: other numbers.
+1. INT8 and FP8 are symmetric, and a network has one of them. TensorRT takes uint8, or the missing zero point that
+   means uint8 in ONNX, for int8: other numbers.
 2. Scales are positive and finite. FP16 per-channel weight scales make the plan store the unscaled INT32 accumulator as
    FP16, which overflows.
-3. An op runs in INT8 if its activation comes from ``Q -> DQ`` with one constant scale, and its weight from a DQ of
-   int8 constants whose scales run over output channels. Casts, transposes and reshapes may stand between.
+3. An op runs in 8 bits if its activation comes from ``Q -> DQ`` with one constant scale, and its weight from a DQ of
+   constant codes whose scales run over output channels. Casts, transposes and reshapes may stand between.
 Everything that breaks 3 is built without a word and computed in float: ``plan_check`` finds it, ``hint`` explains it.
 4. What conditions an activation is ``[Cast] -> [Sub] -> [Gather] -> [Mul] -> Q`` with constant vectors, each read by
    the next alone. It is to cost no kernel, and ``plan_check`` looks.
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from onnx_ir.convenience import get_const_tensor
 
 from calib8.errors import ModelError
+from calib8.graph.codes import CODES, QDQ, code_type, code_types
 from calib8.graph.values import op_of, plan_name
 
 KINDS = ("MatMul", "Gemm", "Conv")
@@ -32,15 +34,15 @@ RESERVED = ("[ONNX Layer: ", "\n", "\x1e", "\x1f")
 
 @dataclass(frozen=True)
 class QuantizedOp:
-    """A MatMul, Gemm or Conv that reads a dequantised tensor, so that the model asks for INT8."""
+    """A MatMul, Gemm or Conv that reads a dequantised tensor, so that the model asks for INT8 or FP8."""
 
     #: The name under which the plan mentions it.
     name: str
     kind: str
-    #: Name and number of elements of its int8 weight; "" and 0 if it has none.
+    #: Name and number of elements of its quantised weight; "" and 0 if it has none.
     weight: str
     weight_elements: int
-    #: Why TensorRT will not run it in INT8, as far as the graph shows it; None if it should.
+    #: Why TensorRT will not run it in 8 bits, as far as the graph shows it; None if it should.
     hint: str | None
 
 
@@ -74,7 +76,7 @@ class _Source:
 
 
 def quantized_ops(model: ir.Model) -> list[QuantizedOp]:
-    """Every op that the model asks to run in INT8, subgraphs included, in graph order.
+    """Every op that the model asks to run in 8 bits, subgraphs included, in graph order.
 
     Raises ``ModelError`` if the plan could not be matched with their names: duplicates, or TensorRT's own marks.
     """
@@ -97,6 +99,12 @@ def conditioning_chains(model: ir.Model) -> list[Chain]:
 
 def require_exact(model: ir.Model) -> None:
     """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2)."""
+    types = code_types(model)
+    if len(mixed := [name.upper() for name, dtype in CODES.items() if dtype in types]) > 1:
+        raise ModelError(
+            f"the model has {' and '.join(mixed)} codes, and TensorRT takes one of them in a network, embedding tables "
+            "included. Quantise all of it to one (--precision)."
+        )
     problems = [text for node in model.graph.all_nodes() for text in _inexact(node, model.opset_imports.get("", 0))]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
@@ -223,10 +231,10 @@ def _name(value: ir.Value | None) -> str:
 
 
 def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
-    if op_of(node) not in ("QuantizeLinear", "DequantizeLinear"):
+    if op_of(node) not in QDQ:
         return
-    dtype = _code_type(node, opset)
-    if dtype is not None and dtype != ir.DataType.INT8:
+    dtype = code_type(node, opset)
+    if dtype is not None and dtype not in CODES.values():
         yield (
             f"{node.op_type} {node.name!r} uses {dtype.name.lower()}; write an int8 zero point of 0"
             + (", and leave biases in float" if dtype == ir.DataType.INT32 else "")
@@ -242,13 +250,3 @@ def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
         yield f"{node.op_type} {node.name!r} has a scale that is zero, negative or not finite in float32"
     if scale.dtype == np.float16 and scale.size > 1:
         yield f"{node.op_type} {node.name!r} has float16 scales per channel, which overflow; use float32 and Casts"
-
-
-def _code_type(node: ir.Node, opset: int) -> ir.DataType | None:
-    """The type of the quantised side, as ONNX defines it; None if the graph does not tell."""
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        return node.inputs[2].dtype
-    if node.op_type == "QuantizeLinear":
-        stated = node.attributes.get_int("output_dtype", 0) if opset >= 21 else 0
-        return ir.DataType(stated) if stated else ir.DataType.UINT8
-    return node.inputs[0].dtype if node.inputs[0] is not None else None

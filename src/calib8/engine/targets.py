@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from calib8.errors import ProfileError
+from calib8.numerics import Grid
 
 #: What people call each compute capability. A target that is missing here is still valid.
 ARCHITECTURES = {
@@ -33,6 +34,11 @@ def rtx_runs_on(target: str) -> bool:
     """
     number = re.fullmatch(r"sm(\d{1,4})", target)
     return target not in NOT_RTX and (number is None or int(number[1]) >= FIRST_RTX)
+
+
+def multiplies(target: str, grid: Grid) -> bool:
+    """Whether all GPUs of a known target have units for ``grid``."""
+    return all(int(name.removeprefix("sm")) >= grid.capability for name in members(target))
 
 
 def parse_targets(targets: str | Iterable[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calib8.graph.values import name_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.graph.window import Window, window_of
+from calib8.numerics import Codes
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def matrix_of(op: WeightedOp, groups: int = 1) -> NDArray[np.float32]:
     return np.ascontiguousarray(blocks).reshape(-1, len(weight) // groups)
 
 
-def weight_of(op: WeightedOp, matrix: NDArray[np.int8], groups: int = 1) -> NDArray[np.int8]:
+def weight_of(op: WeightedOp, matrix: Codes, groups: int = 1) -> Codes:
     """The reverse of ``matrix_of``; ``matrix`` may have more rows than the op's own, for channels that were split."""
     if op.kind != "Conv":
         return np.ascontiguousarray(matrix if op.channel_axis == 1 else matrix.T)

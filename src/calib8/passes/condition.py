@@ -30,7 +30,10 @@ from numpy.typing import NDArray
 from calib8.graph.site import Site, matrix_of, weight_of
 from calib8.graph.values import drop_unread, insert_behind, name_of
 from calib8.graph.weighted import WeightedOp
+from calib8.numerics import INT8, Grid
+from calib8.numerics import Codes as CodeArray
 from calib8.passes.half import CONDITIONING
+from calib8.passes.opset import require_opset
 from calib8.passes.own_columns import own_columns
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
 
@@ -81,19 +84,20 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Codes:
-    """An op's weight in INT8: ``codes`` [K' * taps, N / groups], ``scale`` [N], and ``bias`` [N], to join its own."""
+    """An op's weight: ``codes`` [K' * taps, N / groups], ``scale`` [N], and ``bias`` [N], to join its own."""
 
-    codes: NDArray[np.int8]
+    codes: CodeArray
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A site in INT8: the conditioning that its ops share, and the weight of each by the op's name."""
+    """A quantised site: the conditioning that its ops share, the weight of each by the op's name, and what to."""
 
     conditioning: Conditioning
     weights: dict[str, Codes]
+    grid: Grid = INT8
 
     def widened(self) -> "Quantised":
         """The same without a Gather, where channels are only left out: they meet codes of 0 (rule 8)."""
@@ -104,23 +108,23 @@ class Quantised:
         shift, multiplier = np.zeros(channels, np.float32), np.ones(channels, np.float32)
         shift[own.index], multiplier[own.index] = own.shift[own.index], own.multiplier
 
-        def wide(codes: NDArray[np.int8]) -> NDArray[np.int8]:
-            rows = np.zeros((channels, codes.shape[1]), np.int8)
+        def wide(codes: CodeArray) -> CodeArray:
+            rows = np.zeros((channels, codes.shape[1]), codes.dtype)
             rows[own.index] = codes
             return rows
 
         weights = {name: replace(codes, codes=wide(codes.codes)) for name, codes in self.weights.items()}
-        return Quantised(Conditioning(shift, np.arange(channels), multiplier, own.amax), weights)
+        return Quantised(Conditioning(shift, np.arange(channels), multiplier, own.amax), weights, self.grid)
 
 
 def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
     """Quantise ``site`` of ``model`` in place, conditioned as ``quantised`` says, and return the model."""
-    graph = model.graph
+    graph = require_opset(model, quantised.grid.opset).graph
     constants = Constants(graph)
     channels = quantised.conditioning.side
     side = _side_channels(constants, site.activation, quantised.conditioning) if len(channels) else None
     quantised = quantised.widened()
-    dequantised = conditioned_activation(constants, site, quantised.conditioning)
+    dequantised = conditioned_activation(constants, site, quantised.conditioning, quantised.grid)
     for op in site.ops:
         own = quantised.weights[op.name]
         name, codes = name_of(op.weight), weight_of(op, own.codes, site.groups)
@@ -136,7 +140,7 @@ def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
     return model
 
 
-def conditioned_activation(constants: Constants, site: Site, conditioning: Conditioning) -> ir.Value:
+def conditioned_activation(constants: Constants, site: Site, conditioning: Conditioning, grid: Grid = INT8) -> ir.Value:
     """``x -> Sub -> Gather -> Mul -> Q -> DQ``, rules 4 and 5."""
     nodes: list[ir.Node] = []
     value = x = site.activation
@@ -166,7 +170,7 @@ def conditioned_activation(constants: Constants, site: Site, conditioning: Condi
     if np.any(conditioning.multiplier != 1):
         append("Mul", "multiplier", conditioning.multiplier.reshape(-1, *trailing))
     insert_behind(constants.graph, x, nodes)
-    return quantised_activation(constants, value, conditioning.amax)
+    return quantised_activation(constants, value, conditioning.amax, grid)
 
 
 def _add_bias(constants: Constants, op: WeightedOp, extra: NDArray[np.float32]) -> None:

@@ -1,10 +1,11 @@
-"""Explicit quantisation: put QuantizeLinear/DequantizeLinear pairs where TensorRT turns them into INT8 kernels.
+"""Explicit quantisation: put QuantizeLinear/DequantizeLinear pairs where TensorRT makes INT8 or FP8 kernels of them.
 
 Rules (NVIDIA, "Working with Quantized Types"; `docs/tensorrt.md` lists what happens when one is broken):
-1. Symmetric: int8, zero point 0, on both sides. Every zero point is written out, since a missing one means uint8.
+1. Symmetric: int8 or float8e4m3fn, zero point 0, on both sides. Every zero point is written out, since a missing one
+   means uint8. FP8 is in ONNX from opset 19 on.
 2. Activations have one scale per tensor, a constant. One Q/DQ pair per tensor serves all its quantised readers, so
    that the builder can still merge GEMMs that read one tensor.
-3. Weights are int8 initializers behind a DequantizeLinear with one scale per output channel: axis 1 of a MatMul
+3. Weights are initializers of codes behind a DequantizeLinear with one scale per output channel: axis 1 of a MatMul
    weight [K, N], axis 0 of a Conv weight. Any other axis would be dequantised silently.
 4. Outputs, biases and residual adds stay in float: quantising them costs accuracy and an INT32 bias is refused.
 """
@@ -19,28 +20,31 @@ from calib8.errors import ModelError
 from calib8.graph.mapped import release
 from calib8.graph.values import drop_unread, name_of
 from calib8.graph.weighted import WeightedOp
-from calib8.numerics import quantize_weight
+from calib8.numerics import INT8, Grid, quantize_weight
+from calib8.passes.opset import require_opset
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
 
 
-def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]) -> ir.Model:
+def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float], grid: Grid = INT8) -> ir.Model:
     """Quantise ``ops`` of ``model`` in place and return it.
 
-    ``amax`` maps the name of each op's activation tensor to the largest magnitude its INT8 grid has to reach.
-    Raises ``ModelError`` for an op that computes in FP16 already, or whose weight holds NaN or infinity.
+    ``amax`` maps the name of each op's activation tensor to the largest magnitude that ``grid`` has to reach.
+    Raises ``ModelError`` for an op that computes in FP16 already, or whose weight holds NaN or infinity, and as
+    ``require_opset`` does.
     """
     for op in ops:
         refuse_half(op)
+    require_opset(model, grid.opset)
     constants = Constants(model.graph)
     activations: dict[str, ir.Value] = {}
     weights: dict[tuple[str, int], ir.Value] = {}
     for op in ops:
         tensor = name_of(op.activation)
         if tensor not in activations:
-            activations[tensor] = quantised_activation(constants, op.activation, amax[tensor])
+            activations[tensor] = quantised_activation(constants, op.activation, amax[tensor], grid)
         key = (name_of(op.weight), op.channel_axis)
         if key not in weights:
-            weights[key] = quantised_constant(constants, op.weight, op.channel_axis, op.node)
+            weights[key] = quantised_constant(constants, op.weight, op.channel_axis, op.node, grid)
             release(model)  # or all weights would be in memory at the end
         op.node.replace_input_with(0, activations[tensor])
         op.node.replace_input_with(1, weights[key])
@@ -67,7 +71,9 @@ def finite_weight(constant: ir.Value) -> NDArray[np.float32]:
     return weight
 
 
-def quantised_constant(constants: Constants, constant: ir.Value, axis: int, before: ir.Node) -> ir.Value:
-    """``int8 initializer -> DQ`` from a float weight, by min/max per index of ``axis`` (rules 1 and 3)."""
-    codes, scale = quantize_weight(finite_weight(constant), axis)
+def quantised_constant(
+    constants: Constants, constant: ir.Value, axis: int, before: ir.Node, grid: Grid = INT8
+) -> ir.Value:
+    """``initializer of codes -> DQ`` from a float weight, by min/max per index of ``axis`` (rules 1 and 3)."""
+    codes, scale = quantize_weight(finite_weight(constant), axis, grid)
     return dequantised_codes(constants, name_of(constant), codes, scale, axis, before)

@@ -1,4 +1,4 @@
-"""The two building blocks of explicit quantisation: ``x -> Q -> DQ`` and ``int8 initializer -> DQ``."""
+"""The two building blocks of explicit quantisation: ``x -> Q -> DQ`` and ``initializer of codes -> DQ``."""
 
 from itertools import count
 
@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.values import insert_behind
-from calib8.numerics import scale_of
+from calib8.numerics import INT8, Codes, Grid, scale_of
 
 
 class Constants:
@@ -32,27 +32,28 @@ class Constants:
         return chosen
 
 
-def quantised_activation(constants: Constants, value: ir.Value, amax: float) -> ir.Value:
+def quantised_activation(constants: Constants, value: ir.Value, amax: float, grid: Grid = INT8) -> ir.Value:
     """``value -> Q -> DQ`` right behind the producer of ``value``: one constant scale, zero point 0 written out."""
     graph, name = constants.graph, value.name
-    grid = [
-        constants.new(f"{name}_scale", np.asarray(scale_of(amax), np.float32)),
-        constants.new(f"{name}_zero_point", np.zeros((), np.int8)),
+    scaling = [
+        constants.new(f"{name}_scale", np.asarray(scale_of(amax, grid), np.float32)),
+        constants.new(f"{name}_zero_point", np.zeros((), grid.dtype)),
     ]
-    q = _node(constants, "QuantizeLinear", [value, *grid], f"{name}", ir.DataType.INT8, value.shape)
-    dq = _node(constants, "DequantizeLinear", [q.outputs[0], *grid], f"{name}", ir.DataType.FLOAT, value.shape)
+    codes = ir.DataType.from_numpy(grid.dtype)
+    q = _node(constants, "QuantizeLinear", [value, *scaling], f"{name}", codes, value.shape)
+    dq = _node(constants, "DequantizeLinear", [q.outputs[0], *scaling], f"{name}", ir.DataType.FLOAT, value.shape)
     insert_behind(graph, value, [q, dq])
     return dq.outputs[0]
 
 
 def dequantised_codes(
-    constants: Constants, name: str, codes: NDArray[np.int8], scale: NDArray[np.float32], axis: int, before: ir.Node
+    constants: Constants, name: str, codes: Codes, scale: NDArray[np.float32], axis: int, before: ir.Node
 ) -> ir.Value:
-    """``int8 initializer -> DQ`` with one scale per index of ``axis``, placed before a reader."""
+    """``initializer of codes -> DQ`` with one scale per index of ``axis``, placed before a reader."""
     inputs = [
         constants.new(f"{name}_quantized", codes),
         constants.new(f"{name}_scale", scale),
-        constants.new(f"{name}_zero_point", np.zeros(scale.shape, np.int8)),
+        constants.new(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype)),
     ]
     shape = ir.Shape(codes.shape)
     dq = _node(constants, "DequantizeLinear", inputs, name, ir.DataType.FLOAT, shape, axis=axis)

@@ -14,6 +14,7 @@ from calib8.errors import ConfigError
 from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
+from calib8.numerics import INT8, Grid
 from calib8.passes.condition import condition
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.fold_conditioning import fold_conditioning
@@ -22,7 +23,7 @@ from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.progress import Progress
 from calib8.provenance import Origin
-from calib8.quantization.config import Form, Int8, Optimize
+from calib8.quantization.config import Calibrated, Form, Optimize
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.solve import FEWEST_ROWS, Solution, solve
@@ -33,7 +34,7 @@ from calib8.resume import is_whole
 PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
 
 
-def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Int8) -> tuple[ir.Model, QuantPlan]:
+def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Calibrated) -> tuple[ir.Model, QuantPlan]:
     """Return a quantised clone of the prepared ``model``, and the plan it follows: what ranges alone can tell."""
     plan = make_plan(model, ranges, config)
     return apply_plan(model, ranges, plan, config), plan
@@ -46,6 +47,7 @@ def solve_sites(
     progress: Progress,
     unfinished: Path | None = None,
     optimize: Optimize = "accuracy",
+    grid: Grid = INT8,
 ) -> dict[str, Solution]:
     """The solution of every op whose input was sampled often enough, by the op's name; ops of one site share it.
 
@@ -65,7 +67,7 @@ def solve_sites(
         for op in site.ops:
             refuse_half(op)
             finite_weight(op.weight)
-        solution = kept(path, partial(solve, statistics[site.tensor], site, optimize=optimize))
+        solution = kept(path, partial(solve, statistics[site.tensor], site, optimize=optimize, grid=grid))
         found |= dict.fromkeys([op.name for op in site.ops], solution)
         release(model)  # or all weights would be in memory at the end
         if path not in known:
@@ -79,7 +81,11 @@ def _sampled(seen: TensorStatistics, site: Site) -> bool:
 
 
 def apply_plan(
-    model: ir.Model, ranges: Ranges, plan: QuantPlan, config: Int8, solutions: Mapping[str, Solution] | None = None
+    model: ir.Model,
+    ranges: Ranges,
+    plan: QuantPlan,
+    config: Calibrated,
+    solutions: Mapping[str, Solution] | None = None,
 ) -> ir.Model:
     """Return a quantised clone of the prepared ``model``.
 
@@ -90,22 +96,22 @@ def apply_plan(
     Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
     quantised, solutions = model.clone(), solutions or {}
-    chosen = set(plan.nodes("int8"))
+    chosen = set(plan.quantised)
     if not chosen:
         raise ConfigError(
             "the plan leaves every op in float: there is nothing to quantise. The first op's reason: "
             f"{plan.ops[0].reason}. Lower --min-sqnr, change --include/--exclude, or calibrate on other data."
         )
-    quantize_ops(quantised, chosen, ranges, solutions)
+    quantize_ops(quantised, chosen, ranges, solutions, config.grid)
     return finish(quantised, plan, ranges.origin, config)
 
 
 def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form) -> ir.Model:
-    """Bring what is not INT8 into its form, in place, record how the model was made, and return it."""
+    """Bring what is not quantised into its form, in place, record how the model was made, and return it."""
     fit_tensorrt(quantised)
     if config.embedding:
         quantize_embeddings(quantised)
-    fold_conditioning(quantised, everywhere=isinstance(config, Int8) and config.optimize == "latency")
+    fold_conditioning(quantised, everywhere=isinstance(config, Calibrated) and config.optimize == "latency")
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()
@@ -114,15 +120,17 @@ def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form) -
     return quantised
 
 
-def quantize_ops(model: ir.Model, names: set[str], ranges: Ranges, solutions: Mapping[str, Solution]) -> None:
+def quantize_ops(
+    model: ir.Model, names: set[str], ranges: Ranges, solutions: Mapping[str, Solution], grid: Grid = INT8
+) -> None:
     """Quantise the ops called ``names`` of ``model`` in place: as ``solutions`` say, by ``ranges`` alone elsewhere."""
     for site in reversed(sites(model, names & set(solutions))):  # a correction hides the value that later sites read
         condition(model, site, solutions[site.name].quantised)
     plain = [op for op in weighted_ops(model) if op.name in names - set(solutions)]
-    insert_qdq(model, plain, ranges.amax())
+    insert_qdq(model, plain, ranges.amax(), grid)
 
 
-def repeats(quantised: ir.Model, origin: Origin, config: Int8) -> bool:
+def repeats(quantised: ir.Model, origin: Origin, config: Calibrated) -> bool:
     """Whether quantising again from ``origin`` with ``config`` would only make ``quantised`` again."""
     props = quantised.metadata_props
     return props.get(CALIBRATION) == origin.model_dump_json() and props.get(MADE_BY) == _recipe(config)

@@ -65,7 +65,7 @@ class Reached:
 def quantise_within(case: Case, probe: Probe, target: float, progress: Progress) -> tuple[ir.Model, QuantPlan]:
     """The quantised model and its plan, mean cosine to FP32 at least ``target`` on the probe.
 
-    Raises ``AccuracyMissed`` if no plan with an op in INT8 keeps the budget, ``ConfigError`` if there is no op at all.
+    Raises ``AccuracyMissed`` if no plan with a quantised op keeps the budget, ``ConfigError`` if there is no op at all.
     """
     case = case.with_gelu_ops(probe, progress)
     # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
@@ -96,7 +96,7 @@ class _Search:
         self._folder = folder
         self._tried = Known(folder / "trials.json" if folder is not None else None)
         plan = case.plan(solutions)
-        self.names = plan.nodes("int8")
+        self.names = plan.quantised
         if not self.names:
             raise ConfigError(
                 "there is no op to quantise, whatever the budget. Change --include/--exclude, or calibrate on typical "
@@ -153,10 +153,12 @@ class _Search:
         """``site`` quantised by ``recipe`` alone."""
         named = f"site-{hashlib.sha256(_told(site, recipe).encode()).hexdigest()[:16]}.npz"
         path = self._folder / named if self._folder is not None else None
-        return kept(path, lambda: solve(self.case.statistics[site.tensor], site, (recipe,)))
+        return kept(path, lambda: solve(self.case.statistics[site.tensor], site, (recipe,), grid=self.case.config.grid))
 
     def _costly(self, site: Site) -> list[Trial]:
-        """What costlier recipes lose on ``site``."""
+        """What costlier recipes lose on ``site``; on a float grid they have nothing to win."""
+        if not self.case.config.grid.even:
+            return []
 
         @cache
         def trials() -> Trials:
@@ -217,11 +219,12 @@ class _Search:
 
     def _give_up(self, order: list[str]) -> None:
         nothing, everything = self.reached(order), self.reached(())
+        told = self.case.config.grid.precision.upper()
         lossy = self.case.config.embedding and self.base < 1 - LEAST_SLACK
         table = " Embedding tables are int8 in both: try --float-embedding." if lossy else ""
         raise AccuracyMissed(
-            f"no plan with an op in INT8 keeps a mean cosine of {self.target} by one standard error on "
-            f"{len(self.probe.data)} held-out samples: all {len(order)} ops in INT8 reach {everything.cosine:.5f} "
+            f"no plan with an op in {told} keeps a mean cosine of {self.target} by one standard error on "
+            f"{len(self.probe.data)} held-out samples: all {len(order)} ops in {told} reach {everything.cosine:.5f} "
             f"(give or take {everything.error:.5f}), all in float {nothing.cosine:.5f}.{table} Lower the budget, or "
             "calibrate on more data."
         )
@@ -264,8 +267,8 @@ class _Search:
         return Measured(
             {name: self.base - cost for name, cost in self.costs.items()},
             {
-                name: f"alone it takes {self.costs[name]:.5f} from the cosine; with it in INT8 too, the plan would not "
-                f"keep {self.target}"
+                name: f"alone it takes {self.costs[name]:.5f} from the cosine; with it quantised too, the plan would "
+                f"not keep {self.target}"
                 for name in self.floats
             },
         )

@@ -1,10 +1,11 @@
 """Options of quantisation."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from calib8.config import Config, Option
+from calib8.numerics import FP8, INT8, Grid
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
 Treatment: TypeAlias = Literal["auto", "plain"]
@@ -12,10 +13,13 @@ Optimize: TypeAlias = Literal["accuracy", "latency"]
 
 #: Held-out samples that a plan is measured on.
 PROBED = 32
+_EMBEDDING = Option("--int8-embedding/--float-embedding")
 
 
 class Form(Config):
-    """Which ops become INT8, and what form the rest has."""
+    """Which ops are quantised, and what form the rest has."""
+
+    grid: ClassVar[Grid] = INT8
 
     include: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
     """Quantise only ops whose node name matches this.
@@ -28,19 +32,19 @@ class Form(Config):
     Shell-style globs, which win over ``include``.
     """
     remainder: Precision = "fp16"
-    """Precision of what is not INT8.
+    """Precision of what is not quantised.
 
     TensorRT and TensorRT-RTX want fp16.
     """
-    embedding: Annotated[bool, Option("--int8-embedding/--float-embedding")] = True
+    embedding: Annotated[bool, _EMBEDDING] = True
     """How to store embedding tables.
 
     As int8 rows (``DequantizeLinear -> Gather``), or in float.
     """
 
 
-class Int8(Form):
-    """How to quantise by calibration."""
+class Calibrated(Form):
+    """How to quantise by calibration: what ``Int8`` and ``Fp8`` have in common. Their type says to what."""
 
     treatment: Treatment = "auto"
     """Condition activations with outliers and round with GPTQ, or use ranges alone.
@@ -63,6 +67,48 @@ class Int8(Form):
 
     14 dB is an error of a fifth.
     """
+
+
+class Int8(Calibrated):
+    """How to quantise to INT8 by calibration."""
+
+
+class Fp8(Calibrated):
+    """How to quantise to FP8 (E4M3) by calibration: MatMul and Gemm, for GPUs from Ada (sm89) on.
+
+    Nothing is conditioned, since a float grid leaves small values their digits beside large ones; with calibration data
+    weights are rounded with GPTQ as for ``Int8``.
+    """
+
+    grid: ClassVar[Grid] = FP8
+
+    embedding: Annotated[Literal[False], _EMBEDDING] = False
+    """How to store embedding tables.
+
+    In float: TensorRT refuses INT8 and FP8 in one network.
+    """
+    optimize: Literal["accuracy"] = "accuracy"
+    """What to go for.
+
+    Nothing stands between an op and its Q in any case.
+    """
+
+    @field_validator("optimize", mode="before")
+    @classmethod
+    def _nothing_to_fold(cls, value: Any) -> Any:
+        if value == "latency":
+            raise ValueError("expected accuracy: nothing stands between an op and its Q in FP8, whatever is asked for")
+        return value
+
+
+#: What can be quantised to, and the config that says how; a new precision is a ``Grid`` in ``numerics`` and one here.
+Quantization: TypeAlias = Int8 | Fp8
+PRECISIONS: dict[str, type[Calibrated]] = {kind.grid.precision: kind for kind in get_args(Quantization)}
+
+
+def by_calibration(given: Quantization | None) -> Quantization:
+    """What a caller gave as config, or INT8's defaults for None. Raises ``ConfigError`` for anything else."""
+    return given if isinstance(given, Quantization) else Int8.of(given)
 
 
 class Migrate(Form):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.numerics import INT8, Grid
 from calib8.quantization.rounding import Rounded, gptq, nearest
 
 Floats32 = NDArray[np.float32]
@@ -28,14 +29,14 @@ class Grouped:
         blocks = self.matrix.reshape(self.groups, len(self.matrix) // self.groups, -1)
         return (self._columns(rows) @ blocks).transpose(1, 0, 2).reshape(len(rows), -1)
 
-    def nearest(self) -> tuple[Rounded, "Grouped"]:
+    def nearest(self, grid: Grid = INT8) -> tuple[Rounded, "Grouped"]:
         """Codes [K, N / groups] with scales [N], each weight to the nearest code, and what they stand for."""
-        return self._rounded(lambda block, _: nearest(block))
+        return self._rounded(lambda block, _: nearest(block, grid))
 
-    def gptq(self, rows: Floats32) -> tuple[Rounded, "Grouped"]:
+    def gptq(self, rows: Floats32, grid: Grid = INT8) -> tuple[Rounded, "Grouped"]:
         """The same by GPTQ, for quantised rows [n, K]."""
         columns = self._columns(rows)
-        return self._rounded(lambda block, i: gptq(block, columns[i].T @ columns[i]))
+        return self._rounded(lambda block, i: gptq(block, columns[i].T @ columns[i], grid))
 
     def _columns(self, rows: Floats32) -> Floats32:
         """Rows [n, K] as [groups, n, K / groups]."""

@@ -1,4 +1,4 @@
-"""The policy: INT8 wherever enough of the signal is left."""
+"""The policy: 8 bits wherever enough of the signal is left."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import WeightedOp, weighted_ops
-from calib8.quantization.config import Form, Int8
+from calib8.numerics import Grid
+from calib8.quantization.config import Calibrated, Form
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.quantization.solve import Solution
 
@@ -20,7 +21,7 @@ Verdict = tuple[str, str, float | None]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out at the model's own output: cosine with an op alone in INT8, and why some stay in float."""
+    """What was found out at the model's own output: cosine with an op alone quantised, and why some stay in float."""
 
     cosine: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -29,7 +30,7 @@ class Measured:
 def make_plan(
     model: ir.Model,
     ranges: Ranges,
-    config: Int8,
+    config: Calibrated,
     solutions: Mapping[str, Solution] | None = None,
     measured: Measured | None = None,
 ) -> QuantPlan:
@@ -42,25 +43,29 @@ def make_plan(
     """
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Measured()
+    grid = config.grid
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
         seen, solution = ranges.tensors[tensor], solved.get(op.name)
-        if op.name not in names:
+        if op.kind not in grid.kinds:
+            treatment, reason, sqnr = "float", f"{grid.precision.upper()} is for {' and '.join(grid.kinds)}", None
+        elif op.name not in names:
             treatment, reason, sqnr = "float", "left out by name", None
         elif op.name in measured.left_out:
             treatment, reason, sqnr = "float", measured.left_out[op.name], None
         elif solution is not None and not seen.minimum == seen.maximum == 0:
             treatment, reason, sqnr = _by_output(solution, config.min_sqnr_db)
         else:
-            treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db)
-        own = _op_plan(op, seen, solution if treatment == "int8" else None, (treatment, reason, sqnr))
+            treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db, grid)
+        own = _op_plan(op, seen, solution if treatment != "float" else None, (treatment, reason, sqnr))
         ops.append(own.model_copy(update={"expected_cosine": measured.cosine.get(op.name)}))
     return QuantPlan(ops=tuple(ops))
 
 
 def selected(model: ir.Model, config: Form) -> set[str]:
-    """Names of the weighted ops that ``include`` (all if empty) and not ``exclude`` globs match.
+    """Names of the weighted ops, of kinds for which the grid is, that ``include`` (all if empty) and not ``exclude``
+    globs match.
 
     Raises ``ConfigError`` for a glob that matches nothing: a typo that would otherwise go unnoticed.
     """
@@ -70,7 +75,8 @@ def selected(model: ir.Model, config: Form) -> set[str]:
             examples = ", ".join(names[:3]) or "none at all"
             raise ConfigError(f"{glob!r} matches no weighted op. The model's weighted ops are named like: {examples}.")
     included = {n for n in names if not config.include or any(fnmatchcase(n, glob) for glob in config.include)}
-    return {n for n in included if not any(fnmatchcase(n, glob) for glob in config.exclude)}
+    fit = {op.name for op in weighted_ops(model) if op.kind in config.grid.kinds}
+    return {n for n in included & fit if not any(fnmatchcase(n, glob) for glob in config.exclude)}
 
 
 def check_ranges(model: ir.Model, ranges: Ranges) -> None:
@@ -93,17 +99,18 @@ def _by_output(solution: Solution, least: float) -> Verdict:
     sqnr = -10 * math.log10(max(solution.error, 1e-12))
     if sqnr < least:
         return "float", f"{solution.recipe}: its output would keep only {sqnr:.1f} dB, less than {least:g}", sqnr
-    return "int8", f"{solution.recipe}: its output keeps {sqnr:.1f} dB on held-out rows", sqnr
+    precision = solution.quantised.grid.precision
+    return precision, f"{solution.recipe}: its output keeps {sqnr:.1f} dB on held-out rows", sqnr
 
 
-def _by_input(seen: TensorRange, least: float) -> Verdict:
-    sqnr = seen.typical_sqnr_db
+def _by_input(seen: TensorRange, least: float, grid: Grid) -> Verdict:
+    sqnr = seen.typical_sqnr_db(grid)
     if seen.amax == 0 or seen.typical == 0:
         what = "nothing but zero" if seen.amax == 0 else "mostly positions of nothing but zero"
         return "float", f"calibration saw {what} at its input", None
     if sqnr < least:
         return "float", f"outliers: a typical position would keep {sqnr:.1f} dB, less than {least:g}", sqnr
-    return "int8", f"a typical position of its input keeps {sqnr:.1f} dB", sqnr
+    return grid.precision, f"a typical position of its input keeps {sqnr:.1f} dB", sqnr
 
 
 def _op_plan(op: WeightedOp, seen: TensorRange, solution: Solution | None, verdict: Verdict) -> OpPlan:

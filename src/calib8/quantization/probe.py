@@ -76,7 +76,8 @@ def _refuse_unmeasurable(name: str, output: NDArray[np.generic], samples: int) -
 def _cosines(name: str, expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
     if expected.shape != got.shape:
         raise DataError(
-            f"output {name!r} has another size in INT8 than in FP32 (rows of {got.shape[1]} and {expected.shape[1]}): "
-            "it depends on the numbers, so there is nothing to compare. Leave that output out of the model."
+            f"output {name!r} has another size quantised than in FP32 (rows of {got.shape[1]} and "
+            f"{expected.shape[1]}): it depends on the numbers, so there is nothing to compare. Leave that output out "
+            "of the model."
         )
     return np.nan_to_num(cosine_rows(expected, got), nan=RUINED)

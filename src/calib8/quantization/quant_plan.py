@@ -1,7 +1,7 @@
 """The quantisation plan: one line per weighted op, with the treatment and the reason."""
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calib8.config import first_problem
 from calib8.errors import InputError, ModelError
 from calib8.files import parse_json, read_json, write_json
+from calib8.numerics import Precision
 
+Treatment: TypeAlias = Literal[Precision, "float"]
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -30,12 +32,12 @@ def recorded(kind: type[Record], model: ir.Model, key: str) -> Record | None:
 class OpPlan(BaseModel):
     """What is done to one weighted op.
 
-    recipe: how its input is conditioned before the INT8 grid, None where ranges alone decided.
+    recipe: how its input is conditioned before the grid, None where ranges alone decided.
     extra_columns: columns that outlier channel splitting adds to the GEMM.
     amax: of the input as calibration saw it; a recipe has a grid of its own.
     sqnr_db: what is left of the signal: of the op's output on held-out rows where there is a recipe, of a typical
         position of its input otherwise.
-    expected_cosine: of the model's output to FP32 with this op alone in INT8, where that was measured.
+    expected_cosine: of the model's output to FP32 with this op alone quantised, where that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +45,7 @@ class OpPlan(BaseModel):
     node: str
     kind: str
     input: str
-    treatment: Literal["int8", "float"]
+    treatment: Treatment
     reason: str
     amax: float | None
     sqnr_db: float | None
@@ -94,9 +96,19 @@ class QuantPlan(BaseModel):
     budget: Budget | None = None
     gelu: Gelu | None = None
 
-    def nodes(self, treatment: Literal["int8", "float"]) -> list[str]:
+    def nodes(self, treatment: Treatment) -> list[str]:
         """Names of the nodes with that treatment."""
         return [op.node for op in self.ops if op.treatment == treatment]
+
+    @property
+    def quantised(self) -> list[str]:
+        """Names of the nodes that do not stay in float."""
+        return [op.node for op in self.ops if op.treatment != "float"]
+
+    @property
+    def precision(self) -> Precision:
+        """What these multiply: there is one such type in a model."""
+        return next((op.treatment for op in self.ops if op.treatment != "float"), "int8")
 
     @staticmethod
     def load(path: Path) -> "QuantPlan":

@@ -19,7 +19,7 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256
 from calib8.progress import Progress
 from calib8.quantization.apply import apply_plan, solve_sites
-from calib8.quantization.config import Int8
+from calib8.quantization.config import Calibrated
 from calib8.quantization.gelu import with_gelu_ops
 from calib8.quantization.known import Known
 from calib8.quantization.policy import Measured, check_ranges, make_plan, selected
@@ -39,7 +39,7 @@ class Case:
     model: ir.Model
     ranges: Ranges
     statistics: Mapping[str, TensorStatistics]
-    config: Int8
+    config: Calibrated
     #: Where solutions are kept while there is work left, and found again.
     unfinished: Path | None = None
     #: What became of its GELUs, if anything.
@@ -52,7 +52,9 @@ class Case:
             return {}
         with self.step("sites", progress) as folder:
             names = selected(self.model, self.config)
-            return solve_sites(self.model, names, self.statistics, progress, folder, self.config.optimize)
+            return solve_sites(
+                self.model, names, self.statistics, progress, folder, self.config.optimize, self.config.grid
+            )
 
     def with_gelu_ops(self, probe: Probe, progress: Progress) -> "Case":
         """The case of the model with one op for each GELU, where that is to be as fast as can be.
@@ -68,7 +70,7 @@ class Case:
         """The folder in which a step of the work, on the samples of ``probe``, is kept; None if none is."""
         if self.unfinished is None:
             return nullcontext()
-        key = {"origin": self.ranges.origin.model_dump(), "int8": self.config.model_dump()}
+        key = {"origin": self.ranges.origin.model_dump(), type(self.config).__name__.lower(): self.config.model_dump()}
         if probe is not None:
             key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling}
         return unfinished_step(self.unfinished / name, key, progress)
@@ -76,13 +78,15 @@ class Case:
     def measuring(
         self, names: set[str], solutions: Mapping[str, Solution], probe: Probe, folder: Path | None
     ) -> Measuring:
-        """Measurements with any of ``names`` in INT8 as ``solutions`` say, kept in the ``folder`` of a ``step``."""
+        """Measurements with any of ``names`` quantised as ``solutions`` say, kept in the ``folder`` of a ``step``."""
         path = folder / f"{_told(names, solutions)}.json" if folder is not None else None
         return Measuring(self.switchboard(names, solutions), probe, Known(path))
 
     def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
-        """All of ``names`` to be switched between float and INT8."""
-        return Switchboard(self.model, names, self.ranges, solutions, embedding=self.config.embedding)
+        """All of ``names`` to be switched between float and quantised."""
+        return Switchboard(
+            self.model, names, self.ranges, solutions, embedding=self.config.embedding, grid=self.config.grid
+        )
 
     def plan(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> QuantPlan:
         """What is done to each op."""
@@ -106,13 +110,18 @@ def _told(names: set[str], solutions: Mapping[str, Solution]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def rows_to_sample(config: Int8) -> int:
+def rows_to_sample(config: Calibrated) -> int:
     """How many rows of every tensor ``Case.solutions`` needs."""
     return ROWS if config.treatment == "auto" else 0
 
 
 def case_of(
-    model: ir.Model, ranges: Ranges, data: Source, config: Int8, progress: Progress, unfinished: Path | None = None
+    model: ir.Model,
+    ranges: Ranges,
+    data: Source,
+    config: Calibrated,
+    progress: Progress,
+    unfinished: Path | None = None,
 ) -> Case:
     """The case of ``model`` after one more pass over its calibration data.
 
@@ -143,9 +152,12 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     limit = case.config.max_damage
     if loss <= limit:
         return quantised, plan
-    names = plan.nodes("int8")
+    names = plan.quantised
     del quantised  # a switchboard holds every weight twice
-    progress.note(f"all of it in INT8 costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}")
+    told = case.config.grid.precision.upper()
+    progress.note(
+        f"all of it in {told} costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}"
+    )
     with case.step("measured", progress, probe) as folder:
         measuring = case.measuring(set(names), solutions, probe, folder)
         with measuring.board:

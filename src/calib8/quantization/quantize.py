@@ -11,7 +11,7 @@ from calib8.files import named, require_separate
 from calib8.graph.io import save
 from calib8.passes.prepare import load
 from calib8.progress import Progress, Quiet
-from calib8.quantization.config import Int8
+from calib8.quantization.config import Quantization, by_calibration
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.run import measure_sensitivity, quantise
@@ -20,8 +20,8 @@ from calib8.resume import beside, unfinished_work
 from calib8.text.text_source import calibration_source
 
 
-def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPlan:
-    """Decide for every weighted op from ``ranges`` alone whether it becomes INT8, and say why.
+def plan(model: ir.Model, ranges: Ranges, config: Quantization | None = None) -> QuantPlan:
+    """Decide for every weighted op from ``ranges`` alone whether it becomes INT8 (or FP8), and say why.
 
     Example:
 
@@ -30,22 +30,22 @@ def plan(model: ir.Model, ranges: Ranges, config: Int8 | None = None) -> QuantPl
         >>> decided.nodes("float")
         []
     """
-    return make_plan(model, ranges, Int8.of(config))
+    return make_plan(model, ranges, by_calibration(config))
 
 
 def quantize(
     model: ir.Model,
     ranges: Ranges,
-    config: Int8 | None = None,
+    config: Quantization | None = None,
     *,
     data: Data | None = None,
     progress: Progress | None = None,
 ) -> ir.Model:
-    """Return an explicitly quantised (Q/DQ) clone of ``model``.
+    """Return an explicitly quantised (Q/DQ) clone of ``model``: to INT8 by an ``Int8``, to FP8 by an ``Fp8``.
 
-    With the calibration ``data``, activations with outliers are conditioned, weights rounded with GPTQ and the result
-    measured at the model's output, so that far more ops can be INT8; that takes a second pass over it. Without, ranges
-    alone decide.
+    With the calibration ``data``, activations with outliers are conditioned (for INT8), weights rounded with GPTQ and
+    the result measured at the model's output, so that far more ops can be INT8; that takes a second pass over it.
+    Without, ranges alone decide.
 
     Example:
 
@@ -56,14 +56,14 @@ def quantize(
         True
     """
     source = open_source(data) if data is not None else None
-    return quantise(model, ranges, Int8.of(config), source, progress or Quiet())[0]
+    return quantise(model, ranges, by_calibration(config), source, progress or Quiet())[0]
 
 
 def quantize_file(
     model: Path | str,
     ranges: Path | str,
     output: Path | str,
-    config: Int8 | None = None,
+    config: Quantization | None = None,
     *,
     data: Data | None = None,
     plan: Path | str | None = None,
@@ -78,7 +78,7 @@ def quantize_file(
         6
     """
     require_separate([output, plan], [model, ranges, *named(data)])
-    config, progress, calibrated = Int8.of(config), progress or Quiet(), Ranges.load(Path(ranges))
+    config, progress, calibrated = by_calibration(config), progress or Quiet(), Ranges.load(Path(ranges))
     source = calibration_source(data, model, progress) if data is not None else None
     with unfinished_work(beside(Path(output)) if data is not None else None) as unfinished:
         folder = Path(model).parent
@@ -94,14 +94,14 @@ def quantize_file(
 def sensitivity(
     model: Path | str,
     data: Data,
-    config: Int8 | None = None,
+    config: Quantization | None = None,
     *,
     calibrate: Calibrate | None = None,
     output: Path | str | None = None,
     samples: int | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Rank every weighted op by what it costs the model's output: alone in INT8, and alone in float.
+    """Rank every weighted op by what it costs the model's output: alone quantised, and alone in float.
 
     Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
     which ops, and how they are quantised, ``calibrate`` how their ranges are found.
@@ -116,7 +116,7 @@ def sensitivity(
         require_separate([output], [model, *named(data)])
     progress = progress or Quiet()
     source = calibration_source(data, model, progress)
-    found = measure_sensitivity(Path(model), source, Int8.of(config), samples, progress, Calibrate.of(calibrate))
+    found = measure_sensitivity(Path(model), source, by_calibration(config), samples, progress, Calibrate.of(calibrate))
     if output is not None:
         found.save(Path(output))
     return found

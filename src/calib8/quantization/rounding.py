@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.numerics import LEVELS, dequantize, quantize_weight
+from calib8.numerics import INT8, Codes, Grid, dequantize, quantize, quantize_weight
 
 #: Columns whose error is passed on at once; the rest of a row is updated block by block.
 BLOCK = 128
@@ -17,7 +17,7 @@ DAMPING = 0.01
 class Rounded:
     """``codes`` [K, N] and one ``scale`` per column [N]."""
 
-    codes: NDArray[np.int8]
+    codes: Codes
     scale: NDArray[np.float32]
 
     def values(self) -> NDArray[np.float32]:
@@ -25,33 +25,33 @@ class Rounded:
         return dequantize(self.codes, self.scale)
 
 
-def nearest(weight: NDArray[np.float32]) -> Rounded:
+def nearest(weight: NDArray[np.float32], grid: Grid = INT8) -> Rounded:
     """Each weight [K, N] to the nearest code."""
-    return Rounded(*quantize_weight(weight, axis=1))
+    return Rounded(*quantize_weight(weight, 1, grid))
 
 
-def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32]) -> Rounded:
+def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32], grid: Grid = INT8) -> Rounded:
     """Rows of the weight [K, N] rounded one by one, the error of each made up for in the rows to come.
 
     ``hessian`` [K, K] is ``x.T @ x`` of the inputs that the codes will meet, hence of *quantised* rows x [n, K].
     Frantar et al., 2022, arXiv:2210.17323; rows in order of falling diagonal, so that what matters most is rounded
     while most other rows can still make up for it.
     """
-    _, scale = quantize_weight(weight, axis=1)
+    scale = quantize_weight(weight, 1, grid)[1]
     diagonal = np.diag(hessian).astype(np.float64)
     order = np.argsort(-diagonal, kind="stable")
     damped = hessian[np.ix_(order, order)].astype(np.float64)
     damped[np.diag_indices_from(damped)] += DAMPING * max(float(diagonal.mean()), 1e-30)
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
     left = weight[order]
-    codes = np.zeros(weight.shape, np.int8)
+    codes = np.zeros(weight.shape, grid.dtype)
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
         errors = np.zeros((stop - start, weight.shape[1]), np.float32)
         for row in range(start, stop):
-            code = np.clip(np.rint(left[row] / scale), -LEVELS, LEVELS)
-            codes[order[row]] = code.astype(np.int8)
-            error = (left[row] - code * scale) / upper[row, row]
+            code = quantize(np.clip(left[row] / scale, -grid.largest, grid.largest), 1.0, grid)
+            codes[order[row]] = code
+            error = (left[row] - dequantize(code, scale)) / upper[row, row]
             left[row + 1 : stop] -= np.outer(upper[row, row + 1 : stop], error)
             errors[row - start] = error
         left[stop:] -= upper[start:stop, stop:].T @ errors

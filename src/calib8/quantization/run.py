@@ -1,4 +1,4 @@
-"""From end to end: a model and calibration data in, the INT8 model or the ranking of its ops out."""
+"""From end to end: a model and calibration data in, the quantised model or the ranking of its ops out."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress
 from calib8.quantization.apply import quantize_by_ranges
-from calib8.quantization.config import PROBED, Int8
+from calib8.quantization.config import PROBED, Calibrated
 from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan
@@ -28,14 +28,14 @@ from calib8.quantization.solve import ROWS
 def quantise(
     model: ir.Model,
     ranges: Ranges,
-    config: Int8,
+    config: Calibrated,
     data: Source | None,
     progress: Progress,
     *,
     folder: Path | None = None,
     unfinished: Path | None = None,
 ) -> tuple[ir.Model, QuantPlan]:
-    """The INT8 clone of ``model`` and its plan: by a second pass over the calibration ``data``, or by ranges alone.
+    """A quantised clone of ``model`` and its plan: by a second pass over the calibration ``data``, or by ranges alone.
 
     ``folder`` holds the model's pooling config, if it is a sentence encoder; ``unfinished`` what was done before.
     """
@@ -47,7 +47,7 @@ def quantise(
 
 
 def measure_sensitivity(
-    path: Path, data: Source, config: Int8, samples: int | None, progress: Progress, calibrate: Calibrate
+    path: Path, data: Source, config: Calibrated, samples: int | None, progress: Progress, calibrate: Calibrate
 ) -> Sensitivity:
     """What each op that ``config`` selects costs the output of the model at ``path``.
 

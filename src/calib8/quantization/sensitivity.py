@@ -1,4 +1,4 @@
-"""What each op costs: the model's own output with that op alone in INT8, and with it alone in float.
+"""What each op costs: the model's own output with that op alone quantised, and with it alone in float.
 
 One run of a few samples for each, on a model that holds every op in both forms (see ``switchboard``).
 """
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from calib8.files import write_json
+from calib8.numerics import Precision
 from calib8.progress import Progress
 from calib8.quantization.known import Known
 from calib8.quantization.probe import Probe
@@ -21,7 +22,7 @@ from calib8.quantization.switchboard import Switchboard
 class OpSensitivity(BaseModel):
     """Mean cosine to FP32 of the model's output.
 
-    alone: with this op in INT8 and all others in float. spared: with this op in float and all others in INT8.
+    alone: with this op quantised and all others in float. spared: with this op in float and all others quantised.
     recipe: how it was quantised for this, None if by ranges alone.
     """
 
@@ -35,7 +36,7 @@ class OpSensitivity(BaseModel):
 
 
 class Sensitivity(BaseModel):
-    """Every op that can be quantised, the costliest first; mean cosines with all ops in float, and all in INT8.
+    """Every op that can be quantised, the costliest first; mean cosines with all ops in float, and all quantised.
 
     Embedding tables are int8 in both, where they are asked for.
     """
@@ -43,6 +44,8 @@ class Sensitivity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["calib8.sensitivity/1"] = "calib8.sensitivity/1"
+    #: What the ops were quantised to.
+    precision: Precision = "int8"
     samples: int
     all_float: float
     all_int8: float
@@ -99,6 +102,7 @@ def rank(measuring: Measuring, described: dict[str, tuple[str, str | None]], pro
         ops.append(OpSensitivity(node=name, kind=kind, recipe=recipe, alone=alone, spared=spared))
         progress.update("sensitivity", done, len(names))
     return Sensitivity(
+        precision=measuring.board.precision,
         samples=len(measuring.probe.data),
         all_float=measuring.cosine(()),
         all_int8=measuring.cosine(everything),

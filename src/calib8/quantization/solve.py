@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from calib8.calibration.statistics import TensorStatistics
 from calib8.graph.site import Site
+from calib8.numerics import INT8, Grid
 from calib8.passes.condition import Codes, Conditioning, Quantised
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Recipe, design
@@ -58,28 +59,38 @@ class Solution:
         return self.trial.error
 
 
+def usual_recipes(grid: Grid, optimize: Optimize) -> tuple[Recipe, ...]:
+    """A float grid has its fine steps for small values beside large ones: nothing to condition, nor to put aside."""
+    if not grid.even:
+        return RECIPES[:1]
+    return RECIPES if optimize == "accuracy" else (*RECIPES, *SIDE)
+
+
 def solve(
-    seen: TensorStatistics, site: Site, recipes: Sequence[Recipe] | None = None, optimize: Optimize = "accuracy"
+    seen: TensorStatistics,
+    site: Site,
+    recipes: Sequence[Recipe] | None = None,
+    optimize: Optimize = "accuracy",
+    grid: Grid = INT8,
 ) -> Solution:
     """Quantise the weights of ``site``, whose input was ``seen``, rows sampled.
 
     1. Try the recipes (the usual ones if none are given) that the site can take (the plain one if none), and keep the
        cheapest that nothing beats by much; then the reach of its grid, in the same manner.
-    2. Design it for all data; round with GPTQ on all rows as they come out of the INT8 grid.
+    2. Design it for all data; round with GPTQ on all rows as they come out of the grid.
     3. Fold the shift through the codes, and correct the bias by the mean error left (Nagel et al., 2019,
        arXiv:1906.04721).
     """
     rows = seen.sample(site.view).rows()
-    trials = Trials(rows, site)
-    usual = RECIPES if optimize == "accuracy" else (*RECIPES, *SIDE)
+    trials, usual = Trials(rows, site, grid), usual_recipes(grid, optimize)
     allowed = [recipe for recipe in recipes or usual if possible(recipe, site, optimize)]
     found = [trials.run(recipe) for recipe in allowed or [Recipe()]]
     chosen = _with_reach(cheapest(found), trials)
     assert seen.channel_minimum is not None and seen.channel_maximum is not None  # noqa: PT018
     channels = replace(channels_of(rows, site.taps), minimum=seen.channel_minimum, maximum=seen.channel_maximum)
     conditioning = design(channels, amax_of_channels(trials.weight.matrix, site.taps), chosen.recipe)
-    codes, bias = _rounded(rows, trials.weight, conditioning.spread(site.taps))
-    return Solution(Quantised(conditioning, _parted(codes, bias, site)), chosen, tuple(found))
+    codes, bias = _rounded(rows, trials.weight, conditioning.spread(site.taps), grid)
+    return Solution(Quantised(conditioning, _parted(codes, bias, site), grid), chosen, tuple(found))
 
 
 def cheapest(trials: Sequence[Trial]) -> Trial:
@@ -108,11 +119,11 @@ def _with_reach(chosen: Trial, trials: Trials) -> Trial:
 
 
 def _rounded(
-    rows: NDArray[np.float32], weight: Grouped, conditioning: Conditioning
+    rows: NDArray[np.float32], weight: Grouped, conditioning: Conditioning, grid: Grid
 ) -> tuple[Rounded, NDArray[np.float32]]:
     """Codes and what joins the bias [N]: the shift folded through the codes, and the mean error that is left."""
-    inputs = on_grid(rows, conditioning)
-    codes, values = Grouped(conditioning.weight(weight.matrix), weight.groups).gptq(inputs)
+    inputs = on_grid(rows, conditioning, grid)
+    codes, values = Grouped(conditioning.weight(weight.matrix), weight.groups).gptq(inputs, grid)
     wanted = weight.product(rows)
     if len(side := conditioning.side):
         wanted = wanted - rows[:, side] @ weight.matrix[side]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.files import atomic
-from calib8.numerics import scale_of
+from calib8.numerics import GRIDS, scale_of
 from calib8.passes.condition import Codes, Conditioning, Quantised
 from calib8.quantization.design import Recipe
 from calib8.quantization.solve import Solution
@@ -32,6 +32,7 @@ def save(solution: Solution, path: Path) -> None:
     """Write as ``.npz``, atomically."""
     conditioning, weights = solution.quantised.conditioning, solution.quantised.weights
     told = {
+        "precision": solution.quantised.grid.precision,
         "ops": list(weights),
         "amax": conditioning.amax,
         "chosen": _told(solution.trial),
@@ -43,7 +44,8 @@ def save(solution: Solution, path: Path) -> None:
         "multiplier": conditioning.multiplier,
     }
     for number, weight in enumerate(weights.values()):
-        arrays |= {f"{name}.{number}": getattr(weight, name) for name in ("codes", "scale", "bias")}
+        bits = weight.codes.view(np.int8)  # NumPy's files know no FP8
+        arrays |= {f"codes.{number}": bits, f"scale.{number}": weight.scale, f"bias.{number}": weight.bias}
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, told=np.array(json.dumps(told)), **arrays)
 
@@ -52,17 +54,18 @@ def load(path: Path) -> Solution:
     """What ``save`` wrote. Raises an exception of any type if the file is damaged or holds what is no solution."""
     with np.load(path, allow_pickle=False) as stored:
         told = json.loads(str(stored["told"]))
+        grid = GRIDS[told["precision"]]
         conditioning = Conditioning(stored["shift"], stored["index"], stored["multiplier"], told["amax"])
         weights = {
-            op: Codes(*(stored[f"{name}.{number}"] for name in ("codes", "scale", "bias")))
+            op: Codes(stored[f"codes.{number}"].view(grid.dtype), stored[f"scale.{number}"], stored[f"bias.{number}"])
             for number, op in enumerate(told["ops"])
         }
     numbers = [conditioning.shift, conditioning.multiplier, *(n for w in weights.values() for n in (w.scale, w.bias))]
     if not all(np.isfinite(array).all() for array in numbers if array is not None):
         raise ValueError("a number of it is not finite")
-    scale_of(conditioning.amax)
+    scale_of(conditioning.amax, grid)
     tried = tuple(_trial(trial) for trial in told["tried"])
-    return Solution(Quantised(conditioning, weights), _trial(told["chosen"]), tried)
+    return Solution(Quantised(conditioning, weights, grid), _trial(told["chosen"]), tried)
 
 
 def _told(trial: Trial) -> dict[str, object]:

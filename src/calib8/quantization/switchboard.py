@@ -1,4 +1,4 @@
-"""One model that holds every op both in float and in INT8, with a switch for each: any plan can be run at once.
+"""One model that holds every op both in float and quantised, with a switch for each: any plan can be run at once.
 
     gates[i] ──> If ── then: conditioning -> Q -> DQ -> MatMul(codes) -> Add(correction)
     x        ──>    └─ else: MatMul(weight)
@@ -14,6 +14,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import Arrays
 from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.numerics import INT8, Grid
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.quantization.apply import quantize_ops
 from calib8.quantization.solve import Solution
@@ -40,11 +41,13 @@ class Switchboard(OrtRuntime):
         solutions: Mapping[str, Solution],
         *,
         embedding: bool,
+        grid: Grid = INT8,
     ) -> None:
         """``names`` are weighted ops of the prepared ``model``; see ``quantize_ops`` for the rest."""
         self.names = [op.name for op in weighted_ops(model) if op.name in names]
         self.int8: Collection[str] = ()
-        board = switched(model, self.names, ranges, solutions, embedding=embedding)
+        self.precision = grid.precision
+        board = switched(model, self.names, ranges, solutions, embedding=embedding, grid=grid)
         super().__init__(board, integers=_form(board) != "fp32")
         self.contract = contract_of(model)  # the gates are nobody's business
 
@@ -54,14 +57,20 @@ class Switchboard(OrtRuntime):
 
 
 def switched(
-    model: ir.Model, names: list[str], ranges: Ranges, solutions: Mapping[str, Solution], *, embedding: bool
+    model: ir.Model,
+    names: list[str],
+    ranges: Ranges,
+    solutions: Mapping[str, Solution],
+    *,
+    embedding: bool,
+    grid: Grid = INT8,
 ) -> ir.Model:
-    """A clone of ``model`` with one more input, ``GATES`` [len(names)], bool: which ops are in INT8."""
+    """A clone of ``model`` with one more input, ``GATES`` [len(names)], bool: which ops are quantised."""
     clone = model.clone()
     graph = clone.graph
     outputs = list(graph.outputs)
     pairs = [_twin(graph, op) for op in weighted_ops(clone) if op.name in set(names)]
-    quantize_ops(clone, set(names), ranges, solutions)
+    quantize_ops(clone, set(names), ranges, solutions, grid)
     if embedding:
         quantize_embeddings(clone)
     in_form(clone, _form(clone))

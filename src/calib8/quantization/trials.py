@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph.site import Site
-from calib8.numerics import Floats, dequantize, quantize, scale_of
+from calib8.numerics import INT8, Floats, Grid, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
 from calib8.passes.fold_conditioning import foldable
 from calib8.passes.own_columns import has_columns
@@ -37,7 +37,8 @@ class Trials:
     for too tightly clips what comes next.
     """
 
-    def __init__(self, rows: NDArray[np.float32], site: Site) -> None:
+    def __init__(self, rows: NDArray[np.float32], site: Site, grid: Grid = INT8) -> None:
+        self.grid = grid
         self.site, self.weight = site, Grouped(site.matrix(), site.groups)
         held_out, fitted = hold_out(len(rows))
         self._rows, self._channels = rows[held_out], channels_of(rows[fitted], site.taps)
@@ -52,8 +53,8 @@ class Trials:
     def run(self, recipe: Recipe) -> Trial:
         """Design, round, compute and compare."""
         conditioning = design(self._channels, self._weight_amax, recipe).spread(self.site.taps)
-        _, values = Grouped(conditioning.weight(self.weight.matrix), self.weight.groups).nearest()
-        got = values.product(on_grid(self._rows, conditioning))
+        _, values = Grouped(conditioning.weight(self.weight.matrix), self.weight.groups).nearest(self.grid)
+        got = values.product(on_grid(self._rows, conditioning, self.grid))
         if len(side := conditioning.side):
             got = got + self._rows[:, side] @ self.weight.matrix[side]
         return Trial(recipe, error_of(self._expected, got))
@@ -106,10 +107,10 @@ def amax_of_channels(matrix: NDArray[np.float32], taps: int) -> NDArray[np.float
     return np.asarray(np.abs(matrix).max(axis=1).reshape(-1, taps).max(axis=1), np.float32)
 
 
-def on_grid(rows: NDArray[np.float32], conditioning: Conditioning) -> NDArray[np.float32]:
+def on_grid(rows: NDArray[np.float32], conditioning: Conditioning, grid: Grid = INT8) -> NDArray[np.float32]:
     """Conditioned rows as they come out of Q and DQ."""
-    scale = scale_of(conditioning.amax)
-    return dequantize(quantize(conditioning(rows), scale), scale)
+    scale = scale_of(conditioning.amax, grid)
+    return dequantize(quantize(conditioning(rows), scale, grid), scale)
 
 
 def error_of(expected: Floats, got: Floats) -> float:

@@ -50,9 +50,10 @@ SECTIONS: dict[Kind, tuple[str, ...]] = {
 
 def conversion(report: Report, plan: QuantPlan | None = None, ranges: Ranges | None = None) -> Document:
     """A conversion; a page has ``plan`` and ``ranges``, too."""
+    told = report.precision.upper()
     return Document(
-        title=f"{_located(report.model)} in INT8",
-        about=f"SHA-256 of the FP32 model {report.model.sha256[:12]}…, of the INT8 model {report.int8.sha256[:12]}…",
+        title=f"{_located(report.model)} in {told}",
+        about=f"SHA-256 of the FP32 model {report.model.sha256[:12]}…, of the {told} model {report.int8.sha256[:12]}…",
         passed=report.passed,
         verdict=report.failure or _kept(report.accuracy, report.limits),
         sections=_sections("conversion", Conversion(report, plan, ranges)),

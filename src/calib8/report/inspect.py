@@ -17,6 +17,7 @@ from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_sidecar, runs_on
 from calib8.errors import InputError, ModelError
 from calib8.files import parse_json, read_json, reading, require_file, require_reachable
+from calib8.graph.codes import precision_of
 from calib8.graph.inputs import input_specs
 from calib8.graph.io import SOURCE_SHA256, load, stored_bytes
 from calib8.graph.limits import dimension_limits
@@ -78,7 +79,8 @@ def _model(path: Path) -> dict[str, Any]:
     described["inputs"] = {v.name: f"{v.dtype} {v.shape}" for v in model.graph.inputs if not v.is_initializer()}
     described["outputs"] = {v.name: f"{v.dtype} {v.shape}" for v in model.graph.outputs}
     counts = Counter(node.op_type for node in model.graph)
-    described["quantised"] = f"{counts['QuantizeLinear']} Q, {counts['DequantizeLinear']} DQ"
+    pairs = f"{counts['QuantizeLinear']} Q, {counts['DequantizeLinear']} DQ"
+    described["quantised"] = f"{pairs}, {precision_of(model).upper()}" if counts["DequantizeLinear"] else pairs
     weights: Counter[str] = Counter()
     for value in model.graph.initializers.values():
         if value.const_value is not None:
@@ -152,13 +154,13 @@ def _json(path: Path) -> dict[str, Any]:
     if known == "calib8.ranges/1":
         ranges = Ranges.load(path)
         facts = {"samples": ranges.samples, "positions": ranges.positions, "tensors": len(ranges.tensors)}
-        lowest = sorted(ranges.tensors.items(), key=lambda item: item[1].typical_sqnr_db)[:SHOWN]
+        lowest = sorted(ranges.tensors.items(), key=lambda item: item[1].typical_sqnr_db())[:SHOWN]
         return {
             "kind": "ranges",
             **facts,
             "origin": ranges.origin.model_dump(),
             "widest amax": _widest(ranges.amax()),
-            "lowest typical SQNR (dB)": {name: round(tensor.typical_sqnr_db, 1) for name, tensor in lowest},
+            "lowest typical SQNR (dB)": {name: round(tensor.typical_sqnr_db(), 1) for name, tensor in lowest},
         }
     if known == "calib8.plan/1":
         plan = _validated(QuantPlan, content, path)
@@ -166,8 +168,9 @@ def _json(path: Path) -> dict[str, Any]:
         return {"kind": "quantisation plan", "ops": ops}
     if known == "calib8.sensitivity/1":
         found = _validated(Sensitivity, content, path)
-        costs = {op.node: f"{op.alone:.5f} alone in INT8, {op.spared:.5f} alone in float" for op in found.ops}
-        cosines = {"all in float": round(found.all_float, 5), "all in INT8": round(found.all_int8, 5)}
+        told = found.precision.upper()
+        costs = {op.node: f"{op.alone:.5f} alone in {told}, {op.spared:.5f} alone in float" for op in found.ops}
+        cosines = {"all in float": round(found.all_float, 5), f"all in {told}": round(found.all_int8, 5)}
         return {"kind": "sensitivity", "samples": found.samples, "mean cosine to FP32": {**cosines, **costs}}
     if path.name == RECORD and isinstance(content, dict):
         return {"kind": "fetched model", **content}

@@ -12,6 +12,7 @@ from calib8.engine.sidecar import describe_engine
 from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256, stored_bytes
+from calib8.numerics import Precision
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.processor import cores, has_amx, has_vnni
 from calib8.verification.compare import Comparison
@@ -31,7 +32,7 @@ class FileFacts(BaseModel):
 
 
 class EngineFacts(BaseModel):
-    """An engine: what it is, and whether the compiler planned INT8. ``executed`` is False where none could run it."""
+    """An engine: what it is, and whether the compiler planned 8 bits. ``executed`` is False where none could run it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,6 +78,8 @@ class Report(BaseModel):
     calib8: str
     machine: Machine
     model: FileFacts
+    #: What the quantised model, ``int8`` here whichever it is, multiplies.
+    precision: Precision = "int8"
     int8: FileFacts
     int8_ops: int
     weighted_ops: int

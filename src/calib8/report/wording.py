@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from itertools import takewhile
 
-from calib8.report.report import Machine, Report
+from calib8.report.report import Report
 from calib8.report.verification import VerificationReport
-from calib8.verification.speed import Speed
 
 
 def measured_on(report: Report | VerificationReport) -> str:
@@ -15,19 +14,22 @@ def measured_on(report: Report | VerificationReport) -> str:
     return f"{report.accuracy.samples} samples from {report.held_out}{no_proof}"
 
 
-def cpu_speed(machine: Machine, speed: Speed) -> tuple[str, ...]:
+def cpu_speed(report: Report) -> tuple[str, ...]:
     """Which units of the CPU the speed of INT8 depends on; where it is slower than FP32, that nothing follows."""
-    units = (("VNNI", machine.vnni), ("AMX", machine.amx))
+    if report.precision != "int8":
+        told = report.precision.upper()
+        return (f"no CPU has units for {told}: its codes are multiplied in FP32, so nothing follows for a GPU",)
+    units = (("VNNI", report.machine.vnni), ("AMX", report.machine.amx))
     there = ", ".join(f"{name} {known(value)}" for name, value in units)
     said = f"CPU speed depends on INT8 units: {there}"
-    if speed.ratio >= 1:
+    if report.speed is None or report.speed.ratio >= 1:
         return (said,)
     return (f"{said}.", "INT8 is slower than FP32 on this CPU: no verdict on accuracy, nor on a GPU")
 
 
 def in_runtime(description: str) -> str:
-    """A runtime with its arithmetic: on the CPU FP32, unless it says itself that ``calib8 tune`` chose bf16."""
-    says_it = "on CPU" not in description or "for what is not INT8" in description
+    """A runtime with its arithmetic: on the CPU FP32, unless it says so itself, or that ``calib8 tune`` chose bf16."""
+    says_it = "on CPU" not in description or "for what is not INT8" in description or "FP8" in description
     return description if says_it else f"{description}, with FP32 for what is not INT8"
 
 

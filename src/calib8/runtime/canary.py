@@ -31,7 +31,7 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.qdq_nodes import Constants, quantised_activation
 from calib8.runtime.amx import REFUSED, instructions
-from calib8.runtime.forms import in_form, is_quantised
+from calib8.runtime.forms import has_codes_for_cpu, in_form
 from calib8.runtime.names import Form, RuntimeName
 from calib8.runtime.processor import identity, version_of
 
@@ -83,8 +83,8 @@ class _Kept(BaseModel):
 
 
 def kinds_of(model: ir.Model) -> tuple[Kind, ...]:
-    """The kinds of ops that a runtime may compute from codes in ``model``; none of one that is not quantised."""
-    if not is_quantised(model):
+    """The kinds of ops that a runtime may compute from codes in ``model``; none of a float one, or one in FP8."""
+    if not has_codes_for_cpu(model):
         return ()
     found = {_kind(node) for node in model.graph.all_nodes()}
     if any(map(_is_scaled, model.graph.all_nodes())):

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt
 
 from calib8.errors import Calib8Error, SetupError
 from calib8.files import default_cache, parse_json, write_json
+from calib8.graph.codes import precision_of
 from calib8.graph.io import SOURCE_SHA256
 from calib8.runtime.amx import convolves, instructions
 from calib8.runtime.canary import Kind, kinds_of, wrong
-from calib8.runtime.forms import WORDS, is_quantised, words
+from calib8.runtime.forms import WORDS, has_codes_for_cpu, in_fp8, is_quantised, words
 from calib8.runtime.names import NAMES, RUNTIMES, CpuRuntime, Form, RuntimeName, require_known
 from calib8.runtime.processor import cores, has_bf16, identity, is_x86, versions
 
@@ -64,7 +65,12 @@ def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
     Raises ``SetupError`` where the named runtime is not installed, or has no form that is exact here.
     """
     require_known(runtime)
-    if not is_quantised(model):
+    if not has_codes_for_cpu(model):
+        if runtime != "auto" and in_fp8(model) and not RUNTIMES[runtime].fp8:
+            raise SetupError(
+                f"{NAMES[runtime]} is not used for FP8: nothing shows that its Q and DQ round as ONNX says, as "
+                f"{' and '.join(kind.title for kind in RUNTIMES.values() if kind.fp8)}'s do. Name no --runtime."
+            )
         return CpuChoice(runtime="onnxruntime" if runtime == "auto" else runtime, form="fp32", streams=streams)
     kinds = kinds_of(model)
     for name, form in preferences(runtime):
@@ -107,7 +113,7 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
     """Everything worth measuring for ``model`` here, what the rule says first."""
     first = by_rule(model, "auto", cores())
     found = list(dict.fromkeys((first, *_others(model))))
-    if is_quantised(model) and has_bf16():
+    if has_codes_for_cpu(model) and has_bf16():
         found += [
             one.model_copy(update={"bf16": True})
             for one in found
@@ -117,7 +123,7 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
 
 
 def _others(model: ir.Model) -> Iterator[CpuChoice]:
-    for runtime in _here():
+    for runtime in (name for name in _here() if RUNTIMES[name].fp8 or not in_fp8(model)):
         for form in _forms(model, runtime):
             for streams in dict.fromkeys((cores(), 1)):
                 yield CpuChoice(runtime=runtime, form=form, streams=streams)
@@ -125,7 +131,7 @@ def _others(model: ir.Model) -> Iterator[CpuChoice]:
 
 def _forms(model: ir.Model, runtime: RuntimeName) -> list[Form]:
     """The forms that may be the fastest; where none of them is exact, the first that is, if any."""
-    if not is_quantised(model):
+    if not has_codes_for_cpu(model):
         return ["fp32"]
     kinds, fast = kinds_of(model), ("s8", "u8") if is_x86() else ("s8",)
     exact = [form for _, form in preferences(runtime) if wrong(runtime, form, kinds) is None]
@@ -164,7 +170,7 @@ def _facts(model: ir.Model) -> list[str]:
         instructions().settle(convolves=True)  # changes a setting, which is among the facts
     return [
         model.metadata_props.get(SOURCE_SHA256, ""),
-        str(is_quantised(model)),  # a model keeps the hash of what it was made of
+        precision_of(model) if is_quantised(model) else "float",  # a model keeps the hash of what it was made of
         *identity().values(),
         str(cores()),
         *versions().values(),

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from calib8.graph.codes import precision_of
 from calib8.passes.cpu_form import to_cpu_form
 from calib8.runtime.names import NAMES, Form, RuntimeName
 
@@ -24,3 +25,13 @@ def in_form(model: ir.Model, form: Form) -> ir.Model:
 def is_quantised(model: ir.Model) -> bool:
     """Whether activations go through Q, in the graph or in a branch of it."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph.all_nodes())
+
+
+def in_fp8(model: ir.Model) -> bool:
+    """Whether its codes are FP8, which no CPU multiplies: what they stand for is multiplied in FP32."""
+    return precision_of(model) == "fp8"
+
+
+def has_codes_for_cpu(model: ir.Model) -> bool:
+    """Whether a CPU runtime may have kernels that multiply its codes."""
+    return is_quantised(model) and not in_fp8(model)

@@ -11,7 +11,7 @@ from calib8.graph.io import SINGLE_FILE_LIMIT, in_a_file, referring, weight_byte
 from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
-from calib8.runtime.forms import is_quantised
+from calib8.runtime.forms import in_fp8, is_quantised
 from calib8.runtime.processor import cores
 from calib8.telemetry import onnxruntime
 
@@ -41,6 +41,8 @@ class OrtRuntime(Runtime):
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         if is_quantised(model) and not integers:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if in_fp8(model):  # beyond basic, ONNX Runtime 1.32 takes a Relu away before Q, as if FP8's least code were 0
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.sources import Data
+from calib8.engine.options import QUANTISED
 from calib8.engine.sidecar import Sidecar, describe_engine, why_not_here
 from calib8.errors import ConfigError, InputError
 from calib8.gpu.activity import Activity
@@ -110,7 +111,7 @@ def compare_on_gpu(
 
 def quantised_model_of(engine: Path, sidecar: Sidecar) -> Path | None:
     """The quantised ONNX model that the engine was built from, if it lies beside it under whatever name."""
-    if sidecar.precision != "int8":  # it was built from the reference itself
+    if sidecar.precision not in QUANTISED:  # it was built from the reference itself
         return None
     for path in sorted(engine.parent.glob("*.onnx")):
         try:

@@ -350,12 +350,14 @@ def test_a_wrong_value_is_told_by_the_name_of_its_option(
 def test_every_field_of_a_config_is_told_by_an_option_that_there_is() -> None:
     pages = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
     only_in_python = {
-        ("Int8", "max_damage"), ("Build", "check_plan"), ("Bench", "least"), ("Bench", "warm_up"),
-        ("Convert", "calibrate"), ("Convert", "int8"), ("Convert", "build"), ("Convert", "verify"),
+        ("Int8", "max_damage"), ("Fp8", "max_damage"), ("Build", "check_plan"), ("Bench", "least"),
+        ("Bench", "warm_up"), ("Convert", "calibrate"), ("Convert", "quantize"), ("Convert", "build"),
+        ("Convert", "verify"),
     }  # fmt: skip
     configs = [
         "Calibrate",
         "Int8",
+        "Fp8",
         "Migrate",
         "Build",
         "Verify",

@@ -55,7 +55,7 @@ def converted(tmp_path: Path, notes) -> tuple[Callable[[], list[str]], Path]:
     model, data, output = tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out"
     save(tiny_encoder(), model)
     np.savez(data, **token_feeds(*[4] * 40))
-    config = calib8.Convert(build=None, int8=calib8.Int8(min_sqnr_db=0), verify=calib8.Verify())
+    config = calib8.Convert(build=None, quantize=calib8.Int8(min_sqnr_db=0), verify=calib8.Verify())
 
     def again() -> list[str]:
         notes.messages.clear()

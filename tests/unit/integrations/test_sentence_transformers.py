@@ -77,7 +77,7 @@ def test_a_folder_is_opened_as_hugging_faces_users_do(model: Path, tmp_path: Pat
     with pytest.raises(ModelError, match=r"model\.int8\.onnx"):  # which goes first
         load(model.parent)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty is a folder without model\.int8\.onnx or model\.onnx\. Name the"):
+    with pytest.raises(InputError, match=r"empty is a folder without model\.int8\.onnx or model\.fp8\.onnx or model"):
         load(tmp_path / "empty")
 
 

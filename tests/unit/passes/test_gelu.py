@@ -8,7 +8,6 @@ import pytest
 from calib8.graph.builder import GraphBuilder
 from calib8.passes.gelu import gelu_ops
 from calib8.passes.half import to_half
-from calib8.passes.opset import raise_opset
 from calib8.passes.prepare import prepare
 from calib8.testing import outputs_of
 
@@ -101,43 +100,3 @@ def test_openvino_computes_it() -> None:
     gelu_ops(model, "tanh")
     with OpenVinoRuntime(model) as runtime:
         np.testing.assert_allclose(runtime.run(X)["y"], before, rtol=0, atol=2e-2)  # its default may be bf16
-
-
-def reduced(kind: str, opset: int = 13, **attributes: object) -> ir.Model:
-    g = GraphBuilder(opset)
-    x = g.input("x", ir.DataType.FLOAT, "batch", 12)
-    return prepare(g.model(y=g.op(kind, x, **attributes)))
-
-
-@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceMax", "ReduceL2"])
-def test_reductions_take_their_axes_along(kind: str) -> None:
-    for attributes in ({"axes": [-1], "keepdims": 0}, {"keepdims": 1}):
-        model = reduced(kind, **attributes)
-        before = outputs_of(model, X)["y"]
-        assert raise_opset(model, 20)
-        onnx.checker.check_model(ir.to_proto(model), full_check=True)
-        np.testing.assert_array_equal(outputs_of(model, X)["y"], before)
-
-
-def test_what_changed_its_meaning_keeps_the_opset() -> None:
-    g = GraphBuilder(17)
-    x = g.input("x", ir.DataType.FLOAT, 1, 1, 4, 4)
-    grid = g.constant("grid", np.zeros((1, 2, 2, 2)))
-    model = prepare(g.model(y=g.op("GridSample", x, grid)))
-    assert not raise_opset(model, 20)
-    assert model.opset_imports[""] == 17
-    assert raise_opset(model, 17)
-
-
-def test_a_split_says_how() -> None:
-    g = GraphBuilder(17)
-    x = g.input("x", ir.DataType.FLOAT, "batch", 12)
-    told = ir.node("Split", [x, g.constant("sizes", [6, 6], np.int64)], {"axis": 1}, num_outputs=2, name="split")
-    g.nodes.append(told)
-    for value, name in zip(told.outputs, ("a", "b"), strict=True):
-        value.name = name
-    model = prepare(g.model(a=told.outputs[0], b=told.outputs[1]))
-    assert raise_opset(model, 20)
-    untold = reduced("Softmax", 17)
-    next(iter(untold.graph)).op_type = "Split"
-    assert not raise_opset(untold, 20)

@@ -93,7 +93,7 @@ def test_a_plain_model_gives_back_its_ranges(ranges: Path, tmp_path: Path) -> No
 def conditioned(model: ir.Model, monkeypatch: pytest.MonkeyPatch, **recipes: Recipe) -> ir.Model:
     """``model`` in INT8, each site by the recipe of its name."""
     monkeypatch.setattr(
-        "calib8.quantization.apply.solve", lambda seen, site: solve(seen, site, recipes=(recipes[site.name],))
+        "calib8.quantization.apply.solve", lambda seen, site, **how: solve(seen, site, (recipes[site.name],), **how)
     )
     reference = prepare(model)
     ranges = library.calibrate(reference, DATA)

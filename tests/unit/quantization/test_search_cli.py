@@ -111,7 +111,7 @@ def test_too_few_samples_for_a_budget(model: Path, tmp_path: Path) -> None:
 def test_a_budget_for_an_encoder(tmp_path: Path) -> None:
     """Q, K and V share a grid, whichever of them go to float."""
     ir.save(tiny_encoder(), tmp_path / "model.onnx")
-    config = Convert(build=None, budget=0.9995, int8=Int8(remainder="fp32"))
+    config = Convert(build=None, budget=0.9995, quantize=Int8(remainder="fp32"))
     lengths = [3, 5, 8, 13] * 32
     try:
         report = calib8.convert(tmp_path / "model.onnx", [token_feeds(*lengths)], tmp_path / "out", config)

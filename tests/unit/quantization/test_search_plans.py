@@ -172,7 +172,7 @@ def test_exactly_the_ruined_op_goes_to_float() -> None:
     ruined = of(plan, "ruined")
     assert ruined.expected_cosine is not None
     assert ruined.reason == (
-        f"alone it takes {1 - ruined.expected_cosine:.5f} from the cosine; with it in INT8 too, the plan would not "
+        f"alone it takes {1 - ruined.expected_cosine:.5f} from the cosine; with it quantised too, the plan would not "
         "keep 0.999"
     )
     assert all((op.expected_cosine or 0) > 0.999 for op in plan.ops if op.node != "ruined")

@@ -92,7 +92,7 @@ def test_the_worst_output_counts_and_nan_is_ruin() -> None:
     half = rows.copy()
     half[1] = np.nan
     np.testing.assert_allclose(probe.cosines(as_outputs(y=half, z=-rows, best=best)), [1, -1, 1, 1])
-    with pytest.raises(DataError, match=r"'y' has another size in INT8 than in FP32 \(rows of 7 and 8\)"):
+    with pytest.raises(DataError, match=r"'y' has another size quantised than in FP32 \(rows of 7 and 8\)"):
         probe.cosines(as_outputs(y=rows[:, :7], z=-rows, best=best))
 
 

@@ -23,7 +23,7 @@ from calib8.verification.speed import Latency
 from h100 import measured_activity
 
 TITLES = [
-    "Cosine of each sample to FP32", "Embeddings, FP32 against INT8", "What INT8 leaves of each op's signal",
+    "Cosine of each sample to FP32", "Embeddings, FP32 against quantised", "What INT8 leaves of each op's signal",
     "What each op alone costs the output", "Activation ranges and outliers", "Where the time went", "GPU at work",
 ]  # fmt: skip
 MISSED = {"covered": 1, "missing": ("mm",), "passed": False, "host_driven": {"/rec": "LSTM: a loop"}}

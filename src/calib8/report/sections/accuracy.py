@@ -1,4 +1,4 @@
-"""How close INT8 is to FP32, output by output; how the cosines spread, what is worst, and where embeddings moved to."""
+"""How close a model is to FP32, output by output; how cosines spread, what is worst, and where embeddings moved to."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TERMS = {
-    "cosine": "Between the FP32 and the INT8 vector of one sample: 1 is the same direction, 0 is unrelated.",
+    "cosine": "Between the FP32 and the quantised vector of one sample: 1 is the same direction, 0 is unrelated.",
     "1st percentile": "One sample in a hundred has a lower cosine than this.",
-    "neighbour kept": "Share of samples whose INT8 vector finds the same nearest other sample among FP32 vectors as "
-    "its FP32 vector does: what an index that exists already goes on finding.",
-    "SQNR": "Signal to quantisation noise ratio: how far values stand above the error of INT8. At 20 dB the error is a "
-    "tenth of them, at 40 dB a hundredth.",
+    "neighbour kept": "Share of samples whose quantised vector finds the same nearest other sample among FP32 vectors "
+    "as its FP32 vector does: what an index that exists already goes on finding.",
+    "SQNR": "Signal to quantisation noise ratio: how far values stand above the error of 8 bits. At 20 dB the error is "
+    "a tenth of them, at 40 dB a hundredth.",
 }
 
 
 def conversion(made: Conversion) -> Section:
-    """Of the INT8 model; the terminal has it in its summary."""
+    """Of the quantised model; the terminal has it in its summary."""
     report = made.report
-    notes = [f"Measured on {measured_on(report)}.", f"INT8 ran in {in_runtime(report.accuracy_runtime)}."]
+    notes = [
+        f"Measured on {measured_on(report)}.",
+        f"{report.precision.upper()} ran in {in_runtime(report.accuracy_runtime)}.",
+    ]
     return replace(accuracy_section(report.accuracy, report.limits, notes), on="page")
 
 
@@ -58,7 +61,7 @@ def accuracy_section(
         tables.append(
             Table(
                 "100 x Spearman's correlation with people's scores",
-                (Column("pairs", "{:d}"), Column("FP32", "{:.2f}"), Column("INT8", "{:.2f}")),
+                (Column("pairs", "{:d}"), Column("FP32", "{:.2f}"), Column("quantised", "{:.2f}")),
                 ((scores.pairs, scores.reference, scores.candidate),),
                 on="page",
             )
@@ -150,7 +153,7 @@ def _cosines(accuracy: Comparison, histogram: Histogram) -> Chart:
 
 
 def _projection(projection: Projection) -> Chart:
-    """FP32 and INT8 vectors of the same samples in the plane that shows most of FP32's variance."""
+    """FP32 and quantised vectors of the same samples in the plane that shows most of FP32's variance."""
 
     def paint(axes: "Axes") -> None:
         for expected, got in zip(projection.reference, projection.candidate, strict=True):
@@ -158,7 +161,7 @@ def _projection(projection: Projection) -> Chart:
         x, y = zip(*projection.reference, strict=True)
         axes.scatter(x, y, s=18, facecolors="none", edgecolors=FIRST, linewidths=0.9, label="FP32")
         x, y = zip(*projection.candidate, strict=True)
-        axes.scatter(x, y, s=5, color=SECOND, label="INT8")
+        axes.scatter(x, y, s=5, color=SECOND, label="quantised")
         first, second = projection.explained
         axes.set_xlabel(f"1st principal axis ({first:.0%} of variance)")
         axes.set_ylabel(f"2nd principal axis ({second:.0%})")
@@ -166,6 +169,6 @@ def _projection(projection: Projection) -> Chart:
 
     said = (
         f"Unit vectors of {len(projection.reference)} samples on two principal axes of FP32, which hold "
-        f"{sum(projection.explained):.0%} of its variance. A dot (INT8) inside its circle (FP32) has not moved."
+        f"{sum(projection.explained):.0%} of its variance. A dot (quantised) inside its circle (FP32) has not moved."
     )
-    return Chart("projection", "Embeddings, FP32 against INT8", said, (paint,))
+    return Chart("projection", "Embeddings, FP32 against quantised", said, (paint,))

@@ -10,7 +10,7 @@ from calib8.report.verification import VerificationReport
 from calib8.report.wording import size_of
 
 TERMS = {
-    "planned in INT8": "The compiler's own list of kernels shows that these ops multiply INT8 by INT8.",
+    "ops planned": "The compiler's own list of kernels shows that these ops multiply INT8 by INT8, or FP8 by FP8.",
     "conditioning": "Whether the compiler fused what the recipes do into kernels that compute something else too. That "
     "saves kernels, not all of the time: what it costs is measured on the GPU. A norm that takes a second kernel and a "
     "node that is not fused are named, and cost more.",
@@ -30,13 +30,15 @@ def verification(report: VerificationReport) -> Section | None:
 
 
 def engines_section(engines: Sequence[EngineFacts]) -> Section:
-    """What each engine is and what its plan holds; ops that it does not run in INT8, and why."""
+    """What each engine is and what its plan holds; ops that it does not run in 8 bits, and why."""
+    plans = [engine.plan for engine in engines]
+    told = plans[0].precision.upper()
     columns = (
         Column("target"),
         Column("file", on="page"),
         Column("size", size_of),
-        Column("INT8 ops planned", align="right", terminal="INT8 ops planned/expected"),
-        Column("INT8 kernels", "{:d}"),
+        Column(f"{told} ops planned", align="right", terminal=f"{told} ops planned/expected"),
+        Column(f"{told} kernels", "{:d}"),
         Column("executed here"),
         Column("conditioning", on="page"),
     )
@@ -53,24 +55,25 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
         for engine in engines
     )
     tables = [Table("Engines", columns, rows)]
-    plans = [engine.plan for engine in engines]
     if missing := tuple((plan.target, name, plan.reasons.get(name)) for plan in plans for name in plan.missing):
         head = (Column("target"), Column("op"), Column("likely reason"))
-        tables.append(Table("Ops that the engine does not run in INT8", head, missing, on="page"))
+        tables.append(Table(f"Ops that the engine does not run in {told}", head, missing, on="page"))
     loops = (f"{plan.target}: {plan.describe_host_driven()}." for plan in plans if plan.host_driven)
     notes = tuple(Note(text, on="page") for text in (f"Built by {engines[0].builder}.", *loops))
     return Section("Engines", notes, tables=tuple(tables), terms=TERMS)
 
 
 def engine_tiles(engines: Sequence[EngineFacts]) -> tuple[Tile, ...]:
-    """How many engines run what they should in INT8, and whether that was seen or planned only."""
+    """How many engines run what they should in 8 bits, and whether that was seen or planned only."""
     if not engines:
         return ()
     ran = "executed here" if all(engine.executed for engine in engines) else "planned, not run"
+    first = engines[0].plan
+    told = first.precision.upper()
     if len(engines) == 1:
-        return (Tile("ops in the engine", f"{engines[0].plan.covered} of {engines[0].plan.expected}", f"INT8, {ran}"),)
+        return (Tile("ops in the engine", f"{first.covered} of {first.expected}", f"{told}, {ran}"),)
     whole = sum(not engine.plan.missing for engine in engines)
-    return (Tile("engines in INT8", f"{whole} of {len(engines)}", ran),)
+    return (Tile(f"engines in {told}", f"{whole} of {len(engines)}", ran),)
 
 
 def _planned(plan: PlanCheck) -> Cell:

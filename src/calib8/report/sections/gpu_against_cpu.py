@@ -1,4 +1,4 @@
-"""What the GPU adds to the error of INT8."""
+"""What the GPU adds to the error of 8 bits."""
 
 from calib8.report.section import Note, Section
 from calib8.report.sections.accuracy import closeness_table
@@ -6,12 +6,12 @@ from calib8.report.verification import VerificationReport
 
 
 def verification(report: VerificationReport) -> Section | None:
-    """The engine against the INT8 model that it was built from, where that was found."""
+    """The engine against the quantised model that it was built from, where that was found."""
     if report.gpu is None or report.gpu.against_int8 is None:
         return None
     note = (
         f"The engine against {report.gpu.int8_model}, from which it was built, on the CPU: what FP16 and the GPU's own "
-        "kernels add to the error of INT8."
+        "kernels add to the error of 8 bits."
     )
     return Section(
         "GPU against CPU", (Note(note),), tables=(closeness_table("Same model", report.gpu.against_int8),), on="page"

@@ -24,7 +24,7 @@ TERMS = {
 
 
 def conversion(made: Conversion) -> Section | None:
-    """The plan of the INT8 model."""
+    """The plan of the quantised model."""
     return plan_section(made.plan) if made.plan is not None else None
 
 
@@ -34,7 +34,7 @@ def plan_section(plan: QuantPlan) -> Section:
     charts: tuple[Chart, ...] = (_noise(plan),) if any(op.sqnr_db is not None for op in plan.ops) else ()
     if measured:
         charts += (_costs(measured),)
-    notes = [f"{len(plan.nodes('int8'))} of {len(plan.ops)} ops with weights are INT8."]
+    notes = [f"{len(plan.quantised)} of {len(plan.ops)} ops with weights are {plan.precision.upper()}."]
     if (budget := plan.budget) is not None:
         notes.append(
             f"Searched for a mean cosine of {budget.cosine:g}: {budget.reached:.5f} ± {budget.standard_error:.5f} on "
@@ -55,7 +55,12 @@ def _ops(plan: QuantPlan, *, measured: bool) -> Table:
         Column("treatment"),
         Column("recipe", on="page"),
         Column("SQNR (dB)", "{:.1f}", on="page"),
-        Column("cosine alone", "{:.5f}", terminal=("alone", "in INT8"), on="both" if measured else "terminal"),
+        Column(
+            "cosine alone",
+            "{:.5f}",
+            terminal=("alone", f"in {plan.precision.upper()}"),
+            on="both" if measured else "terminal",
+        ),
         Column("extra columns", "{:d}", terminal=("extra", "columns")),
     ]
     rows: list[tuple[Value, ...]] = [
@@ -91,7 +96,7 @@ def _heading(plan: QuantPlan, below: str) -> tuple[str, ...]:
 
 
 def _treatment(op: OpPlan) -> str:
-    return f"float: {op.reason}" if op.treatment == "float" else f"int8: {op.recipe or 'by its range'}"
+    return f"{op.treatment}: {op.reason if op.treatment == 'float' else op.recipe or 'by its range'}"
 
 
 def _recipes(plan: QuantPlan) -> Table:
@@ -109,15 +114,16 @@ def _recipes(plan: QuantPlan) -> Table:
 
 def _noise(plan: QuantPlan) -> Chart:
     """What is left of the signal at each op."""
+    told = plan.precision.upper()
     ops = [(place, op, op.sqnr_db) for place, op in enumerate(plan.ops, start=1)]
 
     def paint(axes: "Axes") -> None:
-        for treatment, colour in (("int8", FIRST), ("float", WARN)):
+        for treatment, colour in ((plan.precision, FIRST), ("float", WARN)):
             chosen = [(place, left) for place, op, left in ops if op.treatment == treatment and left is not None]
             if chosen:
                 axes.scatter([x for x, _ in chosen], [y for _, y in chosen], s=12, color=colour, label=treatment)
         axes.set_xlabel("op, in the order of the graph (number)")
-        axes.set_ylabel("signal to noise in INT8 (dB)")
+        axes.set_ylabel(f"signal to noise in {told} (dB)")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
 
     known = [(left, op) for _, op, left in ops if left is not None]
@@ -125,7 +131,7 @@ def _noise(plan: QuantPlan) -> Chart:
     said = (
         f"{len(known)} ops; higher is better. The lowest is {op.node} with {lowest:.1f} dB, treated as {op.treatment}."
     )
-    return Chart("noise", "What INT8 leaves of each op's signal", said, (paint,))
+    return Chart("noise", f"What {told} leaves of each op's signal", said, (paint,))
 
 
 def _costs(ops: Sequence[OpPlan]) -> Chart:
@@ -133,12 +139,12 @@ def _costs(ops: Sequence[OpPlan]) -> Chart:
     costs = sorted(((1 - (op.expected_cosine or 0.0), op) for op in ops), key=lambda pair: -pair[0])[:BARS]
 
     def paint(axes: "Axes") -> None:
-        colours = [FIRST if op.treatment == "int8" else WARN for _, op in costs]
+        colours = [WARN if op.treatment == "float" else FIRST for _, op in costs]
         axes.barh(range(len(costs)), [cost for cost, _ in costs], color=colours)
         axes.set_yticks(range(len(costs)), [short(op.node) for _, op in costs])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("1 - cosine to FP32, this op alone in INT8")
+        axes.set_xlabel("1 - cosine to FP32, this op alone quantised")
 
     cost, worst = costs[0]
     said = (

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from calib8.calibration.ranges import Ranges, TensorRange
+from calib8.numerics import GRIDS, INT8, Grid
 from calib8.report.chart import FIRST, INK, WARN, Chart
 from calib8.report.report import Conversion
 from calib8.report.section import Column, Note, Section, Table
@@ -15,18 +16,18 @@ OUTLIER = 50.0
 #: Rows of the table that only sums up.
 MOST = 8
 TERMS = {
-    "amax": "The value that the last step of INT8, 127, stands for; larger ones are cut off.",
+    "amax": "The value that the last step, 127 of INT8 or 448 of FP8, stands for; larger ones are cut off.",
     "typical": "Root mean square of the median row of a tensor: the size of an ordinary value in it.",
 }
 
 
 def conversion(made: Conversion) -> Section | None:
     """Every tensor that was calibrated."""
-    return ranges_section(made.ranges) if made.ranges is not None else None
+    return ranges_section(made.ranges, GRIDS[made.report.precision]) if made.ranges is not None else None
 
 
-def ranges_section(ranges: Ranges) -> Section:
-    """The range of every tensor, and how far its largest number is above a typical one."""
+def ranges_section(ranges: Ranges, grid: Grid = INT8) -> Section:
+    """The range of every tensor, how far its largest number is above a typical one, and what ``grid`` leaves of it."""
     columns = (
         Column("no.", "{:d}"),
         Column("tensor"),
@@ -46,14 +47,16 @@ def ranges_section(ranges: Ranges) -> Section:
             tensor.maximum,
             tensor.typical,
             outlier_ratio(tensor),
-            tensor.typical_sqnr_db,
+            tensor.typical_sqnr_db(grid),
         )
         for place, (name, tensor) in enumerate(ranges.tensors.items(), start=1)
     )
-    note = (
-        f"{ranges.samples:,} samples with {ranges.positions:,} positions. A tensor whose largest number is far above a "
-        "typical one leaves the typical ones few INT8 levels, unless a recipe of the plan spreads them."
-    )
+    note = f"{ranges.samples:,} samples with {ranges.positions:,} positions."
+    if grid.even:
+        note += (
+            " A tensor whose largest number is far above a typical one leaves the typical ones few "
+            f"{grid.precision.upper()} levels, unless a recipe of the plan spreads them."
+        )
     return Section(
         "Activation ranges",
         (Note(note),),

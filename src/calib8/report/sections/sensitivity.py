@@ -7,16 +7,17 @@ from calib8.report.wording import shared_path
 
 def sensitivity_section(sensitivity: Sensitivity, most: int) -> Section:
     """The ``most`` costliest ops."""
+    told = sensitivity.precision.upper()
     below = shared_path([op.node for op in sensitivity.ops])
     heading = (
         f"Mean cosine to FP32 on {sensitivity.samples} samples:",
-        f"{sensitivity.all_float:.5f} with all ops in float, {sensitivity.all_int8:.5f} with all in INT8",
+        f"{sensitivity.all_float:.5f} with all ops in float, {sensitivity.all_int8:.5f} with all in {told}",
         *((f"names of ops begin with {below}",) if below else ()),
     )
     columns = (
         Column("op", wrap="anywhere"),
         Column("recipe"),
-        Column("alone in INT8", "{:.5f}", terminal=("alone", "in INT8")),
+        Column(f"alone in {told}", "{:.5f}", terminal=("alone", f"in {told}")),
         Column("alone in float", "{:.5f}", terminal=("alone", "in float")),
     )
     rows = tuple(

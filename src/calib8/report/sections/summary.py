@@ -11,14 +11,15 @@ from calib8.report.wording import size_of
 
 
 def conversion(made: Conversion) -> Section:
-    """Size, accuracy and speed of INT8 against FP32."""
+    """Size, accuracy and speed against FP32."""
+    told = made.report.precision.upper()
     columns = (
         Column(""),
         Column("FP32", align="right"),
-        Column("INT8", align="right"),
+        Column(told, align="right"),
         Column("", align="right"),
     )
-    table = Table("INT8 against FP32", columns, tuple(_rows(made.report)), on="terminal")
+    table = Table(f"{told} against FP32", columns, tuple(_rows(made.report)), on="terminal")
     return Section("Summary", tables=(table,), tiles=tuple(_tiles(made.report)))
 
 
@@ -32,7 +33,7 @@ def _rows(report: Report) -> Iterator[tuple[Value, ...]]:
     accuracy = report.accuracy
     share = f"{report.int8.bytes / report.model.bytes:.0%}"
     yield "model size", size_of(report.model.bytes), size_of(report.int8.bytes), share
-    yield "weighted ops in INT8", "", f"{report.int8_ops} of {report.weighted_ops}", ""
+    yield f"weighted ops in {report.precision.upper()}", "", f"{report.int8_ops} of {report.weighted_ops}", ""
     yield "cosine to FP32, mean", "1", f"{accuracy.cosine_mean:.4f}", ""
     yield "cosine to FP32, 1st percentile", "1", f"{accuracy.cosine_p1:.4f}", ""
     sqnr = "exact" if accuracy.sqnr_db is None else f"{accuracy.sqnr_db:.1f} dB"
@@ -49,7 +50,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     smaller = f"{size_of(report.int8.bytes)} of {size_of(report.model.bytes)}"
     yield Tile("size", f"{report.int8.bytes / report.model.bytes:.0%}", smaller)
     yield from accuracy_tiles(report.accuracy)
-    yield Tile("ops in INT8", f"{report.int8_ops} of {report.weighted_ops}", "with weights")
+    yield Tile(f"ops in {report.precision.upper()}", f"{report.int8_ops} of {report.weighted_ops}", "with weights")
     yield from engine_tiles(report.engines)
     if (speed := report.speed) is not None:
         yield Tile("CPU speed", f"{speed.ratio:.2f}x", f"{speed.candidate:.0f} sentences/s")

@@ -10,15 +10,15 @@ from calib8.report.wording import cpu_speed, in_runtime, measured_on
 
 def conversion(made: Conversion) -> Section:
     """Passed or failed, where the numbers come from, and what was not executed."""
-    report = made.report
+    report, told = made.report, made.report.precision.upper()
     notes = [
         _judged(report.passed, report.failure),
         Note(f"accuracy: {measured_on(report)}"),
-        Note(f"INT8 ran in {in_runtime(report.accuracy_runtime)}"),
+        Note(f"{told} ran in {in_runtime(report.accuracy_runtime)}"),
     ]
     if report.speed is not None:
         notes.append(Note(f"FP32 ran in {report.speed.reference_runtime}"))
-        notes += map(Note, cpu_speed(report.machine, report.speed))
+        notes += map(Note, cpu_speed(report))
     if report.engines:
         notes += map(Note, _engines(report))
     return Section("Verdict", tuple(notes), on="terminal")
@@ -48,7 +48,7 @@ def _judged(passed: bool, failure: str | None = None) -> Note:
 
 
 def _engines(report: Report) -> Iterator[str]:
-    yield f"engines: {report.engines[0].builder}, FP16 for what is not INT8; not run here"
+    yield f"engines: {report.engines[0].builder}, FP16 for what is not {report.precision.upper()}; not run here"
     plans = [engine.plan for engine in report.engines]
     fused = {plan.target: plan.describe_conditioning() for plan in plans if plan.conditioning}
     if len(set(fused.values())) == 1:  # one line, unless they differ

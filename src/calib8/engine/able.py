@@ -1,0 +1,44 @@
+"""The targets whose GPUs have units for what a model asks for."""
+
+from collections.abc import Sequence
+
+from calib8.engine.config import Build
+from calib8.engine.plan_check import NO_INT8_CONV, TURING
+from calib8.engine.quantized import QuantizedOp
+from calib8.engine.targets import describe, multiplies
+from calib8.errors import ProfileError
+from calib8.numerics import Grid
+from calib8.progress import Progress
+
+
+def able(targets: tuple[str, ...], config: Build, grid: Grid, progress: Progress) -> tuple[str, ...]:
+    """Those of ``targets``, a builder's for ``config``, that have units for ``grid``.
+
+    Raises ``ProfileError`` for one without them that was asked for, or is all that can be had.
+    """
+    if not grid.capability:
+        return targets
+    told = grid.precision.upper()
+    ampere = config.hardware_compatibility == "ampere+"
+    lacking = [target for target in targets if ampere or not multiplies(target, grid)]
+    fit = tuple(target for target in targets if target not in lacking)
+    if lacking and (config.targets is not None or not fit):
+        meant = "everything from Ampere on" if ampere else ", ".join(map(describe, lacking))
+        raise ProfileError(
+            f"no {told} engine for {meant}: GPUs multiply {told} from {describe(f'sm{grid.capability}')} on. Build for "
+            "these alone, or quantise to INT8 (--precision int8)."
+        )
+    if lacking:
+        progress.note(f"no engine for {', '.join(map(describe, lacking))}, which cannot multiply {told}")
+    return fit
+
+
+def able_to_convolve(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:
+    """The targets for which TensorRT-RTX can run all ``ops`` in INT8."""
+    if TURING not in targets or not any(op.kind == "Conv" for op in ops):
+        return targets
+    progress.note(
+        f"no engine for {describe(TURING)}: {NO_INT8_CONV}. To have one, leave the convolutions in float (--exclude), "
+        f"and ask for it (--target {TURING})"
+    )
+    return tuple(target for target in targets if target != TURING)
