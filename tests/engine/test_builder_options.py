@@ -84,7 +84,7 @@ def test_what_rtx_takes_changes_the_engine_and_is_recorded(change, saved, tmp_pa
     build_engine(path, output, plain)
     before = output.read_bytes()
     build_engine(path, output, plain.model_copy(update=change), progress=notes)
-    assert notes.messages == []  # not reused
+    assert notes.messages == [f"building again: the options changed since {output} was built"]  # not reused
     assert output.read_bytes() != before
     assert describe_engine(output).options() == Options(precision="int8", **change).options()
 
