@@ -4,6 +4,9 @@ from importlib.metadata import version
 
 from pydantic import BaseModel, ConfigDict
 
+#: metadata_props keys of a quantised model, each holding JSON.
+PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
+
 
 class Origin(BaseModel):
     """What ranges, or a calibration cache, were made from. They are reused only while all of it is unchanged."""

@@ -22,7 +22,7 @@ import pytest
 import calib8
 from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
-from calib8.quantization.apply import PLAN
+from calib8.provenance import PLAN
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.testing import outputs_of, token_feeds
 

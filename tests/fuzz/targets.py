@@ -41,7 +41,7 @@ from calib8.graph.io import load, referring, serialized, source_sha256, stored_b
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.quantization.apply import CALIBRATION, PLAN
+from calib8.provenance import CALIBRATION, PLAN
 from calib8.quantization.export_cache import from_model
 from calib8.quantization.migrate import CACHE
 from calib8.quantization.quant_plan import QuantPlan

@@ -50,6 +50,28 @@ def case(config: Int8, outlier: float = 1000.0, count: int = 160) -> Case:
     return Case(model, found.ranges, found.statistics, config)
 
 
+def attention() -> tuple[Case, Probe]:
+    """Attention whose V has channels of very different sizes, calibrated for latency in FP16."""
+    random, g = np.random.default_rng(4), GraphBuilder(19)
+    x = g.input("x", ir.DataType.FLOAT, "batch", 6, 32)
+    loud = random.normal(size=(32, 32)) * np.exp(random.normal(size=32) * 2)
+
+    def heads(name: str, weight: ir.Value) -> ir.Value:
+        own = g.op("Add", g.op("MatMul", x, weight, name=name), g.weight(f"{name}.bias", 32))
+        parted = g.op("Reshape", own, g.constant(f"{name}.parted", [0, 0, 4, 8], np.int64))
+        return g.op("Transpose", parted, perm=[0, 2, 1, 3])
+
+    q, k, v = heads("q", g.weight("wq", 32, 32)), heads("k", g.weight("wk", 32, 32)), heads("v", g.constant("wv", loud))
+    scores = g.op("Softmax", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    context = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
+    joined = g.op("Reshape", context, g.constant("joined", [0, 0, 32], np.int64))
+    model = prepare(g.model(y=g.op("MatMul", joined, g.weight("wo", 32, 8), name="o")))
+    config, quiet = Int8(optimize="latency", min_sqnr_db=0), Quiet()
+    data = dataset_for(model, Batches([{"x": random.normal(size=(64, 6, 32)).astype(np.float32)}]), quiet)
+    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
+    return Case(model, found.ranges, found.statistics, config), Probe(model, data)
+
+
 def probe_of(model: ir.Model, count: int = 24) -> Probe:
     x = np.random.default_rng(3).normal(size=(count, 8)).astype(np.float32)
     return Probe(model, dataset_for(model, Batches([{"x": x}]), Quiet()))

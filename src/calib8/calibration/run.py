@@ -18,7 +18,7 @@ from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.config import first_problem
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
-from calib8.graph.weighted import weighted_ops
+from calib8.graph.weighted import require_original, weighted_ops
 from calib8.progress import Progress
 from calib8.provenance import Origin
 
@@ -91,7 +91,8 @@ def pass_key(origin: Origin, sample: int, histograms: bool) -> dict[str, object]
 
 
 def require_weighted_ops(model: ir.Model) -> None:
-    """Raise ``ModelError`` if ``model`` has nothing to calibrate."""
+    """Raise ``ModelError`` if ``model`` has nothing to calibrate, or was quantised by calib8."""
+    require_original(model)
     if not weighted_ops(model):
         raise ModelError(
             "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "

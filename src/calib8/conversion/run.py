@@ -30,8 +30,8 @@ from calib8.graph.limits import dimension_limits
 from calib8.numerics import Precision
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress, Quiet
-from calib8.provenance import Origin
-from calib8.quantization.apply import PLAN, repeats
+from calib8.provenance import PLAN, Origin
+from calib8.quantization.apply import repeats
 from calib8.quantization.budget import BUDGET_PROBED, quantise_within
 from calib8.quantization.config import PROBED
 from calib8.quantization.policy import selected

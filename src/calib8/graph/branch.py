@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 #: Operators that compute each number from those at its place.
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Relu", "Sigmoid", "Tanh")
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Pow", "Relu", "Sigmoid", "Tanh")
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A MatMul, and ``nodes`` behind it whose values have as many channels as the MatMul has columns."""
+    """A MatMul or Gemm, and ``nodes`` behind it whose values have as many channels as that has columns."""
 
     gemm: ir.Node
     nodes: tuple[ir.Node, ...]
@@ -24,23 +24,24 @@ class Branch:
 def branch_of(value: ir.Value, channels: int) -> Branch | None:
     """The branch that computes ``value``, whose last axis has ``channels``.
 
-    None if that is not one MatMul and elementwise ops with constants of one number, or of one for each channel, or if
-    a value of it is an output of the model.
+    None if that is not one MatMul or Gemm and elementwise ops with constants of one number, or of one for each channel,
+    or if a value of it is an output of the model.
     """
     gemms: list[ir.Node] = []
     nodes: dict[ir.Node, None] = {}
 
     def grow(part: ir.Value | None) -> bool:
         if part is not None and part.const_value is not None:
-            return part.const_value.size == 1 or part.const_value.shape == (channels,)
+            constant = part.const_value
+            return constant.size == 1 or (constant.size == channels and constant.shape[-1] == channels)
         node = part.producer() if part is not None else None
         if part is None or node is None or part.is_graph_output():
             return False
         if node in nodes or node in gemms:
             return True
-        if node.op_type == "MatMul" and not gemms:
+        if node.op_type in ("MatMul", "Gemm") and not gemms:
             gemms.append(node)
-            return True
+            return all(operand is None or grow(operand) for operand in node.inputs[2:])  # a Gemm's bias
         nodes[node] = None
         return node.op_type in ELEMENTWISE and all(grow(operand) for operand in node.inputs)
 

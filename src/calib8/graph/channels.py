@@ -34,12 +34,12 @@ class Origin:
     adds: bool
 
 
-def origin_of(value: ir.Value, channels: int) -> Origin | None:
-    """As far back as the rules go and the channels are the last axis alone; None if ``value`` has unknown rank."""
-    if value.shape is None:
-        return None
-    layout: Layout = np.arange(channels).reshape([1] * (len(value.shape) - 1) + [channels])
+def origin_of(value: ir.Value, channels: int) -> Origin:
+    """As far back as the rules go and the channels are the last axis alone; ``value`` itself if it has unknown rank."""
     found = Origin(value, np.arange(channels), (), adds=True)
+    if value.shape is None:
+        return found
+    layout: Layout = np.arange(channels).reshape([1] * (len(value.shape) - 1) + [channels])
     way: list[ir.Value] = []
     adds = True
     while (step := _step(value, layout)) is not None:

@@ -7,7 +7,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.errors import ModelError
 from calib8.graph.values import op_of
+from calib8.provenance import PLAN
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,12 @@ def _channel_axis(node: ir.Node) -> int | None:
     if kind == "Gemm" and not node.attributes.get_int("transA", 0):
         return 0 if node.attributes.get_int("transB", 0) else 1
     return None
+
+
+def require_original(model: ir.Model) -> None:
+    """Raise ``ModelError`` if calib8 quantised ``model``, whose ops in float would be quantised behind rounded ones."""
+    if PLAN in model.metadata_props:
+        raise ModelError(
+            "the model was quantised by calib8 already: it carries the plan. Expected its FP32 original. To quantise "
+            "more of it, quantise that with other options."
+        )

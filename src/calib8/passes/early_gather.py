@@ -55,7 +55,7 @@ def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bo
     channels = source.shape[-1]
     assert isinstance(channels, int)
     branch = branch_of(source, channels)
-    if branch is None or not branch.closed(gather) or output.is_graph_output():
+    if branch is None or branch.gemm.op_type != "MatMul" or not branch.closed(gather) or output.is_graph_output():
         return False
     dequantise = _weight(branch.gemm, channels)
     if dequantise is None or len(index) > MOST_COLUMNS * channels:

@@ -6,6 +6,7 @@ Rules:
 1. Where the chain is all that reads the op's output, which is no output of the model, that is all: any other reader
    (the residual of a post-LN encoder) wants the numbers as they were. With ``everywhere`` others get them back by a
    Mul and an Add of their own: what stands beside Q costs a kernel that is there anyway less than what stands before Q.
+   A MatMul with a constant float weight, as a side branch has, needs neither: it undoes both in its rows and its bias.
 2. A LayerNormalization over the last axis takes shift and multiplier; so does ``Mul -> Add`` with constant vectors,
    which is how a decomposed one ends. An Add alone takes the shift, a Mul alone a multiplier that no shift precedes.
 3. The shift comes first in a chain. Where a Gather follows it, the multiplier has other columns and stays.
@@ -22,7 +23,7 @@ Rules:
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -65,6 +66,14 @@ class _Affine:
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """The constant float weight of a MatMul, and the bias that is added to what it gives."""
+
+    weight: _Slot
+    bias: _Slot | None
+
+
+@dataclass(frozen=True)
 class _Target:
     """Where a chain behind a value can be folded: into ``affine``, which gives ``origin``.
 
@@ -75,8 +84,20 @@ class _Target:
     origin: Origin
     others: list[tuple[ir.Node, int]]
 
+    def restored(self, kind: str) -> list[tuple[ir.Node, int]]:
+        """Who of the ``others`` must get back by a node what a ``Sub`` or ``Mul`` changes."""
+        width = len(self.origin.order)
+        return [(op, index) for op, index in self.others if not _undoing(kind, op, index, width)]
+
+    def undone(self, kind: str) -> list["_Rows"]:
+        """What of the ``others`` does without."""
+        width = len(self.origin.order)
+        return [rows for op, index in self.others if (rows := _undoing(kind, op, index, width))]
+
     def takes(self, kind: str) -> bool:
         """Whether a ``Sub`` or a ``Mul`` goes in."""
+        if self.origin.moved and self.restored(kind):
+            return False  # they would have to get back what changes on its way
         if kind == "Sub":
             return self.affine.offset is not None and self.origin.adds
         return self.affine.factor is not None  # a missing offset is 0; an offset without a factor would be scaled alone
@@ -95,7 +116,7 @@ def foldable(value: ir.Value, width: int, readers: Collection[ir.Node]) -> Folda
 
     Rule 1 costs others a Mul; a shift would cost an Add more.
     """
-    target = _target(value, width, readers)
+    target = _target(value, width, readers, gemms=True)
     if target is None:
         return Foldable()
     return Foldable(shift=target.takes("Sub") and not target.others, multiplier=target.takes("Mul"))
@@ -107,10 +128,12 @@ def fold_conditioning(model: ir.Model, *, everywhere: bool = False) -> ir.Model:
     constants = Constants(model.graph)
     for kind in ("Sub", "Mul"):
         for node in chained:
-            if node.op_type != kind or (target := _target(_first(node), len(_vector(node)), [node])) is None:
+            if node.op_type != kind or _vector(node).ndim > 1:
+                continue  # a Conv's, whose channels are not the last axis
+            target = _target(_first(node), len(_vector(node)), [node], gemms=everywhere)
+            if target is None or not target.takes(kind):
                 continue
-            beyond = target.others or target.origin.moved or not _elementwise(target.affine)
-            if target.takes(kind) and (everywhere or not beyond):
+            if everywhere or not (target.others or target.origin.moved):
                 _fold(constants, node, target)
     return model
 
@@ -128,9 +151,30 @@ def _fold(constants: Constants, node: ir.Node, target: _Target) -> None:
                 _replace(constants, slot, slot.numbers * own)
     for value in target.origin.moved:  # rule 6
         value.name = constants.free(f"{value.name}_folded")
-    if target.others:
-        _restore(constants, node, target.others)
+    for rows in target.undone(node.op_type):
+        if node.op_type == "Mul":
+            _replace(constants, rows.weight, rows.weight.numbers / numbers[:, None])
+        elif rows.bias is not None:
+            _replace(constants, rows.bias, rows.bias.numbers + numbers @ rows.weight.numbers)
+    if restored := target.restored(node.op_type):
+        _restore(constants, node, restored)
     _remove(constants.graph, node)
+
+
+def _undoing(kind: str, op: ir.Node, index: int, width: int) -> _Rows | None:
+    """Where ``op``, which reads a value ``width`` channels wide, undoes a ``Sub`` or ``Mul`` by itself (rule 1)."""
+    weight = op.inputs[1] if op_of(op) == "MatMul" and index == 0 else None
+    if weight is None or weight.const_value is None or weight.const_value.dtype != ir.DataType.FLOAT:
+        return None
+    shape = weight.const_value.shape.numpy()
+    if len(shape) != 2 or shape[0] != width:
+        return None
+    uses = list(op.outputs[0].uses())
+    reader = uses[0][0] if len(uses) == 1 and not op.outputs[0].is_graph_output() else None
+    bias = _slot(reader, shape[1]) if reader is not None and op_of(reader) == "Add" else None
+    if kind == "Sub" and bias is None:
+        return None
+    return _Rows(_Slot(op, 1, weight, elementwise=False), bias and replace(bias, elementwise=False))
 
 
 def _restore(constants: Constants, node: ir.Node, others: list[tuple[ir.Node, int]]) -> None:
@@ -150,36 +194,30 @@ def _restore(constants: Constants, node: ir.Node, others: list[tuple[ir.Node, in
         reader.replace_input_with(index, restored)
 
 
-def _target(value: ir.Value, width: int, readers: Collection[ir.Node]) -> _Target | None:
+def _target(value: ir.Value, width: int, readers: Collection[ir.Node], *, gemms: bool) -> _Target | None:
     """Where a chain can be folded that stands between ``value`` and ``readers``; None if nowhere."""
     origin = origin_of(value, width)
-    affine = _affine(origin.value, width) if origin is not None else None
-    if origin is None or affine is None or value.is_graph_output():
+    affine = _affine(origin.value, width, gemms=gemms)
+    if affine is None or value.is_graph_output():
         return None
     others = [(op, i) for op, i in value.uses() if op not in readers and op.op_type not in INDIFFERENT]
-    if others and origin.moved:
-        return None  # they would have to get back what changes on its way
     return _Target(affine, origin, others)
 
 
-def _elementwise(affine: _Affine) -> bool:
-    return all(slot is None or slot.elementwise for slot in (affine.factor, affine.offset))
-
-
-def _affine(value: ir.Value, width: int) -> _Affine | None:
-    """The op that gives ``value``, rules 2 and 7; None if nothing can be folded into it."""
+def _affine(value: ir.Value, width: int, *, gemms: bool) -> _Affine | None:
+    """The op that gives ``value``, rule 2 and with ``gemms`` rule 7; None if nothing can be folded into it."""
     op = value.producer()
     if op is None:
         return None
     if op.op_type == "LayerNormalization":
         return _normalisation(op, width)
-    if (product := _gemm(op, width)) is not None:
+    if gemms and (product := _gemm(op, width)) is not None:
         return product
     slot = _slot(op, width)
     if slot is None or op.op_type == "Mul":
         return None if slot is None else _Affine(slot, None)
     before = _only_read_once(op.inputs[1 - slot.index])
-    if before is not None and before.op_type == "MatMul" and (product := _gemm(before, width)) is not None:
+    if gemms and before is not None and before.op_type == "MatMul" and (product := _gemm(before, width)) is not None:
         return _Affine(product.factor, _Slot(op, slot.index, slot.value, elementwise=False))
     factor = _slot(before, width) if before is not None and before.op_type == "Mul" else None
     return _Affine(factor, slot)

@@ -7,10 +7,12 @@ Rules:
 1. ``erf`` of x over the root of 2, by a Div or a Mul, plus 1, times x and times a half, in any order and pairing.
 2. Nothing else reads a value between x and the product, none of which is an output of the model.
 3. Gelu is of opset 20. A model that cannot be raised (``opset``) keeps its nodes.
-4. The tensor keeps its name: in float it is the same, but for the approximation where that is asked for.
+4. A constant of one number has no more axes than x, or the product would have as many.
+5. The tensor keeps its name: in float it is the same, but for the approximation where that is asked for.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -30,8 +32,10 @@ def gelu_ops(model: ir.Model, approximate: Approximation) -> int:
     found = [product for node in model.graph if op_of(node) == "Erf" and (product := _product(node)) is not None]
     if not found or not raise_opset(model, OPSET):
         return 0
-    for x, last, between in found:
-        output = last.outputs[0]
+    for inner, last, between in found:
+        scaled, output = _scaled(inner), last.outputs[0]
+        assert scaled is not None
+        x = scaled[0]  # read now: it may be the output of a GELU before this one, which is another value since
         result = ir.Value(name=output.name, type=output.type, shape=output.shape)
         gelu = ir.node("Gelu", [x], {"approximate": approximate}, outputs=[result], name=f"{last.name}_Gelu")
         model.graph.insert_after(last, gelu)
@@ -40,8 +44,11 @@ def gelu_ops(model: ir.Model, approximate: Approximation) -> int:
     return len(found)
 
 
-def _product(erf: ir.Node) -> tuple[ir.Value, ir.Node, list[ir.Node]] | None:
-    """x, the node that gives its GELU, and the nodes between; None if ``erf`` is of something else (rules 1 and 2)."""
+def _product(erf: ir.Node) -> tuple[ir.Node, ir.Node, list[ir.Node]] | None:
+    """The node that scales x, the one that gives its GELU, and all but the last; None if ``erf`` is of something else.
+
+    Rules 1, 2 and 4.
+    """
     argument, plus = erf.inputs[0], _only_reader(erf)
     inner = argument.producer() if argument is not None else None
     scaled = _scaled(inner)
@@ -53,9 +60,18 @@ def _product(erf: ir.Node) -> tuple[ir.Value, ir.Node, list[ir.Node]] | None:
     while (node := _only_reader(node)) is not None and op_of(node) == "Mul":
         factors = _factors(node)
         if len(factors.values) == 2 and {*factors.values} == {scaled[0], plus.outputs[0]} and _is(factors.number, 0.5):
-            between = [part for part in (inner, erf, plus, *factors.nodes) if part is not node]
-            return None if node.outputs[0].is_graph_output() else (scaled[0], node, between)
+            parts = (inner, erf, plus, *factors.nodes)
+            if node.outputs[0].is_graph_output() or not _keep_rank(scaled[0], parts):
+                return None
+            return inner, node, [part for part in parts if part is not node]
     return None
+
+
+def _keep_rank(x: ir.Value, nodes: Iterable[ir.Node]) -> bool:
+    """Rule 4."""
+    constants = [value.const_value for node in nodes for value in node.inputs if value is not None]
+    rank = 0 if x.shape is None else len(x.shape)
+    return all(len(constant.shape) <= rank for constant in constants if constant is not None)
 
 
 @dataclass

@@ -4,7 +4,7 @@
     y[channels]   ==   x -> MatMul(W[:, channels]) -> Add(b[channels]) -> GELU
 
 Rules:
-1. Only where ``y`` is computed by one MatMul with a constant float weight and elementwise ops behind it
+1. Only where ``y`` is computed by one MatMul or Gemm with a constant float weight and elementwise ops behind it
    (``graph/branch.py``): column j decides channel j alone, so in float the numbers are the same.
 2. The original stays as it is. A Gather of what it computes would keep TensorRT from fusing what follows it (Q, above
    all) into its GEMM; the copy has as many columns as there are channels.
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.branch import Branch, branch_of
-from calib8.graph.values import insert_behind
+from calib8.graph.values import insert_behind, op_of
 from calib8.passes.qdq_nodes import Constants
 
 
@@ -42,7 +42,14 @@ def own_columns(constants: Constants, value: ir.Value, channels: int, chosen: ND
 def _branch(value: ir.Value, channels: int) -> Branch | None:
     branch = branch_of(value, channels)
     weight = branch.gemm.inputs[1].const_value if branch is not None and branch.gemm.inputs[1] is not None else None
-    return branch if weight is not None and weight.shape[-1] == channels and len(weight.shape) == 2 else None
+    if branch is None or weight is None or len(weight.shape) != 2:
+        return None
+    return branch if weight.shape[_columns(branch.gemm)] == channels else None
+
+
+def _columns(gemm: ir.Node) -> int:
+    """The axis of its weight along which the columns of a MatMul or Gemm run."""
+    return 0 if gemm.attributes.get_int("transB", 0) else 1
 
 
 def _twin(
@@ -54,18 +61,19 @@ def _twin(
 ) -> ir.Node:
     """``node`` for the ``chosen`` channels alone. ``twins`` are the values of those before it, and get its own."""
 
-    def own(operand: ir.Value | None) -> ir.Value | None:
+    def own(index: int, operand: ir.Value | None) -> ir.Value | None:
         if operand is None or operand in twins:
             return None if operand is None else twins[operand]
         array = operand.const_value.numpy() if operand.const_value is not None else np.zeros(0)
-        if array.shape[-1:] != (channels,):
+        axis = _columns(node) if index == 1 and op_of(node) in ("MatMul", "Gemm") else -1
+        if array.ndim == 0 or array.shape[axis] != channels:
             return operand
-        return constants.new(f"{operand.name}_columns", np.ascontiguousarray(array[..., chosen]))
+        return constants.new(f"{operand.name}_columns", np.ascontiguousarray(array.take(chosen, axis)))
 
     output = node.outputs[0]
     shape = None if output.shape is None else ir.Shape([*output.shape[:-1], len(chosen)])
     twin = ir.Value(name=constants.free(f"{output.name}_columns"), type=output.type, shape=shape)
     twins[output] = twin
-    inputs = [own(operand) for operand in node.inputs]
+    inputs = [own(index, operand) for index, operand in enumerate(node.inputs)]
     name = constants.free(f"{node.name}_Columns")
     return ir.node(node.op_type, inputs, dict(node.attributes), domain=node.domain, outputs=[twin], name=name)

@@ -22,16 +22,13 @@ from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.progress import Progress
-from calib8.provenance import Origin
+from calib8.provenance import CALIBRATION, MADE_BY, PLAN, Origin
 from calib8.quantization.config import Calibrated, Form, Optimize
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.solve import FEWEST_ROWS, Solution, solve
 from calib8.quantization.solved import kept
 from calib8.resume import is_whole
-
-#: metadata_props keys of a quantised model, each holding JSON.
-PLAN, CALIBRATION, MADE_BY = "calib8.plan", "calib8.calibration", "calib8.made_by"
 
 
 def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Calibrated) -> tuple[ir.Model, QuantPlan]:
@@ -86,8 +83,10 @@ def apply_plan(
     plan: QuantPlan,
     config: Calibrated,
     solutions: Mapping[str, Solution] | None = None,
+    *,
+    folded: bool = True,
 ) -> ir.Model:
-    """Return a quantised clone of the prepared ``model``.
+    """Return a quantised clone of the prepared ``model``; ``folded``: for latency, whatever can be folded is.
 
     Order: Q/DQ first, since scales are found on FP32 tensors by name; then what TensorRT runs badly, and tables; then
     folding, which renames tensors and needs all their readers to be there; FP16 last, since it must see every Q/DQ node
@@ -103,15 +102,18 @@ def apply_plan(
             f"{plan.ops[0].reason}. Lower --min-sqnr, change --include/--exclude, or calibrate on other data."
         )
     quantize_ops(quantised, chosen, ranges, solutions, config.grid)
-    return finish(quantised, plan, ranges.origin, config)
+    return finish(quantised, plan, ranges.origin, config, everywhere=folded and config.optimize == "latency")
 
 
-def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form) -> ir.Model:
-    """Bring what is not quantised into its form, in place, record how the model was made, and return it."""
+def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form, *, everywhere: bool = False) -> ir.Model:
+    """Bring what is not quantised into its form, in place, record how the model was made, and return it.
+
+    everywhere: how to fold, see ``fold_conditioning``.
+    """
     fit_tensorrt(quantised)
     if config.embedding:
         quantize_embeddings(quantised)
-    fold_conditioning(quantised, everywhere=isinstance(config, Calibrated) and config.optimize == "latency")
+    fold_conditioning(quantised, everywhere=everywhere)
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()

@@ -76,7 +76,7 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
         reached = search.run()
     budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))
     plan = lenient.plan(search.solutions, search.measured()).model_copy(update={"budget": budget})
-    return case.follow(plan, search.solutions), plan
+    return case.follow_soundly(plan, search.solutions, probe, target, progress), plan
 
 
 class _Search:

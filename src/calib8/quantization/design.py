@@ -97,11 +97,16 @@ def _at_least(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _smoothing(reach: NDArray[np.float64], weight_amax: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
-    """SmoothQuant's ``reach^alpha / weight_amax^(1 - alpha)``, scaled to a geometric mean of 1."""
+    """SmoothQuant's ``reach^alpha / weight_amax^(1 - alpha)``, by a factor that leaves the largest reach as it was.
+
+    No code depends on that factor. But where the multipliers are folded into the op in front, it computes what they
+    give, in FP16: nothing of it may be larger than the tensor was.
+    """
     if alpha == 0:
         return np.ones_like(reach)
     logarithm = alpha * np.log(reach) - (1 - alpha) * np.log(weight_amax)
-    return np.asarray(np.exp(logarithm - logarithm.mean()), np.float64)
+    smooth = np.exp(logarithm - logarithm.mean())
+    return np.asarray(smooth * ((reach / smooth).max() / reach.max()), np.float64)
 
 
 def _extra(columns: int, share: float) -> int:

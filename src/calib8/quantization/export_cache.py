@@ -4,7 +4,7 @@ Rules:
 1. TensorRT 10 is to read the FP32 model, so entries carry its names. In a model that calib8 made, the plan knows them;
    the FP16 Casts of a quantised model are looked through.
 2. A scale is exported only where it is the tensor's own. What was conditioned before Q (shifted, smoothed, split) has
-   another grid, and FP16 remainders no longer carry the range.
+   another grid, and FP16 remainders no longer carry the range. Nor does a grid hold channels that go around INT8.
 3. A migrated model still holds the cache that it came from: its entries keep their place and their bytes, those that
    match nothing included; only scales that the model has changed since are replaced.
 """
@@ -23,8 +23,7 @@ from calib8.errors import CacheError
 from calib8.graph.io import load
 from calib8.graph.values import name_of
 from calib8.progress import Quiet
-from calib8.provenance import Origin
-from calib8.quantization.apply import CALIBRATION, PLAN
+from calib8.provenance import CALIBRATION, PLAN, Origin
 from calib8.quantization.migrate import CACHE, REARRANGING
 from calib8.quantization.quant_plan import QuantPlan, recorded
 
@@ -75,7 +74,11 @@ def _scales(model: ir.Model, plan: QuantPlan | None) -> tuple[dict[str, float], 
     """Scale by FP32 tensor, and the tensors that have none, with the reason."""
     inputs = list(dict.fromkeys(op.input for op in plan.ops if op.treatment == "int8")) if plan is not None else None
     found: dict[str, float] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] = {
+        op.input: f"has {op.side_channels} channels that go around INT8: its grid is that of the others"
+        for op in (plan.ops if plan is not None else ())
+        if op.side_channels
+    }
     for node in model.graph:
         if node.op_type != "QuantizeLinear" or node.inputs[0] is None or node.inputs[0].const_value is not None:
             continue

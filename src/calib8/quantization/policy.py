@@ -10,7 +10,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
-from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.graph.weighted import WeightedOp, require_original, weighted_ops
 from calib8.numerics import Grid
 from calib8.quantization.config import Calibrated, Form
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
@@ -67,8 +67,10 @@ def selected(model: ir.Model, config: Form) -> set[str]:
     """Names of the weighted ops, of kinds for which the grid is, that ``include`` (all if empty) and not ``exclude``
     globs match.
 
-    Raises ``ConfigError`` for a glob that matches nothing: a typo that would otherwise go unnoticed.
+    Raises ``ConfigError`` for a glob that matches nothing, a typo that would otherwise go unnoticed, and ``ModelError``
+    for a model that calib8 quantised.
     """
+    require_original(model)
     names = [op.name for op in weighted_ops(model)]
     for glob in (*config.include, *config.exclude):
         if not any(fnmatchcase(name, glob) for name in names):
@@ -126,5 +128,6 @@ def _op_plan(op: WeightedOp, seen: TensorRange, solution: Solution | None, verdi
             "sqnr_db": None if sqnr is None else round(sqnr, 2),
             "recipe": None if solution is None else str(solution.recipe),
             "extra_columns": 0 if solution is None else solution.quantised.conditioning.extra,
+            "side_channels": 0 if solution is None else len(solution.quantised.conditioning.side),
         }
     )

@@ -15,6 +15,7 @@ from calib8.graph.dataset import dataset_for
 from calib8.numerics import cosine_rows
 from calib8.progress import Quiet
 from calib8.runtime.base import Runtime
+from calib8.runtime.cpu import open_cpu
 from calib8.runtime.ort import OrtRuntime
 from calib8.text.sentence import pooling_of
 from calib8.verification.compare import not_finite, vectors_of
@@ -51,6 +52,15 @@ class Probe:
             for name in self._expected[0]
         ]
         return min(found, key=lambda cosines: float(cosines.mean()))
+
+    def cosine(self, quantised: ir.Model, *, as_written: bool = False) -> float:
+        """Mean cosine of ``quantised`` to FP32, by ONNX Runtime.
+
+        as_written: node by node, FP16 rounded and overflowing. Runtimes for CPUs compute it in FP32, which is faster.
+        """
+        opened = OrtRuntime(quantised, optimised=False) if as_written else open_cpu(quantised, "onnxruntime")
+        with opened as runtime:
+            return float(self.cosines(runtime).mean())
 
     def _vectors(self, runtime: Runtime) -> list[dict[str, NDArray[np.float32]]]:
         batches = []

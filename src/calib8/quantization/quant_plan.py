@@ -34,6 +34,7 @@ class OpPlan(BaseModel):
 
     recipe: how its input is conditioned before the grid, None where ranges alone decided.
     extra_columns: columns that outlier channel splitting adds to the GEMM.
+    side_channels: channels that go around INT8, which its grid does not hold.
     amax: of the input as calibration saw it; a recipe has a grid of its own.
     sqnr_db: what is left of the signal: of the op's output on held-out rows where there is a recipe, of a typical
         position of its input otherwise.
@@ -51,6 +52,7 @@ class OpPlan(BaseModel):
     sqnr_db: float | None
     recipe: str | None = None
     extra_columns: int = 0
+    side_channels: int = 0
     expected_cosine: float | None = None
 
 

@@ -29,7 +29,6 @@ from calib8.quantization.sensitivity import Measuring, culprits
 from calib8.quantization.solve import ROWS, Solution
 from calib8.quantization.switchboard import Switchboard
 from calib8.resume import unfinished_step
-from calib8.runtime.cpu import open_cpu
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,34 @@ class Case:
         plan = self.plan(solutions, measured)
         return self.follow(plan, solutions), plan
 
-    def follow(self, plan: QuantPlan, solutions: Mapping[str, Solution]) -> ir.Model:
-        """The quantised model that ``plan`` describes."""
-        return apply_plan(self.model, self.ranges, plan, self.config, solutions)
+    def follow(self, plan: QuantPlan, solutions: Mapping[str, Solution], *, folded: bool = True) -> ir.Model:
+        """The quantised model that ``plan`` describes; ``folded``: see ``apply_plan``."""
+        return apply_plan(self.model, self.ranges, plan, self.config, solutions, folded=folded)
+
+    def follow_soundly(
+        self, plan: QuantPlan, solutions: Mapping[str, Solution], probe: Probe, least: float, progress: Progress
+    ) -> ir.Model:
+        """``follow``, with less folded if the model has not the ``least`` cosine that its ops were measured to leave.
+
+        What ops cost is measured before anything is folded. A GEMM that conditioning is folded into gives conditioned
+        numbers, and nothing says for all models that those do not overflow in FP16.
+        """
+        quantised = self.follow(plan, solutions)
+        if not self.folds_into_half or (cosine := probe.cosine(quantised, as_written=True)) >= least:
+            return quantised
+        other = self.follow(plan, solutions, folded=False)
+        if (better := probe.cosine(other, as_written=True)) <= cosine:
+            return quantised
+        progress.note(
+            f"folded for latency, the model has a cosine of {cosine:.5f} to FP32, less than {least:.5f}: FP16 "
+            f"overflows or rounds too much. What conditions stays in front of Q, which has {better:.5f}"
+        )
+        return other
+
+    @property
+    def folds_into_half(self) -> bool:
+        """Whether ops that compute in FP16 take conditioning in."""
+        return self.config.optimize == "latency" and self.config.remainder == "fp16"
 
 
 def _told(names: set[str], solutions: Mapping[str, Solution]) -> str:
@@ -147,8 +171,7 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     case = case.with_gelu_ops(probe, progress)
     solutions = case.solutions(progress)
     quantised, plan = case.apply(solutions)
-    with open_cpu(quantised, "onnxruntime") as runtime:
-        loss = 1 - float(probe.cosines(runtime).mean())
+    loss = 1 - probe.cosine(quantised, as_written=case.folds_into_half)
     limit = case.config.max_damage
     if loss <= limit:
         return quantised, plan
@@ -168,9 +191,11 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
                 return base - measuring.cosine(group)
 
             found = culprits(names, damage, limit)
+            left = measuring.cosine(name for name in names if name not in found)
     progress.update("measure ops", len(measuring), len(measuring))
     reasons = {
         name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"
         for name, cost in found.items()
     }
-    return case.apply(solutions, Measured({name: base - cost for name, cost in found.items()}, reasons))
+    plan = case.plan(solutions, Measured({name: base - cost for name, cost in found.items()}, reasons))
+    return case.follow_soundly(plan, solutions, probe, left - limit, progress), plan

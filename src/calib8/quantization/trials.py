@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from calib8.graph.site import Site
 from calib8.numerics import INT8, Floats, Grid, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
-from calib8.passes.fold_conditioning import foldable
+from calib8.passes.fold_conditioning import Foldable, foldable
 from calib8.passes.own_columns import has_columns
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Channels, Recipe, design
@@ -81,7 +81,8 @@ def possible(recipe: Recipe, site: Site, optimize: Optimize = "accuracy") -> boo
 
 def _leaves_nothing(recipe: Recipe, site: Site) -> bool:
     channels = len(site.matrix()) // site.taps
-    folded = foldable(site.activation, channels, [op.node for op in site.ops])
+    last = site.window is None  # of a Conv the channels are another axis, over which nothing is folded
+    folded = foldable(site.activation, channels, [op.node for op in site.ops]) if last else Foldable()
     return (
         (not recipe.smooth or folded.multiplier)
         and (not recipe.shift or folded.shift)

@@ -24,7 +24,7 @@ from calib8.graph.limits import dimension_limits
 from calib8.graph.mapped import data_files
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
-from calib8.quantization.apply import PLAN
+from calib8.provenance import PLAN
 from calib8.quantization.migrate import CACHE
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.sensitivity import Sensitivity

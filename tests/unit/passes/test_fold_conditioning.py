@@ -93,6 +93,17 @@ def test_shift_and_multiplier_join_gamma_and_beta(producer: str) -> None:
     assert sorted(model.graph.initializers) == ["beta_folded_folded", "gamma_folded"]
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_tensor_of_unknown_rank_is_folded_into_what_gives_it(everywhere: bool) -> None:
+    model = block("norm", **ALL)
+    for value in (value for node in model.graph for value in node.outputs):
+        value.shape = None
+    expected = outputs_of(model, {"x": X})["y"]
+    fold_conditioning(model, everywhere=everywhere)
+    assert kinds(model) == ["LayerNormalization"]
+    np.testing.assert_allclose(outputs_of(model, {"x": X})["y"], expected, rtol=0, atol=1e-5)
+
+
 def test_a_normalisation_without_beta_gets_one() -> None:
     model = checked(fold_conditioning(block("norm without beta", **ALL)))
     assert numbers(model, "LayerNormalization", 2) == (-SHIFT * MULTIPLIER).tolist()

@@ -97,6 +97,45 @@ def test_others_keep_a_chain_where_it_is_unless_asked() -> None:
     assert kinds(folded(model, {"x": X}, everywhere=False)) == before
 
 
+@pytest.mark.parametrize("between", ["", "Reshape"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_float_product_beside_undoes_it_by_itself(between: str, bias: bool) -> None:
+    """As the columns of a side branch do; also where channels move before it."""
+    g = Chained()
+    x = g.input("x", FLOAT, "batch", 4)
+    normal = g.op("LayerNormalization", x, g.constant("gamma", GAMMA), g.constant("beta", BETA), name="norm")
+    if between:
+        normal = g.op("Reshape", normal, g.constant("shape", [-1, 4], np.int64))
+    side = g.op("MatMul", normal, g.constant("w", np.arange(8).reshape(4, 2)), name="side")
+    side = g.op("Add", side, g.constant("b", [10, 20]), name="sum") if bias else side
+    shift = SHIFT if bias else None
+    model = folded(g.finished(y=g.op("Relu", g.chain(normal, shift, MULTIPLIER)), z=g.op("Neg", side)), {"x": X})
+    assert {"Sub", "Mul"}.isdisjoint(kinds(model))
+    assert kinds(model).count("Add") == bias
+    # rows [0 1] [2 3] [4 5] [6 7] over 2, 0.5, 4 and 1
+    assert constants(model, "side", 1) == [[0, 0.5], [4, 6], [1, 1.25], [6, 7]]
+    if bias:  # 1 * [0 1] + 0 * [2 3] - 2 * [4 5] + 3 * [6 7]
+        assert constants(model, "sum", 1) == [10 + 10, 20 + 12]
+
+
+def test_a_float_product_without_bias_gets_its_shift_back() -> None:
+    g = Chained()
+    x = g.input("x", FLOAT, "batch", 4)
+    normal = g.op("LayerNormalization", x, g.constant("gamma", GAMMA), g.constant("beta", BETA), name="norm")
+    side = g.op("MatMul", normal, g.constant("w", np.arange(8).reshape(4, 2)), name="side")
+    model = folded(g.finished(y=g.op("Relu", g.chain(normal, SHIFT, MULTIPLIER)), z=side), {"x": X})
+    assert sorted(kinds(model)) == ["Add", "LayerNormalization", "MatMul", "Mul", "Relu"]
+
+
+def test_channels_of_a_conv_are_not_those_of_a_norm_as_wide() -> None:
+    g = Chained()
+    x = g.input("x", FLOAT, "batch", 4, 3, 4)
+    normal = g.op("LayerNormalization", x, g.constant("gamma", GAMMA), g.constant("beta", BETA), name="norm")
+    model = g.finished(y=g.op("Relu", g.chain(normal, SHIFT.reshape(4, 1, 1), MULTIPLIER.reshape(4, 1, 1))))
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 4, 3, 4)).astype(np.float32)}
+    assert kinds(folded(model, feeds)) == ["LayerNormalization", "Sub", "Mul", "Relu"]
+
+
 def test_a_tensor_that_is_an_output_keeps_its_numbers() -> None:
     g = Chained()
     x = g.input("x", FLOAT, "batch", 4)
@@ -145,7 +184,17 @@ def test_a_gemm_takes_them_into_its_columns(kind: str, left: list[str]) -> None:
         assert constants(model, "product", 2) == [-1, -0.5, 8, 5]
     same = gemm(kind)
     before = kinds(same)
+    if "sum_out" in {node.outputs[0].name for node in same.graph}:
+        before.remove("Sub")  # an Add alone takes the shift, whatever is before it
     assert kinds(folded(same, {"x": X}, everywhere=False)) == before
+
+
+def test_by_default_the_sum_behind_a_gemm_takes_the_shift() -> None:
+    model = folded(gemm("MatMul"), {"x": X}, everywhere=False)
+    assert kinds(model) == ["MatMul", "Add", "Mul"]
+    assert constants(model, "sum", 0) == [-0.5, -1, 2, 5]  # BETA - SHIFT
+    assert next(node for node in model.graph if node.name == "sum").meta[CONDITIONING]  # in FP32
+    assert constants(model, "product", 1)[1] == [4, 5, 6, 7]
 
 
 def attention(

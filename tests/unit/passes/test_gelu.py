@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from numpy.typing import ArrayLike
 
 from calib8.graph.builder import GraphBuilder
 from calib8.passes.gelu import gelu_ops
@@ -15,7 +16,7 @@ X = {"x": np.linspace(-6, 6, 48, dtype=np.float32).reshape(4, 12)}
 ROOT = np.sqrt(2)
 
 
-def written(form: str, *, opset: int = 17, one: float = 1, read: str = "") -> ir.Model:
+def written(form: str, *, opset: int = 17, one: ArrayLike = 1, read: str = "") -> ir.Model:
     """GELU as ``form`` has it; ``read``: what else is an output."""
     g = GraphBuilder(opset)
     x = g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch", 12))
@@ -55,6 +56,19 @@ def test_each_form_becomes_one_op_of_the_same_numbers(form: str) -> None:
     np.testing.assert_allclose(outputs_of(model, X)["y"], before, rtol=1e-5, atol=1e-6)
 
 
+def test_a_gelu_of_a_gelu() -> None:
+    g = GraphBuilder()
+    x = g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch", 12))
+    root, one, half = g.constant("root", ROOT), g.constant("one", [1]), g.constant("half", 0.5)
+    for _ in range(3):
+        x = g.op("Mul", g.op("Mul", x, g.op("Add", g.op("Erf", g.op("Div", x, root)), one)), half)
+    model = prepare(g.model(y=g.op("Neg", x)))
+    before = outputs_of(model, X)["y"]
+    assert gelu_ops(model, "none") == 3
+    assert kinds(model) == ["Neg", "Gelu", "Gelu", "Gelu", "Neg"]
+    np.testing.assert_allclose(outputs_of(model, X)["y"], before, rtol=1e-5, atol=1e-6)
+
+
 def test_tanh_is_off_by_what_is_known_of_it() -> None:
     model = written("exporter")
     before = outputs_of(model, X)["y"]
@@ -69,10 +83,11 @@ def test_tanh_is_off_by_what_is_known_of_it() -> None:
         written("no half"),
         written("another value"),
         written("exporter", one=1.1),
+        written("exporter", one=[[[1]]]),
         written("exporter", read="plus"),
         written("exporter", read="erf"),
     ],
-    ids=["no half", "another value", "one and a tenth", "sum read", "erf read"],
+    ids=["no half", "another value", "one and a tenth", "one more axis", "sum read", "erf read"],
 )
 def test_what_is_no_gelu_stays(model: ir.Model) -> None:
     before = kinds(model)

@@ -35,10 +35,19 @@ def feed_forward(kind: str = "gelu") -> tuple[ir.Model, ir.Value]:
         weight = g.op(
             "DequantizeLinear", g.constant("c", np.ones((4, 6)), np.int8), g.constant("s", np.ones(6)), axis=1
         )
-    up = g.op("Add", g.constant("b", np.arange(6)), g.op("MatMul", x, weight, name="up"), name="sum")
+    if kind.startswith("gemm"):
+        x, transposed = g.op("Reshape", x, g.constant("rows", [-1, 4], np.int64)), int(kind == "gemm transposed")
+        weight = g.weight("w", 6, 4) if transposed else weight
+        up = g.op("Gemm", x, weight, g.constant("b", np.arange(6)), transB=transposed, name="up")
+    else:
+        bias = g.constant("b", np.arange(6).reshape((1, 1, 6) if kind == "bias of three axes" else 6))
+        up = g.op("Add", bias, g.op("MatMul", x, weight, name="up"), name="sum")
     if kind == "erf":
         erf = g.op("Erf", g.op("Div", up, g.constant("root", np.sqrt(2))))
         value = g.op("Mul", g.op("Mul", up, g.op("Add", erf, g.constant("one", 1))), g.constant("half", 0.5))
+    elif kind == "tanh":
+        cubed = g.op("Mul", g.op("Pow", up, g.constant("three", 3)), g.constant("k", 0.044715))
+        value = g.op("Mul", up, g.op("Tanh", g.op("Add", up, cubed)))
     elif kind == "gated":
         value = g.op("Mul", up, g.op("Sigmoid", g.op("MatMul", x, g.weight("gate", 4, 6))))
     elif kind == "norm":
@@ -52,21 +61,22 @@ def feed_forward(kind: str = "gelu") -> tuple[ir.Model, ir.Value]:
     return model, next(node for node in model.graph if node.op_type == "Neg").inputs[0]
 
 
-@pytest.mark.parametrize("kind", ["gelu", "erf"])
+@pytest.mark.parametrize("kind", ["gelu", "erf", "tanh", "bias of three axes", "gemm", "gemm transposed"])
 def test_the_columns_give_the_channels(kind: str) -> None:
     model, value = feed_forward(kind)
     before = [node.name for node in model.graph]
     columns = own_columns(Constants(model.graph), value, 6, np.array([1, 4]))
     assert columns is not None
-    assert columns.shape == ir.Shape(["batch", "sequence", 2])
+    assert columns.shape[-1] == 2
     model.graph.outputs.append(columns)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     got = outputs_of(model, X)
     np.testing.assert_allclose(got[columns.name], -got["y"][..., [1, 4]], rtol=1e-6, atol=1e-7)
     assert set(before) < {node.name for node in model.graph}  # the original is untouched
     weight = model.graph.initializers["w_columns"].const_value.numpy()
-    np.testing.assert_array_equal(weight, model.graph.initializers["w"].const_value.numpy()[:, [1, 4]])
-    assert model.graph.initializers["b_columns"].const_value.numpy().tolist() == [1, 4]
+    original = model.graph.initializers["w"].const_value.numpy()
+    np.testing.assert_array_equal(weight, original[[1, 4]] if "transposed" in kind else original[:, [1, 4]])
+    assert model.graph.initializers["b_columns"].const_value.numpy().ravel().tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("kind", ["codes", "gated", "norm", "table", "output"])

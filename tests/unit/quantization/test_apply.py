@@ -1,11 +1,13 @@
 import json
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from shell import Shell
 
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
@@ -15,10 +17,11 @@ from calib8.data.sources import Batches
 from calib8.errors import ConfigError, ModelError, RangesError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
-from calib8.graph.io import SOURCE_SHA256, serialized
+from calib8.graph.io import SOURCE_SHA256, save, serialized
 from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
-from calib8.quantization.apply import CALIBRATION, MADE_BY, PLAN, apply_plan, repeats
+from calib8.provenance import CALIBRATION, MADE_BY, PLAN
+from calib8.quantization.apply import apply_plan, quantize_by_ranges, repeats
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
 from calib8.quantization.policy import make_plan
@@ -86,6 +89,19 @@ def test_the_model_tells_how_it_was_made(encoder: ir.Model, ranges: Ranges) -> N
     assert json.loads(model.metadata_props[CALIBRATION])["model_sha256"] == "model"
     assert json.loads(model.metadata_props[MADE_BY])["int8"]["exclude"] == ["o"]
     assert PLAN not in encoder.metadata_props
+
+
+def test_what_was_quantised_is_refused(calib8: Shell, encoder: ir.Model, ranges: Ranges, tmp_path: Path) -> None:
+    """Also where ops are left in float, which could be quantised."""
+    model = applied(encoder, ranges, exclude=("down",))
+    with pytest.raises(ModelError, match="quantised by calib8 already"):
+        quantize_by_ranges(model, ranges, Int8())
+    save(model, tmp_path / "int8.onnx")
+    np.savez(tmp_path / "data.npz", **token_feeds(3, 5))
+    code, _, err = calib8("calibrate", tmp_path / "int8.onnx", "--data", tmp_path / "data.npz", "-o", tmp_path / "r")
+    assert code == 2
+    assert "the model was quantised by calib8 already: it carries the plan. Expected its FP32 original" in err
+    assert not (tmp_path / "r").exists()
 
 
 def test_nothing_left_to_quantise(encoder: ir.Model, ranges: Ranges) -> None:

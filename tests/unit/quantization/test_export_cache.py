@@ -19,7 +19,7 @@ from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
-from calib8.quantization.apply import PLAN
+from calib8.provenance import PLAN
 from calib8.quantization.config import Migrate
 from calib8.quantization.design import Recipe
 from calib8.quantization.export_cache import Exported, from_model
@@ -121,6 +121,14 @@ def test_conditioning_that_was_folded_away_is_noticed(monkeypatch: pytest.Monkey
     found = from_model(model)
     assert list(found.cache.scales) == ["relu_out"]
     assert list(found.left_out) == ["norm_out"]
+
+
+def test_a_grid_without_the_channels_beside_it_is_not_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in front of Q tells of a side branch: what goes around INT8 meets rows of zeros in the weight."""
+    model = conditioned(tiny_mlp(), monkeypatch, first=PLAIN, second=Recipe(side=2))
+    found = from_model(model)
+    assert list(found.cache.scales) == ["x"]
+    assert found.left_out == {"relu_out": "has 2 channels that go around INT8: its grid is that of the others"}
 
 
 def test_the_command_says_what_is_left_out(calib8: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from calib8.errors import CacheError
 from calib8.graph.builder import GraphBuilder
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
-from calib8.provenance import Origin
-from calib8.quantization.apply import CALIBRATION, PLAN, quantize_by_ranges
+from calib8.provenance import CALIBRATION, PLAN, Origin
+from calib8.quantization.apply import quantize_by_ranges
 from calib8.quantization.config import Int8, Migrate
 from calib8.quantization.export_cache import from_model
 from calib8.quantization.migrate import CACHE, migrate
@@ -263,6 +263,12 @@ def test_a_quantised_model_is_refused(calib8: Shell, files: tuple[Path, Path, Pa
     cache, model, output = files
     assert calib8("migrate", cache, model, "-o", output)[0] == 0
     code, _, err = calib8("migrate", cache, output, "-o", tmp_path / "twice.onnx")
+    assert code == 2
+    assert "the model was quantised by calib8 already: it carries the plan. Expected its FP32 original" in err
+    other = ir.load(output)
+    del other.metadata_props[PLAN]  # another tool's
+    ir.save(other, tmp_path / "other.onnx")
+    code, _, err = calib8("migrate", cache, tmp_path / "other.onnx", "-o", tmp_path / "twice.onnx")
     assert code == 2
     assert "If the model is quantised already, give its FP32 original" in err
 

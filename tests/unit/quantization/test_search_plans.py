@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from search_models import OPS, case, probe_of
+from search_models import OPS, attention, case, probe_of
 from stops import Stopped
 
 from calib8.errors import AccuracyMissed, ConfigError
 from calib8.graph.io import serialized
 from calib8.progress import Quiet
-from calib8.quantization.apply import PLAN, repeats
+from calib8.provenance import PLAN
+from calib8.quantization import design
+from calib8.quantization.apply import repeats
 from calib8.quantization.budget import ORDER, Reached, _Search, quantise_within
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
@@ -254,3 +256,26 @@ def test_what_was_measured_to_cost_nothing_is_not_free(cost: float) -> None:
     assert {type(trial) for trial in search._affordable(1.0).values()} == {Trial}
     search.floats = OPS
     assert search._affordable(1.0) == {}
+
+
+@pytest.mark.parametrize("target", [None, 0.9995])
+def test_folding_that_overflows_in_half_is_undone(monkeypatch: pytest.MonkeyPatch, notes, target: float | None) -> None:
+    own, probe = attention()
+
+    def found() -> tuple[ir.Model, QuantPlan]:
+        if target is None:
+            return quantise_guarded(own, probe, notes)
+        return quantise_within(own, probe, target, notes)
+
+    kinds = [node.op_type for node in found()[0].graph]
+    assert "Mul" not in kinds  # folded, and said nothing of
+    assert not [message for message in notes.messages if "folded" in message]
+    smoothing = design._smoothing
+    huge = lambda reach, weight, alpha: smoothing(reach, weight, alpha) * (1e-5 if alpha else 1)  # noqa: E731
+    monkeypatch.setattr(design, "_smoothing", huge)  # the same codes
+    quantised, plan = found()
+    assert "Mul" in [node.op_type for node in quantised.graph]
+    assert plan.nodes("int8") == ["q", "k", "v", "o"]
+    assert probe.cosine(quantised, as_written=True) > 0.99
+    assert [message for message in notes.messages if "FP16 overflows or rounds too much" in message]
+    assert repeats(quantised, own.ranges.origin, own.config)
