@@ -31,6 +31,7 @@ class Grid:
     smallest magnitude with all ``mantissa`` bits, of a grid of floats; None of one with steps that are equal.
     kinds: ops that TensorRT multiplies in it. opset: ONNX's first whose Q and DQ know it, with a scale for each
     channel. capability: of the first GPUs with units for it, 89 for sm89; 0 where all that calib8 builds for have them.
+    tactics, tensors: how TensorRT calls it in the names of tactics, and, a regular expression, in the types of tensors.
     """
 
     precision: Precision
@@ -39,6 +40,8 @@ class Grid:
     largest: float
     kinds: tuple[str, ...]
     opset: int
+    tactics: tuple[str, ...]
+    tensors: str
     capability: int = 0
     mantissa: int = 0
     normal: float | None = None
@@ -56,12 +59,16 @@ class Grid:
 
 
 #: As in TensorRT's calibration cache: -128 is never what amax becomes.
-INT8 = Grid("int8", np.dtype(np.int8), -128, 127, kinds=("MatMul", "Gemm", "Conv"), opset=13)
+INT8 = Grid(
+    "int8", np.dtype(np.int8), -128, 127,
+    kinds=("MatMul", "Gemm", "Conv"), opset=13, tactics=("i8", "s8"), tensors=r"\bInt8\b",
+)  # fmt: skip
 #: E4M3 without infinity (OCP 8-bit floating point, revision 1.0): 4 bits of exponent, 3 of mantissa. NVIDIA promises it
 #: for matrix products only (TensorRT-RTX, "Working with Quantized Types").
 FP8 = Grid(
     "fp8", np.dtype(ml_dtypes.float8_e4m3fn), -448, 448,
-    kinds=("MatMul", "Gemm"), opset=19, capability=89, mantissa=3, normal=2.0**-6,
+    kinds=("MatMul", "Gemm"), opset=19, tactics=("e4m3", "e5m2"), tensors=r"\b(?:FP8|Float8|E4M3|E5M2)",
+    capability=89, mantissa=3, normal=2.0**-6,
 )  # fmt: skip
 GRIDS: dict[Precision, Grid] = {grid.precision: grid for grid in (INT8, FP8)}
 

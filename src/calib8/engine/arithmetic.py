@@ -10,16 +10,11 @@ silently dequantised is a ``runtime_fusion`` there, such a convolution a ``corre
 import re
 
 from calib8.engine.layers import Layer, Tensor
-from calib8.numerics import Precision
+from calib8.numerics import GRIDS, Precision
 
 _SCALAR = r"(?:b?f\d+|tf32|[ius]\d+|e\dm\d)"
 _PAIR = re.compile(rf"(?<=_)({_SCALAR})({_SCALAR})(?=_|$)")
-#: How tactics call the operands, and tensors their type.
-_OPERANDS: dict[Precision, tuple[str, ...]] = {"int8": ("i8", "s8"), "fp8": ("e4m3", "e5m2")}
-_TYPES: dict[Precision, re.Pattern[str]] = {
-    "int8": re.compile(r"\bInt8\b"),
-    "fp8": re.compile(r"\b(?:FP8|Float8|E4M3|E5M2)", re.IGNORECASE),
-}
+_TYPES = {precision: re.compile(grid.tensors, re.IGNORECASE) for precision, grid in GRIDS.items()}
 #: How tactics call a float -> its name for people, and how tensors call it.
 _FLOATS = {
     "f16": ("FP16", re.compile(r"\b(?:Half|FP16)\b")),
@@ -32,7 +27,7 @@ def multiplies(layer: Layer, precision: Precision) -> bool:
     """Does this kernel multiply numbers of this precision by each other?"""
     operand = _operand(layer.tactic)
     if operand is not None:
-        return operand in _OPERANDS[precision]
+        return operand in GRIDS[precision].tactics
     read = sum(holds(tensor, precision) for tensor in (*layer.inputs, *layer.constants))
     read += _TYPES[precision].search(layer.weights) is not None
     return read >= 2 and _is_plain_product(layer)
@@ -43,7 +38,7 @@ def precision_of(product: Layer) -> str:
 
     A float precision that no tactic tells is the first that it reads; "" if it reads none.
     """
-    if coded := next((precision for precision in _OPERANDS if multiplies(product, precision)), None):
+    if coded := next((precision for precision in GRIDS if multiplies(product, precision)), None):
         return coded.upper()
     operand = _operand(product.tactic)
     if operand is not None:
