@@ -7,20 +7,19 @@ nearest number, ties to the even one; of both ``x' = q * scale``.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.config import Precision
 from calib8.errors import InputError
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 #: Codes of one grid: int8, or ``float8_e4m3fn`` of ml_dtypes.
 Codes: TypeAlias = NDArray[Any]
-#: What the quantised ops of a model multiply.
-Precision: TypeAlias = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """What a builder can be told besides model, shapes and target. It is the same in a config and in a sidecar."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from calib8 import numerics
+from calib8 import config
 from calib8.config import Option
 
 HardwareCompatibility = Literal["none", "same-capability", "ampere+"]
 #: What an engine computes in: of those that are quantised what the Q/DQ of its model, or a calibrator, says.
-Precision = Literal[numerics.Precision, "fp16", "bf16", "fp32"]
-QUANTISED: tuple[Precision, ...] = tuple(numerics.GRIDS)
+Precision = Literal[config.Precision, "fp16", "bf16", "fp32"]
+QUANTISED: tuple[Precision, ...] = get_args(config.Precision)
 CalibratorName = Literal["minmax", "entropy2"]
 
 

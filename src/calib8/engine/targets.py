@@ -3,12 +3,17 @@
 ``sm86`` is one engine for one capability, ``sm75+sm86`` one engine for both.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib8.errors import ProfileError
-from calib8.numerics import Grid
+
+if TYPE_CHECKING:
+    from calib8.numerics import Grid
 
 #: What people call each compute capability. A target that is missing here is still valid.
 ARCHITECTURES = {

@@ -2,8 +2,9 @@
 
 import onnx_ir as ir
 
+from calib8.config import Precision
 from calib8.graph.values import op_of
-from calib8.numerics import GRIDS, Precision
+from calib8.numerics import GRIDS
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 #: The type of a precision's codes.

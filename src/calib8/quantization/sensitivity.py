@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from calib8.config import Precision
 from calib8.files import write_json
-from calib8.numerics import Precision
 from calib8.progress import Progress
 from calib8.quantization.known import Known
 from calib8.quantization.probe import Probe
