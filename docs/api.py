@@ -68,7 +68,7 @@ def signature(value: Any) -> str:
     Types have the names that people know them by.
     """
     try:
-        found = inspect.signature(value)
+        found = inspect.signature(value, eval_str=True)
     except ValueError:
         return "(message)"  # an exception that has nothing of its own
     written: list[str] = []

@@ -1,4 +1,4 @@
-"""Documentation that cannot drift: links, help pages, commands in sentences, the floors, and the size of the source.
+"""Documentation that cannot drift: links, source files, help pages, commands in sentences, floors; and how long code is.
 
 python docs/check.py            report what is wrong, exit 1 if anything is
 python docs/check.py --write    write docs/cli.md, docs/api.md and docs/json-schema.json from the source, and the floors
@@ -42,7 +42,7 @@ def main() -> int:
         for path, text in written.items():
             path.write_text(text, encoding="utf-8")
         return 0
-    problems = [*broken_links(), *unknown_commands(), *oversized_source()]
+    problems = [*broken_links(), *missing_sources(), *unknown_commands(), *oversized_source()]
     for path, text in written.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             problems.append(f"docs/{path.name} is not what the source says of itself: run `make help-pages`")

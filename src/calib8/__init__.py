@@ -4,10 +4,10 @@
 
     model = calib8.load("model.onnx")
     ranges = calib8.calibrate(model, calib8.npy_folder("calib_data"))
-    int8 = calib8.quantize(model, ranges, calib8.Int8())
+    int8 = calib8.quantize(model, ranges, calib8.Int8(), data="calib_data")
     calib8.save(int8, "model.int8.onnx")
     engines = calib8.build("model.int8.onnx", "model-int8.engine")
-    calib8.verify("model.onnx", "model.int8.onnx", "held_out").raise_for_failure(calib8.Verify(min_cosine=0.99))
+    calib8.verify("model.onnx", "model.int8.onnx", "held_out", calib8.Verify(min_cosine=0.99))
 
 Importing this package is cheap: each name is loaded when it is first used.
 """

@@ -1,4 +1,4 @@
-"""What can be chosen, one frozen model per command. Unknown keys are refused; nothing is inferred here."""
+"""What every config is, and how the command line writes its fields. Unknown keys are refused; nothing is inferred."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

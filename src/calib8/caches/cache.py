@@ -6,7 +6,7 @@
 The first line names the TensorRT version and the algorithm. Each further line is a tensor name, a colon, a space and
 the big-endian bits of a float32 in hexadecimal: the scale, amax / 127 (so 1/127 is ``3c010204``). A tensor that was
 never anything but zero has ``0``; a calibration that failed leaves infinities. Names may hold colons: the last one
-separates. TensorRT checks the first line only; whether a cache fits a model is for us to tell: ``cache_record``.
+separates. TensorRT checks the first line only; whether a cache fits a model is for us to tell: ``caches.record``.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The command line: ``calib8 VERB``. Every verb is one api function."""
+"""The command line: ``calib8 VERB``. Every verb calls the public function of its name."""
 
 from calib8.cli.main import main
 

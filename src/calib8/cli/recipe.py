@@ -248,11 +248,6 @@ def _cluster(address: str | None, cpus: int) -> calib8.Ray | None:
     return None
 
 
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 def _print_made(report: "Report", output: Path, *, searched: bool) -> None:
     from calib8.quantization.quant_plan import QuantPlan
     from calib8.report import contents

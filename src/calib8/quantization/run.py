@@ -20,9 +20,8 @@ from calib8.quantization.config import PROBED, Calibrated
 from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.quantise import Case, case_of, quantise_guarded
+from calib8.quantization.quantise import Case, case_of, quantise_guarded, rows_to_sample
 from calib8.quantization.sensitivity import Measuring, Sensitivity, rank
-from calib8.quantization.solve import ROWS
 
 
 def quantise(
@@ -62,7 +61,7 @@ def measure_sensitivity(
         raise ConfigError("no op is left to measure: --exclude matches all that --include does. Change either.")
     fitted, held_back = split(data)
     origin = calibration.origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), calibrate)
-    rows = ROWS if config.treatment == "auto" else 0
+    rows = rows_to_sample(config)
     dataset = dataset_for(model, fitted, progress)
     found = calibration.calibrate(model, dataset, calibrate, origin, progress, sample=rows)
     case = Case(model, found.ranges, found.statistics, config)

@@ -1,1 +1,1 @@
-"""Running models: one small context manager per runtime, all with the same three methods."""
+"""Running models: one small context manager per runtime."""

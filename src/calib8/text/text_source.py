@@ -1,13 +1,10 @@
 """Text in the place of arrays, for models that have a tokenizer."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from calib8.data.sources import Batches, Source, open_source
+from calib8.data.sources import Batches, Data, Source, open_source
 from calib8.errors import ConfigError
 from calib8.graph.io import load
 from calib8.progress import Progress
@@ -16,8 +13,6 @@ from calib8.text.sentence import token_arrays
 from calib8.text.tokenizer import TextTokenizer, read_sentences
 
 TEXT_SUFFIXES = (".txt", ".text")
-
-Data = Path | str | Source | Iterable[Mapping[str, NDArray[np.generic]]]
 
 
 def held_out_source(

@@ -1,4 +1,4 @@
-"""Text to arrays: read sentences, tokenise them, write the familiar calibration folder."""
+"""Text to arrays: read sentences, tokenise them."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""How fast models are, measured by turns in one process: all timing of calib8 is here."""
+"""How fast models are, measured by turns in one process."""
 
 import statistics
 import time
