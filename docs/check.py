@@ -1,4 +1,4 @@
-"""Documentation that cannot drift: links, source files, help pages, commands in sentences, floors; and how long code is.
+"""Documentation that cannot drift: links, source files, help pages, commands in sentences, floors; how long code is.
 
 python docs/check.py            report what is wrong, exit 1 if anything is
 python docs/check.py --write    write docs/cli.md, docs/api.md and docs/json-schema.json from the source, and the floors
