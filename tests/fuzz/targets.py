@@ -144,7 +144,7 @@ def _sidecar(data: bytes, folder: Path) -> None:
     runs_on(sidecar)
     lacking_here(sidecar, (Gpu("A10", "sm86"),))
     sidecar.plan.describe_conditioning()
-    sidecar.plan.inspect()
+    sidecar.plan.describe()
 
 
 def _any_json(data: bytes, folder: Path) -> None:
