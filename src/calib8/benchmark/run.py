@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from calib8.data.sources import Data, text_or_source
+from calib8.data.sources import Data
 from calib8.errors import ConfigError
 from calib8.gpu.monitor import watched
 from calib8.progress import Progress, Quiet
@@ -56,7 +56,7 @@ def bench(
     with watched(config.monitor, target) as activity, ExitStack() as stack:
         opened = {name: stack.enter_context(open_artefact(path, runtime)) for name, path in named.items()}
         contract = next(iter(opened.values())).contract
-        source = held_out_source(text_or_source(data), Path(tokenizer or paths[0].parent), contract, progress)
+        source = held_out_source(data, Path(tokenizer or paths[0].parent), contract, progress)
         dataset = feed_of(paths[0], source, progress)
         cells = measure(opened, dataset, config, progress)
         timed = {name: opened[name] for name in engines} if config.profile else {}

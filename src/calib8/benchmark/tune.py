@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, sample_count
-from calib8.data.sources import Data, text_or_source
+from calib8.data.sources import Data
 from calib8.errors import Calib8Error, ConfigError, ModelError, SetupError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
@@ -54,7 +54,7 @@ def tune(
     if is_engine(path):
         raise ConfigError(f"{path} is an engine: on the GPU there is nothing to choose. Name an ONNX model.")
     loaded = load(path)
-    source = held_out_source(text_or_source(data), Path(tokenizer or path.parent), contract_of(loaded), progress)
+    source = held_out_source(data, Path(tokenizer or path.parent), contract_of(loaded), progress)
     batches = some_batches(dataset_for(loaded, source, progress))
     with ExitStack() as stack:
         opened: dict[CpuChoice, Runtime] = {}

@@ -7,35 +7,33 @@ import onnx_ir as ir
 from calib8.calibration import run
 from calib8.calibration.config import Calibrate
 from calib8.cluster.config import Ray
-from calib8.data.sources import Source
+from calib8.data.batching import Dataset
 from calib8.errors import ConfigError
-from calib8.graph.dataset import dataset_for
 from calib8.progress import Progress
 from calib8.provenance import Origin
 
 
 def calibrated(  # noqa: PLR0913
-    model: ir.Model | Path | str,
-    source: Source,
+    model: ir.Model,
+    data: Dataset,
     config: Calibrate,
     origin: Origin,
     progress: Progress,
     *,
     sample: int = 0,
     cluster: Ray | None = None,
+    path: Path | str | None = None,
     unfinished: Path | None = None,
 ) -> run.Calibration:
-    """The ranges of ``model``, for a cluster its path; see ``run.calibrate`` and ``over_ray.calibrate_over``.
+    """The ranges of ``model``, which lies at ``path``; see ``run.calibrate`` and ``over_ray.calibrate_over``.
 
     Raises ``ConfigError`` for a model in memory where workers would have to find it.
     """
     if cluster is None:
-        assert isinstance(model, ir.Model)
-        dataset = dataset_for(model, source, progress)
-        return run.calibrate(model, dataset, config, origin, progress, sample=sample, unfinished=unfinished)
+        return run.calibrate(model, data, config, origin, progress, sample=sample, unfinished=unfinished)
     from calib8.calibration.over_ray import calibrate_over
 
-    if isinstance(model, ir.Model):
+    if path is None:
         raise ConfigError("got a model in memory for a Ray cluster, expected the path at which its workers find it.")
-    path = Path(model).absolute()  # not resolved: external data are beside a link, not beside what it leads to
-    return calibrate_over(cluster, path, source, config, origin, progress, sample=sample, unfinished=unfinished)
+    found = Path(path).absolute()  # not resolved: external data are beside a link, not beside what it leads to
+    return calibrate_over(cluster, found, model, data, config, origin, progress, sample=sample, unfinished=unfinished)

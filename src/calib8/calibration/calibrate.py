@@ -13,6 +13,7 @@ from calib8.calibration.ranges import Ranges
 from calib8.cluster.config import Ray
 from calib8.data.sources import Data
 from calib8.files import named, require_separate
+from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.passes.prepare import load
 from calib8.progress import Progress, Quiet
@@ -60,8 +61,11 @@ def calibrate(  # noqa: PLR0913
         discard(beside(path))
     elif ranges is None:
         with unfinished_work(beside(path) if path is not None else None) as unfinished:
-            found = calibrated(model, source, config, origin, progress, cluster=cluster, unfinished=unfinished)
-            ranges = found.ranges
+            where, loaded = (None, model) if isinstance(model, ir.Model) else (model, load(model))
+            dataset = dataset_for(loaded, source, progress)
+            ranges = calibrated(
+                loaded, dataset, config, origin, progress, cluster=cluster, path=where, unfinished=unfinished
+            ).ranges
             if path is not None:
                 ranges.save(path)
     if cache is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import onnx_ir as ir
+
 from calib8.calibration import run, state
 from calib8.calibration.checkpoint import Checkpoint, checkpoint, resumed
 from calib8.calibration.collect import Collector, Statistics
@@ -32,7 +34,8 @@ SHARE = 8
 def calibrate_over(  # noqa: PLR0913
     cluster: Ray,
     path: Path,
-    source: Source,
+    model: ir.Model,
+    data: Dataset,
     config: Calibrate,
     origin: Origin,
     progress: Progress,
@@ -42,16 +45,14 @@ def calibrate_over(  # noqa: PLR0913
 ) -> run.Calibration:
     """What ``run.calibrate`` finds, with the forward passes on ``cluster``; either goes on where the other stopped.
 
-    Workers open the model, and data that are files, at the same path as here. Raises ``SetupError`` if what they find
-    there, or the versions of their packages, are not those of this machine.
+    Workers open the ``model`` at ``path``, and data that are files, at the same paths as here. Raises ``SetupError`` if
+    what they find there, or the versions of their packages, are not those of this machine.
     """
-    model = prepare(load(path))
     run.require_weighted_ops(model)
-    data = dataset_for(model, source, progress)
     histograms = observer_for(config.observer, config.percentile).histogram
     with checkpoint(unfinished, run.pass_key(origin, sample, histograms), progress) as kept:
-        own = run.origin_of(origin.model_sha256, source.fingerprint(), config)  # less what is of the caller alone
-        open_worker = partial(Observation, path, source, config, own, sample, cluster.cpus)
+        own = run.origin_of(origin.model_sha256, data.fingerprint, config)  # less what is of the caller alone
+        open_worker = partial(Observation, path, data.source, config, own, sample, cluster.cpus)
         statistics = _merged(cluster, open_worker, data, progress, kept)
     return run.Calibration(run.ranges_of(model, statistics, data, config, origin, progress), statistics)
 

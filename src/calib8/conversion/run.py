@@ -198,18 +198,18 @@ class _Job:
         self, reference: ir.Model, data: Source, origin: Origin, unfinished: Path | None
     ) -> tuple[Ranges, QuantPlan, ir.Model]:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
-        dataset_for(reference, fitted, self.progress)  # what does not fit is refused while the last verdict stands
+        dataset = dataset_for(reference, fitted, self.progress)
         self._forget_verdict()
-        ray, rows = self.config.ray, rows_to_sample(self.config.quantize)
         with self.timed("calibrate"):
             found = calibrated(
-                reference if ray is None else self.model,
-                fitted,
+                reference,
+                dataset,
                 self.config.calibrate,
                 origin,
                 self.progress,
-                sample=rows,
-                cluster=ray,
+                sample=rows_to_sample(self.config.quantize),
+                cluster=self.config.ray,
+                path=self.model,
                 unfinished=unfinished,
             )
         case = Case(reference, found.ranges, found.statistics, self.config.quantize, unfinished)

@@ -53,6 +53,7 @@ class Dataset:
     ) -> None:
         """``limits`` holds the largest size of named dimensions (see ``graph.limits``)."""
         progress = progress or Quiet()
+        self.source = source
         self.limits = limits or {}
         self.specs = specs
         self.mask = mask_name(specs)

@@ -136,11 +136,6 @@ def open_source(data: Data) -> Source:
     )
 
 
-def text_or_source(data: Data) -> Path | str | Source:
-    """A path as it is, since it may be that of a text; anything else as a source."""
-    return data if isinstance(data, (str, Path)) else open_source(data)
-
-
 def _no_folder(path: Path) -> str:
     """What to say of a path that is no folder of arrays: the way from what is there to one."""
     makes = f"calib8 prepare {path} --tokenizer FOLDER -o calib_data"

@@ -16,7 +16,7 @@ TEXT_SUFFIXES = (".txt", ".text")
 
 
 def held_out_source(
-    data: Path | str | Source, folder: Path, contract: Contract | None = None, progress: Progress | None = None
+    data: Data, folder: Path, contract: Contract | None = None, progress: Progress | None = None
 ) -> Source:
     """The source behind ``data``; a text file is tokenised with the tokenizer in ``folder``.
 

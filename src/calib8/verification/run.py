@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.data.batching import Dataset
-from calib8.data.sources import Data, text_or_source
+from calib8.data.sources import Data
 from calib8.errors import DataError, ModelError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
@@ -59,7 +59,7 @@ def held_out(
     scored = read_pairs(Path(pairs)) if pairs is not None else None
     folder = Path(tokenizer) if tokenizer is not None else reference.parent
     model = load(reference)
-    source = held_out_source(text_or_source(data), folder, contract_of(model), progress)
+    source = held_out_source(data, folder, contract_of(model), progress)
     try:
         dataset = dataset_for(model, source, progress)
     except DataError as error:
