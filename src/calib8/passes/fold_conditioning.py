@@ -258,11 +258,11 @@ def _gemm(op: ir.Node, width: int) -> _Affine | None:
 
 
 def _slot(op: ir.Node, width: int) -> _Slot | None:
-    """The constant vector of a Mul or Add."""
-    if op_of(op) not in ("Mul", "Add"):
+    """The constant side of an Add or Mul whose other side is none."""
+    if op_of(op) not in ("Add", "Mul"):
         return None
-    index = next((i for i, value in enumerate(op.inputs) if _is_vector(value, width)), None)
-    return None if index is None else _Slot(op, index, op.inputs[index])
+    sides = [index for index, value in enumerate(op.inputs) if _is_vector(value, width)]
+    return _Slot(op, sides[0], op.inputs[sides[0]]) if len(sides) == 1 else None
 
 
 def _is_vector(value: ir.Value | None, width: int) -> bool:
