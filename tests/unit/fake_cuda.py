@@ -42,7 +42,7 @@ class Stream:
 class FakeCuda(ModuleType):
     """Every function has the parameters of the real one and succeeds, unless ``status`` has another answer for it."""
 
-    cudaStreamNonBlocking, cudaEventDisableTiming, cudaHostAllocDefault = 1, 2, 0
+    cudaStreamNonBlocking, cudaEventDisableTiming, cudaHostAllocDefault, cudaEventDefault = 1, 2, 0, 0
     cudaError_t = SimpleNamespace(cudaSuccess=0, cudaErrorNotReady=NOT_READY)
     cudaMemcpyKind = SimpleNamespace(
         cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out", cudaMemcpyDeviceToDevice="across"
@@ -224,6 +224,20 @@ class FakeCuda(ModuleType):
                 return answer
             self.events[event] = (self.streams[stream], self.streams[stream].end)
             return (0,)
+
+    def cudaEventSynchronize(self, event: int) -> Any:
+        with self.lock:
+            if answer := self._answer("cudaEventSynchronize", event):
+                return answer
+            stream, end = self.events[event]
+            stream.run_up_to(end)
+            return (0,)
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> Any:
+        """A millisecond for each thing that was put on the stream between the two."""
+        if answer := self._answer("cudaEventElapsedTime", start, end, values=1):
+            return answer
+        return 0, float(self.events[end][1] - self.events[start][1])
 
     def cudaEventDestroy(self, event: int) -> Any:
         self.events.pop(event)

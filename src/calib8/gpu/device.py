@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,17 @@ class Device:
         finally:
             self.call.release("cudaEventDestroy", event)  # CUDA keeps it until it has happened
 
+    def seconds(self, enqueue: Callable[[], None]) -> float:
+        """What the GPU takes from the first to the last of what ``enqueue`` puts on the stream, by its own clock."""
+        with ExitStack() as events:
+            begin, end = self._event(events), self._event(events)
+            self.call("cudaEventRecord", begin, self._stream)
+            enqueue()
+            self.call("cudaEventRecord", end, self._stream)
+            self.call("cudaEventSynchronize", end)
+            (ms,) = self.call("cudaEventElapsedTime", begin, end)
+        return float(ms) / 1e3
+
     def synchronise(self) -> None:
         """Wait for everything that was enqueued. Errors of kernels and copies show up here."""
         self.call("cudaStreamSynchronize", self._stream)
@@ -137,6 +148,12 @@ class Device:
         stream, self._stream = self._stream, None
         if stream is not None:
             self.call.release("cudaStreamDestroy", stream)
+
+    def _event(self, events: ExitStack) -> Any:
+        """One that has a time, destroyed with ``events``."""
+        (event,) = self.call("cudaEventCreateWithFlags", self.call.api.cudaEventDefault)
+        events.callback(self.call.release, "cudaEventDestroy", event)
+        return event
 
     def _new_stream(self) -> Any:
         """One that does not wait for CUDA's default stream, nor that one for it."""

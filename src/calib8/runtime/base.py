@@ -28,6 +28,8 @@ class Runtime(ABC):
     description: str
     #: Whether a model with an FP16 remainder computes in FP16; on the CPU it computes in FP32.
     computes_fp16: ClassVar[bool] = False
+    #: Whether it computes on a GPU, whose clock ``gpu_ms`` reads.
+    on_gpu: ClassVar[bool] = False
     #: How many runs of those submitted go on at once.
     streams: int = 1
 
@@ -66,6 +68,10 @@ class Runtime(ABC):
         raise ConfigError(
             f"{self.description}: it does not tell what its layers take. Build an engine and open that: calib8.build()."
         )
+
+    def gpu_ms(self, arrays: Mapping[str, Any], *, least: float = 0.02) -> float:
+        """What the GPU computes for on one run. Raises ``ConfigError``: only an engine computes there."""
+        raise ConfigError(f"{self.description}: it computes on no GPU. Build an engine and open that: calib8.build().")
 
     def __call__(self, **arrays: ArrayLike) -> Arrays:
         """``run`` with keyword arguments."""

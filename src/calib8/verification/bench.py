@@ -1,6 +1,7 @@
 """Latency and throughput of several forms of one model: batches x lengths, by turns, against the first."""
 
 import functools
+import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,10 @@ from calib8.verification.config import Bench
 from calib8.verification.speed import Latency, by_turns, latency_of
 
 
+#: Times that the GPU's clock is read of each engine and shape.
+ROUNDS = 7
+
+
 class Cell(BaseModel):
     """One shape of batch: ``length`` is None where the model has no sequence; a latency for each artefact."""
 
@@ -30,6 +35,11 @@ class Cell(BaseModel):
         """How many times faster ``name`` is than the first."""
         first = next(iter(self.latencies.values()))
         return self.latencies[name].samples_per_second / first.samples_per_second
+
+    def gpu_ratio(self, name: str) -> float | None:
+        """How many times faster ``name`` is on the GPU than the first engine; None on the CPU."""
+        found = {engine: one.gpu_ms for engine, one in self.latencies.items() if one.gpu_ms}
+        return next(iter(found.values())) / found[name] if name in found else None
 
 
 def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, progress: Progress) -> tuple[Cell, ...]:
@@ -52,10 +62,23 @@ def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, pr
     for shape, arrays in feeds.items():
         works = {name: functools.partial(runtime.run, arrays[name]) for name, runtime in runtimes.items()}
         taken = by_turns(works, least=config.least, seconds=config.seconds * len(works))
-        latencies = {name: latency_of(seconds, shape[0]) for name, seconds in taken.items()}
+        computing = _on_gpu(runtimes, arrays)
+        latencies = {
+            name: latency_of(seconds, shape[0]).model_copy(update={"gpu_ms": computing.get(name)})
+            for name, seconds in taken.items()
+        }
         cells.append(Cell(batch=shape[0], length=shape[1], latencies=latencies))
         progress.update("measure speed", len(cells), len(feeds))
     return tuple(cells)
+
+
+def _on_gpu(runtimes: Mapping[str, Runtime], arrays: Mapping[str, Arrays]) -> dict[str, float]:
+    """What the GPU computes for on one run of each engine, by turns, too: the median of ``ROUNDS``."""
+    rounds = [
+        {name: runtime.gpu_ms(arrays[name]) for name, runtime in runtimes.items() if runtime.on_gpu}
+        for _ in range(ROUNDS)
+    ]
+    return {name: statistics.median(taken[name] for taken in rounds) for name in rounds[0]}
 
 
 class Workload:

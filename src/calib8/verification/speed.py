@@ -35,7 +35,8 @@ class Speed(BaseModel):
 class Latency(BaseModel):
     """How long one batch took, one after the other: from arrays in host memory to arrays in host memory.
 
-    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``.
+    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``. ``gpu_ms`` is
+    what the GPU of an engine computes for, its arrays in the GPU's memory; None on the CPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,7 @@ class Latency(BaseModel):
     p95_ms: float
     p99_ms: float
     samples_per_second: float
+    gpu_ms: float | None = None
 
 
 def latency_of(seconds: Sequence[float], samples: int) -> Latency:

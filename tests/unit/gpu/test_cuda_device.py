@@ -44,7 +44,7 @@ def test_what_the_fake_names_the_real_one_has():
     real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     for group in ("cudaError_t", "cudaMemcpyKind", "cudaMemoryType", "cudaStreamCaptureMode"):
         assert set(vars(getattr(FakeCuda, group))) <= set(getattr(real, group).__members__)
-    for constant in ("cudaStreamNonBlocking", "cudaEventDisableTiming", "cudaHostAllocDefault"):
+    for constant in ("cudaStreamNonBlocking", "cudaEventDisableTiming", "cudaHostAllocDefault", "cudaEventDefault"):
         assert getattr(real, constant) == getattr(FakeCuda, constant)
     assert int(real.cudaError_t.cudaErrorNotReady) == NOT_READY
     assert int(real.cudaError_t.cudaErrorStreamCaptureInvalidated) == BROKEN_CAPTURE
@@ -95,6 +95,8 @@ def test_every_status_is_looked_at(cuda):
         ("cudaEventRecord", lambda: device.wait_for(1)),
         ("cudaStreamWaitEvent", lambda: device.wait_for(1)),
         ("cudaStreamSynchronize", device.synchronise),
+        ("cudaEventSynchronize", lambda: device.seconds(lambda: None)),
+        ("cudaEventElapsedTime", lambda: device.seconds(lambda: None)),
         ("cudaMemGetInfo", device.free_bytes),
         ("cudaStreamCreateWithFlags", device.beside),
         ("cudaStreamBeginCapture", lambda: Graph(device, lambda: None)),
@@ -108,6 +110,19 @@ def test_every_status_is_looked_at(cuda):
     cuda.status = {"cudaGetDeviceCount": 35}
     with pytest.raises(SetupError, match=r"CUDA: cudaGetDeviceCount failed on this machine: error 35\."):
         Device()
+
+
+def test_seconds_of_the_gpu_are_those_of_what_was_enqueued(cuda):
+    device, array = Device("sm86"), np.zeros(2, np.float32)
+    address = device.malloc(8)
+    device.copy_in(address, array)  # before: not part of it
+
+    def enqueue() -> None:
+        for _ in range(3):
+            device.copy_in(address, array)
+
+    assert device.seconds(enqueue) == 3e-3  # the fake clock counts a millisecond for each
+    assert cuda.events == {}
 
 
 def test_too_little_memory_says_how_much_there_is(cuda):

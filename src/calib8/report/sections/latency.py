@@ -13,7 +13,12 @@ from calib8.verification import bench as measured
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TERMS = {"p95, p99": "Of a hundred batches 95, or 99, took at most this long."}
+TERMS = {
+    "p95, p99": "Of a hundred batches 95, or 99, took at most this long.",
+    "GPU (ms)": "What the GPU alone computes for, by its own clock: arrays in its memory, launched as one CUDA graph.",
+}
+#: What engines have beside that.
+GPU = (Column("GPU (ms)", "{:.3f}", terminal=("GPU", "ms")), Column("ratio (GPU)", "{:.2f}x", terminal=("", "ratio")))
 
 
 def verification(report: VerificationReport) -> Section | None:
@@ -40,6 +45,7 @@ def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str],
         Column("p99 (ms)", "{:.2f}", terminal=("p99", "ms")),
         Column("samples/s", "{:,.0f}", terminal=("samples", "/s")),
         Column("ratio", "{:.2f}x"),
+        *(GPU if any(latency.gpu_ms for cell in cells for latency in cell.latencies.values()) else ()),
     )
     rows = tuple(
         (
@@ -51,7 +57,9 @@ def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str],
             latency.p99_ms,
             latency.samples_per_second,
             cell.ratio(name),
-        )
+            latency.gpu_ms,
+            cell.gpu_ratio(name),
+        )[: len(columns)]
         for cell in cells
         for name, latency in cell.latencies.items()
     )

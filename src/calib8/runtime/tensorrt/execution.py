@@ -105,6 +105,31 @@ class Execution:
             self._engine.require(bool(reported[-1]), "tell what any of its layers took")
         return reported
 
+    def clocked(self, profile: int, shapes: Shapes, addresses: Addresses, least: float) -> float:
+        """Seconds of the GPU for one run, of as many one behind the other as take ``least`` in all.
+
+        They are one graph launched again and again, so that the host does not hold the GPU up; without graphs, or where
+        none can be captured, the context is asked each time.
+        """
+        context = self._context()
+        context.shape(profile, shapes)
+        context.enqueue(addresses)
+        graph = self._graph(context) if self._most else None
+        again = graph.launch if graph is not None else context.again
+        try:
+            once = self._device.seconds(again)
+            runs = max(3, round(least / max(once, 1e-6)))
+
+            def enqueue() -> None:
+                for _ in range(runs):
+                    again()
+
+            return self._device.seconds(enqueue) / runs
+        finally:
+            self._device.synchronise()
+            if graph is not None:
+                graph.close()
+
     def forget(self) -> None:
         """Destroy the graphs, as after addresses changed. None of them may be running."""
         for key in list(self._graphs):
@@ -148,10 +173,15 @@ class Execution:
 
     def _capture(self, key: Key, context: Context) -> None:
         """Capture for the next time what was just enqueued on ``context``."""
+        if (graph := self._graph(context)) is not None:
+            self._graphs[key] = Captured(graph, context, self._runs)
+
+    def _graph(self, context: Context) -> Graph | None:
         try:
-            self._graphs[key] = Captured(Graph(self._device, context.again), context, self._runs)
+            return Graph(self._device, context.again)
         except SetupError as error:
             self._give_up(error)
+            return None
 
     def _give_up(self, error: SetupError) -> None:
         self._most = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeAlias
 
 import numpy as np
@@ -69,10 +69,21 @@ class Lane:
 
     def timed(self, profile: int, given: Given, runs: int) -> list[Reported]:
         """Run so many times, and what TensorRT told of each; the outputs are dropped. Raises as ``start`` does."""
+        with self._placed_only(profile, given) as (shapes, addresses):
+            return self._execution.timed(profile, shapes, addresses, runs)
+
+    def clocked(self, profile: int, given: Given, least: float) -> float:
+        """Seconds of the GPU for one run, see ``Execution.clocked``; the outputs are dropped. Raises as ``start`` does."""
+        with self._placed_only(profile, given) as (shapes, addresses):
+            return self._execution.clocked(profile, shapes, addresses, least)
+
+    @contextmanager
+    def _placed_only(self, profile: int, given: Given) -> Iterator[tuple[Shapes, Mapping[str, int]]]:
+        """Shapes of the inputs and addresses of all tensors, for runs whose outputs nobody wants."""
         with self._device.active():
             try:
                 shapes, _, addresses = self._placed(profile, given, on_gpu=False)
-                return self._execution.timed(profile, shapes, addresses, runs)
+                yield shapes, addresses
             finally:
                 with suppress(SetupError):  # copies under way hold on to the arrays
                     self._device.synchronise()
