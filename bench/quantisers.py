@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from calib8.calibration.run import Calibration
+    from calib8.calibration.one_pass import Calibration
     from calib8.calibration.statistics import TensorStatistics
     from calib8.graph.site import Site
     from calib8.passes.condition import Conditioning, Quantised
@@ -91,9 +91,10 @@ def calib8(**options: Any) -> Quantise:
         from calib8.graph.dataset import dataset_for
         from calib8.graph.io import save
         from calib8.progress import Quiet
+        from calib8.quantization.case import Case
         from calib8.quantization.config import PROBED, Int8
+        from calib8.quantization.guard import quantise_guarded
         from calib8.quantization.probe import Probe
-        from calib8.quantization.quantise import Case, quantise_guarded
         from calib8.text.sentence import pooling_of
 
         reference, found = _calibrated(model, data)
@@ -183,7 +184,8 @@ def _matrices(site: "Site") -> list[tuple[str, NDArray[np.float32]]]:
 def _calibrated(model: Path, data: Path) -> tuple["ir.Model", "Calibration"]:
     import calib8
     from calib8.calibration.config import Calibrate
-    from calib8.calibration.run import calibrate, origin_of
+    from calib8.calibration.one_pass import calibrate
+    from calib8.calibration.origin import origin_of
     from calib8.graph.dataset import dataset_for
     from calib8.graph.io import SOURCE_SHA256
     from calib8.progress import Quiet

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from calib8.quantization.export_cache import Exported
     from calib8.quantization.migrate import Migration
     from calib8.quantization.quant_plan import QuantPlan
-    from calib8.quantization.quantize import plan, quantize, quantize_file, sensitivity
-    from calib8.quantization.sensitivity import Sensitivity
+    from calib8.quantization.quantize import plan, quantize, quantize_file
+    from calib8.quantization.sensitivity import Sensitivity, sensitivity
     from calib8.quantization.with_caches import export_cache, migrate
     from calib8.report.bench import BenchReport
     from calib8.report.inspect import inspect
@@ -62,7 +62,8 @@ if TYPE_CHECKING:
     from calib8.report.verification import VerificationReport, verdict
     from calib8.runtime.base import Runtime
     from calib8.runtime.choice import Measured
-    from calib8.runtime.run import open, run, run_to_folder
+    from calib8.runtime.open import open
+    from calib8.runtime.run import run, run_to_folder
     from calib8.serving.config import Serve
     from calib8.serving.server import serve
     from calib8.serving.triton.config import Triton
@@ -141,7 +142,7 @@ _HOME = {
     "migrate": "calib8.quantization.with_caches",
     "npy_folder": "calib8.data.sources",
     "npz_file": "calib8.data.sources",
-    "open": "calib8.runtime.run",
+    "open": "calib8.runtime.open",
     "plan": "calib8.quantization.quantize",
     "prepare": "calib8.text.prepare",
     "quantize": "calib8.quantization.quantize",
@@ -149,7 +150,7 @@ _HOME = {
     "run": "calib8.runtime.run",
     "run_to_folder": "calib8.runtime.run",
     "save": "calib8.graph.io",
-    "sensitivity": "calib8.quantization.quantize",
+    "sensitivity": "calib8.quantization.sensitivity",
     "serve": "calib8.serving.server",
     "tune": "calib8.benchmark.tune",
     "verdict": "calib8.report.verification",

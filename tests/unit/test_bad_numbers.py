@@ -13,7 +13,7 @@ from shell import Shell
 
 import calib8 as calib8_library
 from calib8.caches.cache import Cache
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.ranges import LARGEST, Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics
 from calib8.engine.quantized import require_exact
@@ -93,7 +93,7 @@ def test_statistics_of_a_damaged_file_are_refused_by_name() -> None:
     seen = TensorStatistics()
     seen.minimum, seen.maximum = 0.0, math.inf
     with pytest.raises(RangesError, match=r"the range of 'x' is none: maximum: Input should be a finite number"):
-        run._range("x", seen, 1.0)
+        one_pass._range("x", seen, 1.0)
 
 
 @pytest.mark.parametrize("command", ["quantize", "export-cache", "inspect"])

@@ -15,7 +15,7 @@ from calib8.report.report import this_machine
 from calib8.runtime.feed import feed_of
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import is_engine, open_artefact
-from calib8.text.text_source import held_out_source
+from calib8.text.text_source import tokenised_source
 from calib8.verification.bench import measure
 from calib8.verification.breakdown import break_down
 from calib8.verification.config import Bench
@@ -56,7 +56,7 @@ def bench(
     with watched(config.monitor, target) as activity, ExitStack() as stack:
         opened = {name: stack.enter_context(open_artefact(path, runtime)) for name, path in named.items()}
         contract = next(iter(opened.values())).contract
-        source = held_out_source(data, Path(tokenizer or paths[0].parent), contract, progress)
+        source = tokenised_source(data, Path(tokenizer or paths[0].parent), contract, progress)
         dataset = feed_of(paths[0], source, progress)
         cells = measure(opened, dataset, config, progress)
         timed = {name: opened[name] for name in engines} if config.profile else {}

@@ -21,7 +21,7 @@ from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_choice
 from calib8.runtime.open import is_engine
 from calib8.runtime.processor import cores
-from calib8.text.text_source import held_out_source
+from calib8.text.text_source import tokenised_source
 from calib8.verification.speed import by_turns
 
 #: Batches of the data that are measured, at least, and how often.
@@ -54,7 +54,7 @@ def tune(
     if is_engine(path):
         raise ConfigError(f"{path} is an engine: on the GPU there is nothing to choose. Name an ONNX model.")
     loaded = load(path)
-    source = held_out_source(data, Path(tokenizer or path.parent), contract_of(loaded), progress)
+    source = tokenised_source(data, Path(tokenizer or path.parent), contract_of(loaded), progress)
     batches = some_batches(dataset_for(loaded, source, progress))
     with ExitStack() as stack:
         opened: dict[CpuChoice, Runtime] = {}

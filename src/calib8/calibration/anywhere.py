@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
 from calib8.cluster.config import Ray
 from calib8.data.batching import Dataset
@@ -24,13 +24,13 @@ def calibrated(  # noqa: PLR0913
     cluster: Ray | None = None,
     path: Path | str | None = None,
     unfinished: Path | None = None,
-) -> run.Calibration:
-    """The ranges of ``model``, which lies at ``path``; see ``run.calibrate`` and ``over_ray.calibrate_over``.
+) -> one_pass.Calibration:
+    """The ranges of ``model``, which lies at ``path``; see ``one_pass.calibrate`` and ``over_ray.calibrate_over``.
 
     Raises ``ConfigError`` for a model in memory where workers would have to find it.
     """
     if cluster is None:
-        return run.calibrate(model, data, config, origin, progress, sample=sample, unfinished=unfinished)
+        return one_pass.calibrate(model, data, config, origin, progress, sample=sample, unfinished=unfinished)
     from calib8.calibration.over_ray import calibrate_over
 
     if path is None:

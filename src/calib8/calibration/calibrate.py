@@ -6,9 +6,9 @@ import onnx_ir as ir
 
 from calib8.caches.cache import DEFAULT_VERSION, version_of
 from calib8.caches.record import record_path, save_with_record
-from calib8.calibration import run
 from calib8.calibration.anywhere import calibrated
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of, reusable
 from calib8.calibration.ranges import Ranges
 from calib8.cluster.config import Ray
 from calib8.data.sources import Data
@@ -55,8 +55,8 @@ def calibrate(  # noqa: PLR0913
     if cluster is None and isinstance(model, (str, Path)):
         model = load(model)
     known = source_sha256(model) if isinstance(model, (str, Path)) else model.metadata_props.get(SOURCE_SHA256, "")
-    origin = run.origin_of(known, source.fingerprint(), config)
-    ranges = run.reusable(path, origin, progress) if known else None
+    origin = origin_of(known, source.fingerprint(), config)
+    ranges = reusable(path, origin, progress) if known else None
     if ranges is not None and path is not None:
         discard(beside(path))
     elif ranges is None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calib8.calibration import run, state
+from calib8.calibration import one_pass, state
 from calib8.calibration.checkpoint import Checkpoint, checkpoint, resumed
 from calib8.calibration.collect import Collector, Statistics
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
+from calib8.calibration.origin import origin_of, pass_key
 from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
@@ -42,19 +43,19 @@ def calibrate_over(  # noqa: PLR0913
     *,
     sample: int = 0,
     unfinished: Path | None = None,
-) -> run.Calibration:
-    """What ``run.calibrate`` finds, with the forward passes on ``cluster``; either goes on where the other stopped.
+) -> one_pass.Calibration:
+    """What ``one_pass.calibrate`` finds, the forward passes on ``cluster``; either goes on where the other stopped.
 
     Workers open the ``model`` at ``path``, and data that are files, at the same paths as here. Raises ``SetupError`` if
     what they find there, or the versions of their packages, are not those of this machine.
     """
-    run.require_weighted_ops(model)
+    one_pass.require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
-    with checkpoint(unfinished, run.pass_key(origin, sample, histograms), progress) as kept:
-        own = run.origin_of(origin.model_sha256, data.fingerprint, config)  # less what is of the caller alone
+    with checkpoint(unfinished, pass_key(origin, sample, histograms), progress) as kept:
+        own = origin_of(origin.model_sha256, data.fingerprint, config)  # less what is of the caller alone
         open_worker = partial(Observation, path, data.source, config, own, sample, cluster.cpus)
         statistics = _merged(cluster, open_worker, data, progress, kept)
-    return run.Calibration(run.ranges_of(model, statistics, data, config, origin, progress), statistics)
+    return one_pass.Calibration(one_pass.ranges_of(model, statistics, data, config, origin, progress), statistics)
 
 
 def _merged(
@@ -89,7 +90,7 @@ class Observation:
         self, path: Path, source: Source, config: Calibrate, origin: Origin, sample: int, threads: int
     ) -> None:
         model = prepare(load(path))
-        found = run.origin_of(model.metadata_props[SOURCE_SHA256], source.fingerprint(), config)
+        found = origin_of(model.metadata_props[SOURCE_SHA256], source.fingerprint(), config)
         if changes := origin.changes(found):
             raise SetupError(
                 f"a worker of the Ray cluster has another state of {', '.join(changes)} than this machine. Give all "

@@ -13,8 +13,8 @@ from typing import Any
 import onnx_ir as ir
 
 from calib8.caches.record import save_with_record
-from calib8.calibration import run as calibration
 from calib8.calibration.anywhere import calibrated
+from calib8.calibration.origin import origin_of, reusable
 from calib8.calibration.ranges import Ranges
 from calib8.config import Precision
 from calib8.conversion.config import Convert
@@ -33,11 +33,12 @@ from calib8.progress import Progress, Quiet
 from calib8.provenance import PLAN, Origin
 from calib8.quantization.apply import repeats
 from calib8.quantization.budget import BUDGET_PROBED, quantise_within
+from calib8.quantization.case import Case, rows_to_sample
 from calib8.quantization.config import PROBED
+from calib8.quantization.guard import quantise_guarded
 from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan, recorded
-from calib8.quantization.quantise import Case, quantise_guarded, rows_to_sample
 from calib8.report import contents
 from calib8.report.page.html import write_page
 from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_facts, file_facts, this_machine
@@ -45,7 +46,7 @@ from calib8.resume import discard, unfinished_work, within
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
 from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
-from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, held_out_source, texts_of
+from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of, tokenised_source
 from calib8.text.tokenizer import read_sentences
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.pairs import rank_correlation, read_pairs
@@ -178,9 +179,7 @@ class _Job:
 
     def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
         """Ranges, plan and quantised model: the last run's where nothing changed, else by one pass over ``data``."""
-        origin = calibration.origin_of(
-            reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate
-        )
+        origin = origin_of(reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate)
         settings: dict[str, str | float | int] = {"pooling": str(pooling_of(self.folder)[0])}  # what damage is seen in
         if self.config.budget is not None:  # part of the data is held back from the ranges
             settings["budget"] = self.config.budget
@@ -258,7 +257,7 @@ class _Job:
         return quantise_within(case, probe, self.config.budget, self.progress)
 
     def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
-        ranges = calibration.reusable(self.output / "ranges.json", origin, self.progress)
+        ranges = reusable(self.output / "ranges.json", origin, self.progress)
         if ranges is None or not self.quantised_path.is_file():
             return None
         int8 = load(self.quantised_path)
@@ -289,7 +288,7 @@ class _Job:
         """``fitted`` is the calibration data."""
         data = self.config.held_out
         contract = contract_of(reference)
-        source = held_out or held_out_source(str(data), self.folder, contract, self.progress)
+        source = held_out or tokenised_source(str(data), self.folder, contract, self.progress)
         if on_calibration_data := source.fingerprint() == fitted.fingerprint():
             self.progress.note(
                 f"{data} is the calibration data itself: what is measured on it says too much. Hold other "

@@ -23,13 +23,13 @@ import onnx_ir as ir
 from calib8.errors import AccuracyMissed, ConfigError
 from calib8.graph.site import Site, sites
 from calib8.progress import Progress
+from calib8.quantization.case import Case
 from calib8.quantization.design import Recipe
 from calib8.quantization.known import Known
-from calib8.quantization.policy import Measured
+from calib8.quantization.measuring import Measuring, costs_alone
+from calib8.quantization.policy import Findings
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import Budget, QuantPlan
-from calib8.quantization.quantise import Case
-from calib8.quantization.sensitivity import Measuring, costs_alone
 from calib8.quantization.solve import RECIPES, SIDE, WORTH, Solution, cheapest, solve
 from calib8.quantization.solved import kept
 from calib8.quantization.trials import Trial, Trials, possible
@@ -262,9 +262,9 @@ class _Search:
                 chosen[name], spent[name] = trial, cost
         return chosen
 
-    def measured(self) -> Measured:
+    def measured(self) -> Findings:
         """What each op costs, and why some stay in float."""
-        return Measured(
+        return Findings(
             {name: self.base - cost for name, cost in self.costs.items()},
             {
                 name: f"alone it takes {self.costs[name]:.5f} from the cosine; with it quantised too, the plan would "

@@ -20,7 +20,7 @@ Verdict = tuple[str, str, float | None]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Findings:
     """What was found out at the model's own output: cosine with an op alone quantised, and why some stay in float."""
 
     cosine: Mapping[str, float] = field(default_factory=dict)
@@ -32,7 +32,7 @@ def make_plan(
     ranges: Ranges,
     config: Calibrated,
     solutions: Mapping[str, Solution] | None = None,
-    measured: Measured | None = None,
+    measured: Findings | None = None,
 ) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
@@ -42,7 +42,7 @@ def make_plan(
     the ranges are of another model.
     """
     check_ranges(model, ranges)
-    names, solved, measured = selected(model, config), solutions or {}, measured or Measured()
+    names, solved, measured = selected(model, config), solutions or {}, measured or Findings()
     grid = config.grid
     ops = []
     for op in weighted_ops(model):

@@ -1,21 +1,22 @@
-"""What ``calib8 quantize`` and ``calib8 sensitivity`` do."""
+"""What ``calib8 quantize`` does."""
 
 from pathlib import Path
 
 import onnx_ir as ir
 
-from calib8.calibration.config import Calibrate
 from calib8.calibration.ranges import Ranges
-from calib8.data.sources import Data, open_source
+from calib8.data.sources import Data, Source, open_source
 from calib8.files import named, require_separate
 from calib8.graph.io import save
 from calib8.passes.prepare import load
 from calib8.progress import Progress, Quiet
-from calib8.quantization.config import Quantization, by_calibration
-from calib8.quantization.policy import make_plan
+from calib8.quantization.apply import quantize_by_ranges
+from calib8.quantization.case import case_of
+from calib8.quantization.config import PROBED, Calibrated, Quantization, by_calibration
+from calib8.quantization.guard import quantise_guarded
+from calib8.quantization.policy import make_plan, selected
+from calib8.quantization.probe import probe_of
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.run import measure_sensitivity, quantise
-from calib8.quantization.sensitivity import Sensitivity
 from calib8.resume import beside, unfinished_work
 from calib8.text.text_source import calibration_source
 
@@ -56,7 +57,7 @@ def quantize(
         True
     """
     source = open_source(data) if data is not None else None
-    return quantise(model, ranges, by_calibration(config), source, progress or Quiet())[0]
+    return _quantised(model, ranges, by_calibration(config), source, progress or Quiet())[0]
 
 
 def quantize_file(
@@ -82,7 +83,7 @@ def quantize_file(
     source = calibration_source(data, model, progress) if data is not None else None
     with unfinished_work(beside(Path(output)) if data is not None else None) as unfinished:
         folder = Path(model).parent
-        quantised, decided = quantise(
+        quantised, decided = _quantised(
             load(model), calibrated, config, source, progress, folder=folder, unfinished=unfinished
         )
         save(quantised, output)
@@ -91,32 +92,22 @@ def quantize_file(
     return decided
 
 
-def sensitivity(
-    model: Path | str,
-    data: Data,
-    config: Quantization | None = None,
+def _quantised(
+    model: ir.Model,
+    ranges: Ranges,
+    config: Calibrated,
+    data: Source | None,
+    progress: Progress,
     *,
-    calibrate: Calibrate | None = None,
-    output: Path | str | None = None,
-    samples: int | None = None,
-    progress: Progress | None = None,
-) -> Sensitivity:
-    """Rank every weighted op by what it costs the model's output: alone quantised, and alone in float.
+    folder: Path | None = None,
+    unfinished: Path | None = None,
+) -> tuple[ir.Model, QuantPlan]:
+    """A quantised clone of ``model`` and its plan: by a second pass over the calibration ``data``, or by ranges alone.
 
-    Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
-    which ops, and how they are quantised, ``calibrate`` how their ranges are found.
-
-    Example:
-
-        >>> found = calib8.sensitivity("model.onnx", "calib_data", samples=8)
-        >>> len(found.ops), found.samples
-        (6, 8)
+    ``folder`` holds the model's pooling config, if it is a sentence encoder; ``unfinished`` what was done before.
     """
-    if output is not None:
-        require_separate([output], [model, *named(data)])
-    progress = progress or Quiet()
-    source = calibration_source(data, model, progress)
-    found = measure_sensitivity(Path(model), source, by_calibration(config), samples, progress, Calibrate.of(calibrate))
-    if output is not None:
-        found.save(Path(output))
-    return found
+    if data is None:
+        return quantize_by_ranges(model, ranges, config)
+    selected(model, config)  # a glob that matches nothing is told before the pass
+    case = case_of(model, ranges, data, config, progress, unfinished)
+    return quantise_guarded(case, probe_of(model, data, PROBED, folder), progress)

@@ -3,20 +3,30 @@
 One run of a few samples for each, on a model that holds every op in both forms (see ``switchboard``).
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from calib8.calibration import one_pass
+from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.config import Precision
-from calib8.files import write_json
-from calib8.progress import Progress
-from calib8.quantization.known import Known
-from calib8.quantization.probe import Probe
-from calib8.quantization.switchboard import Switchboard
+from calib8.data.sources import Data, Source
+from calib8.data.split import split
+from calib8.errors import ConfigError
+from calib8.files import named, require_separate, write_json
+from calib8.graph.dataset import dataset_for
+from calib8.graph.io import SOURCE_SHA256, load
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.prepare import prepare
+from calib8.progress import Progress, Quiet
+from calib8.quantization.case import Case, rows_to_sample
+from calib8.quantization.config import PROBED, Calibrated, Quantization, by_calibration
+from calib8.quantization.measuring import Measuring
+from calib8.quantization.policy import selected
+from calib8.quantization.probe import probe_of
+from calib8.text.text_source import calibration_source
 
 
 class OpSensitivity(BaseModel):
@@ -56,41 +66,6 @@ class Sensitivity(BaseModel):
         write_json(path, self.model_dump())
 
 
-class Measuring:
-    """Cosines of a switchboard under a probe, each set of ops measured once; those ``known`` are not measured again."""
-
-    def __init__(self, board: Switchboard, probe: Probe, known: Known | None = None) -> None:
-        self.board, self.probe = board, probe
-        self._known = known if known is not None else Known(None)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def cosines(self, int8: Iterable[str]) -> NDArray[np.float64]:
-        """Cosine of each sample with the ops named in ``int8`` quantised."""
-        names = frozenset(int8)
-
-        def measured() -> Iterable[float]:
-            self.board.int8 = names
-            return self.probe.cosines(self.board)
-
-        return np.array(self._known.numbers(sorted(names), measured))
-
-    def cosine(self, int8: Iterable[str]) -> float:
-        """Their mean."""
-        return float(self.cosines(int8).mean())
-
-
-def costs_alone(measuring: Measuring, progress: Progress) -> dict[str, float]:
-    """What each op alone takes from the cosine that all ops in float leave."""
-    names, base = measuring.board.names, measuring.cosine(())
-    costs = {}
-    for done, name in enumerate(names, start=1):
-        costs[name] = base - measuring.cosine({name})
-        progress.update("sensitivity", done, len(names))
-    return costs
-
-
 def rank(measuring: Measuring, described: dict[str, tuple[str, str | None]], progress: Progress) -> Sensitivity:
     """Every op of the switchboard; ``described`` holds kind and recipe by name."""
     names = measuring.board.names
@@ -110,16 +85,63 @@ def rank(measuring: Measuring, described: dict[str, tuple[str, str | None]], pro
     )
 
 
-def culprits(names: Sequence[str], damage: Callable[[Sequence[str]], float], limit: float) -> dict[str, float]:
-    """The ops whose own damage exceeds ``limit``, with that damage.
+def sensitivity(
+    model: Path | str,
+    data: Data,
+    config: Quantization | None = None,
+    *,
+    calibrate: Calibrate | None = None,
+    output: Path | str | None = None,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Rank every weighted op by what it costs the model's output: alone quantised, and alone in float.
 
-    A group that does no more than that together is cleared at once; any other is halved. A few culprits among n ops
-    are found in a few times log2(n) measurements.
+    Every eighth of the calibration samples is held back to measure on, at most ``samples`` of them. ``config`` says
+    which ops, and how they are quantised, ``calibrate`` how their ranges are found.
+
+    Example:
+
+        >>> found = calib8.sensitivity("model.onnx", "calib_data", samples=8)
+        >>> len(found.ops), found.samples
+        (6, 8)
     """
-    found = damage(names) if names else 0.0
-    if found <= limit:
-        return {}
-    if len(names) == 1:
-        return {names[0]: found}
-    half = len(names) // 2
-    return culprits(names[:half], damage, limit) | culprits(names[half:], damage, limit)
+    if output is not None:
+        require_separate([output], [model, *named(data)])
+    progress = progress or Quiet()
+    source = calibration_source(data, model, progress)
+    found = _measured(Path(model), source, by_calibration(config), samples, progress, Calibrate.of(calibrate))
+    if output is not None:
+        found.save(Path(output))
+    return found
+
+
+def _measured(
+    path: Path, data: Source, config: Calibrated, samples: int | None, progress: Progress, calibrate: Calibrate
+) -> Sensitivity:
+    """What each op that ``config`` selects costs the output of the model at ``path``.
+
+    Calibrated as ``calibrate`` says on seven eighths of ``data``, measured on ``samples`` (32 if None) of the rest.
+    Raises ``ConfigError`` if that leaves nothing to measure.
+    """
+    if samples is not None and samples < 1:
+        raise ConfigError(f"{samples} samples to measure on; expected at least 1.")
+    model = prepare(load(path))
+    names = selected(model, config)
+    if weighted_ops(model) and not names:
+        raise ConfigError("no op is left to measure: --exclude matches all that --include does. Change either.")
+    fitted, held_back = split(data)
+    origin = origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), calibrate)
+    rows = rows_to_sample(config)
+    dataset = dataset_for(model, fitted, progress)
+    found = one_pass.calibrate(model, dataset, calibrate, origin, progress, sample=rows)
+    case = Case(model, found.ranges, found.statistics, config)
+    solutions = case.solutions(progress)
+    probe = probe_of(model, held_back, samples or PROBED, path.parent)
+    described = {
+        op.name: (op.kind, str(solutions[op.name].recipe) if op.name in solutions else None)
+        for op in weighted_ops(model)
+        if op.name in names
+    }
+    with case.switchboard(names, solutions) as board:
+        return rank(Measuring(board, probe), described, progress)

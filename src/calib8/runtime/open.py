@@ -1,9 +1,10 @@
-"""One way to open whatever calib8 made: an ONNX model on the CPU, an engine on the GPU."""
+"""What ``calib8.open`` does: one way to open an ONNX model on the CPU and an engine on the GPU."""
 
 from pathlib import Path
+from typing import Any
 
 from calib8.errors import ConfigError
-from calib8.files import require_file
+from calib8.files import require_file, require_path
 from calib8.graph.io import load
 from calib8.runtime.base import Runtime
 from calib8.runtime.cpu import open_cpu
@@ -15,6 +16,34 @@ ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 def is_engine(path: Path) -> bool:
     """Whether ``path`` is named like a TensorRT engine."""
     return path.suffix in ENGINE_SUFFIXES
+
+
+def open(
+    artefact: Path | str,
+    *,
+    runtime: CpuRuntime = "auto",
+    threads: int | None = None,
+    contexts: int | None = None,
+    cuda_graphs: int | None = None,
+    device: int | None = None,
+    host_code: bool | None = None,
+) -> Runtime:
+    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block.
+
+    threads: of the CPU, for a model. contexts: runs that an engine can have under way (1), for several threads or for
+    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. device: CUDA's number of the GPU. host_code:
+    let a version-compatible engine run the code for the CPU that it brings. Raises ``ConfigError`` for one that does
+    not apply.
+
+    Example:
+
+        >>> with calib8.open("model.onnx") as runtime:
+        ...     found = runtime(input_ids=np.ones((1, 8), np.int64), attention_mask=np.ones((1, 8), np.int64))
+        >>> found["last_hidden_state"].shape
+        (1, 8, 64)
+    """
+    on_gpu: dict[str, Any] = {"cuda_graphs": cuda_graphs, "device": device, "host_code": host_code}
+    return open_artefact(require_path(artefact), runtime, threads=threads, contexts=contexts, **on_gpu)
 
 
 def open_artefact(  # noqa: PLR0913

@@ -1,7 +1,6 @@
-"""What ``calib8.open`` and ``calib8 run`` do: an artefact that runs, and one that runs over a folder of arrays."""
+"""What ``calib8 run`` does: an artefact that runs over a folder of arrays."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,39 +10,10 @@ from calib8.data.sources import Data, open_source
 from calib8.errors import ConfigError
 from calib8.files import require_distinct, require_folder, require_path
 from calib8.progress import Progress, Quiet
-from calib8.runtime.base import Runtime
 from calib8.runtime.feed import feed_of
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.runtime.run_all import run_all
-
-
-def open(
-    artefact: Path | str,
-    *,
-    runtime: CpuRuntime = "auto",
-    threads: int | None = None,
-    contexts: int | None = None,
-    cuda_graphs: int | None = None,
-    device: int | None = None,
-    host_code: bool | None = None,
-) -> Runtime:
-    """Open an ONNX model on the CPU or an engine on the GPU; use the result in a ``with`` block.
-
-    threads: of the CPU, for a model. contexts: runs that an engine can have under way (1), for several threads or for
-    ``submit``. cuda_graphs: how many each context keeps (8), 0 for none. device: CUDA's number of the GPU. host_code:
-    let a version-compatible engine run the code for the CPU that it brings. Raises ``ConfigError`` for one that does
-    not apply.
-
-    Example:
-
-        >>> with calib8.open("model.onnx") as runtime:
-        ...     found = runtime(input_ids=np.ones((1, 8), np.int64), attention_mask=np.ones((1, 8), np.int64))
-        >>> found["last_hidden_state"].shape
-        (1, 8, 64)
-    """
-    on_gpu: dict[str, Any] = {"cuda_graphs": cuda_graphs, "device": device, "host_code": host_code}
-    return open_artefact(require_path(artefact), runtime, threads=threads, contexts=contexts, **on_gpu)
 
 
 def run(
@@ -61,8 +31,9 @@ def run(
         24
     """
     progress = progress or Quiet()
-    dataset = feed_of(Path(artefact), open_source(data), progress)
-    with open(artefact, runtime=runtime) as opened:
+    path = require_path(artefact)
+    dataset = feed_of(path, open_source(data), progress)
+    with open_artefact(path, runtime) as opened:
         return run_all(opened, dataset, progress)
 
 

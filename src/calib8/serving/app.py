@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from calib8.serving.batcher import Batcher, Job
 from calib8.serving.config import Serve
-from calib8.serving.measured import Measured
+from calib8.serving.counted import Counted
 from calib8.serving.metrics import Metrics
 from calib8.serving.protocol import Protocol
 from calib8.serving.refused import Refused, busy, failed, stopping
@@ -71,7 +71,7 @@ def application(
             Route("/health", health),
             Route("/metrics", measured),
         ],
-        middleware=[Middleware(Measured, metrics=metrics)],
+        middleware=[Middleware(Counted, metrics=metrics)],
         exception_handlers=dict.fromkeys((Refused, HTTPException, Exception), _refusal),
     )
     app.router.redirect_slashes = False  # to wherever the client's Host header says, and without OpenAI's error

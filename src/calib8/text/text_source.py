@@ -15,7 +15,7 @@ from calib8.text.tokenizer import TextTokenizer, read_sentences
 TEXT_SUFFIXES = (".txt", ".text")
 
 
-def held_out_source(
+def tokenised_source(
     data: Data, folder: Path, contract: Contract | None = None, progress: Progress | None = None
 ) -> Source:
     """The source behind ``data``; a text file is tokenised with the tokenizer in ``folder``.
@@ -45,7 +45,7 @@ def calibration_source(data: Data, model: ir.Model | Path | str, progress: Progr
             f"{data} is text, and no tokenizer.json was found{beside}. Make arrays of it: "
             f"calib8 prepare {data} --tokenizer FOLDER -o calib_data."
         )
-    return held_out_source(Path(str(data)), Path(model).parent, contract_of(load(model)), progress)
+    return tokenised_source(Path(str(data)), Path(model).parent, contract_of(load(model)), progress)
 
 
 def is_text(data: object) -> bool:

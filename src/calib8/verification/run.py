@@ -18,7 +18,7 @@ from calib8.runtime.cpu import open_cpu
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
 from calib8.text.sentence import SentenceEncoder, pooling_of
-from calib8.text.text_source import held_out_source, texts_of
+from calib8.text.text_source import texts_of, tokenised_source
 from calib8.verification.compare import Comparison
 from calib8.verification.compare import compare as compare_runtimes
 from calib8.verification.config import Verify
@@ -59,7 +59,7 @@ def held_out(
     scored = read_pairs(Path(pairs)) if pairs is not None else None
     folder = Path(tokenizer) if tokenizer is not None else reference.parent
     model = load(reference)
-    source = held_out_source(data, folder, contract_of(model), progress)
+    source = tokenised_source(data, folder, contract_of(model), progress)
     try:
         dataset = dataset_for(model, source, progress)
     except DataError as error:

@@ -4,10 +4,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.collect import collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers.min_max import MinMax
+from calib8.calibration.origin import origin_of, reusable
 from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.errors import DataError, ModelError
@@ -89,8 +90,8 @@ def test_nan_inside_the_model(notes, histograms: bool) -> None:
 def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:
     data = data_for(encoder, token_feeds(6, 4, 5))
     config = Calibrate()
-    origin = run.origin_of("model", data.fingerprint, config)
-    found = run.calibrate(encoder, data, config, origin, notes)
+    origin = origin_of("model", data.fingerprint, config)
+    found = one_pass.calibrate(encoder, data, config, origin, notes)
     ranges = found.ranges
     assert list(found.statistics) == list(ranges.tensors)
     assert {len(s.sample()) for s in found.statistics.values()} == {0}  # unless asked for
@@ -106,7 +107,7 @@ def test_calibrate_end_to_end(notes, encoder: ir.Model) -> None:
 def test_data_that_says_little_is_noted(notes, encoder: ir.Model) -> None:
     def calibrated(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[str]:
         notes.messages.clear()
-        run.calibrate(model, data_for(model, feeds), Calibrate(), run.origin_of("m", "d", Calibrate()), notes)
+        one_pass.calibrate(model, data_for(model, feeds), Calibrate(), origin_of("m", "d", Calibrate()), notes)
         return notes.messages
 
     assert calibrated(encoder, token_feeds(6, 4)) == []
@@ -119,34 +120,34 @@ def test_data_that_says_little_is_noted(notes, encoder: ir.Model) -> None:
 def test_nothing_to_quantise(notes) -> None:
     g = GraphBuilder()
     model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, "batch", 2)))
-    origin = run.origin_of("m", "d", Calibrate())
+    origin = origin_of("m", "d", Calibrate())
     with pytest.raises(
         ModelError, match="no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise"
     ):
-        run.calibrate(model, data_for(model, {"x": np.ones((1, 2), np.float32)}), Calibrate(), origin, notes)
+        one_pass.calibrate(model, data_for(model, {"x": np.ones((1, 2), np.float32)}), Calibrate(), origin, notes)
 
 
 def test_ranges_are_reused_only_while_nothing_changed(notes, tmp_path: Path, encoder: ir.Model) -> None:
     data = data_for(encoder, token_feeds(6, 4))
-    origin = run.origin_of("model", data.fingerprint, Calibrate())
+    origin = origin_of("model", data.fingerprint, Calibrate())
     path = tmp_path / "ranges.json"
-    assert run.reusable(None, origin, notes) is None
-    assert run.reusable(path, origin, notes) is None
+    assert reusable(None, origin, notes) is None
+    assert reusable(path, origin, notes) is None
     assert notes.messages == []
-    ranges = run.calibrate(encoder, data, Calibrate(), origin, notes).ranges
+    ranges = one_pass.calibrate(encoder, data, Calibrate(), origin, notes).ranges
     ranges.save(path)
-    assert run.reusable(path, origin, notes) == ranges
+    assert reusable(path, origin, notes) == ranges
     assert "ranges are up to date" in notes.messages.pop()
-    assert run.reusable(path, run.origin_of("other", data.fingerprint, Calibrate()), notes) is None
+    assert reusable(path, origin_of("other", data.fingerprint, Calibrate()), notes) is None
     assert notes.messages.pop().startswith("calibrating again: the model changed since")
     path.write_text("{")
-    assert run.reusable(path, origin, notes) is None
+    assert reusable(path, origin, notes) is None
     assert "no valid JSON" in notes.messages.pop()
 
 
 def test_percentile_matters_only_to_the_percentile_observer() -> None:
     def origin(**options: object) -> Origin:
-        return run.origin_of("m", "d", Calibrate(**options))
+        return origin_of("m", "d", Calibrate(**options))
 
     assert "percentile" not in origin().settings
     assert origin(observer="percentile", percentile=99) != origin(observer="percentile", percentile=98)

@@ -12,9 +12,10 @@ import pytest
 from shell import Shell
 
 import calib8 as library
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
+from calib8.calibration.origin import origin_of
 from calib8.calibration.over_ray import Observation
 from calib8.calibration.ranges import Ranges
 from calib8.calibration.state import from_bytes
@@ -32,7 +33,7 @@ ALL = Calibrate(tensors="all")
 def ranges_of(model: ir.Model, notes, config: Calibrate = ALL, *chunks: dict[str, np.ndarray]) -> Ranges:
     model = prepare(model)
     data = Dataset(Batches(chunks), input_specs(model))
-    return run.calibrate(model, data, config, run.origin_of("m", "d", config), notes).ranges
+    return one_pass.calibrate(model, data, config, origin_of("m", "d", config), notes).ranges
 
 
 def by_hand() -> ir.Model:

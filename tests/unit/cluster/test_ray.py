@@ -21,7 +21,8 @@ from shell import Shell
 from stops import Stopped, StopsAt
 
 import calib8
-from calib8.calibration import checkpoint, over_ray, run
+from calib8.calibration import checkpoint, over_ray
+from calib8.calibration.origin import origin_of
 from calib8.cluster import spread
 from calib8.cluster.session import ENVIRONMENT
 from calib8.data.batching import Dataset
@@ -142,7 +143,7 @@ def test_a_conversion_is_that_of_one_machine(model: Path, tmp_path: Path) -> Non
 
 def test_a_share_costs_its_own_batches_only(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, read = Batches(data()), list[int]()
-    origin = run.origin_of(source_sha256(model), source.fingerprint(), calib8.Calibrate())
+    origin = origin_of(source_sha256(model), source.fingerprint(), calib8.Calibrate())
     worker = over_ray.Observation(model, source, calib8.Calibrate(), origin, 0, 1)
     batch = Dataset.batch
     monkeypatch.setattr(Dataset, "batch", lambda own, group: read.append(len(group.rows)) or batch(own, group))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
@@ -16,9 +17,9 @@ from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import CONDITIONING, to_half
 from calib8.passes.prepare import prepare
 from calib8.quantization import apply
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
-from calib8.quantization.quantise import Case
 from calib8.quantization.solve import ROWS, solve
 from calib8.testing import outputs_of
 
@@ -290,8 +291,8 @@ def test_a_pre_ln_block_keeps_its_numbers(
     original = prepare(pre_ln(decomposed))
     feeds = {"x": np.random.default_rng(3).normal(size=(200, 64)).astype(np.float32)}
     data = dataset_for(original, Batches(feeds), notes)
-    origin = run.origin_of("m", data.fingerprint, Calibrate())
-    seen = run.calibrate(original, data, Calibrate(), origin, notes, sample=ROWS)
+    origin = origin_of("m", data.fingerprint, Calibrate())
+    seen = one_pass.calibrate(original, data, Calibrate(), origin, notes, sample=ROWS)
 
     def quantised() -> ir.Model:
         config = Int8(min_sqnr_db=0, remainder=remainder)

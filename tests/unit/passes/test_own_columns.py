@@ -7,8 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
@@ -16,9 +17,9 @@ from calib8.passes.own_columns import has_columns, own_columns
 from calib8.passes.prepare import prepare
 from calib8.passes.qdq_nodes import Constants
 from calib8.quantization import apply
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
-from calib8.quantization.quantise import Case
 from calib8.quantization.solve import ROWS, solve
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
@@ -97,7 +98,7 @@ def test_a_side_branch_of_an_encoder_and_its_switch(notes, monkeypatch: pytest.M
     monkeypatch.setattr(apply, "solve", partial(solve, recipes=(Recipe(side=8), Recipe())))
     model, feeds = prepare(tiny_encoder(width=64, heads=4)), token_feeds(*([3, 9, 13] * 8))
     data = dataset_for(model, Batches([feeds]), notes)
-    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), notes, sample=ROWS)
+    found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), notes, sample=ROWS)
     config = Int8(optimize="latency", remainder="fp32", embedding=False, min_sqnr_db=0)
     case = Case(model, found.ranges, found.statistics, config)
     solutions = case.solutions(notes)

@@ -9,10 +9,11 @@ import onnx_ir as ir
 import pytest
 from shell import Shell
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.one_pass import Calibration
+from calib8.calibration.origin import origin_of
 from calib8.calibration.ranges import Ranges
-from calib8.calibration.run import Calibration
 from calib8.data.sources import Batches
 from calib8.errors import ConfigError, ModelError, RangesError
 from calib8.graph.builder import GraphBuilder
@@ -22,11 +23,11 @@ from calib8.passes import quantize_embedding
 from calib8.passes.prepare import prepare
 from calib8.provenance import CALIBRATION, MADE_BY, PLAN
 from calib8.quantization.apply import apply_plan, quantize_by_ranges, repeats
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.quantise import Case
 from calib8.quantization.solve import ROWS, solve
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
@@ -40,8 +41,8 @@ def ranges(encoder: ir.Model, notes) -> Ranges:
 
 def calibrated(model: ir.Model, feeds, notes, sample: int = ROWS) -> Calibration:
     data = dataset_for(model, Batches(feeds), notes)
-    origin = run.origin_of("model", data.fingerprint, Calibrate())
-    return run.calibrate(model, data, Calibrate(), origin, notes, sample=sample)
+    origin = origin_of("model", data.fingerprint, Calibrate())
+    return one_pass.calibrate(model, data, Calibrate(), origin, notes, sample=sample)
 
 
 def quantized(model: ir.Model, found: Calibration, notes, **options: object) -> tuple[ir.Model, QuantPlan]:

@@ -7,17 +7,18 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.quantise import Case
 from calib8.quantization.solve import ROWS, solve
 from calib8.testing import outputs_of
 
@@ -48,7 +49,7 @@ def convnet() -> ir.Model:
 
 def quantised(model: ir.Model, **options: object) -> tuple[ir.Model, QuantPlan]:
     data = dataset_for(model, Batches([images(0, 100)]), Quiet())
-    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), Quiet(), sample=ROWS)
+    found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), Quiet(), sample=ROWS)
     case = Case(model, found.ranges, found.statistics, Int8(min_sqnr_db=0, **options))
     return case.apply(case.solutions(Quiet()))
 

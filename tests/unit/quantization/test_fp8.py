@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from search_models import OPS, feeds, planted
+from planted_models import OPS, feeds, planted
 
 import calib8
 from calib8.calibration.ranges import TensorRange
@@ -22,9 +22,9 @@ from calib8.integrations.onnxruntime import open_session
 from calib8.numerics import FP8, GRIDS, INT8, dequantize, quantize, quantize_weight, scale_of
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.quantization.case import case_of
 from calib8.quantization.config import PRECISIONS
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.quantise import case_of
 from calib8.quantization.solved import load, save
 from calib8.runtime import choice
 from calib8.runtime.canary import kinds_of

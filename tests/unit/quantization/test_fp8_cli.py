@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from search_models import feeds, planted
+from planted_models import feeds, planted
 from shell import Shell
 
 

@@ -7,8 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
@@ -85,7 +86,7 @@ def case(name: str, *, solved: bool = True) -> Case:
     make, feeds_of = MODELS[name]
     model, feeds, quiet = prepare(make()), feeds_of(), Quiet()
     data = dataset_for(model, Batches([feeds]), quiet)
-    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
+    found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
     names = {op.name for op in weighted_ops(model)}
     solutions = solve_sites(model, names, found.statistics, quiet) if solved else {}
     assert set(solutions) == (names if solved else set())

@@ -8,7 +8,7 @@ import pytest
 from calib8.graph.io import save
 from calib8.testing import tiny_encoder
 
-SCRIPT = Path(__file__).parents[3] / "bench" / "accuracy.py"
+SCRIPT = Path(__file__).parents[2] / "bench" / "accuracy.py"
 SENTENCES = ["a b c", "b c d e", "a a e", "e d", "c", "b a d c e", "d d a", "e b"]
 
 

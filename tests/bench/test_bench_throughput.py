@@ -7,7 +7,7 @@ import pytest
 from calib8.graph.io import save
 from calib8.testing import tiny_encoder
 
-BENCH = Path(__file__).parents[3] / "bench"
+BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture

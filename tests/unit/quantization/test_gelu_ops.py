@@ -2,20 +2,22 @@
 
 import numpy as np
 import pytest
+from planted_models import case as planted_case
+from planted_models import probe_of as planted_probe
 from rich.console import Console
-from search_models import case as planted_case
-from search_models import probe_of as planted_probe
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.data.sources import Batches
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
 from calib8.quantization.budget import quantise_within
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
+from calib8.quantization.guard import quantise_guarded
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.quantise import Case, quantise_guarded
 from calib8.quantization.solve import ROWS
 from calib8.report.sections.plan import plan_section
 from calib8.report.terminal import render
@@ -25,7 +27,7 @@ from calib8.testing import outputs_of, tiny_encoder, token_feeds
 def encoder(config: Int8, notes) -> tuple[Case, Probe]:
     model = prepare(tiny_encoder(width=64, heads=4))
     data = dataset_for(model, Batches([token_feeds(*([3, 9, 13] * 8))]), notes)
-    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), notes, sample=ROWS)
+    found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), notes, sample=ROWS)
     return Case(model, found.ranges, found.statistics, config), Probe(model, data)
 
 

@@ -24,7 +24,7 @@ from calib8.runtime.choice import CpuChoice, Measured, remember, remembered
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 from calib8.text.embed_corpus import _is_whole, _made_of
 
-BENCH = Path(__file__).parents[3] / "bench"
+BENCH = Path(__file__).parents[2] / "bench"
 
 
 def replace(path: Path, content: bytes) -> None:

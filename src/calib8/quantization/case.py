@@ -1,8 +1,8 @@
-"""Quantise with data at hand: by the numbers of each site first, then by what the model's own output says."""
+"""A model to be quantised with data at hand: what calibration found out about it, and the steps from there."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import collect
+from calib8.calibration.origin import pass_key
 from calib8.calibration.ranges import Ranges
-from calib8.calibration.run import pass_key
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.sources import Source
 from calib8.graph.dataset import dataset_for
@@ -22,10 +22,10 @@ from calib8.quantization.apply import apply_plan, solve_sites
 from calib8.quantization.config import Calibrated
 from calib8.quantization.gelu import with_gelu_ops
 from calib8.quantization.known import Known
-from calib8.quantization.policy import Measured, check_ranges, make_plan, selected
+from calib8.quantization.measuring import Measuring
+from calib8.quantization.policy import Findings, check_ranges, make_plan, selected
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import Gelu, QuantPlan
-from calib8.quantization.sensitivity import Measuring, culprits
 from calib8.quantization.solve import ROWS, Solution
 from calib8.quantization.switchboard import Switchboard
 from calib8.resume import unfinished_step
@@ -87,12 +87,12 @@ class Case:
             self.model, names, self.ranges, solutions, embedding=self.config.embedding, grid=self.config.grid
         )
 
-    def plan(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> QuantPlan:
+    def plan(self, solutions: Mapping[str, Solution], measured: Findings | None = None) -> QuantPlan:
         """What is done to each op."""
         plan = make_plan(self.model, self.ranges, self.config, solutions, measured)
         return plan.model_copy(update={"gelu": self.gelu})
 
-    def apply(self, solutions: Mapping[str, Solution], measured: Measured | None = None) -> tuple[ir.Model, QuantPlan]:
+    def apply(self, solutions: Mapping[str, Solution], measured: Findings | None = None) -> tuple[ir.Model, QuantPlan]:
         """The quantised model and its plan."""
         plan = self.plan(solutions, measured)
         return self.follow(plan, solutions), plan
@@ -160,42 +160,3 @@ def case_of(
     with checkpoint(unfinished, pass_key(origin, sample, histograms=False), progress) as kept:
         statistics = collect(model, dataset_for(model, data, progress), progress, sample=sample, checkpoint=kept)
     return Case(model, ranges, statistics, config, unfinished)
-
-
-def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.Model, QuantPlan]:
-    """The quantised model and its plan, ops left in float that alone cost more than ``max_damage``.
-
-    What a site's own numbers cannot tell is how much its error matters: 23 dB may be plenty in one place and ruin a
-    detector in another. Nothing is measured op by op as long as all of them together do no such damage.
-    """
-    case = case.with_gelu_ops(probe, progress)
-    solutions = case.solutions(progress)
-    quantised, plan = case.apply(solutions)
-    loss = 1 - probe.cosine(quantised, as_written=case.folds_into_half)
-    limit = case.config.max_damage
-    if loss <= limit:
-        return quantised, plan
-    names = plan.quantised
-    del quantised  # a switchboard holds every weight twice
-    told = case.config.grid.precision.upper()
-    progress.note(
-        f"all of it in {told} costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}"
-    )
-    with case.step("measured", progress, probe) as folder:
-        measuring = case.measuring(set(names), solutions, probe, folder)
-        with measuring.board:
-            base = measuring.cosine(())
-
-            def damage(group: Sequence[str]) -> float:
-                progress.update("measure ops", len(measuring), None)
-                return base - measuring.cosine(group)
-
-            found = culprits(names, damage, limit)
-            left = measuring.cosine(name for name in names if name not in found)
-    progress.update("measure ops", len(measuring), len(measuring))
-    reasons = {
-        name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"
-        for name, cost in found.items()
-    }
-    plan = case.plan(solutions, Measured({name: base - cost for name, cost in found.items()}, reasons))
-    return case.follow_soundly(plan, solutions, probe, left - limit, progress), plan

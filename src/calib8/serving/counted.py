@@ -10,7 +10,7 @@ from calib8.serving.metrics import Metrics
 PATHS = ("/v1/embeddings", "/v1/models", "/health", "/metrics")
 
 
-class Measured:
+class Counted:
     """An ASGI middleware; it sees what clients see, errors included."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from search_models import OPS, case, feeds, planted, probe_of
+from planted_models import OPS, case, feeds, planted, probe_of
 
 import calib8
 from calib8.data.inputs import Arrays
@@ -16,8 +16,9 @@ from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.progress import Quiet
 from calib8.quantization.config import Int8
+from calib8.quantization.measuring import Measuring, costs_alone
 from calib8.quantization.probe import Probe
-from calib8.quantization.sensitivity import Measuring, costs_alone, rank
+from calib8.quantization.sensitivity import rank
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from planted_models import OPS, feeds, planted
 from rich.console import Console
-from search_models import OPS, feeds, planted
 from shell import Shell
 
 import calib8

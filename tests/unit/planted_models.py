@@ -5,17 +5,18 @@ from functools import cache
 import numpy as np
 import onnx_ir as ir
 
-from calib8.calibration import run
+from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
+from calib8.calibration.origin import origin_of
 from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.probe import Probe
-from calib8.quantization.quantise import Case
 from calib8.quantization.solve import ROWS
 
 OPS = ["first", "second", "ruined", "last"]
@@ -46,7 +47,7 @@ def case(config: Int8, outlier: float = 1000.0, count: int = 160) -> Case:
     """The planted model, calibrated."""
     model, quiet = prepare(planted(outlier)), Quiet()
     data = dataset_for(model, Batches([feeds(count)]), quiet)
-    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
+    found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
     return Case(model, found.ranges, found.statistics, config)
 
 
@@ -68,7 +69,7 @@ def attention() -> tuple[Case, Probe]:
     model = prepare(g.model(y=g.op("MatMul", joined, g.weight("wo", 32, 8), name="o")))
     config, quiet = Int8(optimize="latency", min_sqnr_db=0), Quiet()
     data = dataset_for(model, Batches([{"x": random.normal(size=(64, 6, 32)).astype(np.float32)}]), quiet)
-    found = run.calibrate(model, data, Calibrate(), run.origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
+    found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), quiet, sample=ROWS)
     return Case(model, found.ranges, found.statistics, config), Probe(model, data)
 
 

@@ -1,8 +1,7 @@
-"""Calibration from end to end: data and model in, ranges out; nothing is done twice."""
+"""One streaming pass over the data: statistics, and the ranges that an observer makes of them."""
 
 import math
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,6 +12,7 @@ from calib8.calibration.collect import SHOWN, collect, positions
 from calib8.calibration.config import Calibrate
 from calib8.calibration.every import constant_ranges, with_dropped_identities
 from calib8.calibration.observers import observer_for
+from calib8.calibration.origin import pass_key
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.config import first_problem
@@ -21,36 +21,6 @@ from calib8.errors import ModelError, RangesError
 from calib8.graph.weighted import require_original, weighted_ops
 from calib8.progress import Progress
 from calib8.provenance import Origin
-
-
-def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
-    """What ranges made now would be made from."""
-    settings = config.model_dump()
-    if config.observer != "percentile":
-        del settings["percentile"]  # it has no influence
-    if config.tensors == "weighted":
-        del settings["tensors"]  # ranges of before there was a choice are of these
-    tools = {name: version(name) for name in ("calib8", "onnxruntime")}
-    return Origin(model_sha256=model_sha256, data_sha256=data_sha256, settings=settings, tools=tools)
-
-
-def reusable(path: Path | None, origin: Origin, progress: Progress) -> Ranges | None:
-    """The ranges at ``path`` if they were made from ``origin``; otherwise None, and a note that says why."""
-    if path is None or not path.exists():
-        return None
-    try:
-        previous = Ranges.load_unchanged(path)
-    except RangesError as error:
-        progress.note(f"calibrating again: {error}")
-        return None
-    if previous is None:
-        progress.note(f"calibrating again: {path} was changed after calib8 wrote it")
-        return None
-    if changes := previous.origin.changes(origin):
-        progress.note(f"calibrating again: {', '.join(changes)} changed since {path} was made")
-        return None
-    progress.note(f"ranges are up to date: reused {path} ({previous.samples} samples, same model, data and settings)")
-    return previous
 
 
 @dataclass(frozen=True)
@@ -83,11 +53,6 @@ def calibrate(
             model, data, progress, sample=sample, histograms=histograms, tensors=config.tensors, checkpoint=kept
         )
     return Calibration(ranges_of(model, statistics, data, config, origin, progress), statistics)
-
-
-def pass_key(origin: Origin, sample: int, histograms: bool) -> dict[str, object]:
-    """What tells a pass from others in unfinished work; whether it ran over a cluster makes no difference."""
-    return {"origin": origin.model_dump(), "sample": sample, "histograms": histograms}
 
 
 def require_weighted_ops(model: ir.Model) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from search_models import OPS, attention, case, probe_of
+from planted_models import OPS, attention, case, probe_of
 from stops import Stopped
 
 from calib8.errors import AccuracyMissed, ConfigError
@@ -17,12 +17,13 @@ from calib8.provenance import PLAN
 from calib8.quantization import design
 from calib8.quantization.apply import repeats
 from calib8.quantization.budget import ORDER, Reached, _Search, quantise_within
+from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
+from calib8.quantization.guard import quantise_guarded
 from calib8.quantization.known import Known
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
-from calib8.quantization.quantise import Case, quantise_guarded
 from calib8.quantization.switchboard import Switchboard
 from calib8.quantization.trials import Trial
 from calib8.runtime.base import Runtime
@@ -42,34 +43,6 @@ def of(plan: QuantPlan, name: str) -> OpPlan:
 def cosine(own: Case, quantised: ir.Model) -> float:
     with OrtRuntime(quantised) as runtime:
         return float(probe_of(own.model).cosines(runtime).mean())
-
-
-def test_the_guard_leaves_the_ruined_op_in_float_and_says_why(notes) -> None:
-    own = case(PLAIN)
-    quantised, plan = quantise_guarded(own, probe_of(own.model), notes)
-    assert plan.nodes("float") == ["ruined"]
-    ruined = of(plan, "ruined")
-    assert ruined.expected_cosine is not None
-    cost = 1 - ruined.expected_cosine
-    assert cost > 0.1
-    assert ruined.reason == f"alone it takes {cost:.4f} from the cosine of the model's output, more than 0.002"
-    assert [message for message in notes.messages if "alone cost more than 0.002" in message]
-    assert cosine(own, quantised) > 0.999
-    assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
-
-
-@pytest.mark.parametrize("own", [case(AUTO), case(PLAIN, 1.0), case(PLAIN.model_copy(update={"max_damage": 0.9}))])
-def test_the_guard_does_nothing_when_all_is_well(own: Case, notes) -> None:
-    _, plan = quantise_guarded(own, probe_of(own.model), notes)
-    assert plan == own.plan(own.solutions(Quiet()))
-    assert plan.nodes("int8") == OPS
-    assert notes.messages == []
-
-
-def test_the_guard_clears_a_crowd_of_which_none_is_bad_alone() -> None:
-    own = case(PLAIN.model_copy(update={"max_damage": 6e-5}), 1.0)  # together they cost 1e-4 or more
-    _, plan = quantise_guarded(own, probe_of(own.model), Quiet())
-    assert plan.nodes("float") == []
 
 
 class Counted(Quiet):

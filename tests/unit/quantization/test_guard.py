@@ -1,10 +1,21 @@
+"""The guard: which ops it finds, and what it leaves of the others."""
+
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_models import OPS, case, probe_of
 
-from calib8.quantization.sensitivity import culprits
+from calib8.progress import Quiet
+from calib8.provenance import PLAN
+from calib8.quantization.case import Case
+from calib8.quantization.config import Int8
+from calib8.quantization.guard import culprits, quantise_guarded
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.runtime.ort import OrtRuntime
+
+PLAIN, AUTO = Int8(treatment="plain", remainder="fp32"), Int8(remainder="fp32")
 
 
 class Damage:
@@ -56,3 +67,32 @@ def test_damages_that_add_up_as_by_brute_force(damages: list[int], limit: int) -
     found = culprits(list(damage.costs), damage, limit)
     assert found == {name: cost for name, cost in damage.costs.items() if cost > limit}
     assert damage.asked <= max(1, 2 * len(damages) - 1)
+
+
+def test_the_guard_leaves_the_ruined_op_in_float_and_says_why(notes) -> None:
+    own = case(PLAIN)
+    quantised, plan = quantise_guarded(own, probe_of(own.model), notes)
+    assert plan.nodes("float") == ["ruined"]
+    ruined = next(op for op in plan.ops if op.node == "ruined")
+    assert ruined.expected_cosine is not None
+    cost = 1 - ruined.expected_cosine
+    assert cost > 0.1
+    assert ruined.reason == f"alone it takes {cost:.4f} from the cosine of the model's output, more than 0.002"
+    assert [message for message in notes.messages if "alone cost more than 0.002" in message]
+    with OrtRuntime(quantised) as runtime:
+        assert probe_of(own.model).cosines(runtime).mean() > 0.999
+    assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
+
+
+@pytest.mark.parametrize("own", [case(AUTO), case(PLAIN, 1.0), case(PLAIN.model_copy(update={"max_damage": 0.9}))])
+def test_the_guard_does_nothing_when_all_is_well(own: Case, notes) -> None:
+    _, plan = quantise_guarded(own, probe_of(own.model), notes)
+    assert plan == own.plan(own.solutions(Quiet()))
+    assert plan.nodes("int8") == OPS
+    assert notes.messages == []
+
+
+def test_the_guard_clears_a_crowd_of_which_none_is_bad_alone() -> None:
+    own = case(PLAIN.model_copy(update={"max_damage": 6e-5}), 1.0)  # together they cost 1e-4 or more
+    _, plan = quantise_guarded(own, probe_of(own.model), Quiet())
+    assert plan.nodes("float") == []
