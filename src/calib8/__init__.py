@@ -62,12 +62,13 @@ if TYPE_CHECKING:
     from calib8.report.verification import VerificationReport, verdict
     from calib8.runtime.base import Runtime
     from calib8.runtime.choice import Measured
+    from calib8.runtime.layer_time import LayerTime
     from calib8.runtime.open import open
     from calib8.runtime.run import run, run_to_folder
     from calib8.serving.config import Serve
     from calib8.serving.server import serve
     from calib8.serving.triton.config import Triton
-    from calib8.serving.triton.repository import export_triton
+    from calib8.serving.triton.repository import TritonRepository, export_triton
     from calib8.text.config import Corpus
     from calib8.text.embed_corpus import embed_corpus
     from calib8.text.embed_texts import embed, embed_stream
@@ -102,6 +103,7 @@ _HOME = {
     "GpuComparison": "calib8.verification.on_gpu",
     "InputError": "calib8.errors",
     "Int8": "calib8.quantization.config",
+    "LayerTime": "calib8.runtime.layer_time",
     "LimitMissed": "calib8.errors",
     "Measured": "calib8.runtime.choice",
     "Migrate": "calib8.quantization.config",
@@ -121,6 +123,7 @@ _HOME = {
     "Serve": "calib8.serving.config",
     "SetupError": "calib8.errors",
     "Triton": "calib8.serving.triton.config",
+    "TritonRepository": "calib8.serving.triton.repository",
     "VerificationReport": "calib8.report.verification",
     "Verify": "calib8.verification.config",
     "batches": "calib8.data.sources",
@@ -180,6 +183,7 @@ __all__ = [
     "GpuComparison",
     "InputError",
     "Int8",
+    "LayerTime",
     "LimitMissed",
     "Measured",
     "Migrate",
@@ -199,6 +203,7 @@ __all__ = [
     "Serve",
     "SetupError",
     "Triton",
+    "TritonRepository",
     "VerificationReport",
     "Verify",
     "batches",

@@ -12,7 +12,7 @@
     │   └── FetchError             a model could not be fetched, or is not the pinned one
     ├── BuildError                 TensorRT refused to parse or build
     └── LimitMissed                exit code 1: the work was done and the result is not good enough
-        ├── PlanMismatch           the engine plan runs fewer INT8 GEMMs than the model asks for
+        ├── PlanMismatch           the plan runs fewer ops in INT8 (or FP8) than the model asks for
         └── AccuracyMissed         a verification limit was missed
 
 A message says what was got, what was expected, and what to do about it.
@@ -85,7 +85,7 @@ class LimitMissed(Calib8Error):
 
 
 class PlanMismatch(LimitMissed):
-    """The engine plan runs fewer INT8 GEMMs than the model asks for.
+    """The engine's plan runs fewer ops in INT8 (or FP8) than the model asks for.
 
     ``failed`` holds the ``PlanCheck`` of every target that missed, ``built`` the ``BuiltEngine`` of every target, those
     that missed included.

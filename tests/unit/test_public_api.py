@@ -8,7 +8,7 @@ import calib8
 
 PROBE = """
 import sys, time
-HEAVY = ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino", "fastapi", "uvicorn")
+HEAVY = ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "openvino", "ray", "matplotlib", "starlette", "uvicorn")
 start = time.perf_counter()
 import calib8
 seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The steps of the recipe: fetch, prepare, calibrate, quantize, build, convert."""
+"""The steps of the recipe: convert, fetch, prepare, calibrate, sensitivity, quantize, build."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

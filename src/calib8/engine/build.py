@@ -20,7 +20,7 @@ from calib8.engine.family import TensorRT, load
 from calib8.engine.host_loops import driven_by_host
 from calib8.engine.layers_json import layers_from_json
 from calib8.engine.layers_log import layers_from_log
-from calib8.engine.options import QUANTISED, Precision
+from calib8.engine.options import QUANTISED, EnginePrecision
 from calib8.engine.parsed_form import to_parse
 from calib8.engine.plan_check import CHECK, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
@@ -176,7 +176,7 @@ class _Source:
     #: What calib8 wrote into it.
     metadata: dict[str, str]
     #: What it computes in.
-    precision: Precision
+    precision: EnginePrecision
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
     inputs: Sequence[InputSpec]

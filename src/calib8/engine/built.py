@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.engine.options import QUANTISED, Precision
+from calib8.engine.options import QUANTISED, EnginePrecision
 from calib8.engine.plan_check import PlanCheck
 
 
@@ -18,7 +18,7 @@ class BuiltEngine(BaseModel):
     size_bytes: int
     seconds: float
     plan: PlanCheck
-    precision: Precision = "int8"
+    precision: EnginePrecision = "int8"
 
     def describe(self) -> str:
         """For people: what it computes in."""

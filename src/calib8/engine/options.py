@@ -9,8 +9,8 @@ from calib8.config import Option
 
 HardwareCompatibility = Literal["none", "same-capability", "ampere+"]
 #: What an engine computes in: of those that are quantised what the Q/DQ of its model, or a calibrator, says.
-Precision = Literal[config.Precision, "fp16", "bf16", "fp32"]
-QUANTISED: tuple[Precision, ...] = get_args(config.Precision)
+EnginePrecision = Literal[config.Precision, "fp16", "bf16", "fp32"]
+QUANTISED: tuple[EnginePrecision, ...] = get_args(config.Precision)
 CalibratorName = Literal["minmax", "entropy2"]
 
 
@@ -19,7 +19,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    precision: Precision | None = None
+    precision: EnginePrecision | None = None
     """Of a float model: what to compute in, to set INT8 against. Default: what the model is quantised to."""
     workspace_mib: Annotated[int | None, Option("--workspace")] = Field(default=None, ge=1)
     """Scratch memory limit in MiB.

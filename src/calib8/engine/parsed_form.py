@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calib8.engine.family import FamilyName
-from calib8.engine.options import QUANTISED, Precision
+from calib8.engine.options import QUANTISED, EnginePrecision
 from calib8.errors import ModelError
 from calib8.files import sweep, temporary_folder, unwritable
 from calib8.graph.io import load, save
@@ -25,7 +25,7 @@ HALF = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 @contextmanager
-def to_parse(path: Path, precision: Precision, family: FamilyName, output: Path) -> Iterator[Path]:
+def to_parse(path: Path, precision: EnginePrecision, family: FamilyName, output: Path) -> Iterator[Path]:
     """The model at ``path`` computing in ``precision``, in the form for ``family``; a file that is gone afterwards.
 
     It lies beside ``output``. Where the graph says all, it is the file itself. Inputs and outputs keep their types.
@@ -52,13 +52,13 @@ def _quantised_form(path: Path, family: FamilyName) -> ir.Model | None:
     return to_conv_scales(model) if takes_conv_scales(model) else None
 
 
-def _float_form(path: Path, precision: Precision) -> ir.Model:
+def _float_form(path: Path, precision: EnginePrecision) -> ir.Model:
     model = fit_tensorrt(prepare(load(path)))
     _require_convertible(model, path, precision)
     return to_half(model, HALF[precision]) if precision in HALF else model
 
 
-def _require_convertible(model: ir.Model, path: Path, precision: Precision) -> None:
+def _require_convertible(model: ir.Model, path: Path, precision: EnginePrecision) -> None:
     """What is in half precision already keeps it: an engine in part FP16 is none to call FP32."""
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     values += [value for node in model.graph.all_nodes() for value in node.outputs]

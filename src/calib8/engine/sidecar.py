@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calib8.config import first_problem
 from calib8.engine.calibration_data import CalibrationOrigin
 from calib8.engine.family import TITLES, FamilyName
-from calib8.engine.options import Options, Precision
+from calib8.engine.options import EnginePrecision, Options
 from calib8.engine.plan_check import CHECK, PlanCheck
 from calib8.engine.profiles import Profile
 from calib8.engine.targets import describe, members, path_among, rtx_runs_on
@@ -52,7 +52,7 @@ class TensorInfo(BaseModel):
 class Sidecar(Options):
     """Everything that is known about one engine. Options that an older sidecar lacks had their defaults."""
 
-    precision: Precision = "int8"
+    precision: EnginePrecision = "int8"
     format: Literal[1] = 1
     engine_sha256: str
     engine_bytes: int

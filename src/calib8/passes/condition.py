@@ -72,11 +72,6 @@ class Conditioning:
         return len(self.index) + len(self.side) - len(self.shift)
 
     @property
-    def changes_nothing(self) -> bool:
-        """Whether it is only a grid."""
-        return not self.shift.any() and not self.moves and bool((self.multiplier == 1).all())
-
-    @property
     def moves(self) -> bool:
         """Whether channels are repeated or left out."""
         return not np.array_equal(self.index, np.arange(len(self.shift)))

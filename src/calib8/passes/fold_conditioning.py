@@ -84,19 +84,19 @@ class _Target:
     origin: Origin
     others: list[tuple[ir.Node, int]]
 
-    def restored(self, kind: str) -> list[tuple[ir.Node, int]]:
-        """Who of the ``others`` must get back by a node what a ``Sub`` or ``Mul`` changes."""
-        width = len(self.origin.order)
-        return [(op, index) for op, index in self.others if not _undoing(kind, op, index, width)]
-
-    def undone(self, kind: str) -> list["_Rows"]:
-        """What of the ``others`` does without."""
-        width = len(self.origin.order)
-        return [rows for op, index in self.others if (rows := _undoing(kind, op, index, width))]
+    def parted(self, kind: str) -> tuple[list["_Rows"], list[tuple[ir.Node, int]]]:
+        """Of the ``others``: weights that undo a ``Sub`` or ``Mul``, and readers that need a node to undo it."""
+        undoing, restored = [], []
+        for op, index in self.others:
+            if rows := _undoing(kind, op, index, len(self.origin.order)):
+                undoing.append(rows)
+            else:
+                restored.append((op, index))
+        return undoing, restored
 
     def takes(self, kind: str) -> bool:
         """Whether a ``Sub`` or a ``Mul`` goes in."""
-        if self.origin.moved and self.restored(kind):
+        if self.origin.moved and self.parted(kind)[1]:
             return False  # they would have to get back what changes on its way
         if kind == "Sub":
             return self.affine.offset is not None and self.origin.adds
@@ -151,12 +151,13 @@ def _fold(constants: Constants, node: ir.Node, target: _Target) -> None:
                 _replace(constants, slot, slot.numbers * own)
     for value in target.origin.moved:  # rule 6
         value.name = constants.free(f"{value.name}_folded")
-    for rows in target.undone(node.op_type):
+    undoing, restored = target.parted(node.op_type)
+    for rows in undoing:
         if node.op_type == "Mul":
             _replace(constants, rows.weight, rows.weight.numbers / numbers[:, None])
         elif rows.bias is not None:
             _replace(constants, rows.bias, rows.bias.numbers + numbers @ rows.weight.numbers)
-    if restored := target.restored(node.op_type):
+    if restored:
         _restore(constants, node, restored)
     _remove(constants.graph, node)
 

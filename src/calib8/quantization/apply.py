@@ -23,7 +23,7 @@ from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.progress import Progress
 from calib8.provenance import CALIBRATION, MADE_BY, PLAN, Origin
-from calib8.quantization.config import Calibrated, Form, Optimize
+from calib8.quantization.config import Calibrated, Common, Optimize
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.solve import FEWEST_ROWS, Solution, solve
@@ -105,7 +105,9 @@ def apply_plan(
     return finish(quantised, plan, ranges.origin, config, everywhere=folded and config.optimize == "latency")
 
 
-def finish(quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Form, *, everywhere: bool = False) -> ir.Model:
+def finish(
+    quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Common, *, everywhere: bool = False
+) -> ir.Model:
     """Bring what is not quantised into its form, in place, record how the model was made, and return it.
 
     everywhere: how to fold, see ``fold_conditioning``.
@@ -138,5 +140,5 @@ def repeats(quantised: ir.Model, origin: Origin, config: Calibrated) -> bool:
     return props.get(CALIBRATION) == origin.model_dump_json() and props.get(MADE_BY) == _recipe(config)
 
 
-def _recipe(config: Form) -> str:
+def _recipe(config: Common) -> str:
     return json.dumps({"calib8": version("calib8"), type(config).__name__.lower(): config.model_dump(mode="json")})

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from calib8.config import Config, Option
 from calib8.numerics import FP8, INT8, Grid
 
-Precision: TypeAlias = Literal["fp16", "fp32"]
+Remainder: TypeAlias = Literal["fp16", "fp32"]
 Treatment: TypeAlias = Literal["auto", "plain"]
 Optimize: TypeAlias = Literal["accuracy", "latency"]
 
@@ -16,8 +16,8 @@ PROBED = 32
 _EMBEDDING = Option("--int8-embedding/--float-embedding")
 
 
-class Form(Config):
-    """Which ops are quantised, and what form the rest has."""
+class Common(Config):
+    """What every quantisation is told: which ops, and what becomes of the rest."""
 
     grid: ClassVar[Grid] = INT8
 
@@ -31,7 +31,7 @@ class Form(Config):
 
     Shell-style globs, which win over ``include``.
     """
-    remainder: Precision = "fp16"
+    remainder: Remainder = "fp16"
     """Precision of what is not quantised.
 
     TensorRT and TensorRT-RTX want fp16.
@@ -43,7 +43,7 @@ class Form(Config):
     """
 
 
-class Calibrated(Form):
+class Calibrated(Common):
     """How to quantise by calibration: what ``Int8`` and ``Fp8`` have in common. Their type says to what."""
 
     treatment: Treatment = "auto"
@@ -111,7 +111,7 @@ def by_calibration(given: Quantization | None) -> Quantization:
     return given if isinstance(given, Quantization) else Int8.of(given)
 
 
-class Migrate(Form):
+class Migrate(Common):
     """How to quantise by the scales of a TensorRT calibration cache."""
 
     strict: bool = False

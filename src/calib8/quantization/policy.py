@@ -12,7 +12,7 @@ from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import WeightedOp, require_original, weighted_ops
 from calib8.numerics import Grid
-from calib8.quantization.config import Calibrated, Form
+from calib8.quantization.config import Calibrated, Common
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.quantization.solve import Solution
 
@@ -63,7 +63,7 @@ def make_plan(
     return QuantPlan(ops=tuple(ops))
 
 
-def selected(model: ir.Model, config: Form) -> set[str]:
+def selected(model: ir.Model, config: Common) -> set[str]:
     """Names of the weighted ops, of kinds for which the grid is, that ``include`` (all if empty) and not ``exclude``
     globs match.
 

@@ -1,1 +1,1 @@
-"""What was made and how good it is: as JSON, and as tables for people."""
+"""What was made and how good it is, as JSON, on the terminal and as an HTML page; what a file is (``inspect``)."""

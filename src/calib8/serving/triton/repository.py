@@ -34,9 +34,10 @@ from calib8.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Repository:
-    """What was written. ``width`` is that of the vectors that come out for text, None for a model without a tokenizer.
+class TritonRepository:
+    """The model repository that was written.
 
+    ``width`` is that of the vectors that come out for text, None for a model without a tokenizer.
     ``needs`` says which Triton loads it.
     """
 
@@ -64,7 +65,7 @@ def export_triton(
     *,
     tokenizer: Path | str | None = None,
     progress: Progress | None = None,
-) -> Repository:
+) -> TritonRepository:
     """Write a model repository for Triton Inference Server to the folder ``output``, whole or not at all.
 
     artefact: an engine of TensorRT, or an ONNX model for Triton's ONNX Runtime.
@@ -89,7 +90,7 @@ def export_triton(
     name = config.name or re.sub(r"[^A-Za-z0-9_-]", "_", artefact.stem)
     models = _models(name, served, text, batches, config)
     hidden = served.hidden if text is not None else None
-    repository = Repository(
+    repository = TritonRepository(
         folder=output,
         name=name,
         models=tuple(models),
