@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from calib8.gpu.monitor import Monitor
     from calib8.graph.io import save
     from calib8.passes.prepare import load
-    from calib8.quantization.config import Fp8, Int8, Migrate
+    from calib8.quantization.config import Fp8, Int8, Migrate, Quantize
     from calib8.quantization.export_cache import Exported
     from calib8.quantization.migrate import Migration
     from calib8.quantization.quant_plan import QuantPlan
@@ -114,6 +114,7 @@ _HOME = {
     "Prepare": "calib8.text.prepare",
     "ProfileError": "calib8.errors",
     "QuantPlan": "calib8.quantization.quant_plan",
+    "Quantize": "calib8.quantization.config",
     "Ranges": "calib8.calibration.ranges",
     "RangesError": "calib8.errors",
     "Ray": "calib8.cluster.config",
@@ -194,6 +195,7 @@ __all__ = [
     "Prepare",
     "ProfileError",
     "QuantPlan",
+    "Quantize",
     "Ranges",
     "RangesError",
     "Ray",

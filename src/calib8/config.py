@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -10,9 +10,6 @@ from pydantic_core import ErrorDetails
 from calib8.errors import ConfigError
 
 Own = TypeVar("Own", bound="Config")
-#: What the quantised ops of a model multiply; ``numerics.GRIDS`` says what each is. Here, since processes that must be
-#: small read options, and NumPy is not.
-Precision: TypeAlias = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Config(BaseModel):
         return {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
-            if getattr(self, name) != field.get_default()
+            if name in self.model_fields_set and getattr(self, name) != field.get_default()
         }
 
 

@@ -6,70 +6,20 @@ nearest number, ties to the even one; of both ``x' = q * scale``.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.config import Precision
 from calib8.errors import InputError
+from calib8.precision import INT8, Grid
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 #: Codes of one grid: int8, or ``float8_e4m3fn`` of ml_dtypes.
 Codes: TypeAlias = NDArray[Any]
 
-
-@dataclass(frozen=True)
-class Grid:
-    """A precision: the numbers that its bits stand for, before they are scaled, and who multiplies them.
-
-    ``least`` and ``largest`` are its ends, ``largest`` what amax becomes: ``scale = amax / largest``. ``normal``: the
-    smallest magnitude with all ``mantissa`` bits, of a grid of floats; None of one with steps that are equal.
-    kinds: ops that TensorRT multiplies in it. opset: ONNX's first whose Q and DQ know it, with a scale for each
-    channel. capability: of the first GPUs with units for it, 89 for sm89; 0 where all that calib8 builds for have them.
-    tactics, tensors: how TensorRT calls it in the names of tactics, and, a regular expression, in the types of tensors.
-    """
-
-    precision: Precision
-    dtype: np.dtype[Any]
-    least: float
-    largest: float
-    kinds: tuple[str, ...]
-    opset: int
-    tactics: tuple[str, ...]
-    tensors: str
-    capability: int = 0
-    mantissa: int = 0
-    normal: float | None = None
-
-    @property
-    def even(self) -> bool:
-        """Whether all steps are equal, so that a few large values cost all others their digits."""
-        return self.normal is None
-
-    def step(self, magnitude: float) -> float:
-        """How far the numbers beside ``magnitude`` are apart, before they are scaled."""
-        if self.normal is None:
-            return 1.0
-        return float(2.0 ** (math.floor(math.log2(max(magnitude, self.normal))) - self.mantissa))
-
-
-#: As in TensorRT's calibration cache: -128 is never what amax becomes.
-INT8 = Grid(
-    "int8", np.dtype(np.int8), -128, 127,
-    kinds=("MatMul", "Gemm", "Conv"), opset=13, tactics=("i8", "s8"), tensors=r"\bInt8\b",
-)  # fmt: skip
-#: E4M3 without infinity (OCP 8-bit floating point, revision 1.0): 4 bits of exponent, 3 of mantissa. NVIDIA promises it
-#: for matrix products only (TensorRT-RTX, "Working with Quantized Types").
-FP8 = Grid(
-    "fp8", np.dtype(ml_dtypes.float8_e4m3fn), -448, 448,
-    kinds=("MatMul", "Gemm"), opset=19, tactics=("e4m3", "e5m2"), tensors=r"\b(?:FP8|Float8|E4M3|E5M2)",
-    capability=89, mantissa=3, normal=2.0**-6,
-)  # fmt: skip
-GRIDS: dict[Precision, Grid] = {grid.precision: grid for grid in (INT8, FP8)}
 
 #: Largest magnitude of INT8's grid.
 LEVELS = 127
@@ -91,10 +41,15 @@ def scale_of(amax: float | Floats, grid: Grid = INT8) -> NDArray[np.float32]:
     return np.where(scale >= np.finfo(np.float32).tiny, scale, of_zero).astype(np.float32)
 
 
+def dtype_of(grid: Grid) -> np.dtype[Any]:
+    """The type of its codes."""
+    return np.dtype(getattr(ml_dtypes, grid.dtype, grid.dtype))
+
+
 def quantize(x: Floats, scale: float | Floats, grid: Grid = INT8) -> Codes:
     """Round to the nearest number of ``grid``, half to even, and clamp; ``scale`` is broadcast against ``x``."""
     scaled = np.clip(np.asarray(x, np.float32) / np.asarray(scale, np.float32), grid.least, grid.largest)
-    return (np.rint(scaled) if grid.even else scaled).astype(grid.dtype)
+    return (np.rint(scaled) if grid.even else scaled).astype(dtype_of(grid))
 
 
 def dequantize(q: Codes, scale: float | Floats) -> NDArray[np.float32]:

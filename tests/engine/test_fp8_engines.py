@@ -13,9 +13,9 @@ from calib8.engine.sidecar import describe_engine
 from calib8.errors import ModelError, PlanMismatch, ProfileError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
-from calib8.numerics import FP8, INT8
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.precision import FP8, INT8
 from calib8.progress import Quiet
 from calib8.testing import tiny_encoder, token_feeds
 

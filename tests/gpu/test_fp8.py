@@ -9,7 +9,7 @@ import calib8
 from calib8.engine.sidecar import describe_engine
 from calib8.engine.targets import multiplies
 from calib8.gpu.hardware import gpus
-from calib8.numerics import FP8
+from calib8.precision import FP8
 
 pytest.importorskip("tensorrt", reason="needs pip install tensorrt")
 

@@ -15,7 +15,7 @@ from calib8.calibration.observers.min_max import MinMax
 from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
-from calib8.numerics import INT8, Grid
+from calib8.precision import INT8, Grid
 from calib8.provenance import Origin
 
 #: What an activation can reach, and so a range.

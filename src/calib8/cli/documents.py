@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from calib8.config import Precision
 from calib8.engine.built import BuiltEngine
+from calib8.precision import Precision
 
 
 class _Document(BaseModel):

@@ -5,17 +5,13 @@ A command takes a config as a parameter, and has an option for each of its field
     def migrate(model: Model, *, config: calib8.Migrate) -> None: ...
     def quantize(model: Model, *, config: Annotated[calib8.Int8, Only("treatment", "min_sqnr_db")]) -> None: ...
     def verify(model: Model, *, pairs: Annotated[Path | None, Of(calib8.Convert, "pairs")]) -> None: ...
-
-One of several configs is taken by an option of its own:
-
-    def plan(*, config: Annotated[calib8.Int8 | calib8.Fp8, Among("precision", PRECISIONS, "What to …")]) -> None: ...
 """
 
 import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -44,49 +40,20 @@ class Of:
 
 
 @dataclass(frozen=True)
-class Among:
-    """Configs that have fields in common, of which the parameter ``option`` names one; the first is the default.
-
-    Options say of a field what the first config says; a default that is not the same in all of them is the config's.
-    """
-
-    option: str
-    configs: Mapping[str, type[Config]]
-    help: str
-
-    def parameter(self) -> inspect.Parameter:
-        """The option that names a config."""
-        names = tuple(self.configs)
-        annotation = Annotated[Literal[names], typer.Option(_plain(self.option), help=self.help)]  # type: ignore[valid-type]
-        return inspect.Parameter(self.option, inspect.Parameter.KEYWORD_ONLY, default=names[0], annotation=annotation)
-
-    def differing(self, field: str) -> dict[str, Any]:
-        """The default of ``field`` in each config; none if it is the same in all."""
-        defaults = {name: config.model_fields[field].default for name, config in self.configs.items()}
-        return defaults if len(set(defaults.values())) > 1 else {}
-
-
-@dataclass(frozen=True)
 class _Made:
     """A config that a command takes, and the fields of it that are options."""
 
     config: type[Config]
     fields: tuple[str, ...]
-    among: Among | None = None
 
     def of(self, options: dict[str, Any]) -> Config:
         """The config of what was chosen; takes its own out of ``options``. Raises ``ConfigError``."""
-        config = self.config if self.among is None else self.among.configs[options.pop(self.among.option)]
         chosen = {name: options.pop(name) for name in self.fields}
-        return config(**{name: value for name, value in chosen.items() if value not in (None, [])})
+        return self.config(**{name: value for name, value in chosen.items() if value not in (None, [])})
 
     def parameters(self, base: Config) -> list[inspect.Parameter]:
         """Its options, with the values of ``base`` as defaults."""
-        told = [self.among.parameter()] if self.among is not None else []
-        for name in self.fields:
-            defaults = self.among.differing(name) if self.among is not None else {}
-            told.append(_parameter(self.config, name, name, None if defaults else getattr(base, name), defaults))
-        return told
+        return [_parameter(self.config, name, name, _default(base, name)) for name in self.fields]
 
 
 def with_fields(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,11 +64,9 @@ def with_fields(command: Callable[..., None]) -> Callable[..., None]:
         kind, *marks = (
             get_args(parameter.annotation) if get_origin(parameter.annotation) is Annotated else [parameter.annotation]
         )
-        among = next((mark for mark in marks if isinstance(mark, Among)), None)
-        kind = kind if among is None else next(iter(among.configs.values()))
         if inspect.isclass(kind) and issubclass(kind, Config):
             only = next((mark for mark in marks if isinstance(mark, Only)), Only(*kind.model_fields))
-            made[parameter.name] = _Made(kind, only.fields, among)
+            made[parameter.name] = _Made(kind, only.fields)
             parameters += made[parameter.name].parameters(only.base or kind())
         elif of := next((mark for mark in marks if isinstance(mark, Of)), None):
             own = parameter.default
@@ -143,10 +108,14 @@ def in_options(config: type[Config], text: str) -> str:
     )
 
 
-def _parameter(
-    config: type[Config], field: str, name: str, default: Any, defaults: Mapping[str, Any] | None = None
-) -> inspect.Parameter:
-    """The option of a field, for a command's parameter of that ``name``; ``defaults`` are told where it has none."""
+def _default(base: Config, field: str) -> Any:
+    """What ``base`` has; None of a field that the config fills in by others, if nobody has chosen it."""
+    unchosen = field not in base.model_fields_set and type(base).model_fields[field].default is None
+    return None if unchosen else getattr(base, field)
+
+
+def _parameter(config: type[Config], field: str, name: str, default: Any) -> inspect.Parameter:
+    """The option of a field, for a command's parameter of that ``name``."""
     written = _written(config, field)
     kind = str if written.text else _kind(config.model_fields[field].annotation)
     both = f"/--no-{field.replace('_', '-')}" if kind is bool and default is not False else ""
@@ -155,7 +124,6 @@ def _parameter(
         help=help_of(config, field),
         metavar=written.metavar,
         autocompletion=written.proposals,
-        show_default="; ".join(f"{one}: {_shown(written, value)}" for one, value in (defaults or {}).items()) or True,
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=_typed(kind, default), annotation=Annotated[kind | None, option]
@@ -181,12 +149,6 @@ def _typed(kind: Any, default: Any) -> Any:
     if default in (None, (), ""):
         return None
     return str(default) if kind is str else default
-
-
-def _shown(written: Option, default: Any) -> str:
-    """A default as help pages show it: of ``--this/--that`` the name that stands for it."""
-    names = (written.name or "").split("/")
-    return names[not default].removeprefix("--") if len(names) > 1 else str(default)
 
 
 def _plain(field: str) -> str:

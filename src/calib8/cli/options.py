@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 import calib8
-from calib8.cli.fields import Among, Of, Only
-from calib8.quantization.config import PRECISIONS
-from calib8.quantization.config import Quantization as _Quantization
+from calib8.cli.fields import Of, Only
 from calib8.runtime.names import CpuRuntime
 
 
@@ -25,13 +23,9 @@ def _use_device(device: int | None) -> int | None:
 
 
 #: What is quantised to, and how ops are chosen and quantised.
-Precision = Among(
-    "precision", PRECISIONS, "What to quantise to; fp8 (E4M3), of MatMul and Gemm, is for GPUs from Ada (sm89) on."
-)
-Quantization = Annotated[
-    _Quantization,
-    Precision,
-    Only("include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment", "optimize"),
+Quantize = Annotated[
+    calib8.Quantize,
+    Only("precision", "include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment", "optimize"),
 ]
 Pairs = Annotated[Path | None, Of(calib8.Convert, "pairs")]
 Sentences = Annotated[bool, Of(calib8.Convert, "sentences")]

@@ -14,7 +14,7 @@ from calib8.cli.fields import Only
 from calib8.cli.results import add_command, tell
 from calib8.console import ConsoleProgress, out
 from calib8.errors import ConfigError, LimitMissed, PlanMismatch
-from calib8.quantization.config import PROBED, Quantization
+from calib8.quantization.config import PROBED
 
 if TYPE_CHECKING:
     from calib8.engine.built import BuiltEngine
@@ -139,7 +139,7 @@ def quantize(
         typer.Option("--data", "--text", help="Calibration data, for a second pass: far more ops can be INT8 with it."),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Also write what was decided for every op, and why.")] = None,
-    config: opt.Quantization,
+    config: opt.Quantize,
     quiet: opt.Quiet = False,
 ) -> None:
     """Write the explicitly quantised (Q/DQ) model that TensorRT runs as INT8, or FP8.
@@ -204,7 +204,7 @@ def convert(
     config: Annotated[calib8.Convert, Only("held_out", "pairs", "budget", "monitor", "sentences")],
     verify: Annotated[calib8.Verify, Only("min_cosine", base=calib8.Convert().verify)],
     calibrate: calib8.Calibrate,
-    quantize: opt.Quantization,
+    quantize: opt.Quantize,
     build: Annotated[calib8.Build, Only("targets", "shapes", "family", "allow_float_ops")],
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     device: opt.Device = None,
@@ -277,7 +277,7 @@ def sensitivity(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = PROBED,
     show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,
-    config: Annotated[Quantization, opt.Precision, Only("include", "exclude", "embedding", "treatment")],
+    config: Annotated[calib8.Quantize, Only("precision", "include", "exclude", "embedding", "treatment")],
     ranges: calib8.Calibrate,
     quiet: opt.Quiet = False,
 ) -> None:

@@ -10,7 +10,7 @@ from calib8.cluster.config import Ray
 from calib8.config import Option
 from calib8.engine.config import Build
 from calib8.gpu.config import Monitored
-from calib8.quantization.config import Int8, Quantization
+from calib8.quantization.config import Quantize
 from calib8.verification.config import Verify
 
 
@@ -19,8 +19,8 @@ class Convert(Monitored):
 
     calibrate: Calibrate = Calibrate()
     """How ranges are found."""
-    quantize: Quantization = Int8()
-    """What is quantised, and to what: INT8 by an ``Int8``, FP8 by an ``Fp8``."""
+    quantize: Quantize = Quantize()
+    """What is quantised, and to what."""
     build: Build | None = Build()
     """How engines are built; None makes none."""
     verify: Verify = Verify(min_cosine=0.975)

@@ -16,7 +16,6 @@ from calib8.caches.record import save_with_record
 from calib8.calibration.anywhere import calibrated
 from calib8.calibration.origin import origin_of, reusable
 from calib8.calibration.ranges import Ranges
-from calib8.config import Precision
 from calib8.conversion.config import Convert
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
@@ -29,6 +28,7 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.limits import dimension_limits
 from calib8.passes.prepare import prepare
+from calib8.precision import Precision
 from calib8.progress import Progress, Quiet
 from calib8.provenance import PLAN, Origin
 from calib8.quantization.apply import repeats

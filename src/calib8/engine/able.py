@@ -7,7 +7,7 @@ from calib8.engine.plan_check import NO_INT8_CONV, TURING
 from calib8.engine.quantized import QuantizedOp
 from calib8.engine.targets import describe, multiplies
 from calib8.errors import ProfileError
-from calib8.numerics import Grid
+from calib8.precision import Grid
 from calib8.progress import Progress
 
 

@@ -9,9 +9,8 @@ silently dequantised is a ``runtime_fusion`` there, such a convolution a ``corre
 
 import re
 
-from calib8.config import Precision
 from calib8.engine.layers import Layer, Tensor
-from calib8.numerics import GRIDS
+from calib8.precision import GRIDS, Precision
 
 _SCALAR = r"(?:b?f\d+|tf32|[ius]\d+|e\dm\d)"
 _PAIR = re.compile(rf"(?<=_)({_SCALAR})({_SCALAR})(?=_|$)")

@@ -37,7 +37,7 @@ from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
-from calib8.numerics import GRIDS, INT8, Grid
+from calib8.precision import GRIDS, INT8, Grid
 from calib8.progress import Progress, Quiet
 
 METADATA_PREFIX = "calib8."

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from calib8 import config
 from calib8.config import Option
+from calib8.precision import Precision
 
 HardwareCompatibility = Literal["none", "same-capability", "ampere+"]
 #: What an engine computes in: of those that are quantised what the Q/DQ of its model, or a calibrator, says.
-EnginePrecision = Literal[config.Precision, "fp16", "bf16", "fp32"]
-QUANTISED: tuple[EnginePrecision, ...] = get_args(config.Precision)
+EnginePrecision = Literal[Precision, "fp16", "bf16", "fp32"]
+QUANTISED: tuple[EnginePrecision, ...] = get_args(Precision)
 CalibratorName = Literal["minmax", "entropy2"]
 
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.config import Precision
 from calib8.engine.arithmetic import holds, is_product, multiplies
 from calib8.engine.layers import Layer
 from calib8.engine.targets import describe, members
 from calib8.errors import PlanMismatch
+from calib8.precision import Precision
 
 if TYPE_CHECKING:
     from calib8.engine.quantized import Chain, QuantizedOp

@@ -8,12 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from calib8.errors import ProfileError
-
-if TYPE_CHECKING:
-    from calib8.numerics import Grid
+from calib8.precision import Grid
 
 #: What people call each compute capability. A target that is missing here is still valid.
 ARCHITECTURES = {

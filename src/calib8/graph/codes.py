@@ -2,13 +2,13 @@
 
 import onnx_ir as ir
 
-from calib8.config import Precision
 from calib8.graph.values import op_of
-from calib8.numerics import GRIDS
+from calib8.numerics import dtype_of
+from calib8.precision import GRIDS, Precision
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 #: The type of a precision's codes.
-CODES: dict[Precision, ir.DataType] = {name: ir.DataType.from_numpy(grid.dtype) for name, grid in GRIDS.items()}
+CODES: dict[Precision, ir.DataType] = {name: ir.DataType.from_numpy(dtype_of(grid)) for name, grid in GRIDS.items()}
 
 
 def code_type(node: ir.Node, opset: int) -> ir.DataType | None:

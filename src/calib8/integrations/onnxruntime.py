@@ -28,7 +28,7 @@ from calib8.errors import ConfigError, ModelError, SetupError
 from calib8.files import require_file, require_folder
 from calib8.graph.io import SOURCE_SHA256, load, serialized
 from calib8.runtime.canary import KINDS, check, kinds_of, wrong
-from calib8.runtime.forms import in_fp8
+from calib8.runtime.forms import float_codes
 from calib8.telemetry import onnxruntime
 
 Target: TypeAlias = Literal["tensorrt", "tensorrt-rtx", "cuda", "openvino", "cpu"]
@@ -152,9 +152,9 @@ def open_session(model: Path | str, target: Target, *, options: Any = None, **wa
 
 def _require_exact(model: ir.Model, target: Target, opened: Callable[[bytes], Any]) -> None:
     """Raise ``SetupError`` for FP8, or if the INT8 kernels that a session would take compute wrong on this CPU."""
-    if in_fp8(model):
+    if told := float_codes(model):
         raise SetupError(
-            f"the {NAMES[target]} is not used for FP8: ONNX Runtime takes a Relu away before an FP8 Q, which is wrong. "
+            f"the {NAMES[target]} is not used for {told}: ONNX Runtime takes a Relu away before Q, which is wrong. "
             "Use calib8.open, which does not let it, or the target tensorrt."
         )
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from calib8.console import ConsoleProgress
 from calib8.errors import ConfigError, DataError, InputError, SetupError, install
+from calib8.precision import GRIDS
 from calib8.runtime.base import Runtime
 from calib8.runtime.names import CpuRuntime
 from calib8.runtime.open import open_artefact
@@ -30,7 +31,7 @@ from calib8.text.tokenizer import SENTENCE_SETTINGS, SHORTEST, prompts_of, read_
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 #: What ``load`` looks for in a folder, the first that is there.
-MODELS = ("model.int8.onnx", "model.fp8.onnx", "model.onnx")
+MODELS = (*(f"model.{precision}.onnx" for precision in GRIDS), "model.onnx")
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 #: Names of prompts that sentence-transformers looks for by itself; it takes the first that a model has.
 QUERY_PROMPTS = ("query",)
@@ -47,7 +48,7 @@ def load(
 ) -> Encoder:
     """Open a sentence encoder, an ONNX model or an engine, for those who know ``SentenceTransformer``.
 
-    artefact: its file, or a folder with ``model.int8.onnx`` in it, else ``model.fp8.onnx``, else ``model.onnx``.
+    artefact: its file, or a folder with ``model.int8.onnx`` in it, else of another precision, else ``model.onnx``.
     tokenizer: the folder of its tokenizer and sentence-transformers files; beside the artefact if None.
     truncate_dim: leading dimensions of each vector that are kept, all if None.
     device: taken and without effect: the artefact decides where it runs.

@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from calib8.graph.site import Site, matrix_of, weight_of
 from calib8.graph.values import drop_unread, insert_behind, name_of
 from calib8.graph.weighted import WeightedOp
-from calib8.numerics import INT8, Grid
 from calib8.numerics import Codes as CodeArray
 from calib8.passes.half import CONDITIONING
 from calib8.passes.opset import require_opset
 from calib8.passes.own_columns import own_columns
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
+from calib8.precision import INT8, Grid
 
 
 @dataclass(frozen=True)

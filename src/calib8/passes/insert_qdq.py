@@ -20,9 +20,10 @@ from calib8.errors import ModelError
 from calib8.graph.mapped import release
 from calib8.graph.values import drop_unread, name_of
 from calib8.graph.weighted import WeightedOp
-from calib8.numerics import INT8, Grid, quantize_weight
+from calib8.numerics import quantize_weight
 from calib8.passes.opset import require_opset
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
+from calib8.precision import INT8, Grid
 
 
 def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float], grid: Grid = INT8) -> ir.Model:

@@ -6,8 +6,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calib8.graph.codes import CODES
 from calib8.graph.values import insert_behind
-from calib8.numerics import INT8, Codes, Grid, scale_of
+from calib8.numerics import Codes, dtype_of, scale_of
+from calib8.precision import INT8, Grid
 
 
 class Constants:
@@ -37,9 +39,9 @@ def quantised_activation(constants: Constants, value: ir.Value, amax: float, gri
     graph, name = constants.graph, value.name
     scaling = [
         constants.new(f"{name}_scale", np.asarray(scale_of(amax, grid), np.float32)),
-        constants.new(f"{name}_zero_point", np.zeros((), grid.dtype)),
+        constants.new(f"{name}_zero_point", np.zeros((), dtype_of(grid))),
     ]
-    codes = ir.DataType.from_numpy(grid.dtype)
+    codes = CODES[grid.precision]
     q = _node(constants, "QuantizeLinear", [value, *scaling], f"{name}", codes, value.shape)
     dq = _node(constants, "DequantizeLinear", [q.outputs[0], *scaling], f"{name}", ir.DataType.FLOAT, value.shape)
     insert_behind(graph, value, [q, dq])

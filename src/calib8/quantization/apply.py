@@ -14,16 +14,16 @@ from calib8.errors import ConfigError
 from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
 from calib8.graph.weighted import weighted_ops
-from calib8.numerics import INT8, Grid
 from calib8.passes.condition import condition
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
+from calib8.precision import INT8, Grid
 from calib8.progress import Progress
 from calib8.provenance import CALIBRATION, MADE_BY, PLAN, Origin
-from calib8.quantization.config import Calibrated, Common, Optimize
+from calib8.quantization.config import Common, Migrate, Optimize, Quantize
 from calib8.quantization.policy import make_plan
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.solve import FEWEST_ROWS, Solution, solve
@@ -31,7 +31,7 @@ from calib8.quantization.solved import kept
 from calib8.resume import is_whole
 
 
-def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Calibrated) -> tuple[ir.Model, QuantPlan]:
+def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Quantize) -> tuple[ir.Model, QuantPlan]:
     """Return a quantised clone of the prepared ``model``, and the plan it follows: what ranges alone can tell."""
     plan = make_plan(model, ranges, config)
     return apply_plan(model, ranges, plan, config), plan
@@ -81,7 +81,7 @@ def apply_plan(
     model: ir.Model,
     ranges: Ranges,
     plan: QuantPlan,
-    config: Calibrated,
+    config: Quantize,
     solutions: Mapping[str, Solution] | None = None,
     *,
     folded: bool = True,
@@ -106,7 +106,7 @@ def apply_plan(
 
 
 def finish(
-    quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Common, *, everywhere: bool = False
+    quantised: ir.Model, plan: QuantPlan, origin: Origin, config: Quantize | Migrate, *, everywhere: bool = False
 ) -> ir.Model:
     """Bring what is not quantised into its form, in place, record how the model was made, and return it.
 
@@ -134,11 +134,11 @@ def quantize_ops(
     insert_qdq(model, plain, ranges.amax(), grid)
 
 
-def repeats(quantised: ir.Model, origin: Origin, config: Calibrated) -> bool:
+def repeats(quantised: ir.Model, origin: Origin, config: Quantize) -> bool:
     """Whether quantising again from ``origin`` with ``config`` would only make ``quantised`` again."""
     props = quantised.metadata_props
     return props.get(CALIBRATION) == origin.model_dump_json() and props.get(MADE_BY) == _recipe(config)
 
 
 def _recipe(config: Common) -> str:
-    return json.dumps({"calib8": version("calib8"), type(config).__name__.lower(): config.model_dump(mode="json")})
+    return json.dumps({"calib8": version("calib8"), **config.chosen()})

@@ -19,7 +19,7 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256
 from calib8.progress import Progress
 from calib8.quantization.apply import apply_plan, solve_sites
-from calib8.quantization.config import Calibrated
+from calib8.quantization.config import Quantize
 from calib8.quantization.gelu import with_gelu_ops
 from calib8.quantization.known import Known
 from calib8.quantization.measuring import Measuring
@@ -38,7 +38,7 @@ class Case:
     model: ir.Model
     ranges: Ranges
     statistics: Mapping[str, TensorStatistics]
-    config: Calibrated
+    config: Quantize
     #: Where solutions are kept while there is work left, and found again.
     unfinished: Path | None = None
     #: What became of its GELUs, if anything.
@@ -69,7 +69,7 @@ class Case:
         """The folder in which a step of the work, on the samples of ``probe``, is kept; None if none is."""
         if self.unfinished is None:
             return nullcontext()
-        key = {"origin": self.ranges.origin.model_dump(), type(self.config).__name__.lower(): self.config.model_dump()}
+        key = {"origin": self.ranges.origin.model_dump(), **self.config.chosen()}
         if probe is not None:
             key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling}
         return unfinished_step(self.unfinished / name, key, progress)
@@ -84,7 +84,7 @@ class Case:
     def switchboard(self, names: set[str], solutions: Mapping[str, Solution]) -> Switchboard:
         """All of ``names`` to be switched between float and quantised."""
         return Switchboard(
-            self.model, names, self.ranges, solutions, embedding=self.config.embedding, grid=self.config.grid
+            self.model, names, self.ranges, solutions, embedding=bool(self.config.embedding), grid=self.config.grid
         )
 
     def plan(self, solutions: Mapping[str, Solution], measured: Findings | None = None) -> QuantPlan:
@@ -134,7 +134,7 @@ def _told(names: set[str], solutions: Mapping[str, Solution]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def rows_to_sample(config: Calibrated) -> int:
+def rows_to_sample(config: Quantize) -> int:
     """How many rows of every tensor ``Case.solutions`` needs."""
     return ROWS if config.treatment == "auto" else 0
 
@@ -143,7 +143,7 @@ def case_of(
     model: ir.Model,
     ranges: Ranges,
     data: Source,
-    config: Calibrated,
+    config: Quantize,
     progress: Progress,
     unfinished: Path | None = None,
 ) -> Case:

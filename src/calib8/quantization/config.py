@@ -1,11 +1,11 @@
 """Options of quantisation."""
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from calib8.config import Config, Option
-from calib8.numerics import FP8, INT8, Grid
+from calib8.precision import GRIDS, INT8, Grid, Precision
 
 Remainder: TypeAlias = Literal["fp16", "fp32"]
 Treatment: TypeAlias = Literal["auto", "plain"]
@@ -18,8 +18,6 @@ _EMBEDDING = Option("--int8-embedding/--float-embedding")
 
 class Common(Config):
     """What every quantisation is told: which ops, and what becomes of the rest."""
-
-    grid: ClassVar[Grid] = INT8
 
     include: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
     """Quantise only ops whose node name matches this.
@@ -36,16 +34,31 @@ class Common(Config):
 
     TensorRT and TensorRT-RTX want fp16.
     """
-    embedding: Annotated[bool, _EMBEDDING] = True
-    """How to store embedding tables.
 
-    As int8 rows (``DequantizeLinear -> Gather``), or in float.
+    @property
+    def grid(self) -> Grid:
+        """What is quantised to."""
+        return INT8
+
+    def chosen(self) -> dict[str, Any]:
+        """All of it, by the name of how it is quantised: what a model says of how it was made."""
+        return {type(self).__name__.lower(): self.model_dump(mode="json")}
+
+
+class Quantize(Common):
+    """How to quantise by calibration, and to what."""
+
+    precision: Precision = "int8"
+    """What to quantise to; fp8 (E4M3), of MatMul and Gemm, is for GPUs from Ada (sm89) on.
+
+    A float grid leaves small values their digits beside large ones, so that nothing is conditioned for fp8; with
+    calibration data weights are rounded with GPTQ as for int8.
     """
+    embedding: Annotated[bool | None, _EMBEDDING] = Field(default=None, validate_default=True)
+    """How to store embedding tables; default: as int8 if that is what ops are quantised to.
 
-
-class Calibrated(Common):
-    """How to quantise by calibration: what ``Int8`` and ``Fp8`` have in common. Their type says to what."""
-
+    As int8 rows (``DequantizeLinear -> Gather``), or in float: TensorRT refuses INT8 and FP8 in one network.
+    """
     treatment: Treatment = "auto"
     """Condition activations with outliers and round with GPTQ, or use ranges alone.
 
@@ -55,7 +68,8 @@ class Calibrated(Common):
     """What to go for: accuracy, or latency by treatments that TensorRT computes at no cost of their own.
 
     ``accuracy`` puts what conditions an activation in front of its Q where it cannot be folded into the op before;
-    ``latency`` only takes treatments that leave nothing there, so that TensorRT fuses Q into that op.
+    ``latency`` only takes treatments that leave nothing there, so that TensorRT fuses Q into that op. Where nothing is
+    conditioned, there is nothing to choose.
     """
     max_damage: float = Field(default=0.002, gt=0)
     """Leave ops that alone take more than this from the cosine of the model's output to FP32's in float.
@@ -68,52 +82,71 @@ class Calibrated(Common):
     14 dB is an error of a fifth.
     """
 
+    @property
+    def grid(self) -> Grid:
+        """What is quantised to."""
+        return GRIDS[self.precision]
 
-class Int8(Calibrated):
-    """How to quantise to INT8 by calibration."""
+    def chosen(self) -> dict[str, Any]:
+        """All of it, by the name of the precision."""
+        return {self.precision: self.model_dump(mode="json", exclude={"precision"})}
 
+    def __eq__(self, other: object) -> bool:
+        """By what is chosen: the same, however short it was written."""
+        return isinstance(other, Quantize) and self.chosen() == other.chosen()
 
-class Fp8(Calibrated):
-    """How to quantise to FP8 (E4M3) by calibration: MatMul and Gemm, for GPUs from Ada (sm89) on.
+    def __hash__(self) -> int:
+        return hash(tuple(self.model_dump().values()))
 
-    Nothing is conditioned, since a float grid leaves small values their digits beside large ones; with calibration data
-    weights are rounded with GPTQ as for ``Int8``.
-    """
-
-    grid: ClassVar[Grid] = FP8
-
-    embedding: Annotated[Literal[False], _EMBEDDING] = False
-    """How to store embedding tables.
-
-    In float: TensorRT refuses INT8 and FP8 in one network.
-    """
-    optimize: Literal["accuracy"] = "accuracy"
-    """What to go for.
-
-    Nothing stands between an op and its Q in any case.
-    """
-
-    @field_validator("optimize", mode="before")
+    @field_validator("embedding", mode="wrap")
     @classmethod
-    def _nothing_to_fold(cls, value: Any) -> Any:
-        if value == "latency":
-            raise ValueError("expected accuracy: nothing stands between an op and its Q in FP8, whatever is asked for")
+    def _beside_the_codes(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        taken = _grid_of(info).tables
+        if value is None:
+            return taken
+        if (given := handler(value)) and not taken:
+            raise ValueError("expected False")
+        return given
+
+    @field_validator("optimize")
+    @classmethod
+    def _nothing_to_fold(cls, value: Optimize, info: ValidationInfo) -> Optimize:
+        grid = _grid_of(info)
+        if value == "latency" and not grid.even:
+            told = grid.precision.upper()
+            raise ValueError(
+                f"expected accuracy: nothing stands between an op and its Q in {told}, whatever is asked for"
+            )
         return value
 
 
-#: What can be quantised to, and the config that says how; a new precision is a ``Grid`` in ``numerics`` and one here.
-Quantization: TypeAlias = Int8 | Fp8
-PRECISIONS: dict[str, type[Calibrated]] = {kind.grid.precision: kind for kind in get_args(Quantization)}
+def _grid_of(info: ValidationInfo) -> Grid:
+    """That of the precision, which was validated before; INT8's where it is none, which is told already."""
+    return GRIDS[info.data.get("precision", "int8")]
 
 
-def by_calibration(given: Quantization | None) -> Quantization:
-    """What a caller gave as config, or INT8's defaults for None. Raises ``ConfigError`` for anything else."""
-    return given if isinstance(given, Quantization) else Int8.of(given)
+class Int8(Quantize):
+    """``Quantize`` to INT8."""
+
+    precision: Literal["int8"] = "int8"
+    """What to quantise to."""
+
+
+class Fp8(Quantize):
+    """``Quantize`` to FP8 (E4M3): MatMul and Gemm, for GPUs from Ada (sm89) on."""
+
+    precision: Literal["fp8"] = "fp8"
+    """What to quantise to."""
 
 
 class Migrate(Common):
     """How to quantise by the scales of a TensorRT calibration cache."""
 
+    embedding: Annotated[bool, _EMBEDDING] = True
+    """How to store embedding tables.
+
+    As int8 rows (``DequantizeLinear -> Gather``), or in float.
+    """
     strict: bool = False
     """Refuse a cache that lacks a scale of any op.
 

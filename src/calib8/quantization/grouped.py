@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.numerics import INT8, Grid
+from calib8.precision import INT8, Grid
 from calib8.quantization.rounding import Rounded, gptq, nearest
 
 Floats32 = NDArray[np.float32]

@@ -11,8 +11,8 @@ from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import WeightedOp, require_original, weighted_ops
-from calib8.numerics import Grid
-from calib8.quantization.config import Calibrated, Common
+from calib8.precision import Grid
+from calib8.quantization.config import Common, Quantize
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.quantization.solve import Solution
 
@@ -30,7 +30,7 @@ class Findings:
 def make_plan(
     model: ir.Model,
     ranges: Ranges,
-    config: Calibrated,
+    config: Quantize,
     solutions: Mapping[str, Solution] | None = None,
     measured: Findings | None = None,
 ) -> QuantPlan:

@@ -6,9 +6,10 @@ from typing import Literal, TypeAlias, TypeVar
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from calib8.config import Precision, first_problem
+from calib8.config import first_problem
 from calib8.errors import InputError, ModelError
 from calib8.files import parse_json, read_json, write_json
+from calib8.precision import Precision
 
 Treatment: TypeAlias = Literal[Precision, "float"]
 Record = TypeVar("Record", bound=BaseModel)

@@ -12,7 +12,7 @@ from calib8.passes.prepare import load
 from calib8.progress import Progress, Quiet
 from calib8.quantization.apply import quantize_by_ranges
 from calib8.quantization.case import case_of
-from calib8.quantization.config import PROBED, Calibrated, Quantization, by_calibration
+from calib8.quantization.config import PROBED, Quantize
 from calib8.quantization.guard import quantise_guarded
 from calib8.quantization.policy import make_plan, selected
 from calib8.quantization.probe import probe_of
@@ -21,7 +21,7 @@ from calib8.resume import beside, unfinished_work
 from calib8.text.text_source import calibration_source
 
 
-def plan(model: ir.Model, ranges: Ranges, config: Quantization | None = None) -> QuantPlan:
+def plan(model: ir.Model, ranges: Ranges, config: Quantize | None = None) -> QuantPlan:
     """Decide for every weighted op from ``ranges`` alone whether it becomes INT8 (or FP8), and say why.
 
     Example:
@@ -31,18 +31,18 @@ def plan(model: ir.Model, ranges: Ranges, config: Quantization | None = None) ->
         >>> decided.nodes("float")
         []
     """
-    return make_plan(model, ranges, by_calibration(config))
+    return make_plan(model, ranges, Quantize.of(config))
 
 
 def quantize(
     model: ir.Model,
     ranges: Ranges,
-    config: Quantization | None = None,
+    config: Quantize | None = None,
     *,
     data: Data | None = None,
     progress: Progress | None = None,
 ) -> ir.Model:
-    """Return an explicitly quantised (Q/DQ) clone of ``model``: to INT8 by an ``Int8``, to FP8 by an ``Fp8``.
+    """Return an explicitly quantised (Q/DQ) clone of ``model``: to INT8, or to the ``precision`` of ``config``.
 
     With the calibration ``data``, activations with outliers are conditioned (for INT8), weights rounded with GPTQ and
     the result measured at the model's output, so that far more ops can be INT8; that takes a second pass over it.
@@ -57,14 +57,14 @@ def quantize(
         True
     """
     source = open_source(data) if data is not None else None
-    return _quantised(model, ranges, by_calibration(config), source, progress or Quiet())[0]
+    return _quantised(model, ranges, Quantize.of(config), source, progress or Quiet())[0]
 
 
 def quantize_file(
     model: Path | str,
     ranges: Path | str,
     output: Path | str,
-    config: Quantization | None = None,
+    config: Quantize | None = None,
     *,
     data: Data | None = None,
     plan: Path | str | None = None,
@@ -79,7 +79,7 @@ def quantize_file(
         6
     """
     require_separate([output, plan], [model, ranges, *named(data)])
-    config, progress, calibrated = by_calibration(config), progress or Quiet(), Ranges.load(Path(ranges))
+    config, progress, calibrated = Quantize.of(config), progress or Quiet(), Ranges.load(Path(ranges))
     source = calibration_source(data, model, progress) if data is not None else None
     with unfinished_work(beside(Path(output)) if data is not None else None) as unfinished:
         folder = Path(model).parent
@@ -95,7 +95,7 @@ def quantize_file(
 def _quantised(
     model: ir.Model,
     ranges: Ranges,
-    config: Calibrated,
+    config: Quantize,
     data: Source | None,
     progress: Progress,
     *,

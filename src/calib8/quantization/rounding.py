@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.numerics import INT8, Codes, Grid, dequantize, quantize, quantize_weight
+from calib8.numerics import Codes, dequantize, dtype_of, quantize, quantize_weight
+from calib8.precision import INT8, Grid
 
 #: Columns whose error is passed on at once; the rest of a row is updated block by block.
 BLOCK = 128
@@ -44,7 +45,7 @@ def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32], grid: Grid =
     damped[np.diag_indices_from(damped)] += DAMPING * max(float(diagonal.mean()), 1e-30)
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
     left = weight[order]
-    codes = np.zeros(weight.shape, grid.dtype)
+    codes = np.zeros(weight.shape, dtype_of(grid))
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
         errors = np.zeros((stop - start, weight.shape[1]), np.float32)

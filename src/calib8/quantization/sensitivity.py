@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
 from calib8.calibration.origin import origin_of
-from calib8.config import Precision
 from calib8.data.sources import Data, Source
 from calib8.data.split import split
 from calib8.errors import ConfigError
@@ -20,9 +19,10 @@ from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
+from calib8.precision import Precision
 from calib8.progress import Progress, Quiet
 from calib8.quantization.case import Case, rows_to_sample
-from calib8.quantization.config import PROBED, Calibrated, Quantization, by_calibration
+from calib8.quantization.config import PROBED, Quantize
 from calib8.quantization.measuring import Measuring
 from calib8.quantization.policy import selected
 from calib8.quantization.probe import probe_of
@@ -88,7 +88,7 @@ def rank(measuring: Measuring, described: dict[str, tuple[str, str | None]], pro
 def sensitivity(
     model: Path | str,
     data: Data,
-    config: Quantization | None = None,
+    config: Quantize | None = None,
     *,
     calibrate: Calibrate | None = None,
     output: Path | str | None = None,
@@ -110,14 +110,14 @@ def sensitivity(
         require_separate([output], [model, *named(data)])
     progress = progress or Quiet()
     source = calibration_source(data, model, progress)
-    found = _measured(Path(model), source, by_calibration(config), samples, progress, Calibrate.of(calibrate))
+    found = _measured(Path(model), source, Quantize.of(config), samples, progress, Calibrate.of(calibrate))
     if output is not None:
         found.save(Path(output))
     return found
 
 
 def _measured(
-    path: Path, data: Source, config: Calibrated, samples: int | None, progress: Progress, calibrate: Calibrate
+    path: Path, data: Source, config: Quantize, samples: int | None, progress: Progress, calibrate: Calibrate
 ) -> Sensitivity:
     """What each op that ``config`` selects costs the output of the model at ``path``.
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from calib8.calibration.statistics import TensorStatistics
 from calib8.graph.site import Site
-from calib8.numerics import INT8, Grid
 from calib8.passes.condition import Codes, Conditioning, Quantised
+from calib8.precision import INT8, Grid
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Recipe, design
 from calib8.quantization.grouped import Grouped

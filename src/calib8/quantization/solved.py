@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.files import atomic
-from calib8.numerics import GRIDS, scale_of
+from calib8.numerics import dtype_of, scale_of
 from calib8.passes.condition import Codes, Conditioning, Quantised
+from calib8.precision import GRIDS
 from calib8.quantization.design import Recipe
 from calib8.quantization.solve import Solution
 from calib8.quantization.trials import Trial
@@ -57,7 +58,9 @@ def load(path: Path) -> Solution:
         grid = GRIDS[told["precision"]]
         conditioning = Conditioning(stored["shift"], stored["index"], stored["multiplier"], told["amax"])
         weights = {
-            op: Codes(stored[f"codes.{number}"].view(grid.dtype), stored[f"scale.{number}"], stored[f"bias.{number}"])
+            op: Codes(
+                stored[f"codes.{number}"].view(dtype_of(grid)), stored[f"scale.{number}"], stored[f"bias.{number}"]
+            )
             for number, op in enumerate(told["ops"])
         }
     numbers = [conditioning.shift, conditioning.multiplier, *(n for w in weights.values() for n in (w.scale, w.bias))]

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import Arrays
 from calib8.graph.weighted import WeightedOp, weighted_ops
-from calib8.numerics import INT8, Grid
 from calib8.passes.quantize_embedding import quantize_embeddings
+from calib8.precision import INT8, Grid
 from calib8.quantization.apply import quantize_ops
 from calib8.quantization.solve import Solution
 from calib8.runtime.choice import by_rule

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph.site import Site
-from calib8.numerics import INT8, Floats, Grid, dequantize, quantize, scale_of
+from calib8.numerics import Floats, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
 from calib8.passes.fold_conditioning import Foldable, foldable
 from calib8.passes.own_columns import has_columns
+from calib8.precision import INT8, Grid
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Channels, Recipe, design
 from calib8.quantization.grouped import Grouped

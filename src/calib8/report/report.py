@@ -7,12 +7,12 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from calib8.calibration.ranges import Ranges
-from calib8.config import Precision
 from calib8.engine.plan_check import PlanCheck
 from calib8.engine.sidecar import describe_engine
 from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256, stored_bytes
+from calib8.precision import Precision
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.processor import cores, has_amx, has_vnni
 from calib8.verification.compare import Comparison

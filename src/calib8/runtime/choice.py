@@ -20,7 +20,7 @@ from calib8.graph.codes import precision_of
 from calib8.graph.io import SOURCE_SHA256
 from calib8.runtime.amx import convolves, instructions
 from calib8.runtime.canary import Kind, kinds_of, wrong
-from calib8.runtime.forms import WORDS, has_codes_for_cpu, in_fp8, is_quantised, words
+from calib8.runtime.forms import WORDS, float_codes, has_codes_for_cpu, is_quantised, words
 from calib8.runtime.names import NAMES, RUNTIMES, CpuRuntime, Form, RuntimeName, require_known
 from calib8.runtime.processor import cores, has_bf16, identity, is_x86, versions
 
@@ -66,10 +66,11 @@ def by_rule(model: ir.Model, runtime: CpuRuntime, streams: int) -> CpuChoice:
     """
     require_known(runtime)
     if not has_codes_for_cpu(model):
-        if runtime != "auto" and in_fp8(model) and not RUNTIMES[runtime].fp8:
+        told = float_codes(model)
+        if runtime != "auto" and told and not RUNTIMES[runtime].float_codes:
             raise SetupError(
-                f"{NAMES[runtime]} is not used for FP8: nothing shows that its Q and DQ round as ONNX says, as "
-                f"{' and '.join(kind.title for kind in RUNTIMES.values() if kind.fp8)}'s do. Name no --runtime."
+                f"{NAMES[runtime]} is not used for {told}: nothing shows that its Q and DQ round as ONNX says, as "
+                f"{' and '.join(kind.title for kind in RUNTIMES.values() if kind.float_codes)}'s do. Name no --runtime."
             )
         return CpuChoice(runtime="onnxruntime" if runtime == "auto" else runtime, form="fp32", streams=streams)
     kinds = kinds_of(model)
@@ -123,7 +124,7 @@ def candidates(model: ir.Model) -> list[CpuChoice]:
 
 
 def _others(model: ir.Model) -> Iterator[CpuChoice]:
-    for runtime in (name for name in _here() if RUNTIMES[name].fp8 or not in_fp8(model)):
+    for runtime in (name for name in _here() if RUNTIMES[name].float_codes or not float_codes(model)):
         for form in _forms(model, runtime):
             for streams in dict.fromkeys((cores(), 1)):
                 yield CpuChoice(runtime=runtime, form=form, streams=streams)

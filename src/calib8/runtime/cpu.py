@@ -8,7 +8,7 @@ from calib8.errors import SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.choice import CpuChoice, by_rule, refusals, remembered
-from calib8.runtime.forms import PRODUCTS, in_form, in_fp8, words
+from calib8.runtime.forms import PRODUCTS, float_codes, in_form, words
 from calib8.runtime.names import RUNTIMES, CpuRuntime
 from calib8.runtime.processor import cores
 from calib8.runtime.streams import Streams
@@ -24,8 +24,8 @@ def open_cpu(
     """
     choice = chosen(model, runtime, threads=threads, throughput=throughput)
     opened = open_choice(model, choice, threads)
-    if in_fp8(model):
-        opened.description += ", FP8 codes multiplied in FP32, slowly"
+    if told := float_codes(model):
+        opened.description += f", {told} codes multiplied in FP32, slowly"
     if refused := "; ".join(words(name, form) for name, form in refusals(kinds_of(model), runtime)):
         taken = "Q and DQ in FP32, slowly" if choice.form == "fp32" else PRODUCTS[choice.form]
         opened.description += f", {taken} (inexact on this CPU: {refused})"

@@ -4,6 +4,7 @@ import onnx_ir as ir
 
 from calib8.graph.codes import precision_of
 from calib8.passes.cpu_form import to_cpu_form
+from calib8.precision import GRIDS
 from calib8.runtime.names import NAMES, Form, RuntimeName
 
 #: In words.
@@ -27,11 +28,12 @@ def is_quantised(model: ir.Model) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.all_nodes())
 
 
-def in_fp8(model: ir.Model) -> bool:
-    """Whether its codes are FP8, which no CPU multiplies: what they stand for is multiplied in FP32."""
-    return precision_of(model) == "fp8"
+def float_codes(model: ir.Model) -> str | None:
+    """``FP8`` of codes that are floats, for which a CPU multiplies in FP32 what they stand for; None of others."""
+    precision = precision_of(model)
+    return None if GRIDS[precision].even else precision.upper()
 
 
 def has_codes_for_cpu(model: ir.Model) -> bool:
     """Whether a CPU runtime may have kernels that multiply its codes."""
-    return is_quantised(model) and not in_fp8(model)
+    return is_quantised(model) and not float_codes(model)

@@ -24,9 +24,9 @@ class CpuKind:
     shows of the package, which raises what its import raises.
 
     x86, elsewhere: each form of INT8 that it takes (see ``runtime.forms``), with its place among those of all runtimes
-    from fast to slow, where all are exact. fp8: whether its Q and DQ are known to round to FP8 as ONNX says. bf16:
-    whether it can compute the remainder in bf16. required: whether it comes with calib8; the package of another is of
-    its own name.
+    from fast to slow, where all are exact. float_codes: whether its Q and DQ are known to round to FP8 as ONNX says.
+    bf16: whether it can compute the remainder in bf16. required: whether it comes with calib8; the package of another
+    is of its own name.
     """
 
     title: str
@@ -34,7 +34,7 @@ class CpuKind:
     library: Callable[[], dict[str, Any]]
     x86: Mapping[Form, int]
     elsewhere: Mapping[Form, int]
-    fp8: bool = False
+    float_codes: bool = False
     bf16: bool = False
     required: bool = False
 
@@ -57,7 +57,7 @@ RUNTIMES: dict[RuntimeName, CpuKind] = {
         _onnxruntime,
         x86={"u8": 1, "u8u8": 2, "s8": 5, "fp32": 6},
         elsewhere={"s8": 1, "u8": 2, "u8u8": 5, "fp32": 6},
-        fp8=True,
+        float_codes=True,
         required=True,
     ),
     "openvino": CpuKind(

@@ -11,7 +11,7 @@ from calib8.graph.io import SINGLE_FILE_LIMIT, in_a_file, referring, weight_byte
 from calib8.graph.mapped import release
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
-from calib8.runtime.forms import in_fp8, is_quantised
+from calib8.runtime.forms import float_codes, is_quantised
 from calib8.runtime.processor import cores
 from calib8.telemetry import onnxruntime
 
@@ -41,7 +41,7 @@ class OrtRuntime(Runtime):
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         if is_quantised(model) and not integers:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if in_fp8(model):  # beyond basic, ONNX Runtime 1.32 takes a Relu away before Q, as if FP8's least code were 0
+        if float_codes(model):  # beyond basic, ONNX Runtime 1.32 takes a Relu away before Q, as if it clamped at 0
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from typer.testing import CliRunner
 
 import calib8
-from calib8.cli.fields import Among, Of, Only, option_of, with_fields
+from calib8.cli.fields import Of, Only, option_of, with_fields
 from calib8.cli.main import app
 from calib8.cli.wrong_options import by_option
 from calib8.config import Config, Option
@@ -45,20 +45,11 @@ def fields_of(command: Any) -> Iterator[tuple[str, type[Config], str, object]]:
             own = parameter.default is inspect.Parameter.empty
             yield name, of.config, of.field, of.config.model_fields[of.field].default if own else parameter.default
             continue
-        if among := next((mark for mark in marks if isinstance(mark, Among)), None):
-            kind = next(iter(among.configs.values()))
         if isinstance(kind, type) and issubclass(kind, Config):
             base = only.base if only is not None else None
             for field in only.fields if only is not None else kind.model_fields:
                 default = kind.model_fields[field].default if base is None else getattr(base, field)
-                default = None if among is not None and among.differing(field) else default
                 yield field, kind, field, default
-
-
-def naming(command: Any) -> Iterator[str]:
-    """Parameters that say which of several configs is meant."""
-    for parameter in inspect.signature(inspect.unwrap(command), eval_str=True).parameters.values():
-        yield from (mark.option for mark in get_args(parameter.annotation) if isinstance(mark, Among))
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -71,7 +62,7 @@ def test_an_option_that_is_a_field_says_what_the_field_says(verb: str) -> None:
         assert re.fullmatch("--[a-z0-9-]+".join(map(re.escape, words)), shown[name].help)
         typed = ",".join(map(str, default)) if isinstance(default, tuple) else default
         assert str(shown[name].default) == str(typed if typed != "" else None)
-    by_hand = {option.opts[0] for name, option in shown.items() if name not in {*made, *naming(COMMANDS[verb])}}
+    by_hand = {option.opts[0] for name, option in shown.items() if name not in made}
     assert by_hand & {option_of(config, field) for config in CONFIGS for field in config.model_fields} <= OTHERS
 
 
@@ -242,27 +233,18 @@ def test_a_command_can_take_some_fields_or_one() -> None:
     assert got == [(Tea(minutes=7), False, None)]
 
 
-class Herbal(Tea):
-    """For these tests."""
-
-    minutes: Annotated[int, Option("--steep")] = Field(default=8, ge=5, le=9)
-    """Minutes in the pot."""
-
-
-def test_an_option_takes_one_of_several_configs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib8.Herbal", Herbal, raising=False)
+def test_a_field_that_others_fill_in_has_no_default_of_its_own() -> None:
     got = []
 
-    def brew(*, tea: Annotated[Tea, Among("leaf", {"black": Tea, "mint": Herbal}, "Which tea.")]) -> None:
-        got.append(tea)
+    def brew(*, how: Annotated[calib8.Quantize, Only("precision", "embedding")]) -> None:
+        got.append(how)
 
-    for arguments in ((), ("--leaf", "mint"), ("--leaf", "mint", "--steep", "6", "--no-warm")):
+    for arguments in ((), ("--precision", "fp8"), ("--float-embedding",)):
         assert brewed(brew, *arguments).exit_code == 0
-    assert got == [Tea(), Herbal(), Herbal(minutes=6, warm=False)]
-    assert [type(tea) for tea in got] == [Tea, Herbal, Herbal]
-    refused = by_option(brewed(brew, "--leaf", "mint", "--steep", "4").exception)
-    assert str(refused) == "got --steep 4, expected 5 or more."
+    assert got == [calib8.Quantize(), calib8.Quantize(precision="fp8"), calib8.Quantize(embedding=False)]
+    assert [how.embedding for how in got] == [True, False, False]
+    refused = by_option(brewed(brew, "--precision", "fp8", "--int8-embedding").exception)
+    assert str(refused) == "got --int8-embedding True, expected False."
     told = " ".join(brewed(brew, "--help").output.split())
-    assert "--leaf <black|mint> Which tea. [default: black]" in told
-    assert "Minutes in the pot. [default: (black: 4; mint: 8)]" in told
-    assert "Warm the pot. [default: warm]" in told
+    assert "--precision <int8|fp8> What to quantise to;" in told
+    assert told.count("[default: ") == 1  # that of --precision

@@ -1,6 +1,7 @@
 """FP8 (E4M3): its numbers worked out by hand, and the same workflow as INT8's."""
 
 from pathlib import Path
+from typing import get_args
 
 import ml_dtypes
 import numpy as np
@@ -19,11 +20,11 @@ from calib8.graph.codes import CODES, precision_of
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.weighted import weighted_ops
 from calib8.integrations.onnxruntime import open_session
-from calib8.numerics import FP8, GRIDS, INT8, dequantize, quantize, quantize_weight, scale_of
+from calib8.numerics import dequantize, quantize, quantize_weight, scale_of
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.precision import FP8, GRIDS, INT8, Precision
 from calib8.quantization.case import case_of
-from calib8.quantization.config import PRECISIONS
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.solved import load, save
 from calib8.runtime import choice
@@ -197,12 +198,23 @@ def test_there_is_nothing_to_fold_for_latency() -> None:
 
 
 def test_every_precision_has_a_grid_and_a_config() -> None:
-    assert list(PRECISIONS) == list(GRIDS) == list(CODES)
-    assert {name: config.grid for name, config in PRECISIONS.items()} == GRIDS
+    assert list(get_args(Precision)) == list(GRIDS) == list(CODES)
+    assert {name: calib8.Quantize(precision=name).grid for name in GRIDS} == GRIDS
+
+
+def test_short_forms_are_the_same_as_long_ones() -> None:
+    same = {calib8.Fp8(): "fp8", calib8.Int8(min_sqnr_db=1): "int8"}
+    assert same[calib8.Quantize(precision="fp8")] == "fp8"
+    assert same[calib8.Quantize(min_sqnr_db=1)] == "int8"
+    assert calib8.Int8() not in same
+    with pytest.raises(ConfigError, match=r"calib8\.Int8: got precision='fp8', expected 'int8'"):
+        calib8.Int8(precision="fp8")
+    with pytest.raises(ConfigError, match=r"calib8\.Quantize: got precision='int3', expected 'int8' or 'fp8'"):
+        calib8.Quantize(precision="int3")
 
 
 def test_no_other_config_is_taken() -> None:
-    with pytest.raises(ConfigError, match=r"got options of type Verify, expected calib8\.Int8"):
+    with pytest.raises(ConfigError, match=r"got options of type Verify, expected calib8\.Quantize"):
         calib8.plan(prepare(tiny_mlp()), None, calib8.Verify())
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.numerics import FP8
+from calib8.precision import FP8
 from calib8.quantization.rounding import BLOCK, Rounded, gptq, nearest
 
 seeds = st.integers(0, 2**32 - 1)

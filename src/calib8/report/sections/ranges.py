@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from calib8.calibration.ranges import Ranges, TensorRange
-from calib8.numerics import GRIDS, INT8, Grid
+from calib8.precision import GRIDS, INT8, Grid
 from calib8.report.chart import FIRST, INK, WARN, Chart
 from calib8.report.report import Conversion
 from calib8.report.section import Column, Note, Section, Table

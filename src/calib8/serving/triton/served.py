@@ -15,7 +15,7 @@ from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import load
 from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.contract import contract_of
-from calib8.runtime.forms import in_fp8, is_quantised
+from calib8.runtime.forms import float_codes, is_quantised
 from calib8.runtime.open import is_engine
 from calib8.serving.triton.config import Device
 
@@ -113,9 +113,9 @@ def _of_engine(path: Path, sidecar: Sidecar) -> Served:
 
 
 def _of_model(model: ir.Model, device: Device, vnni: bool | None) -> Served:
-    if in_fp8(model):
+    if told := float_codes(model):
         raise ModelError(
-            "the model is in FP8, and Triton's ONNX Runtime takes a Relu away before an FP8 Q, which is wrong. Export "
+            f"the model is in {told}, and Triton's ONNX Runtime takes a Relu away before Q, which is wrong. Export "
             "the engine that was built from it."
         )
     inputs = tuple(
