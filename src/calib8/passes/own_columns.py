@@ -19,11 +19,6 @@ from calib8.graph.values import insert_behind, op_of
 from calib8.passes.qdq_nodes import Constants
 
 
-def has_columns(value: ir.Value, channels: int) -> bool:
-    """Whether ``value``, whose last axis has ``channels``, is of rule 1."""
-    return _branch(value, channels) is not None
-
-
 def own_columns(constants: Constants, value: ir.Value, channels: int, chosen: NDArray[np.int64]) -> ir.Value | None:
     """``value[..., chosen]``, computed beside ``value``, whose last axis has ``channels``; None where rule 1 fails."""
     branch = _branch(value, channels)

@@ -28,6 +28,7 @@ from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import Gelu, QuantPlan
 from calib8.quantization.solve import ROWS, Solution
 from calib8.quantization.switchboard import Switchboard
+from calib8.quantization.worth import not_faster
 from calib8.resume import unfinished_step
 
 
@@ -51,6 +52,8 @@ class Case:
             return {}
         with self.step("sites", progress) as folder:
             names = selected(self.model, self.config)
+            if self.config.optimize == "latency":
+                names -= set(not_faster(self.model))
             return solve_sites(
                 self.model, names, self.statistics, progress, folder, self.config.optimize, self.config.grid
             )

@@ -15,6 +15,7 @@ from calib8.precision import Grid
 from calib8.quantization.config import Common, Quantize
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 from calib8.quantization.solve import Solution
+from calib8.quantization.worth import not_faster
 
 Verdict = tuple[str, str, float | None]
 
@@ -36,14 +37,15 @@ def make_plan(
 ) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
-    An op stays in float if its name is not selected (see ``selected``), if it was ``measured`` to cost too much, if
-    nothing but zero was ever seen at its input, or if less than ``min_sqnr_db`` would be left: of its output on
-    held-out rows where ``solutions`` has it, of a typical position of its input otherwise. Raises ``RangesError`` when
-    the ranges are of another model.
+    An op stays in float if its name is not selected (see ``selected``), if it is to be fast and INT8 makes it no faster
+    (see ``not_faster``), if it was ``measured`` to cost too much, if nothing but zero was ever seen at its input, or if
+    less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it, of a typical
+    position of its input otherwise. Raises ``RangesError`` when the ranges are of another model.
     """
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Findings()
     grid = config.grid
+    slow = not_faster(model) if config.optimize == "latency" else {}
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
@@ -52,6 +54,8 @@ def make_plan(
             treatment, reason, sqnr = "float", f"{grid.precision.upper()} is for {' and '.join(grid.kinds)}", None
         elif op.name not in names:
             treatment, reason, sqnr = "float", "left out by name", None
+        elif op.name in slow:
+            treatment, reason, sqnr = "float", slow[op.name], None
         elif op.name in measured.left_out:
             treatment, reason, sqnr = "float", measured.left_out[op.name], None
         elif solution is not None and not seen.minimum == seen.maximum == 0:

@@ -29,8 +29,6 @@ RECIPES = (
     Recipe(shift=True, split=0.04),
     Recipe(smooth=0.5, shift=True, split=0.04),
 )
-#: For latency a side branch takes the place of what needs nodes in front of Q (see ``possible``).
-SIDE = (Recipe(side=32), Recipe(side=64))
 #: A costlier recipe must lower the error power by this factor.
 WORTH = 0.9
 #: How far the grid may reach beyond what was seen, or fall short of it, from wide to tight. On data unlike that of
@@ -59,11 +57,9 @@ class Solution:
         return self.trial.error
 
 
-def usual_recipes(grid: Grid, optimize: Optimize) -> tuple[Recipe, ...]:
-    """A float grid has its fine steps for small values beside large ones: nothing to condition, nor to put aside."""
-    if not grid.even:
-        return RECIPES[:1]
-    return RECIPES if optimize == "accuracy" else (*RECIPES, *SIDE)
+def usual_recipes(grid: Grid) -> tuple[Recipe, ...]:
+    """A float grid has its fine steps for small values beside large ones: nothing to condition."""
+    return RECIPES if grid.even else RECIPES[:1]
 
 
 def solve(
@@ -82,7 +78,7 @@ def solve(
        arXiv:1906.04721).
     """
     rows = seen.sample(site.view).rows()
-    trials, usual = Trials(rows, site, grid), usual_recipes(grid, optimize)
+    trials, usual = Trials(rows, site, grid), usual_recipes(grid)
     allowed = [recipe for recipe in recipes or usual if possible(recipe, site, optimize)]
     found = [trials.run(recipe) for recipe in allowed or [Recipe()]]
     chosen = _with_reach(cheapest(found), trials)

@@ -9,7 +9,6 @@ from calib8.graph.site import Site
 from calib8.numerics import Floats, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
 from calib8.passes.fold_conditioning import Foldable, foldable
-from calib8.passes.own_columns import has_columns
 from calib8.precision import INT8, Grid
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Channels, Recipe, design
@@ -66,8 +65,8 @@ def possible(recipe: Recipe, site: Site, optimize: Optimize = "accuracy") -> boo
 
     A shift does not reach the zeros that a Conv pads with. Channels of a grouped Conv cannot be repeated; only there is
     it free to smooth all the way, where channels have weight scales of their own. Only MatMul and Gemm have side
-    branches, and some channels must be left for INT8. For latency nothing may be left in front of Q: what cannot be
-    folded there is not possible, a side branch only where channels can have columns of their own.
+    branches, and some channels must be left for INT8. For latency nothing may be left in front of Q, nor beside the op:
+    what cannot be folded is not possible.
     """
     if optimize == "latency" and not _leaves_nothing(recipe, site):
         return False
@@ -88,7 +87,7 @@ def _leaves_nothing(recipe: Recipe, site: Site) -> bool:
         (not recipe.smooth or folded.multiplier)
         and (not recipe.shift or folded.shift)
         and not recipe.split
-        and (not recipe.side or has_columns(site.activation, channels))
+        and not recipe.side
     )
 
 

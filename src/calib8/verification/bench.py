@@ -17,7 +17,6 @@ from calib8.runtime.run_all import filled_up
 from calib8.verification.config import Bench
 from calib8.verification.speed import Latency, by_turns, latency_of
 
-
 #: Times that the GPU's clock is read of each engine and shape.
 ROUNDS = 7
 

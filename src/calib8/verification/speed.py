@@ -35,8 +35,8 @@ class Speed(BaseModel):
 class Latency(BaseModel):
     """How long one batch took, one after the other: from arrays in host memory to arrays in host memory.
 
-    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``. ``gpu_ms`` is
-    what the GPU of an engine computes for, its arrays in the GPU's memory; None on the CPU.
+    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``. ``gpu_ms``
+    is what the GPU of an engine computes for, its arrays in the GPU's memory; None on the CPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

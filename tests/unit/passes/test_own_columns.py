@@ -13,7 +13,7 @@ from calib8.calibration.origin import origin_of
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
-from calib8.passes.own_columns import has_columns, own_columns
+from calib8.passes.own_columns import own_columns
 from calib8.passes.prepare import prepare
 from calib8.passes.qdq_nodes import Constants
 from calib8.quantization import apply
@@ -83,14 +83,13 @@ def test_the_columns_give_the_channels(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["codes", "gated", "norm", "table", "output"])
 def test_channels_that_others_decide_too_have_none(kind: str) -> None:
     model, value = feed_forward(kind)
-    assert not has_columns(value, 6)
     assert own_columns(Constants(model.graph), value, 6, np.array([1, 4])) is None
     assert not any(name.endswith("_columns") for name in model.graph.initializers)
 
 
 def test_an_input_has_none() -> None:
     model, _ = feed_forward()
-    assert not has_columns(model.graph.inputs[0], 4)
+    assert own_columns(Constants(model.graph), model.graph.inputs[0], 4, np.array([1])) is None
 
 
 def test_a_side_branch_of_an_encoder_and_its_switch(notes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +98,7 @@ def test_a_side_branch_of_an_encoder_and_its_switch(notes, monkeypatch: pytest.M
     model, feeds = prepare(tiny_encoder(width=64, heads=4)), token_feeds(*([3, 9, 13] * 8))
     data = dataset_for(model, Batches([feeds]), notes)
     found = one_pass.calibrate(model, data, Calibrate(), origin_of("m", "d", Calibrate()), notes, sample=ROWS)
-    config = Int8(optimize="latency", remainder="fp32", embedding=False, min_sqnr_db=0)
+    config = Int8(remainder="fp32", embedding=False, min_sqnr_db=0)
     case = Case(model, found.ranges, found.statistics, config)
     solutions = case.solutions(notes)
     assert {name for name, own in solutions.items() if len(own.quantised.conditioning.side)} == {"down"}

@@ -52,9 +52,8 @@ def test_what_cannot_be_captured_is_timed_all_the_same(world):
 
 
 def test_what_cannot_be_timed(world):
-    with world.open() as runtime:
-        with pytest.raises(DataError, match="ids"):
-            runtime.gpu_ms({"ids": ids(9, 9)})
+    with world.open() as runtime, pytest.raises(DataError, match="ids"):
+        runtime.gpu_ms({"ids": ids(9, 9)})
     with pytest.raises(SetupError, match="closed"):
         runtime.gpu_ms({"ids": ids(2, 3)})
     with pytest.raises(ConfigError, match="it computes on no GPU"):

@@ -73,7 +73,10 @@ class Lane:
             return self._execution.timed(profile, shapes, addresses, runs)
 
     def clocked(self, profile: int, given: Given, least: float) -> float:
-        """Seconds of the GPU for one run, see ``Execution.clocked``; the outputs are dropped. Raises as ``start`` does."""
+        """Seconds of the GPU for one run, see ``Execution.clocked``; the outputs are dropped.
+
+        Raises as ``start`` does.
+        """
         with self._placed_only(profile, given) as (shapes, addresses):
             return self._execution.clocked(profile, shapes, addresses, least)
 

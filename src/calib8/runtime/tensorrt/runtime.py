@@ -135,10 +135,10 @@ class TensorRtRuntime(Runtime):
         return layer_times(reported[warm_up:], layers)
 
     def gpu_ms(self, arrays: Mapping[str, Any], *, least: float = 0.02) -> float:
-        """What the GPU computes for on one run, in milliseconds by its own clock: no copies, and no waiting for the host.
+        """Milliseconds that the GPU computes for on one run, by its own clock: no copies, no waiting for the host.
 
-        Runs follow one another as launches of one CUDA graph until they took ``least`` seconds, at least three. Raises as
-        ``run`` does.
+        Runs follow one another as launches of one CUDA graph until they took ``least`` seconds, three of them at least.
+        Raises as ``run`` does.
         """
         given = self._fitted(arrays)
         profile = self._profile_for(given)

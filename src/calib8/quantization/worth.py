@@ -1,0 +1,34 @@
+"""Ops that INT8 does not make faster, whatever their numbers: left in float where latency is what counts."""
+
+import onnx_ir as ir
+
+from calib8.graph.values import MOVING, op_of
+from calib8.graph.weighted import weighted_ops
+
+BEHIND_ATTENTION = (
+    "it reads attention's output: TensorRT computes Q in the fused attention and brings the codes in order in a kernel "
+    "of its own, which costs what INT8 gains"
+)
+
+
+def not_faster(model: ir.Model) -> dict[str, str]:
+    """Why, by the name of the weighted op.
+
+    So far one rule, measured with TensorRT 10.6 on an H200 (docs/performance.md): what projects attention's heads gains
+    less from INT8 than the kernel costs that brings the codes of the heads in order. FP16's attention writes them in
+    order at once.
+    """
+    return {op.name: BEHIND_ATTENTION for op in weighted_ops(model) if _behind_attention(op.activation)}
+
+
+def _behind_attention(value: ir.Value) -> bool:
+    """Is ``value`` a product of two computed tensors, its axes in another order?"""
+    node, transposed = value.producer(), False
+    while node is not None and op_of(node) in MOVING:
+        transposed |= op_of(node) == "Transpose"
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return transposed and node is not None and op_of(node) == "MatMul" and not any(map(_constant, node.inputs))
+
+
+def _constant(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None
