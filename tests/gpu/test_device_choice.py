@@ -12,7 +12,7 @@ from engines import build, write_encoder
 
 import calib8
 from calib8.engine.sidecar import describe_engine, sidecar_path
-from calib8.errors import ConfigError, SetupError
+from calib8.errors import BuildError, ConfigError, SetupError
 from calib8.gpu.device import Device
 from calib8.gpu.hardware import driver, gpus
 from calib8.gpu.monitor import Monitor
@@ -133,7 +133,12 @@ def test_an_engine_of_another_model_of_gpu_gets_a_note(engine: Path, tmp_path: P
 
 def test_the_code_of_a_version_compatible_engine_runs_only_if_allowed(tmp_path: Path) -> None:
     model = write_encoder(tmp_path)
-    engine = build(model, tmp_path / "x.engine", precision="fp16", version_compatible=True)
+    try:
+        engine = build(model, tmp_path / "x.engine", precision="fp16", version_compatible=True)
+    except BuildError as error:
+        if "libnvinfer_lean" in str(error):
+            pytest.skip(f"needs the lean runtime beside TensorRT, which a version-compatible engine brings: {error}")
+        raise
     with pytest.raises(SetupError, match="brings the runtime that it was built for"):
         calib8.open(engine)
     with calib8.open(engine, host_code=True) as runtime:

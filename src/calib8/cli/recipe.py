@@ -201,7 +201,7 @@ def convert(
     data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
     *,
-    config: Annotated[calib8.Convert, Only("held_out", "pairs", "budget", "monitor", "sentences")],
+    config: Annotated[calib8.Convert, Only("held_out", "pairs", "budget", "baseline", "monitor", "sentences")],
     verify: Annotated[calib8.Verify, Only("min_cosine", base=calib8.Convert().verify)],
     calibrate: calib8.Calibrate,
     quantize: opt.Quantize,

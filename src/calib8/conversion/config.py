@@ -40,6 +40,8 @@ class Convert(Monitored):
     """
     sentences: bool = True
     """Quote the worst ten held-out sentences in the report."""
+    baseline: Annotated[bool, Option("--baseline/--no-baseline")] = True
+    """Where this machine's GPU runs an engine, build one in FP16, too, and time the two by turns."""
     ray: Ray | None = None
     """The cluster to calibrate over; the model is the same.
 

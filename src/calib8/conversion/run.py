@@ -16,7 +16,9 @@ from calib8.caches.record import save_with_record
 from calib8.calibration.anywhere import calibrated
 from calib8.calibration.origin import origin_of, reusable
 from calib8.calibration.ranges import Ranges
+from calib8.conversion.baseline import race_baseline
 from calib8.conversion.config import Convert
+from calib8.data.batching import Dataset
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
 from calib8.engine.able import able
@@ -49,6 +51,8 @@ from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of, tokenised_source
 from calib8.text.tokenizer import read_sentences
 from calib8.verification.compare import Comparison, compare
+from calib8.verification.gpu_speed import GpuSpeed
+from calib8.verification.on_gpu import target_of
 from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.speed import Speed, race
 
@@ -97,11 +101,13 @@ def convert(
             engines, failure = job.build(int8)
         with job.timed("verify"):
             measured = job.verify(reference, int8, held_out, fitted)
+        engines, gpu_speed = job.race(reference, engines, measured.dataset)
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
         failure = failure or error
-    report = job.report(plan, ranges, engines, measured, failure).model_copy(update={"activity": activity()})
+    report = job.report(plan, ranges, engines, measured, failure)
+    report = report.model_copy(update={"activity": activity(), "gpu_speed": gpu_speed})
     report.save(output / "report.json")
     write_page(output / "report.html", contents.conversion(report, plan, ranges))
     if failure is not None:
@@ -138,6 +144,7 @@ def _checked_model(model: Path, config: Convert) -> ir.Model:
 
 @dataclass(frozen=True)
 class _Measured:
+    dataset: Dataset
     accuracy: Comparison
     runtime: str
     speed: Speed | None
@@ -310,7 +317,23 @@ class _Job:
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
                 accuracy, speed = self._as_sentences(*encoders, accuracy)
             described = str(data) if data is not None else "held-back calibration data"
-            return _Measured(accuracy, got.description, speed, described, on_calibration_data)
+            return _Measured(dataset, accuracy, got.description, speed, described, on_calibration_data)
+
+    def race(
+        self, reference: ir.Model, engines: tuple[EngineFacts, ...], dataset: Dataset
+    ) -> tuple[tuple[EngineFacts, ...], GpuSpeed | None]:
+        """Against FP16, where this machine runs one of the engines, which is marked as executed."""
+        build, here = self.config.build, None
+        if build is not None and self.config.baseline:
+            paths = [self.output / engine.file.name for engine in engines]
+            here = next(((path, target) for path in paths if (target := target_of(path)) is not None), None)
+        if build is None or here is None:
+            return engines, None
+        with self.timed("race against FP16"):
+            limits = dimension_limits(reference)
+            found = race_baseline(self.model, *here, build, limits, dataset, self.progress)
+        ran = found.engine if found is not None else ""
+        return tuple(engine.model_copy(update={"executed": engine.file.name == ran}) for engine in engines), found
 
     def _as_sentences(
         self, reference: SentenceEncoder, int8: SentenceEncoder, accuracy: Comparison

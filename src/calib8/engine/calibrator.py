@@ -80,7 +80,7 @@ class Calibration:
     def read(self) -> bytes | None:
         """The cache to use instead of batches."""
         cache = self._guarded(self._cache.read, None)
-        if cache is None and self._batches:
+        if cache is None and self._batches and not self._done:  # TensorRT asks again after the last batch
             self._stages.calibrates(self._batches)
         return cache
 

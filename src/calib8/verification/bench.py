@@ -30,6 +30,11 @@ class Cell(BaseModel):
     length: int | None
     latencies: dict[str, Latency]
 
+    @property
+    def shape(self) -> str:
+        """``32x128``, or the batch alone."""
+        return str(self.batch) if self.length is None else f"{self.batch}x{self.length}"
+
     def ratio(self, name: str) -> float:
         """How many times faster ``name`` is than the first."""
         first = next(iter(self.latencies.values()))

@@ -54,3 +54,6 @@ def _tiles(report: Report) -> Iterator[Tile]:
     yield from engine_tiles(report.engines)
     if (speed := report.speed) is not None:
         yield Tile("CPU speed", f"{speed.ratio:.2f}x", f"{speed.candidate:.0f} sentences/s")
+    if (gpu := report.gpu_speed) is not None and gpu.cells:
+        largest = gpu.cells[-1]
+        yield Tile("GPU speed, against FP16", f"{gpu.ratio(largest):.2f}x", f"at {largest.shape}")

@@ -12,6 +12,7 @@ def conversion(made: Conversion) -> Section:
     """Passed or failed, where the numbers come from, and what was not executed."""
     report, told = made.report, made.report.precision.upper()
     notes = [
+        *_against_float(report),
         _judged(report.passed, report.failure),
         Note(f"accuracy: {measured_on(report)}"),
         Note(f"{told} ran in {in_runtime(report.accuracy_runtime)}"),
@@ -47,8 +48,24 @@ def _judged(passed: bool, failure: str | None = None) -> Note:
     return Note(f"FAILED: {failure}" if failure else "FAILED", style="bold red")
 
 
+def _against_float(report: Report) -> Iterator[Note]:
+    """First of all, since it decides which engine to ship: whether FP16 is faster, and where."""
+    if (speed := report.gpu_speed) is None:
+        return
+    told = report.precision.upper()
+    if slower := speed.slower:
+        yield Note(
+            f"SLOWER than FP16 in {speed.runtime}: {told} is {speed.told(slower)}. Take {speed.baseline} for such "
+            "shapes, or convert with --optimize latency.",
+            style="bold yellow",
+        )
+    if others := tuple(cell for cell in speed.cells if cell not in slower):
+        yield Note(f"against FP16 in {speed.runtime}: {speed.told(others)}")
+
+
 def _engines(report: Report) -> Iterator[str]:
-    yield f"engines: {report.engines[0].builder}, FP16 for what is not {report.precision.upper()}; not run here"
+    ran = "timed here" if any(engine.executed for engine in report.engines) else "not run here"
+    yield f"engines: {report.engines[0].builder}, FP16 for what is not {report.precision.upper()}; {ran}"
     plans = [engine.plan for engine in report.engines]
     fused = {plan.target: plan.describe_conditioning() for plan in plans if plan.conditioning}
     if len(set(fused.values())) == 1:  # one line, unless they differ
