@@ -119,3 +119,26 @@ def test_the_command(calib8: Shell, tmp_path: Path, tokenizer_folder: Path) -> N
     ir.save(tiny_encoder(), other)
     code, out, _ = calib8("bench", second, other, "--text", text, "--seconds", "0", "--json")
     assert list(json.loads(out)["runtimes"]) == [str(second), str(other)]
+
+
+class Clocked(NullRuntime):
+    """On a GPU whose clock says one number after the other."""
+
+    on_gpu = True
+
+    def __init__(self, *ms: float) -> None:
+        super().__init__(lambda arrays: arrays)
+        self.ms = list(ms)
+
+    def gpu_ms(self, arrays, *, least: float = 0.02) -> float:
+        self.ms.append(self.ms.pop(0))
+        return self.ms[-1]
+
+
+def test_the_clock_of_the_gpu_by_turns_beside_the_way_from_host_to_host() -> None:
+    slow, fast = Clocked(4, 9, 4, 4, 4, 1, 4), Clocked(2)
+    runtimes = {"cpu": NullRuntime(lambda arrays: arrays), "slow": slow, "fast": fast}
+    (cell,) = measure(runtimes, mlp_data(4), Bench(batches="2", seconds=0), Quiet())
+    assert [one.gpu_ms for one in cell.latencies.values()] == [None, 4, 2]  # medians of seven
+    assert [cell.gpu_ratio(name) for name in runtimes] == [None, 1.0, 2.0]  # to the first engine
+    assert slow.ms == [4, 9, 4, 4, 4, 1, 4]
