@@ -1,0 +1,81 @@
+"""What Q reads beside others is stored in FP16: where it applies, and that nothing but its rounding changes."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.half import to_half
+from calib8.passes.half_before_q import half_before_q
+from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.prepare import prepare
+from calib8.testing import outputs_of, tiny_encoder, token_feeds
+
+FEEDS = token_feeds(3, 9, 13)
+
+
+def quantised(*, half: bool = True) -> ir.Model:
+    """Of an encoder whose norms both a residual and Q read."""
+    model = prepare(tiny_encoder())
+    ops = [op for op in weighted_ops(model) if op.name in ("q", "k", "v", "up")]
+    insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+    return to_half(model) if half else model
+
+
+def chains(model: ir.Model) -> list[list[str]]:
+    """Behind each value that Q reads: what computes it, two nodes back."""
+    found = []
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            last = node.inputs[0].producer()
+            before = last.inputs[0].producer()
+            found.append([before.op_type, last.op_type])
+    return found
+
+
+def test_q_and_the_residual_read_one_fp16() -> None:
+    model = quantised()
+    expected = outputs_of(model, FEEDS)["last_hidden_state"]
+    assert all(last == "LayerNormalization" for _, last in chains(model))
+    assert half_before_q(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert chains(model) == [["Cast", "Cast"]] * len(chains(model))
+    for node in model.graph:
+        if node.op_type == "LayerNormalization" and not node.outputs[0].is_graph_output():
+            readers = [reader for reader, _ in node.outputs[0].uses()]
+            assert [(reader.op_type, reader.outputs[0].dtype) for reader in readers] == [("Cast", ir.DataType.FLOAT16)]
+    got = outputs_of(model, FEEDS)["last_hidden_state"]
+    np.testing.assert_allclose(got, expected, atol=0.05)  # a step of 4 / 127 in few places
+    assert half_before_q(model) is False  # once is enough
+
+
+def test_an_fp32_model_keeps_its_fp32() -> None:
+    model = quantised(half=False)
+    before = ir.to_proto(model).SerializeToString()
+    assert half_before_q(model) is False
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+@pytest.mark.parametrize("other", ["nobody", "shape", "output"])
+def test_what_nothing_else_reads_or_is_an_output_stays(other: str) -> None:
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 4] x) => (float16[N, 4] y, float[N, 4] z)
+        <float s = {0.1}, int8 zero = {0}> {
+            a = Neg(x)
+            codes = QuantizeLinear(a, s, zero)
+            back = DequantizeLinear(codes, s, zero)
+            y = Cast<to = 10>(back)
+            z = Identity(x)
+        }
+        """
+    )
+    if other == "shape":
+        model.graph.node.append(onnx.helper.make_node("Shape", ["a"], ["size"]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [2]))
+    if other == "output":
+        model.graph.output.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["N", 4]))
+    loaded = prepare(ir.from_proto(model))
+    assert half_before_q(loaded) is False
