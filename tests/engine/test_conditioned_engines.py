@@ -20,6 +20,7 @@ from calib8.passes.prepare import prepare
 from calib8.quantization.design import Recipe
 from calib8.quantization.quantize import quantize_file
 from calib8.quantization.solve import solve
+from calib8.quantization.worth import BEHIND_ATTENTION
 from calib8.report import contents
 from calib8.report.terminal import render
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
@@ -84,24 +85,24 @@ def test_optimised_for_latency_nothing_stands_before_q(model: Path, data: Path, 
     changed = config(optimize="latency", max_damage=2).model_copy(update={"build": BUILD})
     report = calib8.convert(model, data, tmp_path / "fast", changed)
     plan = json.loads((tmp_path / "fast" / "plan.json").read_text())["ops"]
-    recipes = {op["node"]: op["recipe"].partition(" + reach")[0] for op in plan}
-    assert recipes["down"].startswith("side")
-    assert all("split" not in recipe for recipe in recipes.values())
+    floats = {op["node"]: op["reason"] for op in plan if op["treatment"] == "float"}
+    assert floats == {"o": BEHIND_ATTENTION}
+    assert not [op["node"] for op in plan if op["side_channels"] or op["extra_columns"]]
     quantised = ir.load(tmp_path / "fast" / "model.int8.onnx")
     assert conditioning_chains(quantised) == []
     assert {before_q(node) for node in quantised.graph if node.op_type == "QuantizeLinear"} == {
         "LayerNormalization",  # in front of q, k, v and up
-        "Reshape",  # of attention's heads, in front of o
         "Gelu",  # in front of down
     }
     assert json.loads((tmp_path / "fast" / "plan.json").read_text())["gelu"]["approximate"] == "tanh"
     by_default = calib8.convert(model, data, tmp_path / "default", config(max_damage=2))
     assert 1 - report.accuracy.cosine_mean < 2e-4
     assert conditioning_chains(ir.load(tmp_path / "default" / "model.int8.onnx"))
-    assert report.int8_ops == by_default.int8_ops == 6
+    assert (report.int8_ops, by_default.int8_ops) == (5, 6)
     for engine in report.engines:
-        assert (engine.plan.covered, engine.plan.expected, engine.plan.missing) == (6, 6, ())
-        assert (engine.plan.planned_kernels, engine.plan.conditioning, engine.plan.divided) == (4, 0, ())
+        assert (engine.plan.covered, engine.plan.expected, engine.plan.missing) == (5, 5, ())
+        # q, k and v are one GEMM
+        assert (engine.plan.planned_kernels, engine.plan.conditioning, engine.plan.divided) == (3, 0, ())
 
 
 def before_q(node: ir.Node) -> str:

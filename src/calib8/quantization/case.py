@@ -23,12 +23,11 @@ from calib8.quantization.config import Quantize
 from calib8.quantization.gelu import with_gelu_ops
 from calib8.quantization.known import Known
 from calib8.quantization.measuring import Measuring
-from calib8.quantization.policy import Findings, check_ranges, make_plan, selected
+from calib8.quantization.policy import Findings, candidates, check_ranges, make_plan
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import Gelu, QuantPlan
 from calib8.quantization.solve import ROWS, Solution
 from calib8.quantization.switchboard import Switchboard
-from calib8.quantization.worth import not_faster
 from calib8.resume import unfinished_step
 
 
@@ -51,9 +50,7 @@ class Case:
         if self.config.treatment == "plain":
             return {}
         with self.step("sites", progress) as folder:
-            names = selected(self.model, self.config)
-            if self.config.optimize == "latency":
-                names -= set(not_faster(self.model))
+            names = candidates(self.model, self.config)
             return solve_sites(
                 self.model, names, self.statistics, progress, folder, self.config.optimize, self.config.grid
             )

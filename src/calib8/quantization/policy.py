@@ -85,6 +85,12 @@ def selected(model: ir.Model, config: Common) -> set[str]:
     return {n for n in included & fit if not any(fnmatchcase(n, glob) for glob in config.exclude)}
 
 
+def candidates(model: ir.Model, config: Quantize) -> set[str]:
+    """``selected``, without those that are to be fast and INT8 makes no faster. Raises as that does."""
+    slow = not_faster(model) if config.optimize == "latency" else {}
+    return selected(model, config) - set(slow)
+
+
 def check_ranges(model: ir.Model, ranges: Ranges) -> None:
     """Raise ``RangesError`` if ``ranges`` were made from another model than this."""
     needed = {op.activation.name or "" for op in weighted_ops(model)}

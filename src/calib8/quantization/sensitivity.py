@@ -24,7 +24,7 @@ from calib8.progress import Progress, Quiet
 from calib8.quantization.case import Case, rows_to_sample
 from calib8.quantization.config import PROBED, Quantize
 from calib8.quantization.measuring import Measuring
-from calib8.quantization.policy import selected
+from calib8.quantization.policy import candidates
 from calib8.quantization.probe import probe_of
 from calib8.text.text_source import calibration_source
 
@@ -127,9 +127,12 @@ def _measured(
     if samples is not None and samples < 1:
         raise ConfigError(f"{samples} samples to measure on; expected at least 1.")
     model = prepare(load(path))
-    names = selected(model, config)
+    names = candidates(model, config)
     if weighted_ops(model) and not names:
-        raise ConfigError("no op is left to measure: --exclude matches all that --include does. Change either.")
+        raise ConfigError(
+            "no op is left to measure: --exclude matches all that --include does, or --optimize latency leaves the rest "
+            "in float. Change one of them."
+        )
     fitted, held_back = split(data)
     origin = origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), calibrate)
     rows = rows_to_sample(config)
