@@ -130,8 +130,8 @@ def _measured(
     names = candidates(model, config)
     if weighted_ops(model) and not names:
         raise ConfigError(
-            "no op is left to measure: --exclude matches all that --include does, or --optimize latency leaves the rest "
-            "in float. Change one of them."
+            "no op is left to measure: --exclude matches all that --include does, or --optimize latency leaves the "
+            "rest in float. Change one of them."
         )
     fitted, held_back = split(data)
     origin = origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), calibrate)
