@@ -3,16 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/all-mpnet-base-v2
 DEMO := build/mpnet
+SMALL := models/all-MiniLM-L6-v2
+QUICK := build/quick
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP_AUDIT := 2.10.1
+BUILD := 1.6.1
 
-.PHONY: demo test check e2e gpu fuzz audit site format help-pages clean
+.PHONY: demo quick test check e2e gpu fuzz audit dist site format help-pages clean
 
 demo: .venv/installed
 	$(BIN)/calib8 fetch all-mpnet-base-v2 --to $(MODEL)
 	$(BIN)/calib8 prepare examples/mpnet/calibration.txt --tokenizer $(MODEL) -o $(DEMO)/calib_data
 	$(BIN)/calib8 convert $(MODEL)/model.onnx --data $(DEMO)/calib_data \
 		--held-out examples/mpnet/held_out.txt -o $(DEMO)
+
+# A small encoder and a quarter of the texts, for those who want to see it first.
+quick: .venv/installed
+	$(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL)
+	mkdir -p $(QUICK)
+	for name in calibration held_out; do \
+		awk 'NR % 4 == 1' examples/mpnet/$$name.txt > $(QUICK)/$$name.txt || exit; done
+	$(BIN)/calib8 convert $(SMALL)/model.onnx --data $(QUICK)/calibration.txt --held-out $(QUICK)/held_out.txt \
+		--target sm86 -o $(QUICK)
 
 test: .venv/installed .venv/bindings/ready
 	$(BIN)/python -m pytest
@@ -53,6 +65,25 @@ audit: .venv/audit/bin/pip-audit
 .venv/audit/bin/pip-audit: .venv/installed
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT)
+
+# Wheel and source archive in build/dist, and the archive's tests against the wheel, in an environment of its own that has
+# neither this folder nor its src.
+DIST := build/dist
+DIST_TESTS := tests/unit
+dist: .venv/dist/bin/pyproject-build
+	rm -rf $(DIST)
+	.venv/dist/bin/pyproject-build --outdir $(DIST) .
+	mkdir $(DIST)/source
+	tar --extract --strip-components 1 --directory $(DIST)/source --file $(DIST)/calib8-*.tar.gz
+	rm -r $(DIST)/source/src
+	$(PYTHON) -m venv $(DIST)/venv
+	$(DIST)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		"$$(echo $(DIST)/calib8-*.whl)[dev,openvino,ray,report,rtx]"
+	cd $(DIST)/source && ../venv/bin/python -m pytest $(DIST_TESTS)
+
+.venv/dist/bin/pyproject-build: .venv/installed
+	$(PYTHON) -m venv .venv/dist
+	.venv/dist/bin/python -m pip install --quiet --disable-pip-version-check build==$(BUILD)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
     python inference_int8_trt.py model-int8.engine calib_data
 
-The engine runs where its GPU is. Elsewhere give the INT8 model beside it (model-int8.onnx), which runs on the CPU.
+The engine runs where its GPU is. Elsewhere give the INT8 model beside it, model-int8.int8.onnx, which runs on the CPU.
 """
 
 import argparse

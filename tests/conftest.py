@@ -44,6 +44,12 @@ def interrupts_arrive() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True)
+def patient_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a console tells of work after a second would depend on how fast the machine is."""
+    monkeypatch.setattr("calib8.console.FIRST", 60.0)
+
+
 @pytest.fixture
 def notes() -> Notes:
     return Notes()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -85,19 +86,23 @@ out = Console()
 err = Console(stderr=True)
 
 
-#: Seconds until the first line about a stage that goes on, and between further ones, where there is no terminal to draw
-#: in. The first says how long it will take, and should not let people wait for that.
-FIRST, INTERVAL = 5.0, 30.0
+#: Seconds until the first line about a stage that goes on, until the second, which can say how long it will take, and
+#: between further ones, where there is no terminal to draw in.
+FIRST, SECOND, INTERVAL = 1.0, 5.0, 30.0
+#: What is under way until anything is told.
+READY = "get ready"
 
 
 @dataclass
 class _Stage:
-    """A stage under way: its bar, when it began and with how much done, and from when on a line is due."""
+    """A stage under way: its bar, when it began and with how much done, how far it is, and when a line is due."""
 
     task: TaskID
     already: float
     began: float
     due: float
+    done: float
+    total: float | None
 
 
 class _Done(ProgressColumn):
@@ -119,7 +124,7 @@ class _Rate(ProgressColumn):
 
 class ConsoleProgress:
     """Draws ``Progress`` as bars in a terminal, and as lines where stderr is none: one as a stage ends, and while it
-    goes on one after 5 seconds and one every 30.
+    goes on one after a second, one after five, and one every 30, even if it tells nothing itself.
 
     Use it in a ``with`` block. If ``quiet``, it says nothing. Without ``bars`` a terminal gets notes only.
     """
@@ -127,6 +132,9 @@ class ConsoleProgress:
     def __init__(self, *, quiet: bool = False, bars: bool = True) -> None:
         self.quiet = quiet
         self._stages: dict[str, _Stage] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._in_lines = not quiet and not err.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -140,43 +148,69 @@ class ConsoleProgress:
 
     def update(self, stage: str, done: float, total: float | None) -> None:
         """See ``calib8.progress.Progress``."""
-        if stage not in self._stages:
-            task, now = self._bars.add_task(visible(stage), total=total, completed=int(done)), time.perf_counter()
-            self._stages[stage] = _Stage(task, done, now, now + FIRST)
-        state = self._stages[stage]
-        self._bars.update(state.task, completed=done, total=total)
-        if not self.quiet and not err.is_terminal:
-            self._tell(stage, state, done, total)
-        if total is not None and done >= total:
-            del self._stages[stage]
+        with self._lock:
+            if stage != READY:
+                self._forget_ready()
+            if stage not in self._stages:
+                task, now = self._bars.add_task(visible(stage), total=total, completed=int(done)), time.perf_counter()
+                self._stages[stage] = _Stage(task, done, now, now + FIRST, done, total)
+            state = self._stages[stage]
+            state.done, state.total = done, total
+            self._bars.update(state.task, completed=done, total=total)
+            if self._in_lines:
+                self._tell(stage, state)
+            if total is not None and done >= total:
+                del self._stages[stage]
 
-    def _tell(self, stage: str, state: _Stage, done: float, total: float | None) -> None:
+    def _forget_ready(self) -> None:
+        if (ready := self._stages.pop(READY, None)) is not None:
+            self._bars.remove_task(ready.task)
+
+    def _tell(self, stage: str, state: _Stage) -> None:
         """A line if the stage is finished, or if one is due."""
-        now, counted = time.perf_counter(), total != 1
-        rate = (done - state.already) / max(now - state.began, 1e-9)  # what an earlier run did took no time of this one
-        speed = f", {_short(rate)}/s" if counted and rate and now - state.began >= 1 else ""  # too short to tell
+        now, done, total = time.perf_counter(), state.done, state.total
+        counted, taken = total != 1, now - state.began
+        rate = (done - state.already) / max(taken, 1e-9)  # what an earlier run did took no time of this one
+        speed = f", {_short(rate)}/s" if counted and rate and taken >= 1 else ""  # too short to tell
         if total is not None and done >= total:
             many = f"{total:,.0f} " if counted else ""
-            err.print(f"{stage}: {many}done in {now - state.began:.1f} s{speed}", markup=False)
+            err.print(f"{stage}: {many}done in {taken:.1f} s{speed}", markup=False)
         elif now >= state.due:
-            state.due = now + INTERVAL
+            state.due = state.began + SECOND if taken < SECOND else now + INTERVAL
             so_far = _short(done) if counted else f"{done:.0%}"
             of = f" of {_short(total)}" if counted and total is not None else ""
             left = f", {_span((total - done) / rate)} left" if total is not None and rate else ""
-            err.print(f"{stage}: {so_far}{of}{speed}{left}", markup=False)
+            err.print(f"{stage} ..." if stage == READY else f"{stage}: {so_far}{of}{speed}{left}", markup=False)
+
+    def _tell_in_time(self) -> None:
+        """Lines about stages that tell nothing for long: a thread's work, until the ``with`` block ends."""
+        while not self._ended.wait(FIRST):
+            with self._lock:
+                for stage, state in self._stages.items():
+                    if state.total is not None or stage == READY:  # or it waits for input, perhaps for days
+                        self._tell(stage, state)
 
     def note(self, message: str) -> None:
         """See ``calib8.progress.Progress``."""
+        with self._lock:
+            self._forget_ready()
         if not self.quiet:
             self._bars.console.print(message, style="dim", markup=False)
 
     def __enter__(self) -> ConsoleProgress:
         self._bars.start()
+        self.update(READY, 0, None)
+        if self._in_lines:
+            threading.Thread(target=self._tell_in_time, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
+        with self._lock:  # no line comes behind what is said next
+            self._forget_ready()
+            self._stages.clear()
         self._bars.stop()
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import calib8
+from calib8.__main__ import main
 from calib8.errors import AccuracyMissed, Calib8Error, DataError, ModelError
 from calib8.serving.protocol import smaller_of
 from calib8.testing import tiny_encoder, token_feeds
@@ -55,6 +56,15 @@ def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, 
     assert list(report.seconds) == ["calibrate", "quantize", "build", "verify"]
     beside = json.loads((output / "calibration.cache.json").read_text())
     assert beside["origin"] == json.loads((output / "ranges.json").read_text())["origin"]
+
+
+def test_what_tensorrt_said_is_kept(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["calib8", "convert", model, "--data", data, "-o", tmp_path / "tiny", "--min-cosine", 0.5]
+    monkeypatch.setattr("sys.argv", [*map(str, command), "--target", "sm86", "--log", str(tmp_path / "build.log")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "[VERBOSE] Layers:" in (tmp_path / "build.log").read_text()
 
 
 def test_a_second_run_repeats_nothing_and_gets_the_same(model: Path, data: Path, tmp_path: Path, notes) -> None:
@@ -109,6 +119,7 @@ def test_a_missed_limit_is_reported_and_raised(model: Path, data: Path, tmp_path
     [
         ({"build": calib8.Build(targets=("sm99",))}, "unknown build target 'sm99'"),
         ({"build": calib8.Build(shapes=("nosuch:1:2:3",))}, "nosuch"),
+        ({"build": calib8.Build(log="/proc/calib8/x")}, "/proc/calib8"),
         ({"quantize": calib8.Int8(exclude=("nosuch*",))}, "'nosuch.' matches no weighted op"),
         ({"data": {"nosuch": np.ones((64, 3), np.int64)}}, "no array for input"),
     ],

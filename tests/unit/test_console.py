@@ -7,6 +7,8 @@ import re
 import select
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -44,10 +46,11 @@ def test_bars_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rates_count_what_this_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 of 100 samples, 20 of them by an earlier run, in 40 s: one a second, and 40 s to go.
 
-    The first line comes after 5 s, the next ones 30 s apart.
+    The first line comes after a second, the next after 5 s, further ones 30 s apart.
     """
     stream, now = io.StringIO(), [1000.0]
     monkeypatch.setattr(console, "err", Console(file=stream, width=100, highlight=False))
+    monkeypatch.setattr(console, "FIRST", 1.0)
     monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
     with calib8.ConsoleProgress() as progress:
         for seconds, done in ((0, 20), (4, 25), (6, 30), (29, 50), (1, 60), (29, 80), (11, 100)):
@@ -60,12 +63,45 @@ def test_rates_count_what_this_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 900
         progress.update("build", 0.1, 1)
     assert stream.getvalue().splitlines() == [
+        "calibrate: 25 of 100, 1.2/s, 60 s left",
         "calibrate: 30 of 100, 1/s, 70 s left",
         "calibrate: 60 of 100, 1/s, 40 s left",
         "calibrate: 100 done in 80.0 s, 1/s",
         "search: 12.0k, 300/s",
         "build: 10%, 2.2 h left",
     ]
+
+
+def until(found: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if found():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came")
+
+
+def test_work_that_tells_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From before the first stage on; input that is waited for is no work."""
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=stream, width=100, highlight=False))
+    monkeypatch.setattr(console, "FIRST", 0.01)
+    with calib8.ConsoleProgress() as progress:
+        until(lambda: bool(stream.getvalue()))
+        progress.update("embed", 0, None)
+        progress.update("calibrate", 0, 56)
+        until(lambda: "calibrate" in stream.getvalue())
+        progress.update("calibrate", 56, 56)
+    first, begun, done = stream.getvalue().splitlines()
+    assert (first, begun) == ("get ready ...", "calibrate: 0 of 56")
+    assert done.startswith("calibrate: 56 done in ")
+
+
+def test_what_is_over_at_once_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=stream, width=100, highlight=False))
+    with calib8.ConsoleProgress() as progress:
+        progress.note("a note")
+    assert stream.getvalue() == "a note\n"
 
 
 @pytest.mark.parametrize(

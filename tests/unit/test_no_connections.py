@@ -20,7 +20,7 @@ from calib8 import telemetry
 from calib8.testing import tiny_encoder, token_feeds
 
 HERE = Path(__file__).parent
-SOURCE, BENCH = HERE.parents[1] / "src" / "calib8", HERE.parents[1] / "bench"
+SOURCE, BENCH = Path(calib8.__file__).parent, HERE.parents[1] / "bench"
 #: What tells a library that it runs in a test of somebody's, where some send nothing.
 CI = (
     "CI",

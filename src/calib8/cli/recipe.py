@@ -205,7 +205,7 @@ def convert(
     verify: Annotated[calib8.Verify, Only("min_cosine", base=calib8.Convert().verify)],
     calibrate: calib8.Calibrate,
     quantize: opt.Quantize,
-    build: Annotated[calib8.Build, Only("targets", "shapes", "family", "allow_float_ops")],
+    build: Annotated[calib8.Build, Only("targets", "shapes", "family", "log", "allow_float_ops")],
     engine: Annotated[bool, typer.Option(help="Build engines.")] = True,
     device: opt.Device = None,
     ray: opt.RayAddress = None,
@@ -218,6 +218,10 @@ def convert(
 
     Example: calib8 convert model.onnx --data calib_data -o build/model
     """
+    if build.log is not None and not engine:
+        raise ConfigError(
+            f"--log {build.log} is for what TensorRT says, and with --no-engine it says nothing. Leave one of them out."
+        )
     steps = {
         "calibrate": calibrate,
         "quantize": quantize,

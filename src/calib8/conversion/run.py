@@ -24,7 +24,7 @@ from calib8.data.split import shared, split
 from calib8.engine.able import able
 from calib8.engine.build import build_engine, builder_of
 from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
-from calib8.files import atomic, read_json, require_folder, write_json
+from calib8.files import atomic, read_json, require_folder, require_separate, write_json
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
@@ -119,6 +119,7 @@ def convert(
 def _refuse_early(model: Path, config: Convert) -> None:
     """Fail before the long work, not after it."""
     if config.build is not None:
+        require_separate([config.build.log], [model])
         able(builder_of(config.build).targets, config.build, config.quantize.grid, Quiet())
     is_text = config.held_out is not None and config.held_out.suffix in TEXT_SUFFIXES
     if is_text and config.held_out is not None:

@@ -20,7 +20,9 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     case = case.with_gelu_ops(probe, progress)
     solutions = case.solutions(progress)
     quantised, plan = case.apply(solutions)
+    progress.update("measure all of it", 0, 1)
     loss = 1 - probe.cosine(quantised, as_written=case.folds_into_half)
+    progress.update("measure all of it", 1, 1)
     limit = case.config.max_damage
     if loss <= limit:
         return quantised, plan

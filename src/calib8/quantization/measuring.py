@@ -40,6 +40,7 @@ def costs_alone(measuring: Measuring, progress: Progress) -> dict[str, float]:
     """What each op alone takes from the cosine that all ops in float leave."""
     names, base = measuring.board.names, measuring.cosine(())
     costs = {}
+    progress.update("sensitivity", 0, len(names))
     for done, name in enumerate(names, start=1):
         costs[name] = base - measuring.cosine({name})
         progress.update("sensitivity", done, len(names))

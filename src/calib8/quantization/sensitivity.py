@@ -71,6 +71,7 @@ def rank(measuring: Measuring, described: dict[str, tuple[str, str | None]], pro
     names = measuring.board.names
     everything = frozenset(names)
     ops = []
+    progress.update("sensitivity", 0, len(names))
     for done, name in enumerate(names, start=1):
         alone, spared = measuring.cosine({name}), measuring.cosine(everything - {name})
         kind, recipe = described[name]

@@ -38,6 +38,7 @@ def run_all(runtime: Runtime, data: Dataset, progress: Progress) -> Arrays:
     """Every output [N, ...]. Batches of different length are padded with zeros to the longest along each axis."""
     pieces: dict[str, list[tuple[NDArray[np.int64], NDArray[np.generic]]]] = {}
     done = 0
+    progress.update("run", done, len(data))
     for rows, arrays in data.batches(runtime.rooms(data.leading)):
         for name, output in run_filled(runtime, arrays, data.leading).items():
             if output.ndim == 0 or len(output) != len(rows):

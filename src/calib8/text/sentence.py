@@ -69,6 +69,7 @@ class SentenceEncoder:
         """
         progress = progress or Quiet()
         done = cut = 0
+        progress.update("embed", done, total)
         for texts, (tokens, cut_here) in ahead(map(self._tokenised, windows(sentences, WINDOW))):
             yield texts, self._vectors(tokens, partial(_told, progress, done, total))
             done, cut = done + len(tokens), cut + cut_here

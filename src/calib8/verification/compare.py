@@ -136,6 +136,7 @@ def compare(
     """
     gathered: dict[str, _Gathered] = {}
     done = 0
+    progress.update("verify", done, len(data))
     for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
         mask = np.asarray(arrays[data.mask]) if data.mask else None
         expected, got = (
