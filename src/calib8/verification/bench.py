@@ -1,6 +1,7 @@
 """Latency and throughput of several forms of one model: batches x lengths, by turns, against the first."""
 
 import functools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays
 from calib8.errors import ConfigError
+from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.runtime.run_all import filled_up
@@ -58,22 +60,52 @@ def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, pr
         for shape, arrays in ((shape, workload.batch(*shape)) for shape in shapes)
     }
     progress.update("measure speed", 0, len(feeds))  # the warm-up is part of it
-    for arrays in feeds.values():
-        for name, runtime in runtimes.items():
-            for _ in range(config.warm_up):
-                runtime.run(arrays[name])
+    cosines = {shape: _cosines(runtimes, arrays, shape[0], config.warm_up) for shape, arrays in feeds.items()}
     cells = []
     for shape, arrays in feeds.items():
         works = {name: functools.partial(runtime.run, arrays[name]) for name, runtime in runtimes.items()}
         taken = by_turns(works, least=config.least, seconds=config.seconds * len(works))
         computing = _on_gpu(runtimes, arrays)
         latencies = {
-            name: latency_of(seconds, shape[0]).model_copy(update={"gpu_ms": computing.get(name)})
+            name: latency_of(seconds, shape[0]).model_copy(
+                update={"gpu_ms": computing.get(name), "cosine": cosines[shape].get(name)}
+            )
             for name, seconds in taken.items()
         }
         cells.append(Cell(batch=shape[0], length=shape[1], latencies=latencies))
         progress.update("measure speed", len(cells), len(feeds))
     return tuple(cells)
+
+
+def _cosines(
+    runtimes: Mapping[str, Runtime], feeds: Mapping[str, Arrays], rows: int, runs: int
+) -> dict[str, float | None]:
+    """Run all ``runs`` times, then tell the mean cosine of rows to those of the first runtime, of the worst output."""
+    first: Arrays | None = None
+    found = {}
+    for name, runtime in runtimes.items():
+        for _ in range(runs):
+            outputs = runtime.run(feeds[name])
+        first = first or outputs
+        found[name] = _closest(first, outputs, rows)
+    return found
+
+
+def _closest(reference: Arrays, outputs: Arrays, rows: int) -> float | None:
+    """None for outputs that cannot be compared: others, of another size, no numbers."""
+    if {name: array.shape[1:] for name, array in reference.items()} != {
+        name: array.shape[1:] for name, array in outputs.items()
+    }:
+        return None
+    pairs = ((_vectors(reference[name], rows), _vectors(outputs[name], rows)) for name in reference)
+    worst = min(float(cosine_rows(*pair).mean()) for pair in pairs)
+    return worst if math.isfinite(worst) else None
+
+
+def _vectors(output: NDArray[np.generic], rows: int) -> NDArray[np.float64]:
+    """A vector for each row; of [batch, sequence, width] the mean of all positions, none of which is padding here."""
+    kept = np.asarray(output[:rows], np.float64)
+    return kept.mean(axis=1) if kept.ndim == 3 else kept.reshape(len(kept), -1)
 
 
 def _on_gpu(runtimes: Mapping[str, Runtime], arrays: Mapping[str, Arrays]) -> dict[str, float]:

@@ -35,8 +35,9 @@ class Speed(BaseModel):
 class Latency(BaseModel):
     """How long one batch took, one after the other: from arrays in host memory to arrays in host memory.
 
-    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``. ``gpu_ms``
-    is what the GPU of an engine computes for, its arrays in the GPU's memory; None on the CPU.
+    ``samples_per_second`` is the batch over its median; percentiles are interpolated between the ``runs``.
+    ``gpu_ms`` is what the GPU of an engine computes for, its arrays in the GPU's memory; None on the CPU. ``cosine``
+    tells how close the batch's rows are to those of the first artefact, on average; None where that has no meaning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Latency(BaseModel):
     p99_ms: float
     samples_per_second: float
     gpu_ms: float | None = None
+    cosine: float | None = None
 
 
 def latency_of(seconds: Sequence[float], samples: int) -> Latency:

@@ -23,8 +23,9 @@ from calib8.verification.speed import Latency
 from h100 import measured_activity
 
 TITLES = [
-    "Cosine of each sample to FP32", "Embeddings, FP32 against quantised", "What INT8 leaves of each op's signal",
-    "What each op alone costs the output", "Activation ranges and outliers", "Where the time went", "GPU at work",
+    "Cosine of each sample to FP32", "Embeddings, FP32 against quantised", "The worst 10 samples",
+    "What INT8 leaves of each op's signal", "What each op alone costs the output", "Activation ranges and outliers",
+    "Where the time went", "GPU at work",
 ]  # fmt: skip
 MISSED = {"covered": 1, "missing": ("mm",), "passed": False, "host_driven": {"/rec": "LSTM: a loop"}}
 
@@ -147,13 +148,35 @@ def test_outliers_by_hand() -> None:
 def test_latencies() -> None:
     latency = {"runs": 5, "p95_ms": 12.0, "p99_ms": 13.0}
     both = {
-        "fp32": Latency(median_ms=10, samples_per_second=100, **latency),
-        "int8": Latency(median_ms=5, samples_per_second=200, **latency),
+        "fp32": Latency(median_ms=10, samples_per_second=100, cosine=1, **latency),
+        "int8": Latency(median_ms=5, samples_per_second=200, cosine=0.99, **latency),
     }
     cell = Cell(batch=1, length=16, latencies=both)
     section = latency_section([cell], {"fp32": "A", "int8": "B"})
-    assert [row[-1].text for row in section.tables[0].rows] == ["1.00x", "2.00x"]
-    assert "int8, 1x16: 5.00 ms" in section.charts[0].alternative
+    assert [row[-2].text for row in section.tables[0].rows] == ["1.00x", "2.00x"]
+    assert [row[-1].text for row in section.tables[0].rows] == ["1.00000", "0.99000"]
+    against, spread = section.charts
+    assert "Batch 1x16. fp32: 10.00 ms, cosine 1.0000; int8: 5.00 ms, cosine 0.9900." in against.alternative
+    assert "int8, 1x16: 5.00 ms" in spread.alternative
+
+
+def test_accuracy_is_set_against_latency_for_the_largest_batch_and_by_the_gpus_clock_if_all_have_it() -> None:
+    one = {"runs": 5, "p95_ms": 12.0, "p99_ms": 13.0, "samples_per_second": 1}
+    small, large = (
+        Cell(
+            batch=batch,
+            length=16,
+            latencies={
+                name: Latency(median_ms=9, gpu_ms=taken * batch, cosine=cosine, **one)
+                for name, taken, cosine in (("fp16", 2, 1), ("int8", 1, 0.99))
+            },
+        )
+        for batch in (1, 32)
+    )
+    told = latency_section([small, large], {"fp16": "A", "int8": "B"}).charts[0].alternative
+    assert told == "Batch 32x16. fp16: 64.00 ms, cosine 1.0000; int8: 32.00 ms, cosine 0.9900."
+    alone = small.model_copy(update={"latencies": {"fp16": small.latencies["fp16"]}})
+    assert [chart.name for chart in latency_section([alone], {"fp16": "A"}).charts] == ["latency"]
 
 
 def test_a_missed_plan_is_marked_and_a_loop_of_the_host_told() -> None:
@@ -191,8 +214,14 @@ def test_an_engine_on_a_gpu() -> None:
     assert HOSTILE not in page
     charts = [str(a["aria-label"]).partition(". ")[0] for _, a in Tags(page).found if a.get("role") == "img"]
     assert charts == [
-        "Latency by artefact and batch", "Time by group of kernels, 8x16", "NVIDIA H100 80GB HBM3 at work"
+        "Accuracy against latency", "Latency by artefact and batch", "Time by group of kernels, 8x16",
+        "Kernels by precision and time, 8x16", "NVIDIA H100 80GB HBM3 at work"
     ]  # fmt: skip
+
+
+def test_kernels_are_summed_by_what_they_multiply() -> None:
+    page = html_of(contents.verification(gpu_report()))
+    assert "engine: INT8 1.475 ms, other 1.321 ms." in page  # norm 0.741, gather 0.331, attention 0.249
 
 
 def test_the_record_of_the_h100_is_read_right() -> None:

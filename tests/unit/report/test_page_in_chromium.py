@@ -39,14 +39,14 @@ def test_nothing_complains_or_asks_the_network(opened) -> None:
     assert said == []
 
 
-@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_charts_draw_and_nothing_sticks_out(opened, width: int, scheme: str) -> None:
     page, _ = opened
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
     boxes = page.evaluate("[...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect().toJSON())")
-    assert len(boxes) == 7
+    assert len(boxes) == 8
     assert all(box["width"] > 250 and box["height"] > 60 and box["right"] <= width for box in boxes)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     channels = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill.match(/\\d+/g).map(Number)")
@@ -55,7 +55,7 @@ def test_charts_draw_and_nothing_sticks_out(opened, width: int, scheme: str) -> 
 
 def test_on_a_phone_every_table_is_as_wide_as_the_page(opened) -> None:
     page, _ = opened
-    page.set_viewport_size({"width": 375, "height": 800})
+    page.set_viewport_size({"width": 390, "height": 800})
     widths = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])")
     assert len(widths) == 11
     assert all(whole <= seen for whole, seen in widths)
@@ -69,11 +69,11 @@ def test_an_engine_on_a_gpu(opened, tmp_path: Path) -> None:
     other = page.context.browser.new_page()
     write_page(tmp_path / "gpu.html", contents.verification(gpu_report()))
     other.on("console", lambda message: said.append(message.text))
-    for width in (1280, 375):
+    for width in (1280, 390):
         other.set_viewport_size({"width": width, "height": 800})
         other.goto((tmp_path / "gpu.html").as_uri())
         assert other.evaluate("document.documentElement.scrollWidth") == width
-    assert other.locator("svg").count() == 3
+    assert other.locator("svg").count() == 5
     assert said == []
     other.close()
 

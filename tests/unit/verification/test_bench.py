@@ -93,6 +93,38 @@ def test_all_shapes_are_tried_before_any_is_measured(notes) -> None:
     assert len(runtimes["b"].asked) == 3 + 1 + 2 * (3 + 7)  # and once in vain
 
 
+def test_how_close_each_is_to_the_first_by_hand() -> None:
+    def hidden(*positions: tuple[float, float]):  # [1, sequence, 2]: the mean over positions is what is compared
+        return NullRuntime(lambda arrays: {"y": np.array([positions], np.float32)})
+
+    others = {
+        "opposite": NullRuntime(lambda arrays: {"y": -np.array([[[3.0, 4.0]]], np.float32)}),
+        "same mean": hidden((2, 4), (4, 4)),
+        "0.6 of it": hidden((5, 0)),
+        "wider": NullRuntime(lambda arrays: {"y": np.ones((1, 1, 3), np.float32)}),
+        "broken": hidden((np.nan, 0)),
+        "of other names": NullRuntime(lambda arrays: {"z": np.ones((1, 1, 2), np.float32)}),
+    }
+    [cell] = measure({"first": hidden((3, 4)), **others}, mlp_data(1), Bench(batches=(1,), seconds=0), Quiet())
+    found = {name: latency.cosine for name, latency in cell.latencies.items()}
+    assert found == {
+        "first": pytest.approx(1),
+        "opposite": pytest.approx(-1),
+        "same mean": None,  # another length, and so not the same output
+        "0.6 of it": pytest.approx(0.6),
+        "wider": None,
+        "broken": None,
+        "of other names": None,
+    }
+
+
+def test_rows_that_only_fill_a_batch_up_are_not_compared() -> None:
+    first = NullRuntime(lambda arrays: {"y": np.ones((4, 2), np.float32)})
+    filled = NullRuntime(lambda arrays: {"y": np.array([[2, 2], [2, 2], [1, -1], [1, -1]], np.float32)})
+    [cell] = measure({"a": first, "b": filled}, mlp_data(2), Bench(batches=(2,), seconds=0), Quiet())
+    assert cell.latencies["b"].cosine == pytest.approx(1)
+
+
 def test_the_command(calib8: Shell, tmp_path: Path, tokenizer_folder: Path) -> None:
     first, second = tokenizer_folder / "first.onnx", tokenizer_folder / "second.onnx"
     for path in (first, second):

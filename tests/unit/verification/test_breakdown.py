@@ -107,7 +107,8 @@ def test_engines_of_one_name_keep_their_folders() -> None:
 
 def test_the_page_has_a_chart_and_every_kernel() -> None:
     section = breakdown_section([BOTH, BOTH.model_copy(update={"batch": 1})])
-    assert [chart.title for chart in section.charts] == [f"Time by group of kernels, {n}x128" for n in (8, 1)]
+    kinds = ("Time by group of kernels", "Kernels by precision and time")
+    assert [chart.title for chart in section.charts] == [f"{kind}, {n}x128" for n in (8, 1) for kind in kinds]
     assert "int8.engine: FP16 GEMM 1.000 ms, norm 1.000 ms, INT8 GEMM 0.500 ms" in section.charts[0].alternative
     assert "8x128, fp16.engine: kernels 3.500 ms, latency 2.500 ms." in [note.text for note in section.notes]
     groups, slowest, every = section.tables[:3]

@@ -71,6 +71,7 @@ def accuracy_section(
         charts = (_cosines(accuracy, details.cosines),)
         if details.projection is not None:
             charts += (_projection(details.projection),)
+        charts += (_worst_samples(accuracy, details),)
         tables.append(_worst(details))
     return Section("Accuracy", tuple(Note(note, on="page") for note in notes), charts, tuple(tables), terms=TERMS)
 
@@ -172,3 +173,25 @@ def _projection(projection: Projection) -> Chart:
         f"{sum(projection.explained):.0%} of its variance. A dot (quantised) inside its circle (FP32) has not moved."
     )
     return Chart("projection", "Embeddings, FP32 against quantised", said, (paint,))
+
+
+def _worst_samples(accuracy: Comparison, details: Details) -> Chart:
+    """How far the worst samples fall behind the mean; what they say stands in the table."""
+    worst = details.worst
+    labels = [f"sample {one.number}" for one in worst]
+
+    def paint(axes: "Axes") -> None:
+        rows, values = range(len(worst)), [one.cosine for one in worst]
+        axes.hlines(rows, values, accuracy.cosine_mean, color=FAINT, linewidth=1.2)
+        axes.scatter(values, rows, color=WARN, s=22, zorder=3)
+        axes.axvline(accuracy.cosine_mean, color=INK, label=f"mean of all {accuracy.cosine_mean:.4f}")
+        axes.set_yticks(rows, labels)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.locator_params(axis="x", nbins=4)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.set_xlabel("cosine to FP32 (1 is equal)")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+    said = "; ".join(f"{label}: {one.cosine:.4f}" for label, one in zip(labels, worst, strict=True))
+    return Chart("worst", f"The worst {len(worst)} samples", f"{said}.", (paint,), height=0.9 + 0.22 * len(worst))

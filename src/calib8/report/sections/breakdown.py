@@ -1,14 +1,14 @@
 """Where the time of engines goes, kernel group by kernel group."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib8.report.bench import BenchReport
-from calib8.report.chart import FAINT, FIRST, SECOND, WARN, Chart, short
+from calib8.report.chart import FAINT, FIRST, INK, SECOND, WARN, Chart, short
 from calib8.report.section import Column, Note, Section, Table, Value
 from calib8.report.verification import VerificationReport
-from calib8.verification.breakdown import Breakdown
+from calib8.verification.breakdown import PRODUCTS, Breakdown, EngineTime
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +43,14 @@ def breakdown_section(breakdowns: Sequence[Breakdown]) -> Section:
             f"{breakdown.shape}, {name}: kernels {engine.whole.ms:.3f} ms, latency {engine.latency_ms:.3f} ms."
             for name, engine in breakdown.engines.items()
         ]
-    charts = tuple(map(_chart, breakdowns))
+    charts = tuple(paint(breakdown) for breakdown in breakdowns for paint in (_chart, _layers))
     return Section("Where the time goes", tuple(Note(note, on="page") for note in notes), charts, tuple(tables))
+
+
+def _precision(group: str) -> str:
+    """What kernels of ``group`` multiply: ``INT8`` of ``INT8 GEMM``; ``other`` where they multiply no weights."""
+    precision, _, product = group.partition(" ")
+    return precision if product in PRODUCTS else "other"
 
 
 def _groups(breakdown: Breakdown) -> Table:
@@ -129,3 +135,51 @@ def _chart(breakdown: Breakdown) -> Chart:
     title, said = f"Time by group of kernels, {breakdown.shape}", f"{'; '.join(told)}."
     height = 0.9 + (0.14 + 0.12 * count) * len(groups)
     return Chart(f"breakdown-{breakdown.shape}", title, said, (paint,), height)
+
+
+def _layers(breakdown: Breakdown) -> Chart:
+    """Every kernel of each engine in its order, as high as its time, in the colour of what it multiplies."""
+    precisions = sorted({_precision(group) for group in breakdown.groups} - {"other"}, key=_width)
+    colours = dict(zip(precisions, (SECOND, FIRST, WARN), strict=False)) | {"other": FAINT}
+    highest = max((kernel.ms for engine in breakdown.engines.values() for kernel in engine.kernels), default=0.0)
+
+    def painter(name: str, engine: EngineTime) -> "Callable[[Axes], None]":
+        def paint(axes: "Axes") -> None:
+            for precision in [*precisions, "other"]:
+                own = [
+                    (place, kernel.ms)
+                    for place, kernel in enumerate(engine.kernels)
+                    if _precision(kernel.group) == precision
+                ]
+                if own:
+                    label = f"{precision} {_sum(engine, precision):.2f}"
+                    places, times = zip(*own, strict=True)
+                    axes.bar(places, times, 1.0, color=colours.get(precision, INK), label=label)
+            axes.set_ylim(0, highest * 1.05)
+            axes.set_ylabel("ms")
+            axes.legend(
+                title=short(name), alignment="left", loc="lower left", bbox_to_anchor=(0, 0.97), ncols=4,
+                handlelength=0.8, columnspacing=0.8,
+            )  # fmt: skip
+            axes.set_xlabel("kernels in their order; sums in ms above")
+
+        return paint
+
+    sums = {
+        name: [(precision, _sum(engine, precision)) for precision in [*precisions, "other"]]
+        for name, engine in breakdown.engines.items()
+    }
+    told = (f"{name}: " + ", ".join(f"{word} {ms:.3f} ms" for word, ms in own if ms) for name, own in sums.items())
+    paints = tuple(painter(name, engine) for name, engine in breakdown.engines.items())
+    title, said = f"Kernels by precision and time, {breakdown.shape}", f"{'; '.join(told)}."
+    return Chart(f"layers-{breakdown.shape}", title, said, paints, height=0.4 + 1.8 * len(paints))
+
+
+def _sum(engine: EngineTime, precision: str) -> float:
+    return sum(kernel.ms for kernel in engine.kernels if _precision(kernel.group) == precision)
+
+
+def _width(precision: str) -> tuple[int, str]:
+    """8 bits before 16 before 32."""
+    digits = "".join(character for character in precision if character.isdigit())
+    return int(digits or 0), precision

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from calib8.report.bench import BenchReport
-from calib8.report.chart import FIRST, INK, SECOND, Chart, short
+from calib8.report.chart import FAINT, FIRST, INK, SECOND, WARN, Chart, short
 from calib8.report.section import Cell, Column, Note, On, Section, Table
 from calib8.report.verification import VerificationReport
 from calib8.verification import bench as measured
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 TERMS = {
     "p95, p99": "Of a hundred batches 95, or 99, took at most this long.",
+    "cosine to first": "How close the outputs for the timed batch are to the first artefact's: the mean over its rows.",
     "GPU (ms)": "What the GPU alone computes for, by its own clock: arrays in its memory, launched as one CUDA graph.",
 }
+#: What is told of the accuracy of what was timed; the terminal has no room for it.
+COSINE = Column("cosine to first", "{:.5f}", on="page")
 #: What engines have beside that.
 GPU = (Column("GPU (ms)", "{:.3f}", terminal=("GPU", "ms")), Column("ratio (GPU)", "{:.2f}x", terminal=("", "ratio")))
 
@@ -45,6 +48,7 @@ def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str],
         Column("p99 (ms)", "{:.2f}", terminal=("p99", "ms")),
         Column("samples/s", "{:,.0f}", terminal=("samples", "/s")),
         Column("ratio", "{:.2f}x"),
+        COSINE,
         *(GPU if any(latency.gpu_ms for cell in cells for latency in cell.latencies.values()) else ()),
     )
     rows = tuple(
@@ -57,6 +61,7 @@ def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str],
             latency.p99_ms,
             latency.samples_per_second,
             cell.ratio(name),
+            latency.cosine,
             latency.gpu_ms,
             cell.gpu_ratio(name),
         )[: len(columns)]
@@ -66,12 +71,46 @@ def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str],
     notes = tuple(Note(f"{name}: {runtime}", on=told) for name, runtime in runtimes.items())
     groups = tuple(len(cell.latencies) for cell in cells)
     table = Table("Latency of one batch", columns, rows, groups=groups)
-    return Section("Speed", notes, (_chart(cells),), (table,), terms=TERMS)
+    charts = tuple(chart for chart in (_against_accuracy(cells), _chart(cells)) if chart is not None)
+    return Section("Speed", notes, charts, (table,), terms=TERMS)
 
 
 def _title(description: str) -> str:
     """``OpenVINO 2026.4.1 on CPU`` -> ``OpenVINO``."""
     return re.split(r" v?\d", description)[0]
+
+
+def _against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
+    """What each artefact keeps of the first one's output, against its time, for the largest batch that was measured.
+
+    On the GPU's own clock if all have that. None where there is nothing to set against the first.
+    """
+    cell = max(cells, key=lambda cell: cell.batch * (cell.length or 1))
+    timed = all(latency.gpu_ms for latency in cell.latencies.values())
+    points = [
+        (short(name), latency.gpu_ms if timed and latency.gpu_ms else latency.median_ms, latency.cosine)
+        for name, latency in cell.latencies.items()
+        if latency.cosine is not None
+    ]
+    if len(points) < 2:
+        return None
+    shape = f"{cell.batch}x{cell.length}" if cell.length else str(cell.batch)
+
+    def paint(axes: "Axes") -> None:
+        for place, (name, taken, cosine) in enumerate(points):
+            colour, marker = (FIRST, SECOND, WARN, INK)[place % 4], "osD^v"[place % 5]
+            axes.scatter([taken], [cosine], color=colour, marker=marker, s=42, label=name, zorder=3)
+        axes.axhline(1, color=FAINT, linewidth=0.8)
+        axes.margins(x=0.15, y=0.25)
+        axes.set_xlim(left=0)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.set_xlabel(f"{'GPU alone' if timed else 'median latency'}, batch {shape} (ms): left is faster")
+        axes.set_ylabel("cosine to the first")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+    said = "; ".join(f"{name}: {taken:.2f} ms, cosine {cosine:.4f}" for name, taken, cosine in points)
+    height = 2.6 + 0.2 * len(points)
+    return Chart("accuracy-latency", "Accuracy against latency", f"Batch {shape}. {said}.", (paint,), height)
 
 
 def _chart(cells: Sequence[measured.Cell]) -> Chart:
@@ -90,7 +129,7 @@ def _chart(cells: Sequence[measured.Cell]) -> Chart:
         axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("latency of one batch (ms): median, line to the 95th percentile")
+        axes.set_xlabel("ms (line: to p95)")
 
     said = "; ".join(f"{label}: {latency.median_ms:.2f} ms" for label, latency, _ in rows)
     return Chart(
