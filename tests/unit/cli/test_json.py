@@ -143,9 +143,10 @@ def test_a_pipe_gets_no_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_its_completion(shell: str, tmp_path: Path) -> None:
-    script = calib8_process("--show-completion", shell).stdout
-    assert "_CALIB8_COMPLETE=complete_" in script
-    calib8_process("--install-completion", shell, HOME=str(tmp_path))
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # or it is always that of whoever runs the tests
+    script = calib8_process("--show-completion", shell, **named).stdout
+    assert f"_CALIB8_COMPLETE=complete_{shell}" in script
+    calib8_process("--install-completion", shell, HOME=str(tmp_path), **named)
     assert any("_CALIB8_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
 
