@@ -93,9 +93,9 @@ def ask_child(name: str, children: set[subprocess.Popen[bytes]]) -> Answer:
 
 
 def _said(found: dict[str, Any]) -> str:
-    """One word of what was found."""
+    """What was found, in short."""
     form = found.get("form")
-    return str(found.get("version") or (PRODUCTS[form] if form else "answers"))
+    return str(found.get("version") or found.get("problem") or (PRODUCTS[form] if form else "answers"))
 
 
 def _own_version() -> str:

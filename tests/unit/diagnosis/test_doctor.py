@@ -263,6 +263,19 @@ def test_an_end_ends_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"version": "580.65", "problem": None}, "580.65"),
+        ({"version": None, "problem": "no NVIDIA driver answers here."}, "no NVIDIA driver answers here."),
+        ({"form": "s8"}, "s8 x s8"),
+        ({}, "answers"),
+    ],
+)
+def test_what_was_found_is_told_in_short(found: dict[str, object], said: str) -> None:
+    assert probe._said(found) == said
+
+
 def test_a_child_loads_nothing_that_is_slow() -> None:
     """There are nine of them; ONNX IR alone would take each a second."""
     code = "import sys; import calib8.diagnosis.child; print({'onnx_ir', 'sympy', 'onnx', 'numpy'} & set(sys.modules))"
