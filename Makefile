@@ -35,6 +35,7 @@ check: .venv/installed .venv/bindings/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
+	$(BIN)/hadolint containers/*.Dockerfile
 	$(SITE)
 
 # The documentation, as build/site/index.html.

@@ -12,6 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Section -> pages. A page that is not there yet is left out; one that is there and not listed is an error.
 PAGES = {
     "": ["README.md", "docs/quickstart.md"],
+    "Start": [
+        "docs/start/README.md",
+        "docs/start/no-gpu.md",
+        "docs/start/t4.md",
+        "docs/start/rtx.md",
+        "docs/start/hopper.md",
+        "docs/start/blackwell.md",
+        "docs/start/jetson.md",
+        "docs/containers.md",
+    ],
     "Tutorials": [
         "docs/tutorials/mpnet.md",
         "docs/tutorials/encoder.md",

@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ def check_command(words: list[str]) -> None:
             assert {*rest[:1]} & {*subcommands}, f"no such command: {shlex.join(words)}"
             command, rest = subcommands[rest[0]], rest[1:]
         command.make_context(words[1], rest)
+    elif program in ("python", "python3") and words[1] == "-m":
+        assert find_spec(words[2]) is not None, f"no module {words[2]}"
     elif program in ("python", "python3"):
         check_script(ROOT / words[1], words[2:])
     elif program == "make":
@@ -138,7 +141,9 @@ def check_command(words: list[str]) -> None:
     elif program == "pip":
         check_extras(words)
     else:
-        assert program in ("curl", "docker", "ray"), f"no way to check {program!r}; add one to tests/docs/runner.py"
+        assert program in ("curl", "docker", "nvidia-smi", "ray", "sudo"), (
+            f"no way to check {program!r}; add one to tests/docs/runner.py"
+        )
 
 
 def check_script(script: Path, arguments: list[str]) -> None:

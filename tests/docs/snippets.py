@@ -20,6 +20,7 @@ NEEDS = {
     "gpu": "needs a GPU that TensorRT runs on",
     "tensorrt 10": "needs the full TensorRT 10 and its GPU",
     "cluster": "needs a Ray cluster of several machines",
+    "machine": "sets up a machine: packages, drivers, environments, downloads",
     "hours": "takes many minutes, other tools or data sets that are not here",
     "triton": "needs a Triton Inference Server",
     "docker": "needs Docker",

@@ -68,6 +68,21 @@ def blocks(page: Path) -> int:
     return sum(language != "text" for language in fences) + len(re.findall(r"(?:\A|\n)\n(?: {4}.*\n)+", rest))
 
 
+#: What a page that begins with an empty machine says before a block that no test runs.
+UNRUN = re.compile(r"\*(Not run here|Run on (an H200|a fresh clone)|What was run there)")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "start"], ids=lambda page: page.stem)
+def test_a_page_to_start_from_says_where_a_block_was_run(page: Path) -> None:
+    """Under each heading, before the first block that is not run by ``test_page``."""
+    lines, said = page.read_text(encoding="utf-8").splitlines(), False
+    unrun = {snippet.line for snippet in snippets_of(page) if snippet.needs}
+    assert unrun
+    for number, line in enumerate(lines, start=1):
+        said = (said and not line.startswith("#")) or bool(UNRUN.search(line))
+        assert said or number not in unrun, f"{page.name}:{number}: say whether this was run, and where"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [("```sql\nselect 1\n```\n", "a block of 'sql'"), ("<!-- needs: luck -->\n\n    calib8 doctor\n", "needs 'luck'")],
