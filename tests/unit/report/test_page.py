@@ -19,6 +19,7 @@ from calib8.report.sections.plan import plan_section
 from calib8.report.sections.ranges import outlier_ratio
 from calib8.verification.bench import Cell
 from calib8.verification.config import Verify
+from calib8.verification.gpu_speed import GpuSpeed
 from calib8.verification.speed import Latency
 from h100 import measured_activity
 
@@ -177,6 +178,16 @@ def test_accuracy_is_set_against_latency_for_the_largest_batch_and_by_the_gpus_c
     assert told == "Batch 32x16. fp16: 64.00 ms, cosine 1.0000; int8: 32.00 ms, cosine 0.9900."
     alone = small.model_copy(update={"latencies": {"fp16": small.latencies["fp16"]}})
     assert [chart.name for chart in latency_section([alone], {"fp16": "A"}).charts] == ["latency"]
+
+
+def test_a_conversion_sets_accuracy_against_latency_where_a_gpu_ran_both() -> None:
+    one = {"runs": 5, "median_ms": 3, "p95_ms": 3, "p99_ms": 3, "samples_per_second": 1}
+    latencies = {"fp16.engine": Latency(gpu_ms=2, cosine=1, **one), "x.engine": Latency(gpu_ms=1, cosine=0.99, **one)}
+    cell = Cell(batch=32, length=128, latencies=latencies)
+    speed = GpuSpeed(runtime="TensorRT 10.6 on H200", baseline="fp16.engine", engine="x.engine", cells=(cell,))
+    page = html_of(contents.conversion(report().model_copy(update={"gpu_speed": speed}), plan(), ranges()))
+    assert "Batch 32x128. fp16.engine: 2.00 ms, cosine 1.0000; x.engine: 1.00 ms, cosine 0.9900." in page
+    assert "Accuracy against latency" not in html_of(full_page())
 
 
 def test_a_missed_plan_is_marked_and_a_loop_of_the_host_told() -> None:

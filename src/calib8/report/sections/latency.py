@@ -71,7 +71,7 @@ def latency_section(cells: Sequence[measured.Cell], runtimes: Mapping[str, str],
     notes = tuple(Note(f"{name}: {runtime}", on=told) for name, runtime in runtimes.items())
     groups = tuple(len(cell.latencies) for cell in cells)
     table = Table("Latency of one batch", columns, rows, groups=groups)
-    charts = tuple(chart for chart in (_against_accuracy(cells), _chart(cells)) if chart is not None)
+    charts = tuple(chart for chart in (against_accuracy(cells), _chart(cells)) if chart is not None)
     return Section("Speed", notes, charts, (table,), terms=TERMS)
 
 
@@ -80,7 +80,7 @@ def _title(description: str) -> str:
     return re.split(r" v?\d", description)[0]
 
 
-def _against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
+def against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
     """What each artefact keeps of the first one's output, against its time, for the largest batch that was measured.
 
     On the GPU's own clock if all have that. None where there is nothing to set against the first.
@@ -94,7 +94,6 @@ def _against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
     ]
     if len(points) < 2:
         return None
-    shape = f"{cell.batch}x{cell.length}" if cell.length else str(cell.batch)
 
     def paint(axes: "Axes") -> None:
         for place, (name, taken, cosine) in enumerate(points):
@@ -104,13 +103,13 @@ def _against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
         axes.margins(x=0.15, y=0.25)
         axes.set_xlim(left=0)
         axes.ticklabel_format(axis="y", useOffset=False)
-        axes.set_xlabel(f"{'GPU alone' if timed else 'median latency'}, batch {shape} (ms): left is faster")
+        axes.set_xlabel(f"{'GPU alone' if timed else 'median latency'}, batch {cell.shape} (ms): left is faster")
         axes.set_ylabel("cosine to the first")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
     said = "; ".join(f"{name}: {taken:.2f} ms, cosine {cosine:.4f}" for name, taken, cosine in points)
     height = 2.6 + 0.2 * len(points)
-    return Chart("accuracy-latency", "Accuracy against latency", f"Batch {shape}. {said}.", (paint,), height)
+    return Chart("accuracy-latency", "Accuracy against latency", f"Batch {cell.shape}. {said}.", (paint,), height)
 
 
 def _chart(cells: Sequence[measured.Cell]) -> Chart:
