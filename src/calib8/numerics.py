@@ -84,3 +84,9 @@ def cosine_rows(a: Floats, b: Floats) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = np.where(norms == 0, 0.0, np.sum(a64 * b64, axis=1) / norms)
     return np.where(both_zero, 1.0, cosine)
+
+
+def gelu(x: Floats) -> NDArray[np.float32]:
+    """``x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2`` (Hendrycks and Gimpel, 2016, arXiv:1606.08415)."""
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * np.power(x, 3))
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)), np.float32)

@@ -33,6 +33,14 @@ def drop_unread(graph: ir.Graph, value: ir.Value) -> None:
         del graph.initializers[name_of(value)]
 
 
+def drop_unread_node(graph: ir.Graph, value: ir.Value) -> None:
+    """Remove the node that computes ``value`` if nothing reads any output of it and none is of the model."""
+    node = value.producer()
+    outputs = () if node is None else node.outputs
+    if node is not None and not any(output.uses() or output.is_graph_output() for output in outputs):
+        graph.remove(node, safe=True)
+
+
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | list[ir.Node]) -> None:
     """Put ``nodes`` right behind what computes ``value``, or first of all if nothing does."""
     producer = value.producer()

@@ -18,7 +18,11 @@ Rules:
 7. Channels that ``index`` leaves out go around INT8, through a small MatMul in float that is added to the op's output.
    They are computed by columns of their own where that can be (``own_columns``), and gathered elsewhere.
 8. Where none is repeated there is no Gather in front of Q either: what is left out meets rows of zeros in the weight.
-9. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
+9. Stairs, behind a GELU: a channel that reaches farther than the grid is repeated, each copy from a lower bias:
+   ``GELU(z - c * amax)`` for c = 0, 1, 2 … Every copy ends where the grid does, by Q's own saturation, and where one
+   ends the next begins: their sum is the channel, but for less than 0.17 where two meet, as GELU is no ReLU there. All
+   meet the same row of the weight. So nothing stands before Q (see ``stairs``).
+10. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
 """
 
 from dataclasses import dataclass, replace
@@ -28,13 +32,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.site import Site, matrix_of, weight_of
-from calib8.graph.values import drop_unread, insert_behind, name_of
+from calib8.graph.values import drop_unread, drop_unread_node, insert_behind, name_of
 from calib8.graph.weighted import WeightedOp
 from calib8.numerics import Codes as CodeArray
+from calib8.numerics import gelu
 from calib8.passes.half import CONDITIONING
 from calib8.passes.opset import require_opset
 from calib8.passes.own_columns import own_columns
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
+from calib8.passes.stairs import stairs
 from calib8.precision import INT8, Grid
 
 
@@ -46,20 +52,29 @@ class Conditioning:
     index: NDArray[np.int64]
     multiplier: NDArray[np.float32]
     amax: float
+    #: Where stairs begin [K'] (rule 9); None without such.
+    offset: NDArray[np.float32] | None = None
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows [n, K] -> conditioned rows [n, K']."""
-        return (x - self.shift)[:, self.index] * self.multiplier
+        conditioned = (x - self.shift)[:, self.index] * self.multiplier
+        if self.offset is not None:
+            upper = self.offset > 0  # what is that large came out of GELU as it went in
+            conditioned[:, upper] = gelu(conditioned[:, upper] - self.offset[upper])
+        return conditioned
 
     def weight(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """[K, N] -> [K', N], so that conditioned rows times it equal ``(x - shift) @ matrix``."""
+        if self.offset is not None:
+            return matrix[self.index]
         copies = np.bincount(self.index, minlength=len(self.shift))[self.index]  # how often each row's channel is there
         return matrix[self.index] / (self.multiplier * copies.astype(np.float32))[:, None]
 
     def spread(self, taps: int) -> "Conditioning":
         """The same for rows that hold ``taps`` values of each channel."""
         index = (self.index[:, None] * taps + np.arange(taps)).reshape(-1)
-        return Conditioning(np.repeat(self.shift, taps), index, np.repeat(self.multiplier, taps), self.amax)
+        offset = None if self.offset is None else np.repeat(self.offset, taps)
+        return Conditioning(np.repeat(self.shift, taps), index, np.repeat(self.multiplier, taps), self.amax, offset)
 
     @property
     def side(self) -> NDArray[np.int64]:
@@ -119,19 +134,25 @@ def condition(model: ir.Model, site: Site, quantised: Quantised) -> ir.Model:
     channels = quantised.conditioning.side
     side = _side_channels(constants, site.activation, quantised.conditioning) if len(channels) else None
     quantised = quantised.widened()
-    dequantised = conditioned_activation(constants, site, quantised.conditioning, quantised.grid)
+    own = quantised.conditioning
+    if own.offset is not None:
+        value = stairs(constants, site.activation, own.index, own.offset)
+        dequantised = quantised_activation(constants, value, own.amax, quantised.grid)
+    else:
+        dequantised = conditioned_activation(constants, site, own, quantised.grid)
     for op in site.ops:
-        own = quantised.weights[op.name]
-        name, codes = name_of(op.weight), weight_of(op, own.codes, site.groups)
-        weight = dequantised_codes(constants, name, codes, own.scale, op.channel_axis, op.node)
+        given = quantised.weights[op.name]
+        name, codes = name_of(op.weight), weight_of(op, given.codes, site.groups)
+        weight = dequantised_codes(constants, name, codes, given.scale, op.channel_axis, op.node)
         if side is not None:
             _add_side(constants, op, side, matrix_of(op)[channels])
         op.node.replace_input_with(0, dequantised)
         op.node.replace_input_with(1, weight)
-        if own.bias.any():
-            _add_bias(constants, op, own.bias)
+        if given.bias.any():
+            _add_bias(constants, op, given.bias)
         if name in graph.initializers:  # unless an op with the same weight came before
             drop_unread(graph, op.weight)
+    drop_unread_node(graph, site.activation)
     return model
 
 

@@ -30,7 +30,7 @@ def early_gather(model: ir.Model) -> ir.Model:
     """Move every such Gather of ``model`` in place, and return the model."""
     for node in list(model.graph):
         if node.op_type == "Gather" and (index := _index(node)) is not None:
-            _ = _into_gemm(model.graph, node, index) or _behind_codes(model.graph, node, index)
+            _ = into_gemm(model.graph, node, index) or _behind_codes(model.graph, node, index)
     return model
 
 
@@ -47,8 +47,8 @@ def _index(node: ir.Node) -> NDArray[np.int64] | None:
     return index if np.array_equal(np.unique(index), np.arange(size)) else None
 
 
-def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bool:
-    """Rule 1. False if it does not hold."""
+def into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64], *, always: bool = False) -> bool:
+    """Rule 1; ``always``: of any number of columns, and of a float weight, too. False if it does not hold."""
     source, output = gather.inputs[0], gather.outputs[0]
     assert source is not None
     assert source.shape is not None
@@ -58,16 +58,20 @@ def _into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bo
     if branch is None or branch.gemm.op_type != "MatMul" or not branch.closed(gather) or output.is_graph_output():
         return False
     dequantise = _weight(branch.gemm, channels)
-    if dequantise is None or len(index) > MOST_COLUMNS * channels:
+    in_float = dequantise is None and always and _is_matrix(branch.gemm.inputs[1], channels)
+    if (dequantise is None and not in_float) or (len(index) > MOST_COLUMNS * channels and not always):
         return False
     constants = Constants(graph)
-    for slot, part in enumerate(dequantise.inputs):
+    if dequantise is None:
+        _repeat(constants, branch.gemm, 1, branch.gemm.inputs[1], index)
+    for slot, part in enumerate(dequantise.inputs if dequantise is not None else ()):
+        assert dequantise is not None
         _repeat(constants, dequantise, slot, part, index)
     for node in branch.nodes:
         for slot, operand in enumerate(node.inputs):
             if operand is not None and operand.const_value is not None and operand.const_value.size > 1:
                 _repeat(constants, node, slot, operand, index)
-    for node in (dequantise, branch.gemm, *branch.nodes):
+    for node in (*([dequantise] if dequantise is not None else []), branch.gemm, *branch.nodes):
         shape = node.outputs[0].shape
         if shape is not None:
             node.outputs[0].shape = ir.Shape([*shape[:-1], len(index)])
@@ -89,6 +93,11 @@ def _weight(gemm: ir.Node, channels: int) -> ir.Node | None:
     per_column = len(codes) == 2 and codes[1] == channels and axis in (1, -1)
     per_column = per_column and all(shape == (channels,) for shape in rest)
     return node if per_column and "block_size" not in node.attributes else None
+
+
+def _is_matrix(weight: ir.Value | None, channels: int) -> bool:
+    constant = weight.const_value if weight is not None else None
+    return constant is not None and len(constant.shape) == 2 and constant.shape[1] == channels
 
 
 def _repeat(constants: Constants, reader: ir.Node, slot: int, value: ir.Value | None, index: NDArray[np.int64]) -> None:

@@ -20,6 +20,7 @@ from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
 from calib8.passes.quantize_embedding import quantize_embeddings
+from calib8.passes.stairs import fold_stairs
 from calib8.precision import INT8, Grid
 from calib8.progress import Progress
 from calib8.provenance import CALIBRATION, MADE_BY, PLAN, Origin
@@ -116,6 +117,7 @@ def finish(
     if config.embedding:
         quantize_embeddings(quantised)
     fold_conditioning(quantised, everywhere=everywhere)
+    fold_stairs(quantised)
     if config.remainder == "fp16":
         to_half(quantised)
     quantised.metadata_props[PLAN] = plan.model_dump_json()

@@ -22,13 +22,14 @@ class Recipe:
     """Which treatments a conditioning combines.
 
     smooth: SmoothQuant's alpha, 0 for none. shift: whether channels are centred. split: share of columns to add.
-    side: number of channels, those that reach farthest, that go around INT8. reach: what the grid covers, as a multiple
-    of the range that was seen.
+    stairs: share of columns to add, by which channels that reach farthest get stairs. side: number of channels, those
+    that reach farthest, that go around INT8. reach: what the grid covers, as a multiple of the range that was seen.
     """
 
     smooth: float = 0.0
     shift: bool = False
     split: float = 0.0
+    stairs: float = 0.0
     side: int = 0
     reach: float = 1.0
 
@@ -36,6 +37,7 @@ class Recipe:
         parts = [f"smooth {self.smooth:g}"] if self.smooth else []
         parts += ["shift"] if self.shift else []
         parts += [f"split {self.split:.0%}"] if self.split else []
+        parts += [f"stairs {self.stairs:.0%}"] if self.stairs else []
         parts += [f"side {self.side}"] if self.side else []
         parts += [f"reach {self.reach:g}"] if self.reach != 1 else []
         return " + ".join(parts) or "plain"
@@ -58,6 +60,8 @@ def design(seen: Channels, weight_amax: NDArray[np.float32], recipe: Recipe) -> 
     does, set the reach of the grid; shift last, since a shift must be a multiple of the step that all this leaves.
     """
     low, high = seen.minimum.astype(np.float64), seen.maximum.astype(np.float64)
+    if recipe.stairs:
+        return _on_stairs(_at_least(np.maximum(-low, high)), recipe)
     reach = _at_least((high - low) / 2 if recipe.shift else np.maximum(-low, high))
     # Smoothing all the way is for channels that have outputs of their own, where nothing drowns a quiet one's error.
     loud = reach if recipe.smooth == 1 else np.maximum(reach, np.quantile(reach, QUIET))
@@ -75,6 +79,21 @@ def design(seen: Channels, weight_amax: NDArray[np.float32], recipe: Recipe) -> 
         index=index,
         multiplier=(1 / (smooth * np.maximum(copies, 1)))[index].astype(np.float32),
         amax=amax,
+    )
+
+
+def _on_stairs(reach: NDArray[np.float64], recipe: Recipe) -> Conditioning:
+    """As many copies for each channel as bring the farthest down most; copy c begins where copy c - 1 ends."""
+    copies = _copies(reach, max(PAD, _extra(len(reach), recipe.stairs)))
+    amax = float((reach / copies).max()) * recipe.reach
+    index = np.repeat(np.arange(len(reach)), copies)
+    number = np.arange(len(index)) - np.repeat(np.cumsum(copies) - copies, copies)
+    return Conditioning(
+        shift=np.zeros(len(reach), np.float32),
+        index=index,
+        multiplier=np.ones(len(index), np.float32),
+        amax=amax,
+        offset=(number * amax).astype(np.float32),
     )
 
 

@@ -29,6 +29,8 @@ RECIPES = (
     Recipe(shift=True, split=0.04),
     Recipe(smooth=0.5, shift=True, split=0.04),
 )
+#: For latency, where nothing may stand before Q.
+STAIRS = (Recipe(stairs=0.04), Recipe(stairs=0.08))
 #: A costlier recipe must lower the error power by this factor.
 WORTH = 0.9
 #: How far the grid may reach beyond what was seen, or fall short of it, from wide to tight. On data unlike that of
@@ -59,7 +61,7 @@ class Solution:
 
 def usual_recipes(grid: Grid) -> tuple[Recipe, ...]:
     """A float grid has its fine steps for small values beside large ones: nothing to condition."""
-    return RECIPES if grid.even else RECIPES[:1]
+    return (*RECIPES, *STAIRS) if grid.even else RECIPES[:1]
 
 
 def solve(

@@ -44,6 +44,8 @@ def save(solution: Solution, path: Path) -> None:
         "index": conditioning.index,
         "multiplier": conditioning.multiplier,
     }
+    if conditioning.offset is not None:
+        arrays["offset"] = conditioning.offset
     for number, weight in enumerate(weights.values()):
         bits = weight.codes.view(np.int8)  # NumPy's files know no FP8
         arrays |= {f"codes.{number}": bits, f"scale.{number}": weight.scale, f"bias.{number}": weight.bias}
@@ -56,14 +58,16 @@ def load(path: Path) -> Solution:
     with np.load(path, allow_pickle=False) as stored:
         told = json.loads(str(stored["told"]))
         grid = GRIDS[told["precision"]]
-        conditioning = Conditioning(stored["shift"], stored["index"], stored["multiplier"], told["amax"])
+        offset = stored.get("offset")
+        conditioning = Conditioning(stored["shift"], stored["index"], stored["multiplier"], told["amax"], offset)
         weights = {
             op: Codes(
                 stored[f"codes.{number}"].view(dtype_of(grid)), stored[f"scale.{number}"], stored[f"bias.{number}"]
             )
             for number, op in enumerate(told["ops"])
         }
-    numbers = [conditioning.shift, conditioning.multiplier, *(n for w in weights.values() for n in (w.scale, w.bias))]
+    numbers = [conditioning.shift, conditioning.multiplier, conditioning.offset]
+    numbers += [*(n for w in weights.values() for n in (w.scale, w.bias))]
     if not all(np.isfinite(array).all() for array in numbers if array is not None):
         raise ValueError("a number of it is not finite")
     scale_of(conditioning.amax, grid)

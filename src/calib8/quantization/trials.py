@@ -9,6 +9,7 @@ from calib8.graph.site import Site
 from calib8.numerics import Floats, dequantize, quantize, scale_of
 from calib8.passes.condition import Conditioning
 from calib8.passes.fold_conditioning import Foldable, foldable
+from calib8.passes.stairs import takes_stairs
 from calib8.precision import INT8, Grid
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Channels, Recipe, design
@@ -66,8 +67,10 @@ def possible(recipe: Recipe, site: Site, optimize: Optimize = "accuracy") -> boo
     A shift does not reach the zeros that a Conv pads with. Channels of a grouped Conv cannot be repeated; only there is
     it free to smooth all the way, where channels have weight scales of their own. Only MatMul and Gemm have side
     branches, and some channels must be left for INT8. For latency nothing may be left in front of Q, nor beside the op:
-    what cannot be folded is not possible.
+    what cannot be folded is not possible. Stairs are for latency alone, and behind a GELU.
     """
+    if recipe.stairs:
+        return optimize == "latency" and takes_stairs(site.activation, len(site.matrix()) // site.taps)
     if optimize == "latency" and not _leaves_nothing(recipe, site):
         return False
     if recipe.smooth == 1 and site.groups == 1:

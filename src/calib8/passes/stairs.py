@@ -1,0 +1,90 @@
+"""Stairs: channels behind a GELU that reach farther than the INT8 grid, computed by several columns of the GEMM before.
+
+    z -> GELU -> y        becomes        z -> Gather(index) -> Sub(offset) -> GELU -> Q
+
+with the channels of ``z`` repeated as ``index`` says, each copy an ``offset`` lower (``condition``, rule 9); and then,
+of the first of these the second,
+
+    x -> MatMul(W) -> Add(b) -> Gather -> Sub -> GELU
+    x -> MatMul(W[:, index]) -> Add(b[index] - offset) -> GELU
+
+so that nothing stands between the GEMM, GELU and Q, which TensorRT computes in one kernel. Exact, but for the order of
+the two sums.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calib8.graph.branch import branch_of
+from calib8.graph.values import drop_unread, insert_behind, op_of
+from calib8.passes.early_gather import into_gemm
+from calib8.passes.half import CONDITIONING
+from calib8.passes.qdq_nodes import Constants
+
+#: Mark (``Node.meta``) of the Gather and the Sub.
+STAIRS = "calib8.stairs"
+
+
+def takes_stairs(value: ir.Value, channels: int) -> bool:
+    """Whether ``value`` is the GELU of what one GEMM and elementwise ops compute, of so many channels."""
+    node = value.producer()
+    if node is None or op_of(node) != "Gelu" or node.inputs[0] is None or value.is_graph_output():
+        return False
+    return branch_of(node.inputs[0], channels) is not None
+
+
+def stairs(constants: Constants, value: ir.Value, index: NDArray[np.int64], offset: NDArray[np.float32]) -> ir.Value:
+    """``value``, a GELU, of repeated channels: ``GELU(z[..., index] - offset)``. ``value`` stays for others."""
+    gelu = value.producer()
+    assert gelu is not None
+    (before,) = gelu.inputs
+    assert before is not None
+    shape = None if value.shape is None else ir.Shape([*value.shape[:-1], len(index)])
+    nodes: list[ir.Node] = []
+
+    def append(op_type: str, name: str, inputs: list[ir.Value], attributes: dict[str, ir.Attr | int]) -> ir.Value:
+        output = ir.Value(name=constants.free(f"{value.name}_{name}"), type=value.type, shape=shape)
+        nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=f"{output.name}_{op_type}"))
+        return output
+
+    chosen = constants.new(f"{value.name}_stairs", index)
+    repeated = append("Gather", "repeated", [before, chosen], {"axis": -1})
+    lowered = append("Sub", "lowered", [repeated, constants.new(f"{value.name}_offset", offset)], {})
+    for node in nodes:
+        node.meta[STAIRS] = node.meta[CONDITIONING] = True
+    result = append("Gelu", "on_stairs", [lowered], dict(gelu.attributes))
+    insert_behind(constants.graph, before, nodes)
+    return result
+
+
+def fold_stairs(model: ir.Model) -> int:
+    """Let the GEMM before compute what stairs repeat and lower, in place. How many tensors of them are all folded."""
+    graph, folded = model.graph, 0
+    for gather in [node for node in graph if STAIRS in node.meta and op_of(node) == "Gather"]:
+        ((lower, _),) = gather.outputs[0].uses()
+        chosen = gather.inputs[1].const_value if gather.inputs[1] is not None else None
+        assert chosen is not None
+        if into_gemm(graph, gather, chosen.numpy(), always=True):
+            folded += _into_bias(graph, lower)
+    return folded
+
+
+def _into_bias(graph: ir.Graph, lower: ir.Node) -> bool:
+    """Lower the constant bias that is added right before. False if there is none, or others read the sum."""
+    total, offset = lower.inputs
+    add = total.producer() if total is not None else None
+    if add is None or op_of(add) != "Add" or len(add.outputs[0].uses()) != 1 or offset is None:
+        return False
+    slot = next((slot for slot, operand in enumerate(add.inputs) if operand and operand.const_value is not None), None)
+    bias = add.inputs[slot] if slot is not None else None
+    if slot is None or bias is None or bias.const_value is None or offset.const_value is None:
+        return False
+    lowered = (bias.const_value.numpy() - offset.const_value.numpy()).astype(np.float32)
+    add.replace_input_with(slot, Constants(graph).new(f"{bias.name}_lowered", lowered))
+    lower.outputs[0].replace_all_uses_with(add.outputs[0])
+    graph.remove(lower, safe=True)
+    for value in (bias, offset):
+        if value.is_initializer():
+            drop_unread(graph, value)
+    return True
