@@ -27,11 +27,16 @@ STAIRS = "calib8.stairs"
 
 
 def takes_stairs(value: ir.Value, channels: int) -> bool:
-    """Whether ``value`` is the GELU of what one GEMM and elementwise ops compute, of so many channels."""
+    """Whether ``value`` is the GELU of what one GEMM and elementwise ops compute, of so many channels.
+
+    Only GEMMs may read it, and nothing else what lies between: all of it gets other channels.
+    """
     node = value.producer()
     if node is None or op_of(node) != "Gelu" or node.inputs[0] is None or value.is_graph_output():
         return False
-    return branch_of(node.inputs[0], channels) is not None
+    branch = branch_of(node.inputs[0], channels)
+    alone = all(op_of(reader) in ("MatMul", "Gemm") for reader, _ in value.uses())
+    return branch is not None and branch.closed(node) and alone
 
 
 def stairs(constants: Constants, value: ir.Value, index: NDArray[np.int64], offset: NDArray[np.float32]) -> ir.Value:

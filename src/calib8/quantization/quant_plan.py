@@ -33,7 +33,7 @@ class OpPlan(BaseModel):
     """What is done to one weighted op.
 
     recipe: how its input is conditioned before the grid, None where ranges alone decided.
-    extra_columns: columns that outlier channel splitting adds to the GEMM.
+    extra_columns: columns that outlier channel splitting, or stairs, add to the GEMM.
     side_channels: channels that go around INT8, which its grid does not hold.
     amax: of the input as calibration saw it; a recipe has a grid of its own.
     sqnr_db: what is left of the signal: of the op's output on held-out rows where there is a recipe, of a typical
