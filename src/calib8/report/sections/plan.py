@@ -18,8 +18,8 @@ TERMS = {
     "op": "A node of the model with weights: MatMul, Gemm or Conv.",
     "recipe": "What is done to an op's input before it is rounded, and undone in its weights. Smooth moves the size of "
     "large channels into the weights (the number says how much of it), shift takes the middle of each channel away, "
-    "split divides the largest channels in two, stairs compute them in steps that end where the grid does, reach leaves "
-    "room on the grid for larger values.",
+    "split divides the largest channels in two, stairs compute them in steps that end where the grid does, reach "
+    "leaves room on the grid for larger values.",
     "extra columns": "What split, or stairs, add to the op.",
 }
 
