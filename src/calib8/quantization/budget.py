@@ -30,7 +30,7 @@ from calib8.quantization.measuring import Measuring, costs_alone
 from calib8.quantization.policy import Findings
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import Budget, QuantPlan
-from calib8.quantization.solve import RECIPES, WORTH, Solution, cheapest, solve
+from calib8.quantization.solve import RECIPES, STAIRS, WORTH, Solution, cheapest, solve
 from calib8.quantization.solved import kept
 from calib8.quantization.trials import Trial, Trials, possible
 
@@ -41,7 +41,7 @@ COSTLY = (
     Recipe(shift=True, split=0.04, side=32),
     Recipe(smooth=0.5, shift=True, split=0.04, side=32),
 )
-ORDER = (*RECIPES, *COSTLY)
+ORDER = (*RECIPES, *STAIRS, *COSTLY)
 #: Samples that a plan is measured on.
 BUDGET_PROBED = 64
 #: Cosine not worth spending.
