@@ -17,11 +17,11 @@ def main() -> None:
     for name in ("onnx", "calib_data", "engine"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--target", help="GPUs to build for with TensorRT-RTX: sm86,sm89")
-    parser.add_argument("--shapes", action="append", default=[], help="needed where more than batch and length varies")
+    parser.add_argument("--shapes", action="append", default=[], help="default: as in the calibration data")
     args = parser.parse_args()
     try:
         chosen, model = calib8.Build(shapes=args.shapes, targets=args.target), calib8.load(args.onnx)
-        chosen.profiles(model)  # tells missing sizes before the long work
+        _ = chosen.profiles(model) if args.shapes else ()  # tells what does not fit before the long work
         with calib8.ConsoleProgress() as progress:
             cache = args.engine.with_name("calibration.cache")
             ranges = calib8.calibrate(model, args.calib_data, cache=cache, progress=progress)

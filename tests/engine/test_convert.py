@@ -12,7 +12,7 @@ import calib8
 from calib8.__main__ import main
 from calib8.errors import AccuracyMissed, Calib8Error, DataError, ModelError
 from calib8.serving.protocol import smaller_of
-from calib8.testing import tiny_encoder, token_feeds
+from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 
 WIDE = {"vocabulary": 64, "width": 64, "positions": 32}
 
@@ -169,3 +169,20 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     exec(code, variables)
     assert variables["outputs"]["last_hidden_state"].shape == (1, 3, 64)
     assert [engine.plan.missing for engine in variables["engines"]] == [(), ()]
+
+
+def test_an_engine_takes_the_sizes_of_the_calibration_data(tmp_path: Path, notes) -> None:
+    model = tiny_convnet()
+    model.graph.inputs[0].shape = ir.Shape([-1, 3, "?", "?"])
+    ir.save(model, tmp_path / "model.onnx")
+    random = np.random.default_rng(0)
+    images = [{"image": random.standard_normal((16, 3, 12, 8 + 8 * n)).astype(np.float32)} for n in range(2)]
+    chosen = calib8.Convert(build=calib8.Build(targets=("sm86",)), verify=calib8.Verify(min_cosine=0.9))
+    report = calib8.convert(tmp_path / "model.onnx", images, tmp_path / "out", chosen, progress=notes)
+    sidecar = json.loads((tmp_path / "out" / f"{report.engines[0].file.name}.json").read_text())
+    assert sidecar["profiles"] == [
+        {"name": "image", "min": [1, 3, 12, 8], "opt": [8, 3, 12, 8], "max": [64, 3, 12, 16]}
+    ]
+    [again] = calib8.build(tmp_path / "out" / "model.int8.onnx", tmp_path / "again.engine", chosen.build)
+    assert json.loads((tmp_path / "again.engine.json").read_text())["profiles"] == sidecar["profiles"]
+    assert again.plan.passed

@@ -67,13 +67,14 @@ def test_sizes_reach_the_engine(folder: Path) -> None:
     assert {"name": "input_ids", "min": [1, 4], "opt": [2, 8], "max": [4, 16]} in profiles
 
 
-def test_missing_sizes_are_told_before_the_long_work(folder: Path) -> None:
+def test_shapes_that_do_not_fit_are_told_before_the_long_work(folder: Path) -> None:
     model = tiny_convnet()
     model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
     ir.save(model, folder / "images.onnx")
-    made = script(SCRIPTS[0], folder / "images.onnx", folder / "no data yet", folder / "images.engine")
+    made = script(SCRIPTS[0], folder / "images.onnx", folder / "no data yet", folder / "images.engine",
+                  "--shapes", "images:1x3x8x8:1x3x8x8:1x3x8x8")  # fmt: skip
     assert made.returncode == 2
-    assert "no sizes for 'height', 'width' of image[batch, 3, height, width]. Pass --shapes" in made.stderr
+    assert "shapes given for 'images', but the model's inputs are image." in made.stderr
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

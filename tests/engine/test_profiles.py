@@ -85,6 +85,28 @@ def test_dimensions_without_a_sensible_default_are_asked_for():
         resolve([SOUND])
 
 
+def test_what_calibration_data_showed_is_taken_where_nothing_else_tells():
+    seen = {"frames": (50, 98, 300), "sequence": (3, 5, 7)}
+    assert resolve_text([SOUND], seen) == ["sound:1x50x80:8x98x80:64x300x80"]
+    assert resolve_text([IDS], seen) == ["input_ids:1x1:8x64:64x384"]  # what calib8 measures encoders with
+    given = [parse_profile("input_ids:1x8:2x16:4x32")]
+    assert resolve_text([IDS, SOUND], seen, given)[1] == "sound:1x50x80:2x98x80:4x300x80"
+    with pytest.raises(ProfileError, match="'frames' goes up to 300, but the model's tables hold only 200"):
+        resolve_profiles([SOUND], [], {"frames": 200}, seen)
+
+
+def resolve_text(inputs, seen, given=()):
+    return [str(profile) for profile in resolve_profiles(inputs, given, {}, seen)]
+
+
+def test_the_hint_fits_the_input():
+    photo = InputSpec("photo", FLOAT, ("n", 3, "height", "width"))
+    with pytest.raises(ProfileError, match="like photo:1x3x224x224:8x3x224x224:64x3x224x224 "):
+        resolve([photo])
+    with pytest.raises(ProfileError, match="like sound:1x128x80:8x128x80:64x128x80 "):
+        resolve([SOUND])
+
+
 def test_one_profile_serves_every_input_with_the_same_symbols():
     assert resolve([IDS, MASK], "input_ids:1x8:2x16:4x32")[1] == "attention_mask:1x8:2x16:4x32"
     with pytest.raises(ProfileError, match="no sizes for 'frames'"):

@@ -82,7 +82,9 @@ def ranges_of(
         progress.update(f"{config.observer} ranges", done, len(statistics))
     if config.tensors == "all":
         tensors = constant_ranges(model) | with_dropped_identities(model, tensors)
-    ranges = Ranges(origin=origin, samples=len(data), positions=positions(data), tensors=tensors)
+    ranges = Ranges(
+        origin=origin, samples=len(data), positions=positions(data), tensors=tensors, sizes=dict(data.sizes())
+    )
     _note_poor_data(ranges, progress)
     return ranges
 

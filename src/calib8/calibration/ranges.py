@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self
 
 from calib8.caches.cache import DEFAULT_VERSION, Algorithm, Cache, cache_of
@@ -75,6 +84,8 @@ class Ranges(BaseModel):
     samples: NonNegativeInt
     positions: NonNegativeInt
     tensors: dict[str, TensorRange]
+    #: Least, usual and largest size of dimensions behind the batch, by name, in the data.
+    sizes: dict[str, tuple[PositiveInt, PositiveInt, PositiveInt]] = Field(default_factory=dict)
 
     def amax(self) -> dict[str, float]:
         """Tensor name -> amax."""

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.inputs import Arrays, InputSpec, checked, mask_name, sample_count
+from calib8.data.inputs import Arrays, InputSpec, Sizes, checked, mask_name, sample_count, sizes_of
 from calib8.data.rooms import LARGEST, Rooms, most_unpadded, taken_length
 from calib8.data.sources import Source
 from calib8.errors import DataError
@@ -67,6 +67,10 @@ class Dataset:
     def __len__(self) -> int:
         """Number of samples."""
         return sum(map(sample_count, self.chunks))
+
+    def sizes(self) -> Sizes:
+        """The sizes of named dimensions behind the batch."""
+        return sizes_of(self.specs, self.chunks)
 
     @property
     def leading(self) -> str:

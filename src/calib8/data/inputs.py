@@ -1,7 +1,9 @@
 """What a model wants to be fed, and whether an array is that."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from calib8.errors import DataError
 from calib8.progress import Progress
 
 Arrays = dict[str, NDArray[np.generic]]
+#: The least, the usual and the largest size of named dimensions.
+Sizes: TypeAlias = Mapping[str, tuple[int, int, int]]
 
 #: Inputs of these names mark real positions with 1 and padding with 0.
 MASK_NAMES = ("attention_mask", "input_mask")
@@ -66,6 +70,28 @@ def named_dimensions(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
         return one_name.get(dim, dim) if isinstance(dim, str) else dim
 
     return tuple(replace(s, shape=tuple(name(s, axis, dim) for axis, dim in enumerate(s.shape))) for s in specs)
+
+
+def sizes_of(specs: Iterable[InputSpec], chunks: Iterable[Mapping[str, NDArray[np.generic]]]) -> Sizes:
+    """The sizes that named dimensions behind the batch have in ``chunks``: the usual one is the median over samples.
+
+    Arrays that do not fit are passed over: ``checked`` says so.
+    """
+    seen: dict[str, Counter[int]] = {}
+    for chunk in chunks:
+        for spec in specs:
+            shape = np.shape(chunk.get(spec.name, ()))
+            if len(shape) == len(spec.shape):
+                for size, dim in list(zip(shape, spec.shape, strict=True))[1:]:
+                    if isinstance(dim, str):
+                        seen.setdefault(dim, Counter())[size] += shape[0]
+    return {dim: _spread(sizes) for dim, sizes in seen.items() if min(sizes) > 0}
+
+
+def _spread(sizes: Counter[int]) -> tuple[int, int, int]:
+    ordered = sorted(sizes)
+    reached = np.cumsum([sizes[size] for size in ordered])
+    return ordered[0], ordered[int(np.searchsorted(reached, reached[-1] / 2))], ordered[-1]
 
 
 def mask_name(specs: tuple[InputSpec, ...]) -> str | None:

@@ -37,6 +37,7 @@ from calib8.graph.host_driven import HostDriven, host_driven
 from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
+from calib8.graph.sizes import recorded_sizes
 from calib8.precision import GRIDS, INT8, Grid
 from calib8.progress import Progress, Quiet
 
@@ -220,7 +221,7 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
         )
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
-    profiles = resolve_profiles(inputs, config.shapes, limits)
+    profiles = resolve_profiles(inputs, config.shapes, limits, recorded_sizes(model))
     return _Source(path, metadata, precision, ops, conditioning_chains(model), inputs, profiles)
 
 

@@ -17,6 +17,8 @@ from calib8.engine.targets import parse_targets, proposals
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from calib8.data.inputs import Sizes
+
 #: One engine each for Turing, Ampere, Ada and Blackwell cards: what is built for if nobody chooses.
 DEFAULT_TARGETS = ("sm75", "sm86", "sm89", "sm120")
 
@@ -102,15 +104,17 @@ class Build(Config, Options):
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self
 
-    def profiles(self, model: "ir.Model") -> tuple[Profile, ...]:
+    def profiles(self, model: "ir.Model", seen: "Sizes | None" = None) -> tuple[Profile, ...]:
         """The shapes that engines of ``model`` are optimised for; to know before long work whether ``shapes`` will do.
+
+        ``seen``: the sizes of its dimensions in calibration data.
 
         Raises ``ProfileError`` where they do not fit the model, or sizes are missing that nothing tells.
         """
         from calib8.graph.inputs import declared_inputs  # the command line reads this config, and needs no ONNX
         from calib8.graph.limits import dimension_limits
 
-        return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model))
+        return resolve_profiles(declared_inputs(model), self.shapes, dimension_limits(model), seen)
 
     def allowed_float_ops(self, expected: int) -> int:
         """How many of ``expected`` quantised ops may be computed in float."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from calib8.data.inputs import InputSpec
+from calib8.data.inputs import InputSpec, Sizes
 from calib8.data.rooms import LARGEST, Room, Rooms
 from calib8.errors import ProfileError
 
@@ -76,7 +76,7 @@ def parse_profile(text: str) -> Profile:
 
 
 def resolve_profiles(
-    inputs: Sequence[InputSpec], given: Sequence[Profile], limits: Mapping[str, int]
+    inputs: Sequence[InputSpec], given: Sequence[Profile], limits: Mapping[str, int], seen: Sizes | None = None
 ) -> tuple[Profile, ...]:
     """A profile for every dynamic input; given ones are checked, missing ones follow from shared dimensions.
 
@@ -85,14 +85,15 @@ def resolve_profiles(
 
     An input without a profile takes the ranges that another input's profile gives to the same symbols. Without any
     profile, the first dimension is taken for the batch (1, 8, 64) and the second of a rank-2 integer input for the
-    sequence (1, 64, 384, or the limit if that is smaller). ``limits`` maps a symbol to the most the model can take.
+    sequence (1, 64, 384, or the limit if that is smaller). What is still without sizes has those ``seen`` in
+    calibration data. ``limits`` maps a symbol to the most the model can take.
 
     Raises ``ProfileError``.
     """
     names = [entry.name for entry in inputs]
     if unknown := [profile.name for profile in given if profile.name not in names]:
         raise ProfileError(f"shapes given for {unknown[0]!r}, but the model's inputs are {', '.join(names)}.")
-    resolved = [_resolve(inputs, known, limits) for known in profile_sets(given)]
+    resolved = [_resolve(inputs, known, limits, seen or {}) for known in profile_sets(given)]
     for index, profiles in enumerate(resolved):
         if profiles and profiles in resolved[:index]:
             raise ProfileError(
@@ -102,7 +103,9 @@ def resolve_profiles(
     return tuple(profile for profiles in resolved for profile in profiles)
 
 
-def _resolve(inputs: Sequence[InputSpec], given: ProfileSet, limits: Mapping[str, int]) -> tuple[Profile, ...]:
+def _resolve(
+    inputs: Sequence[InputSpec], given: ProfileSet, limits: Mapping[str, int], seen: Sizes
+) -> tuple[Profile, ...]:
     """The profiles of one set."""
     ranges: dict[str, Range] = {}
     for entry in inputs:
@@ -112,6 +115,7 @@ def _resolve(inputs: Sequence[InputSpec], given: ProfileSet, limits: Mapping[str
     if not given:
         for entry in inputs:
             _record(ranges, entry, [_default(entry, axis, limits) for axis in range(len(entry.shape))])
+    ranges = {**seen, **ranges}
     _require_within(ranges, limits)
     return tuple(_complete(entry, ranges) for entry in inputs if entry.dynamic)
 
@@ -163,7 +167,18 @@ def _require_within(ranges: Mapping[str, Range], limits: Mapping[str, int]) -> N
 def _complete(entry: InputSpec, ranges: Mapping[str, Range]) -> Profile:
     unknown = [dim for dim in entry.shape if isinstance(dim, str) and dim not in ranges]
     if unknown:
-        raise ProfileError(f"no sizes for {', '.join(map(repr, unknown))} of {entry}. Pass --shapes, like {EXAMPLE}.")
+        raise ProfileError(
+            f"no sizes for {', '.join(map(repr, unknown))} of {entry}. Pass --shapes, like {_example(entry)}; of a "
+            "model that calib8 quantised they are known from its calibration data."
+        )
     sizes = [ranges[dim] if isinstance(dim, str) else (dim, dim, dim) for dim in entry.shape]
     low, usual, high = zip(*sizes, strict=True)
     return Profile(name=entry.name, min=low, opt=usual, max=high)
+
+
+def _example(entry: InputSpec) -> str:
+    """Shapes that fit the input: pixels for an image, a length for anything else."""
+    size = 224 if len(entry.shape) == 4 else 128
+    behind = "".join(f"x{dim if isinstance(dim, int) else size}" for dim in entry.shape[1:])
+    batches = (entry.shape[0],) * 3 if isinstance(entry.shape[0], int) else DEFAULT_BATCH
+    return f"{entry.name}:{':'.join(f'{batch}{behind}' for batch in batches)} (name:min:opt:max)"

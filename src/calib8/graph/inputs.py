@@ -1,5 +1,7 @@
 """What an ONNX model wants to be fed, read from its graph."""
 
+from collections import Counter
+
 import onnx_ir as ir
 
 from calib8.data.inputs import InputSpec, named_dimensions
@@ -7,19 +9,36 @@ from calib8.errors import ModelError
 
 #: Operators that hand indices on unchanged.
 PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+#: What exporters call a dimension of which they know nothing.
+NAMELESS = ("", "?", "-1", "None", "unknown")
 
 
 def declared_inputs(model: ir.Model) -> tuple[InputSpec, ...]:
     """The inputs that a caller has to feed, every dynamic dimension named. Raises ``ModelError`` for unknown ranks."""
     specs = []
-    for value in model.graph.inputs:
-        if value.is_initializer():
-            continue
-        if value.dtype in (None, ir.DataType.UNDEFINED) or value.shape is None:
+    for value, shape in input_shapes(model.graph):
+        if value.dtype in (None, ir.DataType.UNDEFINED) or shape is None:
             raise ModelError(f"input {value.name!r} of the model has no type or no rank. Export the model again.")
-        shape = tuple(d if isinstance(d, int) else d.value for d in value.shape)
         specs.append(InputSpec(value.name or "", value.dtype.numpy(), shape, _vocabulary(value)))
     return named_dimensions(tuple(specs))
+
+
+def input_shapes(graph: ir.Graph) -> list[tuple[ir.Value, tuple[int | str | None, ...] | None]]:
+    """The inputs that a caller feeds, each with its sizes, and the names of those that are dynamic; None for no name.
+
+    -1 and 0 are sizes of which an exporter knew nothing, and ``NAMELESS`` are names of such. A name that stands for
+    several axes of one input alone, as for height and width, says nothing of them either.
+    """
+    inputs = [value for value in graph.inputs if not value.is_initializer()]
+    named = Counter(dim for value in inputs for dim in {str(size) for size in value.shape or ()})
+
+    def told(value: ir.Value, size: int | ir.SymbolicDim) -> int | str | None:
+        if isinstance(size, int):
+            return size if size > 0 else None
+        alone = named[str(size)] == 1 and list(map(str, value.shape or ())).count(str(size)) > 1
+        return None if alone or size.value in NAMELESS else size.value
+
+    return [(v, None if v.shape is None else tuple(told(v, size) for size in v.shape)) for v in inputs]
 
 
 def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:

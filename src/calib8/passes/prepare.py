@@ -9,6 +9,7 @@ Rules:
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
 5. Shapes and types are inferred, for FP16 conversion and for messages.
 6. An initializer is no model input: exporters of old list weights among the inputs, where they would stay behind.
+7. A dimension of an input of which the exporter knew nothing is free: what bears one name must be of one size.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from onnx_ir.passes import common
 
 from calib8.errors import ModelError
 from calib8.files import require_path
+from calib8.graph.inputs import input_shapes
 from calib8.graph.io import load as read
 from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
 from calib8.graph.values import name_of
@@ -44,6 +46,8 @@ def prepare(model: ir.Model) -> ir.Model:
     """Return ``model`` in canonical form; numerically the same. Raises ``ModelError`` for opsets that are too old."""
     model = _raise_opset(model)
     common.RemoveInitializersFromInputsPass()(model)  # rule 6
+    for value, shape in input_shapes(model.graph):  # rule 7
+        value.shape = None if shape is None else ir.Shape(shape)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
     _fold(model.graph)  # rule 2
     _drop_identities(model.graph)

@@ -13,6 +13,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.errors import ConfigError
 from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
+from calib8.graph.sizes import record_sizes
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.condition import condition
 from calib8.passes.fit_tensorrt import fit_tensorrt
@@ -103,6 +104,7 @@ def apply_plan(
             f"{plan.ops[0].reason}. Lower --min-sqnr, change --include/--exclude, or calibrate on other data."
         )
     quantize_ops(quantised, chosen, ranges, solutions, config.grid)
+    record_sizes(quantised, ranges.sizes)
     return finish(quantised, plan, ranges.origin, config, everywhere=folded and config.optimize == "latency")
 
 

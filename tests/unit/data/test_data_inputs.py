@@ -2,10 +2,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.data.inputs import InputSpec, checked, mask_name, named_dimensions, sample_count
+from calib8.data.inputs import InputSpec, checked, mask_name, named_dimensions, sample_count, sizes_of
 from calib8.errors import DataError, ModelError
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.inputs import input_specs, table_rows
+from calib8.graph.inputs import declared_inputs, input_specs, table_rows
+from calib8.passes.prepare import prepare
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 
@@ -163,3 +164,26 @@ def test_a_single_number_is_no_array_of_samples(notes) -> None:
     with pytest.raises(DataError, match=r"x holds a single number; expected an array \[samples, \.\.\.\]"):
         sample_count({"x": np.float32(3)})
     assert sample_count({}) == 0
+
+
+@pytest.mark.parametrize("shape", [[-1, 3, "?", "?"], [0, 3, None, None], ["n", 3, "size", "size"]])
+def test_dimensions_of_which_the_exporter_knew_nothing_are_free(shape: list) -> None:
+    g = GraphBuilder()
+    model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, *shape)))
+    batch = "n" if shape[0] == "n" else "x[0]"
+    for one in (model, prepare(model)):
+        assert declared_inputs(one)[0].shape == (batch, 3, "x[2]", "x[3]")
+
+
+def test_a_name_that_two_inputs_share_is_kept_on_both_axes() -> None:
+    g = GraphBuilder()
+    bias = g.input("bias", ir.DataType.FLOAT, "batch", "sequence", "sequence")
+    model = g.model(y=g.op("MatMul", bias, g.input("x", ir.DataType.FLOAT, "batch", "sequence", 4)))
+    assert declared_inputs(model)[0].shape == ("batch", "sequence", "sequence")
+
+
+def test_sizes_in_data_are_told_per_sample() -> None:
+    chunks = [{"image": np.zeros((n, 3, size), np.float32)} for n, size in ((1, 8), (5, 32), (3, 64))]
+    specs = named_dimensions((IMAGE,))
+    assert sizes_of(specs, chunks) == {"image[2]": (8, 32, 64)}  # of 9 samples the fifth has 32
+    assert sizes_of(specs, [{"other": np.zeros(3)}, {"image": np.zeros((2, 3))}]) == {}
