@@ -36,7 +36,7 @@ from calib8.engine.targets import parse_targets
 from calib8.gpu.hardware import Gpu
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.host_driven import host_driven
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import load, referring, serialized, source_sha256, stored_bytes
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
@@ -224,7 +224,7 @@ def _onnx_graph(data: bytes, folder: Path) -> None:
     conditioning_chains(model)
     model = prepare(model)
     weighted_ops(model)
-    input_specs(model)
+    declared_inputs(model)
 
 
 def _onnx_inspect(data: bytes, folder: Path) -> None:

@@ -26,7 +26,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.errors import InputError, SetupError
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import save
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
@@ -39,13 +39,13 @@ from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 def tokens(model: ir.Model) -> Dataset:
     """Seven batches of unequal lengths."""
     return Dataset(Batches([token_feeds(*lengths) for lengths in [(3, 9)] * 3 + [(4,), (12, 2, 5), (6,), (2,)]]),
-                   input_specs(model))  # fmt: skip
+                   declared_inputs(model))  # fmt: skip
 
 
 def images(model: ir.Model) -> Dataset:
     random = np.random.default_rng(0)
     return Dataset(Batches([{"image": random.normal(size=(5, 3, 8, 8)).astype(np.float32)} for _ in range(7)]),
-                   input_specs(model))  # fmt: skip
+                   declared_inputs(model))  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["encoder", "convnet"])
@@ -360,7 +360,7 @@ def test_unfinished_work_stays_only_if_something_was_kept(tmp_path: Path, keeps:
 
 def test_solved_sites_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes) -> None:
     model = prepare(tiny_encoder())
-    data = Dataset(Batches([token_feeds(*[8] * 50)]), input_specs(model))
+    data = Dataset(Batches([token_feeds(*[8] * 50)]), declared_inputs(model))
     statistics = collect(model, data, Quiet(), sample=400)
     names = {op.name for op in apply.weighted_ops(model)}
     solved: list[str] = []

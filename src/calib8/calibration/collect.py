@@ -126,9 +126,9 @@ class Collector:
         They are found before the pass begins, so that no two sessions hold memory at a time.
         """
         names = {name: None for tensor in self._tensors for name in (tensor.name, tensor.unflattened) if name}
-        with Shapes(model, list(names)) as shapes:
+        with Shapes(model, list(names), alone=data.alone) as shapes:
             smallest = min((arrays for _, arrays in data.batches()), key=_values)
-            seen = [_seen(shapes, smallest, data.mask)]
+            seen = [(shapes.of(smallest), None) if data.alone else _seen(shapes, smallest, data.mask)]
             with suppress(DataError):  # a model that was traced with one length has no other
                 seen += [_seen(shapes, other, data.mask) for other in _of_another_length(data, smallest)]
             for tensor in self._tensors:

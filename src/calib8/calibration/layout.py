@@ -35,8 +35,9 @@ class Shapes:
     else are not run again.
     """
 
-    def __init__(self, model: ir.Model, names: list[str]) -> None:
-        self._model, self._names = model, names
+    def __init__(self, model: ir.Model, names: list[str], *, alone: bool = False) -> None:
+        """``alone``: the model takes one sample at a time, and is run on each of another shape."""
+        self._model, self._names, self._alone = model, names, alone
         self._inferred: Inference | None = Inference(model)
         self._runtime: OrtRuntime | None = None
         self._known: dict[tuple[Shape, ...], tuple[list[Shape], list[Shape]]] = {}
@@ -51,6 +52,11 @@ class Shapes:
         return self._seen(arrays)
 
     def _seen(self, arrays: Arrays) -> dict[str, Shape]:
+        if self._alone:
+            whole = tuple(array.shape for array in arrays.values())
+            if whole not in self._known:
+                self._known[whole] = (found := self._run(arrays)), found
+            return dict(zip(self._names, self._known[whole][0], strict=True))
         key = tuple(array.shape[1:] for array in arrays.values())
         if key not in self._known:
             self._known[key] = self._run(first(arrays, 1)), self._run(first(arrays, 2))

@@ -19,7 +19,6 @@ from calib8.calibration.ranges import Ranges
 from calib8.conversion.baseline import race_baseline
 from calib8.conversion.config import Convert
 from calib8.data.batching import Dataset
-from calib8.data.inputs import sizes_of
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
 from calib8.engine.able import able
@@ -27,8 +26,7 @@ from calib8.engine.build import build_engine, builder_of
 from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
 from calib8.files import atomic, read_json, require_folder, require_separate, write_json
 from calib8.gpu.monitor import watched
-from calib8.graph.dataset import dataset_for
-from calib8.graph.inputs import declared_inputs
+from calib8.graph.dataset import dataset_for, samples_for, sizes_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.limits import dimension_limits
 from calib8.passes.prepare import prepare
@@ -93,7 +91,10 @@ def convert(
         data = Path(data).absolute()  # workers are in another folder
     source = calibration_source(data, model, progress)
     _refuse_early(model, config)
-    reference = _checked_model(model, config, source)
+    reference = _checked_model(model, config)
+    source = samples_for(reference, source, progress)
+    if config.build is not None:
+        config.build.profiles(reference, sizes_for(reference, source))
     job = _Job(model, output, config, progress)
     fitted, held_out = (source, None) if config.held_out is not None else split(source)
     with watched(config.monitor) as activity:
@@ -136,13 +137,10 @@ def _refuse_early(model: Path, config: Convert) -> None:
         raise ConfigError(f"text needs a tokenizer: expected tokenizer.json beside {model}. Give arrays instead.")
 
 
-def _checked_model(model: Path, config: Convert, source: Source) -> ir.Model:
-    """The model, prepared, if ops, shapes and sizes that ``config`` names are there and neither it nor the data lack
-    one."""
+def _checked_model(model: Path, config: Convert) -> ir.Model:
+    """The model, prepared, if the ops that ``config`` names are there."""
     reference = prepare(load(model))
     selected(reference, config.quantize)
-    if config.build is not None:
-        config.build.profiles(reference, sizes_of(declared_inputs(reference), source.chunks()))
     return reference
 
 

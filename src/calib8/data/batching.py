@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.data.alone import Samples, by_sample, takes_one
 from calib8.data.inputs import Arrays, InputSpec, Sizes, checked, mask_name, sample_count, sizes_of
 from calib8.data.rooms import LARGEST, Rooms, most_unpadded, taken_length
 from calib8.data.sources import Source
@@ -36,7 +37,8 @@ class Group(NamedTuple):
 class Dataset:
     """A source whose every chunk was checked against the model, ready to be batched.
 
-    Without a mask input a batch holds up to ``BATCH`` samples of one chunk. With one, samples are sorted by length
+    A model that takes one sample at a time gets it as it is, without an axis of samples. Without a mask input a batch
+    holds up to ``BATCH`` samples of one chunk. With one, samples are sorted by length
     within their chunk, trailing columns that are padding for the whole batch are cut off where the model's sequence
     is dynamic, and a batch holds about ``TOKEN_BUDGET`` positions.
     """
@@ -53,12 +55,14 @@ class Dataset:
     ) -> None:
         """``limits`` holds the largest size of named dimensions (see ``graph.limits``)."""
         progress = progress or Quiet()
-        self.source = source
+        #: Whether the model takes one sample at a time (see ``data.alone``).
+        self.alone = takes_one(specs)
+        self.source = Samples(source, specs, progress) if self.alone else source
         self.limits = limits or {}
-        self.specs = specs
-        self.mask = mask_name(specs)
+        self.specs = by_sample(specs) if self.alone else specs
+        self.mask = mask_name(self.specs)
         once = _Once(progress)
-        self.chunks = [checked(chunk, specs, once) for chunk in source.chunks()]
+        self.chunks = [checked(chunk, self.specs, once) for chunk in self.source.chunks()]
         if not self.chunks:
             raise DataError("the data is empty: expected at least one batch, got none. Check how it was made.")
         self.fingerprint = source.fingerprint()
@@ -105,7 +109,7 @@ class Dataset:
             cut, sequence = group.longest, self._sequence()
             arrays = {spec.name: _trimmed(arrays[spec.name], spec, sequence, cut) for spec in self.specs}
         self._check_limits(arrays)
-        return rows + group.first, arrays
+        return rows + group.first, {name: array[0] for name, array in arrays.items()} if self.alone else arrays
 
     def shortened(self, arrays: Arrays) -> Arrays | None:
         """A batch without its last position; None if it has one, or a number of them that the model fixes."""
@@ -133,7 +137,7 @@ class Dataset:
     def _plain(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, int]]:
         """The rows of each batch of ``chunk``; nothing is cut off."""
         count, shape = sample_count(chunk), chunk[self.leading].shape
-        size = min(self.BATCH, _most_rows(rooms, shape[1] if len(shape) > 1 else 1))
+        size = 1 if self.alone else min(self.BATCH, _most_rows(rooms, shape[1] if len(shape) > 1 else 1))
         for start in range(0, count, size):
             yield np.arange(start, min(start + size, count)), 0
 

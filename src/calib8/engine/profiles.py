@@ -114,7 +114,9 @@ def _resolve(
             _record(ranges, entry, given[entry.name].ranges())
     if not given:
         for entry in inputs:
-            _record(ranges, entry, [_default(entry, axis, limits) for axis in range(len(entry.shape))])
+            defaults = [_default(entry, axis, limits) for axis in range(len(entry.shape))]
+            batch = seen.get(str(entry.shape[0])) if entry.shape else None  # a model that takes one sample at a time
+            _record(ranges, entry, [batch or DEFAULT_BATCH, *defaults[1:]] if defaults else [])
     ranges = {**seen, **ranges}
     _require_within(ranges, limits)
     return tuple(_complete(entry, ranges) for entry in inputs if entry.dynamic)

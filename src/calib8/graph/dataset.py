@@ -2,13 +2,30 @@
 
 import onnx_ir as ir
 
+from calib8.data.alone import Samples, by_sample, takes_one
 from calib8.data.batching import Dataset
+from calib8.data.inputs import Sizes, sizes_of
 from calib8.data.sources import Source
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
 from calib8.progress import Progress
 
 
 def dataset_for(model: ir.Model, source: Source, progress: Progress) -> Dataset:
     """``source`` as batches that fit ``model``. Raises ``ModelError`` or ``DataError`` when they do not fit."""
-    return Dataset(source, input_specs(model), limits=dimension_limits(model), progress=progress)
+    return Dataset(source, declared_inputs(model), limits=dimension_limits(model), progress=progress)
+
+
+def samples_for(model: ir.Model, source: Source, progress: Progress) -> Source:
+    """``source`` with one array of samples for each input of ``model``, so that samples can be chosen.
+
+    Raises ``ModelError`` as ``declared_inputs`` does.
+    """
+    specs = declared_inputs(model)
+    return Samples(source, specs, progress) if takes_one(specs) else source
+
+
+def sizes_for(model: ir.Model, source: Source) -> Sizes:
+    """The sizes of the named dimensions of ``model`` in the samples of ``source``."""
+    specs = declared_inputs(model)
+    return sizes_of(by_sample(specs) if takes_one(specs) else specs, source.chunks())

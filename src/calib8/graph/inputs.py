@@ -41,19 +41,6 @@ def input_shapes(graph: ir.Graph) -> list[tuple[ir.Value, tuple[int | str | None
     return [(v, None if v.shape is None else tuple(told(v, size) for size in v.shape)) for v in inputs]
 
 
-def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The declared inputs of ``model``, which must have a dynamic batch. Raises ``ModelError``."""
-    specs = declared_inputs(model)
-    for spec in specs:
-        if not spec.shape or isinstance(spec.shape[0], int):
-            raise ModelError(
-                f"input {spec.name!r} has the fixed shape {list(spec.shape)}; expected a dynamic batch as its first "
-                "dimension. Export again with dynamic axes, e.g. torch.onnx.export(..., "
-                f"dynamic_axes={{{spec.name!r}: {{0: 'batch'}}}})."
-            )
-    return specs
-
-
 def table_rows(table: ir.Value | None) -> int | None:
     """Rows of a constant table [rows, width], also of one that is stored as int8 or in another float type."""
     while table is not None and (producer := table.producer()) is not None:

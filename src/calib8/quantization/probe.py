@@ -11,12 +11,13 @@ from calib8.data.batching import Dataset
 from calib8.data.sources import Source
 from calib8.data.split import First
 from calib8.errors import DataError
-from calib8.graph.dataset import dataset_for
+from calib8.graph.dataset import dataset_for, samples_for
 from calib8.numerics import cosine_rows
 from calib8.progress import Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.cpu import open_cpu
 from calib8.runtime.ort import OrtRuntime
+from calib8.runtime.run_all import run_filled
 from calib8.text.sentence import pooling_of
 from calib8.verification.compare import not_finite, vectors_of
 
@@ -27,7 +28,8 @@ RUINED = -1.0
 def probe_of(model: ir.Model, source: Source, samples: int, folder: Path | None) -> "Probe":
     """A probe of the first ``samples`` of ``source``, pooled as the files in the model's ``folder`` say."""
     pooling = pooling_of(folder)[0] if folder is not None else "mean"
-    return Probe(model, dataset_for(model, First(source, samples), Quiet()), pooling=pooling)
+    chosen = First(samples_for(model, source, Quiet()), samples)
+    return Probe(model, dataset_for(model, chosen, Quiet()), pooling=pooling)
 
 
 class Probe:
@@ -66,7 +68,7 @@ class Probe:
         batches = []
         for rows, arrays in self.data.batches():
             mask = np.asarray(arrays[self.data.mask]) if self.data.mask else None
-            outputs = runtime.run(arrays)
+            outputs = run_filled(runtime, arrays, self.data)
             for name, output in outputs.items():
                 _refuse_unmeasurable(name, np.asarray(output), len(rows))
             batches.append({name: vectors_of(output, mask, self.pooling) for name, output in outputs.items()})

@@ -15,7 +15,7 @@ from calib8.data.sources import Data, Source
 from calib8.data.split import split
 from calib8.errors import ConfigError
 from calib8.files import named, require_separate, write_json
-from calib8.graph.dataset import dataset_for
+from calib8.graph.dataset import dataset_for, samples_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
@@ -134,7 +134,7 @@ def _measured(
             "no op is left to measure: --exclude matches all that --include does, or --optimize latency leaves the "
             "rest in float. Change one of them."
         )
-    fitted, held_back = split(data)
+    fitted, held_back = split(samples_for(model, data, progress))
     origin = origin_of(model.metadata_props[SOURCE_SHA256], fitted.fingerprint(), calibrate)
     rows = rows_to_sample(config)
     dataset = dataset_for(model, fitted, progress)

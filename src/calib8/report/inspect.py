@@ -18,7 +18,7 @@ from calib8.engine.sidecar import Sidecar, describe_engine, lacking_here, read_s
 from calib8.errors import InputError, ModelError
 from calib8.files import parse_json, read_json, reading, require_file, require_reachable
 from calib8.graph.codes import precision_of
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, load, stored_bytes
 from calib8.graph.limits import dimension_limits
 from calib8.graph.mapped import data_files
@@ -88,7 +88,7 @@ def _model(path: Path) -> dict[str, Any]:
     described["weights"] = {dtype: size_of(size) for dtype, size in weights.most_common()}
     described["weighted ops in float"] = len(weighted_ops(prepare(model.clone())))
     try:
-        described["feeds"] = [spec.name for spec in input_specs(model)]
+        described["feeds"] = [spec.name for spec in declared_inputs(model)]
         described["limits"] = dimension_limits(model)
     except ModelError as error:
         described["note"] = str(error)

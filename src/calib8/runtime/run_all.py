@@ -26,10 +26,16 @@ def filled_up(runtime: Runtime, arrays: Arrays, leading: str) -> Arrays:
     return {name: array[np.minimum(np.arange(enough), rows - 1)] for name, array in arrays.items()}
 
 
-def run_filled(runtime: Runtime, arrays: Arrays, leading: str) -> Arrays:
-    """``runtime.run`` for a batch that may have fewer rows than it takes; what was filled up is cut off again."""
-    given = filled_up(runtime, arrays, leading)
-    rows, enough = (len(batch[leading]) for batch in (arrays, given))
+def run_filled(runtime: Runtime, arrays: Arrays, data: Dataset) -> Arrays:
+    """``runtime.run`` for a batch of ``data``, its outputs by sample.
+
+    A batch may have fewer rows than the runtime takes: what was filled up is cut off again. All that comes out of a
+    model which takes one sample at a time is of that sample.
+    """
+    if data.alone:
+        return {name: np.asarray(out)[np.newaxis] for name, out in runtime.run(arrays).items()}
+    given = filled_up(runtime, arrays, data.leading)
+    rows, enough = (len(batch[data.leading]) for batch in (arrays, given))
     outputs = runtime.run(given)
     return {name: out[:rows] if out.ndim and len(out) == enough else out for name, out in outputs.items()}
 
@@ -40,7 +46,7 @@ def run_all(runtime: Runtime, data: Dataset, progress: Progress) -> Arrays:
     done = 0
     progress.update("run", done, len(data))
     for rows, arrays in data.batches(runtime.rooms(data.leading)):
-        for name, output in run_filled(runtime, arrays, data.leading).items():
+        for name, output in run_filled(runtime, arrays, data).items():
             if output.ndim == 0 or len(output) != len(rows):
                 raise DataError(
                     f"output {name!r} has shape {list(output.shape)} for a batch of {len(rows)}; expected one row per "

@@ -54,9 +54,13 @@ def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, pr
     What takes no batch so small is given a larger one, which takes the time that it takes: the rows asked for count.
     """
     workload = Workload(dataset)
-    shapes = [(batch, length) for batch in config.batches for length in workload.lengths(config.lengths)]
+    batches = (1,) if dataset.alone else config.batches
+    shapes = [(batch, length) for batch in batches for length in workload.lengths(config.lengths)]
     feeds = {
-        shape: {name: filled_up(runtime, arrays, dataset.leading) for name, runtime in runtimes.items()}
+        shape: {
+            name: arrays if dataset.alone else filled_up(runtime, arrays, dataset.leading)
+            for name, runtime in runtimes.items()
+        }
         for shape, arrays in ((shape, workload.batch(*shape)) for shape in shapes)
     }
     progress.update("measure speed", 0, len(feeds))  # the warm-up is part of it
@@ -121,7 +125,7 @@ class Workload:
     """Batches of any size and length made of the samples of ``dataset``, without padding."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.specs, self.mask_name = dataset.specs, dataset.mask
+        self.specs, self.mask_name, self.alone = dataset.specs, dataset.mask, dataset.alone
         self.chunk = dataset.chunks[0]
         mask = next((spec for spec in dataset.specs if spec.name == dataset.mask), None)
         self.sequence = mask.shape[1] if mask is not None and isinstance(mask.shape[1], str) else None
@@ -140,6 +144,8 @@ class Workload:
     def batch(self, size: int, length: int | None) -> Arrays:
         """``size`` samples, repeated if there are fewer; each one's own positions repeated up to ``length``."""
         rows = np.resize(np.arange(len(next(iter(self.chunk.values())))), size)
+        if self.alone:
+            return {spec.name: np.asarray(self.chunk[spec.name][rows])[0] for spec in self.specs}
         if length is None:
             return {spec.name: np.asarray(self.chunk[spec.name][rows]) for spec in self.specs}
         positions = [np.resize(np.flatnonzero(self._mask()[row]), length) for row in rows]

@@ -139,9 +139,7 @@ def compare(
     progress.update("verify", done, len(data))
     for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
         mask = np.asarray(arrays[data.mask]) if data.mask else None
-        expected, got = (
-            _numbers(runtime, run_filled(runtime, arrays, data.leading)) for runtime in (reference, candidate)
-        )
+        expected, got = (_numbers(runtime, run_filled(runtime, arrays, data)) for runtime in (reference, candidate))
         for name in _common(expected, got, len(rows)):
             gathered.setdefault(name, _Gathered()).add(rows, expected[name], got[name], mask, pooling)
         done += len(rows)

@@ -14,14 +14,14 @@ from calib8.data.sources import Batches
 from calib8.errors import DataError, ModelError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.passes.prepare import prepare
 from calib8.provenance import Origin
 from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 
 def data_for(model: ir.Model, *chunks: dict[str, np.ndarray]) -> Dataset:
-    return Dataset(Batches(chunks), input_specs(model))
+    return Dataset(Batches(chunks), declared_inputs(model))
 
 
 def one_layer(weight: np.ndarray) -> ir.Model:

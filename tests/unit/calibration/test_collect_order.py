@@ -11,7 +11,7 @@ from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.passes.prepare import prepare
 from calib8.testing import token_feeds
 
@@ -42,7 +42,7 @@ def model_of(kind: str) -> ir.Model:
 
 def seen_of(model: ir.Model, notes, *chunks: Arrays, sample: int = 1000) -> TensorStatistics:
     (seen,) = collect(
-        model, Dataset(Batches(chunks), input_specs(model)), notes, sample=sample, histograms=True
+        model, Dataset(Batches(chunks), declared_inputs(model)), notes, sample=sample, histograms=True
     ).values()
     return seen
 

@@ -7,7 +7,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.site import Site, sites
 from calib8.passes.prepare import prepare
 from calib8.testing import token_feeds
@@ -28,7 +28,7 @@ def image_model(*kernels: tuple[int, ...], **attributes: object) -> ir.Model:
 
 
 def seen_of(model: ir.Model, notes, sample: int, *chunks: np.ndarray) -> TensorStatistics:
-    data = Dataset(Batches([{"image": chunk} for chunk in chunks]), input_specs(model))
+    data = Dataset(Batches([{"image": chunk} for chunk in chunks]), declared_inputs(model))
     return collect(model, data, notes, sample=sample)["image"]
 
 
@@ -110,7 +110,7 @@ def test_rows_fit_the_matrix(notes) -> None:
     x = g.op("Conv", g.op("Relu", x), g.weight("p", 3, 8, 1, 1), name="point")
     x = g.op("Flatten", g.op("GlobalAveragePool", x))
     model = prepare(g.model(y=g.op("MatMul", x, g.weight("h", 3, 2), name="head")))
-    data = Dataset(Batches([{"image": IMAGES}]), input_specs(model))
+    data = Dataset(Batches([{"image": IMAGES}]), declared_inputs(model))
     seen = collect(model, data, notes, sample=300)
 
     def shape(site: Site) -> tuple[int, ...]:
@@ -141,7 +141,7 @@ def test_a_conv_over_a_sequence_with_a_mask(notes) -> None:
     words = g.op("Transpose", g.op("Gather", g.weight("words", 32, 4), ids), perm=[0, 2, 1], name="turned")
     y = g.op("Conv", words, g.weight("w", 3, 4, 3), name="conv")
     model = prepare(g.model(y=y, z=g.op("Identity", mask)))
-    data = Dataset(Batches([token_feeds(6, 4)]), input_specs(model))
+    data = Dataset(Batches([token_feeds(6, 4)]), declared_inputs(model))
     (seen,) = collect(model, data, notes, sample=1000).values()
     (site,) = sites(model)
     assert seen.sample(site.view).rows().shape == (2 * 4, 12)

@@ -23,7 +23,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.passes.prepare import prepare
 from calib8.testing import tiny_encoder, token_feeds
 
@@ -32,7 +32,7 @@ ALL = Calibrate(tensors="all")
 
 def ranges_of(model: ir.Model, notes, config: Calibrate = ALL, *chunks: dict[str, np.ndarray]) -> Ranges:
     model = prepare(model)
-    data = Dataset(Batches(chunks), input_specs(model))
+    data = Dataset(Batches(chunks), declared_inputs(model))
     return one_pass.calibrate(model, data, config, origin_of("m", "d", config), notes).ranges
 
 
@@ -203,7 +203,7 @@ CHAIN = """
 import numpy as np, onnx_ir as ir
 from calib8.calibration.collect import Collector
 from calib8.data.batching import Dataset
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.data.sources import Batches
 from calib8.passes.prepare import prepare
 from calib8.graph.builder import GraphBuilder
@@ -214,7 +214,7 @@ h = g.op("Conv", h, g.weight("w", 16, 3, 1, 1))
 for step in range(100):
     h = g.op("Sin" if step % 2 else "Tanh", h)
 model = prepare(g.model(y=h))
-data = Dataset(Batches([{"x": np.zeros((1, 3, 256, 256), np.float32)}]), input_specs(model))
+data = Dataset(Batches([{"x": np.zeros((1, 3, 256, 256), np.float32)}]), declared_inputs(model))
 with Collector(model, data, tensors="all") as collector:
     collector.add(*data.batch(data.groups()[0]))
     # Of this process alone: ru_maxrss still counts the parent before exec.

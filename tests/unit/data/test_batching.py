@@ -9,10 +9,10 @@ from calib8.data.rooms import Room
 from calib8.data.sources import Batches
 from calib8.errors import DataError
 from calib8.graph.dataset import dataset_for
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
 
-ENCODER = input_specs(tiny_encoder())
+ENCODER = declared_inputs(tiny_encoder())
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100), st.integers(1, 9))
@@ -30,7 +30,9 @@ def test_a_batch_is_had_by_its_number_at_no_others_cost(monkeypatch: pytest.Monk
     if masked:
         data = Dataset(Batches([token_feeds(*[3, 9] * 200, seed=seed) for seed in (0, 1)]), ENCODER)
     else:
-        data = Dataset(Batches([{"x": np.arange(80, dtype=np.float32).reshape(20, 4)}] * 2), input_specs(tiny_mlp()))
+        data = Dataset(
+            Batches([{"x": np.arange(80, dtype=np.float32).reshape(20, 4)}] * 2), declared_inputs(tiny_mlp())
+        )
     every = list(data.batches())
     cuts: list[object] = []
     monkeypatch.setattr("calib8.data.batching._most_rows", lambda *asked: cuts.append(asked) or 9)
@@ -93,7 +95,7 @@ def test_fixed_sequence_is_not_trimmed() -> None:
 
 def test_without_a_mask_batches_keep_the_order() -> None:
     x = np.arange(40 * 4, dtype=np.float32).reshape(40, 4)
-    data = Dataset(Batches([{"x": x[:17]}, {"x": x[17:]}]), input_specs(tiny_mlp()))
+    data = Dataset(Batches([{"x": x[:17]}, {"x": x[17:]}]), declared_inputs(tiny_mlp()))
     assert (len(data), data.mask) == (40, None)
     # 17 = 16 + 1 and 23 = 16 + 7: batches do not reach over chunks
     assert [rows.tolist() for rows, _ in data.batches()] == [

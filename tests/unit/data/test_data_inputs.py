@@ -5,7 +5,7 @@ import pytest
 from calib8.data.inputs import InputSpec, checked, mask_name, named_dimensions, sample_count, sizes_of
 from calib8.errors import DataError, ModelError
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.inputs import declared_inputs, input_specs, table_rows
+from calib8.graph.inputs import declared_inputs, table_rows
 from calib8.passes.prepare import prepare
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
@@ -15,34 +15,26 @@ IMAGE = InputSpec("image", np.dtype(np.float32), ("batch", 3, None))
 
 
 def test_specs_of_an_encoder() -> None:
-    assert input_specs(tiny_encoder(vocabulary=32)) == (
+    assert declared_inputs(tiny_encoder(vocabulary=32)) == (
         InputSpec("input_ids", np.dtype(np.int64), ("batch", "sequence"), limit=32),
         InputSpec("attention_mask", np.dtype(np.int64), ("batch", "sequence")),
     )
-    assert mask_name(input_specs(tiny_encoder())) == "attention_mask"
-    assert mask_name(input_specs(tiny_mlp())) is None
+    assert mask_name(declared_inputs(tiny_encoder())) == "attention_mask"
+    assert mask_name(declared_inputs(tiny_mlp())) is None
 
 
 def test_vocabulary_is_found_behind_int8_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calib8.passes.quantize_embedding.MINIMUM_BYTES", 1)
     model = quantize_embeddings(tiny_encoder(vocabulary=32))
-    assert input_specs(model)[0].limit == 32
+    assert declared_inputs(model)[0].limit == 32
     assert table_rows(None) is None
-
-
-@pytest.mark.parametrize("shape", [(1, 4), ()])
-def test_fixed_batch_is_refused(shape: tuple[int, ...]) -> None:
-    g = GraphBuilder()
-    model = g.model(y=g.op("Relu", g.input("x", ir.DataType.FLOAT, *shape)))
-    with pytest.raises(ModelError, match=r"input 'x' has the fixed shape .*dynamic_axes=\{'x': \{0: 'batch'\}\}"):
-        input_specs(model)
 
 
 def test_input_without_a_shape_is_refused() -> None:
     model = tiny_mlp()
     model.graph.inputs[0].shape = None
     with pytest.raises(ModelError, match="input 'x' of the model has no type or no rank"):
-        input_specs(model)
+        declared_inputs(model)
 
 
 def fits(**arrays: np.ndarray) -> dict[str, np.ndarray]:
@@ -104,7 +96,7 @@ def test_missing_array(notes) -> None:
     with pytest.raises(
         DataError, match="no array for input attention_mask: got input_ids, expected attention_mask, inp"
     ):
-        checked({"input_ids": token_feeds(3)["input_ids"]}, input_specs(tiny_encoder()), notes)
+        checked({"input_ids": token_feeds(3)["input_ids"]}, declared_inputs(tiny_encoder()), notes)
     with pytest.raises(DataError, match="no array for input ids, image: got nothing"):
         checked({}, (IDS, IMAGE), notes)
 
@@ -120,7 +112,7 @@ def test_vocabulary_is_found_behind_what_only_hands_ids_on(op_type: str) -> None
     ids = g.input("ids", ir.DataType.INT32, "b", "s")
     how = {"Unsqueeze": [g.constant("axes", [0], np.int64)], "Reshape": [g.constant("flat", [-1], np.int64)]}
     moved = g.op(op_type, ids, *how.get(op_type, []), **({"to": 7} if op_type == "Cast" else {}))
-    assert input_specs(g.model(y=g.op("Gather", g.weight("W", 32, 8), moved)))[0].limit == 32
+    assert declared_inputs(g.model(y=g.op("Gather", g.weight("W", 32, 8), moved)))[0].limit == 32
 
 
 def test_inputs_that_share_a_dimension_must_agree(notes) -> None:
@@ -128,7 +120,7 @@ def test_inputs_that_share_a_dimension_must_agree(notes) -> None:
     feeds["input_ids"] = np.pad(feeds["input_ids"], ((0, 0), (0, 4)))
     message = "attention_mask has size 5 along 'sequence' and input_ids has 9: they share that dimension. Pad them"
     with pytest.raises(DataError, match=message):
-        checked(feeds, input_specs(tiny_encoder()), notes)
+        checked(feeds, declared_inputs(tiny_encoder()), notes)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -136,7 +128,7 @@ def test_beside_a_mask_there_is_one_sequence(named: bool, notes) -> None:
     model = tiny_encoder()
     for value in model.graph.inputs:
         value.shape = ir.Shape([f"{value.name}_{axis}" if named else None for axis in (0, 1)])
-    specs = input_specs(model)
+    specs = declared_inputs(model)
     expected = ("input_ids_0", "input_ids_1") if named else ("attention_mask[0]", "attention_mask[1]")
     assert specs[0].shape == specs[1].shape == expected
     feeds = token_feeds(5)

@@ -14,7 +14,7 @@ from calib8.data.rooms import LARGEST, Room, Rooms, filled, most_rows, most_unpa
 from calib8.data.sources import Batches
 from calib8.engine.profiles import ProfileSet, parse_profile, profile_sets, rooms_of
 from calib8.errors import DataError
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.progress import Quiet
 from calib8.runtime.contract import Contract
 from calib8.runtime.ort import OrtRuntime
@@ -113,7 +113,7 @@ def test_a_length_that_may_not_be_padded() -> None:
 def test_arrays_are_run_in_batches_that_the_profiles_take(name: str) -> None:
     model, ids = tiny_encoder(positions=384), np.full((100, 20), 5)
     mask = (np.arange(20) < 7).astype(np.int64) * np.ones_like(ids)
-    data = Dataset(Batches({"input_ids": ids, "attention_mask": mask}), input_specs(model))
+    data = Dataset(Batches({"input_ids": ids, "attention_mask": mask}), declared_inputs(model))
     with Profiled(model, sets_of(PROFILES[name])) as engine, OrtRuntime(model) as free:
         assert len(next(iter(run_all(engine, data, Quiet()).values()))) == 100
         assert compare(free, engine, data, progress=Quiet()).cosine_min == pytest.approx(1)
@@ -124,7 +124,7 @@ def test_arrays_are_run_in_batches_that_the_profiles_take(name: str) -> None:
 def test_a_batch_smaller_than_the_least_is_filled_up_and_cut_again(mask: int | None) -> None:
     """Three samples where batches have 4 to 64 rows: all outputs are those of a runtime that takes any number."""
     model, ids = tiny_encoder(positions=384), np.random.default_rng(0).integers(2, 30, (3, 20))
-    data = Dataset(Batches(_tokens(ids, mask or 20)), input_specs(model))
+    data = Dataset(Batches(_tokens(ids, mask or 20)), declared_inputs(model))
     with Profiled(model, sets_of(PROFILES["least rows"])) as engine, OrtRuntime(model) as free:
         with pytest.raises(DataError, match="the engine was not built for input_ids 3x20"):
             engine.run(_tokens(ids, 20))
@@ -146,7 +146,7 @@ def test_speed_is_that_of_the_rows_asked_for() -> None:
             sizes.append(len(arrays["input_ids"]))
             return super()._run(arrays)
 
-    data = Dataset(Batches(_tokens(np.full((3, 20), 5), 20)), input_specs(model))
+    data = Dataset(Batches(_tokens(np.full((3, 20), 5), 20)), declared_inputs(model))
     config = Bench(batches=(1, 8), warm_up=1, least=1, seconds=0)
     with Counting(model, sets_of(PROFILES["least rows"])) as engine:
         small, large = measure({"engine": engine}, data, config, Quiet())
@@ -164,6 +164,6 @@ def test_rows_that_are_enough() -> None:
 
 def test_arrays_without_a_mask_too() -> None:
     model = tiny_mlp()
-    spec = input_specs(model)[0]
+    spec = declared_inputs(model)[0]
     data = Dataset(Batches({spec.name: np.ones((10, *spec.shape[1:]), np.float32)}), (spec,))  # type: ignore[arg-type]
     assert [len(rows) for rows, _ in data.batches((Room((1, 4)),))] == [4, 4, 2]

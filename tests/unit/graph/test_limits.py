@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
 from calib8.passes.half import to_half
 from calib8.passes.prepare import prepare
@@ -107,7 +107,7 @@ def test_names_that_an_exporter_made_up() -> None:
     for value in model.graph.inputs:
         value.shape = ir.Shape([f"{value.name}_0", f"{value.name}_1"])
     assert dimension_limits(model) == {"input_ids_1": 16}
-    assert {spec.shape for spec in input_specs(model)} == {("input_ids_0", "input_ids_1")}
+    assert {spec.shape for spec in declared_inputs(model)} == {("input_ids_0", "input_ids_1")}
 
 
 def test_inputs_that_have_no_say_in_positions() -> None:
@@ -155,7 +155,7 @@ def test_limits_survive_int8_tables_with_an_fp16_remainder(monkeypatch: pytest.M
     monkeypatch.setattr("calib8.passes.quantize_embedding.MINIMUM_BYTES", 1)
     model = to_half(quantize_embeddings(prepare(tiny_encoder(vocabulary=32, positions=16))))
     assert dimension_limits(model) == {"sequence": 16}
-    assert [spec.limit for spec in input_specs(model)] == [32, None]
+    assert [spec.limit for spec in declared_inputs(model)] == [32, None]
 
 
 def test_the_tightest_table_counts() -> None:

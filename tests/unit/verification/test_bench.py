@@ -14,7 +14,7 @@ from calib8.data.batching import Dataset
 from calib8.data.sources import Batches
 from calib8.errors import ConfigError, DataError
 from calib8.graph.dataset import dataset_for
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.progress import Quiet
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
@@ -22,7 +22,7 @@ from calib8.verification.bench import Workload, measure
 from calib8.verification.config import Bench
 from calib8.verification.speed import by_turns, latency_of
 
-SPECS = input_specs(tiny_encoder())
+SPECS = declared_inputs(tiny_encoder())
 
 
 def encoder_data(*lengths: int) -> Dataset:

@@ -7,7 +7,7 @@ from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, InputSpec
 from calib8.data.sources import Batches
 from calib8.errors import AccuracyMissed, DataError
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification.compare import Comparison, Spearman, compare
@@ -49,7 +49,7 @@ def test_numbers_by_hand(notes) -> None:
 
 def test_padding_is_ignored_and_samples_are_put_in_order(notes) -> None:
     feeds = token_feeds(2, 6, 4)
-    data = Dataset(Batches(feeds), input_specs(tiny_encoder()))
+    data = Dataset(Batches(feeds), declared_inputs(tiny_encoder()))
 
     def answer(noise: float) -> Callable[[Arrays], Arrays]:
         def run(arrays: Arrays) -> Arrays:
@@ -64,7 +64,7 @@ def test_padding_is_ignored_and_samples_are_put_in_order(notes) -> None:
 
 
 def test_pooling(notes) -> None:
-    data = Dataset(Batches(token_feeds(2, 2)), input_specs(tiny_encoder()))
+    data = Dataset(Batches(token_feeds(2, 2)), declared_inputs(tiny_encoder()))
 
     def answer(first: float) -> Callable[[Arrays], Arrays]:
         return lambda arrays: {"y": np.tile(np.float32([[first, 1], [1, 1]]), (len(arrays["input_ids"]), 1, 1))}

@@ -6,7 +6,7 @@ import pytest
 from calib8.data.batching import Dataset
 from calib8.data.inputs import InputSpec
 from calib8.data.sources import Batches
-from calib8.graph.inputs import input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification.compare import compare
@@ -40,7 +40,7 @@ def test_the_worst_come_first_under_their_own_numbers() -> None:
 
 
 def test_sorting_by_length_does_not_mix_texts_up(notes) -> None:
-    data = Dataset(Batches(token_feeds(2, 6, 4)), input_specs(tiny_encoder()))
+    data = Dataset(Batches(token_feeds(2, 6, 4)), declared_inputs(tiny_encoder()))
 
     def answer(wrong: float):
         def run(arrays):
