@@ -4,7 +4,7 @@ import glob
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,6 +17,8 @@ from calib8.graph.values import name_of
 
 #: metadata_props key: ``source_sha256`` of the file that the model was loaded from.
 SOURCE_SHA256 = "calib8.source_sha256"
+#: Another name of the domain of ONNX's own operators.
+ALIAS = "ai.onnx"
 #: Protobuf refuses messages of 2 GiB; beyond this the weights go to one file beside the model.
 SINGLE_FILE_LIMIT = 1_900_000_000
 
@@ -162,10 +164,36 @@ def _parsed(path: Path) -> ir.Model:
         raise ModelError(str(error)) from None
     try:
         model = load_mapped(path)
+        _one_domain(model)
+        _sort(model)
         require_sound(model)
     except Exception as error:  # onnx and onnx_ir raise whatever a damaged file leads to
         raise ModelError(_damaged(path, str(error))) from error
     return model
+
+
+def _one_domain(model: ir.Model) -> None:
+    """ONNX's own operators are of the domain "", which may be written ``ai.onnx``."""
+    for scope in (model, *model.functions.values()):
+        if ALIAS in scope.opset_imports:
+            scope.opset_imports.setdefault("", scope.opset_imports.pop(ALIAS))
+    graphs = (model.graph, *(function.graph for function in model.functions.values()))
+    for node in (node for graph in graphs for node in graph.all_nodes()):
+        if node.domain == ALIAS:
+            node.domain = ""
+
+
+def _sort(model: ir.Model) -> None:
+    """Put nodes behind what they read, where a tool left them in another order; a loop is for ``require_sound``."""
+    known: set[ir.Node] = set()
+    for node in model.graph:
+        if any(
+            value is not None and (made := value.producer()) is not None and made not in known for value in node.inputs
+        ):
+            with suppress(ValueError):
+                model.graph.sort()
+            return
+        known.add(node)
 
 
 def _weights_sha256(model: ir.Model) -> str:

@@ -1,19 +1,24 @@
 """Bring a model into the one form that the other passes expect.
 
 Rules:
-1. Constant nodes become initializers, so that a weight is found wherever the exporter put it.
-2. A Transpose, Cast or Identity of a constant becomes a constant: exporters leave ``Transpose(weight)`` before MatMul.
-   Of a weight that is mapped from a file it is computed whenever it is asked for, else now.
+1. Constant nodes become initializers, so that a weight is found wherever the exporter put it; functions of the model's
+   own are put in their place, so that the ops in them are.
+2. What the graph computes of constants on the way to a weight is computed (see ``fold_constants``). A Transpose, Cast
+   or Identity of a constant becomes a constant: exporters leave ``Transpose(weight)`` before MatMul. Of a weight that
+   is mapped from a file it is computed whenever it is asked for, else now.
    Other Identity nodes of the main graph go too; in the body of an If or Loop one may be all there is.
 3. Nodes without a name get one, and names are unique: plans, globs and reports refer to nodes by name.
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
 5. Shapes and types are inferred, for FP16 conversion and for messages.
 6. An initializer is no model input: exporters of old list weights among the inputs, where they would stay behind.
 7. A dimension of an input of which the exporter knew nothing is free: what bears one name must be of one size.
+8. A Squeeze says which axes it takes: else its rank depends on the data, and neither TensorRT nor OpenVINO takes that.
+9. A weight [1, K, N] is the matrix [K, N] where what it multiplies has as many axes.
 """
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -22,7 +27,8 @@ from calib8.files import require_path
 from calib8.graph.inputs import input_shapes
 from calib8.graph.io import load as read
 from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
-from calib8.graph.values import name_of
+from calib8.graph.values import drop_unread, name_of, op_of
+from calib8.passes.fold_constants import fold_constants
 
 MINIMUM_OPSET = 13
 FOLDABLE = ("Transpose", "Cast", "Identity")
@@ -44,17 +50,66 @@ def load(path: Path | str) -> ir.Model:
 
 def prepare(model: ir.Model) -> ir.Model:
     """Return ``model`` in canonical form; numerically the same. Raises ``ModelError`` for opsets that are too old."""
+    _inline(model)  # rule 1
     model = _raise_opset(model)
     common.RemoveInitializersFromInputsPass()(model)  # rule 6
     for value, shape in input_shapes(model.graph):  # rule 7
         value.shape = None if shape is None else ir.Shape(shape)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
-    _fold(model.graph)  # rule 2
+    fold_constants(model)  # rule 2
+    _fold(model.graph)
     _drop_identities(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _name_nodes(model.graph)  # rule 3
     common.ShapeInferencePass(strict_mode=False)(model)  # rule 5; strict gives up on all nodes because of one
+    if _name_axes(model) | _flatten_weights(model.graph):  # rules 8 and 9
+        common.ShapeInferencePass(strict_mode=False)(model)
     return model
+
+
+def _inline(model: ir.Model) -> None:
+    if not model.functions:
+        return
+    try:
+        common.InlinePass()(model)
+    except Exception as error:  # of the library, with whatever it found
+        raise ModelError(
+            f"the functions of the model cannot be put in their places: {error}. Export it again without functions."
+        ) from error
+
+
+def _name_axes(model: ir.Model) -> bool:
+    """Rule 8: the axes that are 1 whatever the input is. Whether there was a Squeeze without axes."""
+    found = False
+    for node in model.graph:
+        given = "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
+        if op_of(node) != "Squeeze" or given or node.inputs[0] is None or node.inputs[0].shape is None:
+            continue
+        axes = [axis for axis, size in enumerate(node.inputs[0].shape) if size == 1]
+        value = ir.val(f"{node.outputs[0].name}::axes", const_value=ir.tensor(np.array(axes, np.int64)))
+        model.graph.register_initializer(value)
+        node.resize_inputs(2)
+        node.replace_input_with(1, value)
+        found = True
+    return found
+
+
+def _flatten_weights(graph: ir.Graph) -> bool:
+    """Rule 9. Whether there was one."""
+    found = False
+    for node in [node for node in graph if op_of(node) == "MatMul"]:
+        activation, weight = node.inputs
+        if activation is None or weight is None or weight.const_value is None or activation.shape is None:
+            continue
+        dims = weight.const_value.shape.numpy()
+        if len(dims) > 2 and set(dims[:-2]) == {1} and len(activation.shape) >= len(dims):
+            values = weight.const_value.numpy().reshape(dims[-2:])
+            matrix = ir.val(f"{weight.name}::matrix.{node.name}", const_value=ir.tensor(values))
+            graph.register_initializer(matrix)
+            node.replace_input_with(1, matrix)
+            drop_unread(graph, weight)
+            found = True
+    return found
 
 
 def dropped_identities(value: ir.Value) -> list[str]:

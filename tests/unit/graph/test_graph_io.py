@@ -197,3 +197,27 @@ def test_disk_full_while_saving_keeps_the_old_model(tmp_path: Path, monkeypatch:
 def test_model_errors_are_input_errors() -> None:
     assert issubclass(ModelError, InputError)
     assert outputs_of(tiny_mlp(), X)["y"].shape == (1, 3)
+
+
+def test_the_other_name_of_onnx_itself(tmp_path: Path) -> None:
+    proto = ir.to_proto(tiny_mlp())
+    proto.opset_import[0].domain = "ai.onnx"
+    proto.graph.node[0].domain = "ai.onnx"
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = io.load(tmp_path / "model.onnx")
+    assert dict(model.opset_imports) == {"": 17}
+    assert {node.domain for node in model.graph} == {""}
+
+
+def test_nodes_in_any_order_are_sorted(tmp_path: Path) -> None:
+    proto = ir.to_proto(tiny_mlp())
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = io.load(tmp_path / "model.onnx")
+    assert [node.name for node in model.graph] == [node.name for node in tiny_mlp().graph]
+    proto.graph.node[-1].input[0] = proto.graph.output[0].name  # now the first needs the last
+    onnx.save(proto, tmp_path / "loop.onnx")
+    with pytest.raises(ModelError, match=r"the node 'second' reads 'relu_out', which nothing before it computes"):
+        io.load(tmp_path / "loop.onnx")

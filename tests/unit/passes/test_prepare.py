@@ -7,7 +7,7 @@ from calib8.errors import ModelError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
-from calib8.testing import assert_models_equal, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import assert_models_equal, outputs_of, tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 
 FLOAT = ir.DataType.FLOAT
 X = {"x": np.float32([[1, -2, 3, 4]])}
@@ -170,3 +170,28 @@ def test_one_node_that_defies_inference_costs_no_other_types() -> None:
     x = g.input("x", FLOAT, "batch", 4)
     model = g.model(y=g.op("MatMul", g.op("Relu", x, name="relu"), g.weight("w", 5, 3), name="impossible"))
     assert {node.name: node.outputs[0].dtype for node in prepare(model).graph}["relu"] == FLOAT
+
+
+def test_functions_are_put_in_their_places() -> None:
+    body = onnx.helper.make_function(
+        "pkg.torch", "Linear", ["x", "w"], ["y"], [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [onnx.helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    original = tiny_mlp()
+    proto = ir.to_proto(original)
+    proto.functions.append(body)
+    proto.opset_import.append(onnx.helper.make_opsetid("pkg.torch", 1))
+    first = proto.graph.node[0]
+    first.op_type, first.domain = "Linear", "pkg.torch"
+    prepared = prepare(ir.from_proto(proto))
+    assert [op.kind for op in weighted_ops(prepared)] == ["MatMul", "Gemm"]
+    assert_models_equal(original, prepared, X, atol=0)
+
+
+def test_a_squeeze_says_which_axes() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 1, 4, 1)
+    prepared = prepare(g.model(y=g.op("Squeeze", x)))
+    assert prepared.graph.outputs[0].shape == ir.Shape(["batch", 4])
+    for batch in (1, 3):  # of a single row, too
+        assert outputs_of(prepared, {"x": np.ones((batch, 1, 4, 1), np.float32)})["y"].shape == (batch, 4)

@@ -1,0 +1,91 @@
+"""Compute weights that the graph computes from constants: an exporter leaves reshapes, merges and norms of them there.
+
+Rules:
+1. Folded is what leads to a weight or to a table and reads nothing but constants: all else costs nothing, and is not
+   touched.
+2. Only operators that move values or compute each by itself: what is drawn at random, or has a state, is none of them,
+   and a DequantizeLinear stays, whose codes are what a quantised model is about.
+3. What would be larger than all that it is computed from stays: an Expand or a Tile.
+4. A Transpose, Cast or Identity of a mapped weight is left to ``prepare``, which computes it whenever it is asked for.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from calib8.graph.mapped import mapped_weight
+from calib8.graph.values import name_of, op_of
+
+#: Rule 2.
+MOVES = ("Concat", "Flatten", "Gather", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+COMPUTES = (
+    *("Abs", "Add", "Cast", "Div", "Exp", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"),
+    *("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "Sign", "Where"),
+    *("Clip", "Einsum", "Equal", "Expand", "MatMul", "ConstantOfShape", "Range", "Shape", "Softmax", "Tile"),
+)
+#: The inputs by which operators read what rule 1 means.
+WEIGHTS = {
+    **dict.fromkeys(("MatMul", "Gemm", "Einsum"), (0, 1)),
+    **dict.fromkeys(("Conv", "ConvTranspose"), (1,)),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), (1, 2)),
+    "Gather": (0,),
+}
+#: Bytes up to which rule 3 does not matter.
+SMALL = 2**16
+
+
+def fold_constants(model: ir.Model) -> ir.Model:
+    """Fold what rule 1 means in the main graph of ``model``, in place, and return it; the same numbers."""
+    wanted = _leading_to_weights(model.graph)
+    for node in list(model.graph):
+        if node in wanted and all(value is None or value.const_value is not None for value in node.inputs):
+            _fold(model, node)
+    return model
+
+
+def _leading_to_weights(graph: ir.Graph) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    todo = [node.inputs[slot] for node in graph for slot in WEIGHTS.get(op_of(node), ()) if slot < len(node.inputs)]
+    while todo:
+        producer = value.producer() if (value := todo.pop()) is not None else None
+        if producer is not None and producer not in found and op_of(producer) in (*MOVES, *COMPUTES):
+            found.add(producer)
+            todo += producer.inputs
+    return found
+
+
+def _fold(model: ir.Model, node: ir.Node) -> None:
+    read = [value for value in node.inputs if value is not None]
+    if any(output.is_graph_output() for output in node.outputs):
+        return
+    if op_of(node) in ("Transpose", "Cast", "Identity") and mapped_weight(read[0].const_value) is not None:
+        return  # rule 4
+    inputs = {name_of(value): value.const_value.numpy() for value in read if value.const_value is not None}
+    inputs = {name: np.asarray(array) for name, array in inputs.items()}
+    try:
+        results = _computed(model, node, inputs)
+    except Exception:  # a form that ONNX's reference does not know: it stays
+        return
+    if sum(array.nbytes for array in results) > max(SMALL, sum(array.nbytes for array in inputs.values())):
+        return  # rule 3
+    for output, array in zip(node.outputs, results, strict=True):
+        if output.uses():
+            folded = ir.val(name_of(output), const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+            output.replace_all_uses_with(folded)
+            output.name = f"{output.name}::folded"
+            model.graph.register_initializer(folded)
+    model.graph.remove(node, safe=True)
+
+
+def _computed(model: ir.Model, node: ir.Node, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What ONNX's own reference makes of the node."""
+    alone = {
+        name: ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(a.dtype))) for name, a in inputs.items()
+    }
+    read = [None if value is None else alone[name_of(value)] for value in node.inputs]
+    outputs = [ir.Value(name=f"folded.{number}") for number in range(len(node.outputs))]
+    copy = ir.Node("", node.op_type, read, node.attributes.values(), outputs=outputs)
+    graph = ir.Graph(list(alone.values()), outputs, nodes=[copy], opset_imports={"": model.opset_imports[""]})
+    evaluator = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=model.ir_version)))
+    with np.errstate(all="ignore"):
+        return [np.asarray(array) for array in evaluator.run(None, inputs)]
