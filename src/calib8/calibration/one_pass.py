@@ -18,6 +18,7 @@ from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.config import first_problem
 from calib8.data.batching import Dataset
 from calib8.errors import ModelError, RangesError
+from calib8.graph.left_out import why_nothing
 from calib8.graph.weighted import require_original, weighted_ops
 from calib8.progress import Progress
 from calib8.provenance import Origin
@@ -59,9 +60,10 @@ def require_weighted_ops(model: ir.Model) -> None:
     """Raise ``ModelError`` if ``model`` has nothing to calibrate, or was quantised by calib8."""
     require_original(model)
     if not weighted_ops(model):
+        found = why_nothing(model)
         raise ModelError(
             "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "
-            "If it is quantised already, give its FP32 original."
+            + (f"It has {found}." if found else "If it is quantised already, give its FP32 original.")
         )
 
 

@@ -141,6 +141,7 @@ def _checked_model(model: Path, config: Convert) -> ir.Model:
     """The model, prepared, if the ops that ``config`` names are there."""
     reference = prepare(load(model))
     selected(reference, config.quantize)
+    calibration.require_weighted_ops(reference)
     return reference
 
 
@@ -222,6 +223,8 @@ class _Job:
             )
         case = Case(reference, found.ranges, found.statistics, self.config.quantize, unfinished)
         int8, plan = self._search(case, unfitted)
+        if told := plan.describe_float():
+            self.progress.note(told)
         found.ranges.save(self.output / "ranges.json")
         save_with_record(found.ranges.cache(), self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")

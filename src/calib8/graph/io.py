@@ -174,9 +174,9 @@ def _parsed(path: Path) -> ir.Model:
 
 def _one_domain(model: ir.Model) -> None:
     """ONNX's own operators are of the domain "", which may be written ``ai.onnx``."""
-    for scope in (model, *model.functions.values()):
-        if ALIAS in scope.opset_imports:
-            scope.opset_imports.setdefault("", scope.opset_imports.pop(ALIAS))
+    for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        if ALIAS in imports:
+            imports.setdefault("", imports.pop(ALIAS))
     graphs = (model.graph, *(function.graph for function in model.functions.values()))
     for node in (node for graph in graphs for node in graph.all_nodes()):
         if node.domain == ALIAS:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.io import SOURCE_SHA256
+from calib8.graph.left_out import LeftOut, left_out
 from calib8.graph.weighted import WeightedOp, require_original, weighted_ops
 from calib8.precision import Grid
 from calib8.quantization.config import Common, Quantize
@@ -40,7 +41,8 @@ def make_plan(
     An op stays in float if its name is not selected (see ``selected``), if it is to be fast and INT8 makes it no faster
     (see ``not_faster``), if it was ``measured`` to cost too much, if nothing but zero was ever seen at its input, or if
     less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it, of a typical
-    position of its input otherwise. Raises ``RangesError`` when the ranges are of another model.
+    position of its input otherwise. Behind these come the ops with a weight that nobody can quantise, see
+    ``graph.left_out``. Raises ``RangesError`` when the ranges are of another model.
     """
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Findings()
@@ -64,7 +66,12 @@ def make_plan(
             treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db, grid)
         own = _op_plan(op, seen, solution if treatment != "float" else None, (treatment, reason, sqnr))
         ops.append(own.model_copy(update={"expected_cosine": measured.cosine.get(op.name)}))
-    return QuantPlan(ops=tuple(ops))
+    return QuantPlan(ops=(*ops, *map(_op_left_out, left_out(model))))
+
+
+def _op_left_out(op: LeftOut) -> OpPlan:
+    of = {"node": op.name, "kind": op.kind, "input": op.input, "reason": op.reason}
+    return OpPlan.model_validate({**of, "treatment": "float", "amax": None, "sqnr_db": None})
 
 
 def selected(model: ir.Model, config: Common) -> set[str]:

@@ -11,6 +11,8 @@ from calib8.errors import InputError, ModelError
 from calib8.files import parse_json, read_json, write_json
 from calib8.precision import Precision
 
+#: Reasons that are told of ops that stay in float; the plan has all.
+REASONS = 3
 Treatment: TypeAlias = Literal[Precision, "float"]
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -106,6 +108,19 @@ class QuantPlan(BaseModel):
     def quantised(self) -> list[str]:
         """Names of the nodes that do not stay in float."""
         return [op.node for op in self.ops if op.treatment != "float"]
+
+    def describe_float(self) -> str | None:
+        """How many ops stay in float, and why, the most frequent reasons first, for people; None if none does."""
+        left = [op for op in self.ops if op.treatment == "float"]
+        if not left:
+            return None
+        alike: dict[str, list[OpPlan]] = {}
+        for op in left:
+            alike.setdefault(op.reason, []).append(op)
+        most = sorted(alike.items(), key=lambda item: -len(item[1]))
+        told = [f"{len(ops)} {ops[0].kind}, as {ops[0].node!r}: {reason}" for reason, ops in most[:REASONS]]
+        more = f"; {len(most) - REASONS} more reasons" if len(most) > REASONS else ""
+        return f"{len(left)} of {len(self.ops)} ops with weights stay in float: {'; '.join(told)}{more}"
 
     @property
     def precision(self) -> Precision:

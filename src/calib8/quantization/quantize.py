@@ -87,6 +87,8 @@ def quantize_file(
             load(model), calibrated, config, source, progress, folder=folder, unfinished=unfinished
         )
         save(quantised, output)
+        if told := decided.describe_float():
+            progress.note(told)
         if plan is not None:
             decided.save(Path(plan))
     return decided

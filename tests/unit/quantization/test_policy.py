@@ -16,6 +16,7 @@ from calib8.provenance import Origin
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Channels, Recipe, design
 from calib8.quantization.policy import make_plan
+from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.rounding import nearest
 from calib8.quantization.solve import Solution
 from calib8.quantization.trials import Trial
@@ -159,3 +160,17 @@ def test_plan_is_readable_json(encoder: ir.Model, tmp_path: Path) -> None:
     assert content["ops"][3]["reason"] == "left out by name"
     assert content["ops"][5]["treatment"] == "float"
     assert type(plan).model_validate(content) == plan
+
+
+def test_what_nobody_quantises_is_counted_and_told() -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4, 6)
+    mixed = g.op("MatMul", g.weight("l", 4, 4), x, name="mix")
+    model = prepare(g.model(y=g.op("MatMul", mixed, g.weight("w", 6, 3), name="head")))
+    plan = make_plan(model, ranges_for(model), Int8())
+    assert [(op.node, op.treatment, op.amax) for op in plan.ops] == [("head", "int8", 12.7), ("mix", "float", None)]
+    assert plan.describe_float() == (
+        "1 of 2 ops with weights stay in float: 1 MatMul, as 'mix': its constant is on the left, where TensorRT takes "
+        "no scale per output channel"
+    )
+    assert QuantPlan(ops=plan.ops[:1]).describe_float() is None

@@ -1,0 +1,60 @@
+"""Whatever has a weight is counted: what nobody quantises has a reason."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.calibration.run import require_weighted_ops
+from calib8.errors import ModelError
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.left_out import left_out
+from calib8.passes.prepare import prepare
+from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
+
+FLOAT = ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize("model", [tiny_mlp(), tiny_encoder(), tiny_convnet()])
+def test_nothing_is_left_out_of_models_that_are_quantised_whole(model: ir.Model) -> None:
+    assert left_out(prepare(model)) == []
+
+
+def branch(op: str, x: ir.Value) -> ir.Graph:
+    w = ir.val(f"{op}.w", const_value=ir.tensor(np.ones((4, 4), np.float32)))
+    out = ir.Value(name=f"{op}.out", type=ir.TensorType(FLOAT), shape=ir.Shape(["batch", 4]))
+    return ir.Graph([], [out], nodes=[ir.node(op, [x, w], outputs=[out], name=f"{op} inside")], initializers=[w])
+
+
+def test_every_kind_has_its_reason() -> None:
+    g = GraphBuilder()
+    x, image = g.input("x", FLOAT, "batch", 4), g.input("image", FLOAT, "batch", 3, 8, 8)
+    left = g.op("MatMul", g.weight("l", 5, 4), g.input("t", FLOAT, "batch", 4, 6), name="left")
+    up = g.op("ConvTranspose", image, g.weight("k", 3, 2, 2, 2), name="up", strides=[2, 2])
+    batched = g.op("MatMul", g.input("b", FLOAT, 2, 3, 4), g.weight("w3", 2, 4, 5), name="batched")
+    sequence = g.op("Reshape", x, g.constant("to", [-1, 1, 4], np.int64))
+    lstm = g.op("LSTM", sequence, g.weight("lw", 1, 8, 4), g.weight("lr", 1, 8, 2), name="lstm", hidden_size=2)
+    flag = g.op("Greater", g.op("ReduceSum", x, keepdims=0), g.constant("zero", 0.0))
+    chosen = g.op("If", flag, name="choice", then_branch=branch("MatMul", x), else_branch=branch("Add", x))
+    model = g.model(o1=left, o2=up, o3=batched, o4=lstm, o5=chosen)
+    found = {op.name: (op.kind, op.input, op.reason.split(",")[0]) for op in left_out(prepare(model))}
+    assert found == {
+        "left": ("MatMul", "t", "its constant is on the left"),
+        "up": ("ConvTranspose", "image", "calib8 has no INT8 form of it"),
+        "batched": ("MatMul", "b", "its weight has axes along which TensorRT takes no scale per output channel"),
+        "lstm": ("LSTM", "Reshape_3_out", "a recurrent layer has no INT8 form in ONNX or TensorRT"),
+        "MatMul inside": ("MatMul", "x", "it is in a body of the If 'choice'"),
+    }
+    with pytest.raises(
+        ModelError, match=r"nothing to quantise. It has 1 MatMul, as 'left': its constant is on the .*; 1 "
+    ):
+        require_weighted_ops(prepare(model))
+
+
+def test_a_model_that_is_quantised_already_is_told_so() -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.UINT8, "batch", 4)
+    model = g.model(y=g.op("MatMulInteger", x, g.constant("w", np.ones((4, 3)), np.int8), name="integers"))
+    with pytest.raises(
+        ModelError, match="1 MatMulInteger, as 'integers': it is quantised already, in a form that Tens"
+    ):
+        require_weighted_ops(prepare(model))
