@@ -62,7 +62,7 @@ def calibrate(  # noqa: PLR0913
     elif ranges is None:
         with unfinished_work(beside(path) if path is not None else None) as unfinished:
             where, loaded = (None, model) if isinstance(model, ir.Model) else (model, load(model))
-            dataset = dataset_for(loaded, source, progress)
+            dataset = dataset_for(loaded, source, progress, config.memory)
             ranges = calibrated(
                 loaded, dataset, config, origin, progress, cluster=cluster, path=where, unfinished=unfinished
             ).ranges

@@ -13,13 +13,14 @@ import onnx_ir as ir
 from calib8.calibration.checkpoint import Checkpoint, resumed
 from calib8.calibration.config import TensorChoice
 from calib8.calibration.kept import Batch
-from calib8.calibration.layout import Shape, Shapes, first
+from calib8.calibration.layout import Shapes, first
 from calib8.calibration.observed import Observed, observed_tensors
 from calib8.calibration.reductions import Reductions
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
+from calib8.graph.shapes import Shape
 from calib8.progress import Progress, Quiet
 from calib8.runtime.ort import OrtRuntime
 

@@ -1,12 +1,12 @@
 """Options of calibration."""
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from calib8.calibration.observers import ObserverName
 from calib8.calibration.observers.percentile import Percentile
-from calib8.config import Config
+from calib8.config import Config, Option
 
 TensorChoice: TypeAlias = Literal["weighted", "all"]
 
@@ -28,6 +28,12 @@ class Calibrate(Config):
     """Tensors that get a range: what weighted ops read, or all, as TensorRT's calibrators do.
 
     The first is all that Q/DQ needs; see ``calibration.every``.
+    """
+
+    memory: Annotated[int | None, Option(metavar="MIB")] = Field(default=None, ge=1)
+    """MiB that the activations of a batch may take; a sample that takes more is refused.
+
+    By the shapes of all tensors, weights and calib8 itself aside. Default: a GiB, and any single sample.
     """
 
     @model_validator(mode="after")

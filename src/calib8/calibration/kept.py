@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibration.layout import Shape
 from calib8.calibration.sample import keep_rows
 from calib8.data.batching import Rows
+from calib8.graph.shapes import Shape
 from calib8.graph.window import Window
 
 

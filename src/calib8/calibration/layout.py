@@ -1,21 +1,18 @@
 """Where the rows of an observed tensor lie: what has to be known before the model is run on a batch."""
 
 import math
-from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import onnx.shape_inference
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
-from calib8.graph.mapped import SMALLEST
+from calib8.graph.shapes import Inference, Shape
 from calib8.runtime.ort import OrtRuntime
 
 #: What a row of a tensor is: its last axis at a position that a mask counts or at any, its channels (axis 1) at a
 #: position of an image, or a whole sample.
 Layout: TypeAlias = Literal["tokens", "rows", "channels first", "samples"]
-Shape: TypeAlias = tuple[int, ...]
 
 
 class Seen(NamedTuple):
@@ -79,46 +76,6 @@ class Shapes:
         """Free the session; what is known stays known."""
         if self._runtime is not None:
             self._runtime.close()
-
-
-class Inference:
-    """ONNX's shape inference on ``model``, for inputs of known shapes."""
-
-    def __init__(self, model: ir.Model) -> None:
-        clone = model.clone()
-        for name, value in clone.graph.initializers.items():
-            weight = value.const_value
-            if weight is not None and weight.nbytes >= SMALLEST:  # no shape is as long as that
-                value.const_value = ir.ExternalTensor(
-                    "left out", 0, weight.nbytes, weight.dtype, shape=ir.Shape(weight.shape.numpy()), name=name
-                )
-        self._proto = ir.to_proto(clone)
-        del self._proto.graph.value_info[:]
-        for output in self._proto.graph.output:
-            output.type.tensor_type.ClearField("shape")
-
-    def of(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Tensor name -> shape, of all tensors of which every dimension is certain; none if they contradict."""
-        for entry in self._proto.graph.input:
-            dimensions = entry.type.tensor_type.shape.dim
-            for dimension, size in zip(dimensions, inputs[entry.name], strict=True):
-                dimension.dim_value = size
-        try:
-            inferred = onnx.shape_inference.infer_shapes(self._proto, strict_mode=True, data_prop=True).graph
-        except onnx.shape_inference.InferenceError:
-            return {}
-        found = {}
-        for value in (*inferred.input, *inferred.value_info, *inferred.output):
-            kind = value.type.tensor_type
-            if kind.HasField("shape") and all(dimension.HasField("dim_value") for dimension in kind.shape.dim):
-                found[value.name] = tuple(dimension.dim_value for dimension in kind.shape.dim)
-        return found if self._reshapes_fit(found) else {}
-
-    def _reshapes_fit(self, found: Mapping[str, Shape]) -> bool:
-        """Whether every Reshape keeps the number of values: inference believes the shape that a traced model gives."""
-        nodes = (node for node in self._proto.graph.node if node.op_type == "Reshape")
-        pairs = ((found.get(node.input[0]), found.get(node.output[0])) for node in nodes)
-        return all(a is None or b is None or math.prod(a) == math.prod(b) for a, b in pairs)
 
 
 def _shape_model(model: ir.Model, names: list[str]) -> ir.Model:

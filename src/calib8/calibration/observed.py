@@ -9,13 +9,14 @@ import onnx_ir as ir
 from calib8.calibration.config import TensorChoice
 from calib8.calibration.every import float_values
 from calib8.calibration.kept import Batch, Kept, kept_patches, kept_rows, kept_tokens
-from calib8.calibration.layout import Layout, Seen, Shape, layout_of, sequence_first
+from calib8.calibration.layout import Layout, Seen, layout_of, sequence_first
 from calib8.calibration.reductions import GROUP, PREFIX, Outputs, Reductions
 from calib8.calibration.sample import Spool
 from calib8.calibration.statistics import Histogram, TensorStatistics
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
 from calib8.graph.flattened import unflattened
+from calib8.graph.shapes import Shape
 from calib8.graph.site import sites
 from calib8.graph.values import name_of
 from calib8.graph.weighted import weighted_ops

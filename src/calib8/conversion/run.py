@@ -207,7 +207,7 @@ class _Job:
         self, reference: ir.Model, data: Source, origin: Origin, unfinished: Path | None
     ) -> tuple[Ranges, QuantPlan, ir.Model]:
         fitted, unfitted = split(data) if self.config.budget else (data, data)
-        dataset = dataset_for(reference, fitted, self.progress)
+        dataset = dataset_for(reference, fitted, self.progress, self.config.calibrate.memory)
         self._forget_verdict()
         with self.timed("calibrate"):
             found = calibrated(
@@ -306,7 +306,7 @@ class _Job:
                 f"{data} is the calibration data itself: what is measured on it says too much. Hold other "
                 "data out, or go without --held-out, and calib8 holds some back."
             )
-        dataset = dataset_for(reference, source, self.progress)
+        dataset = dataset_for(reference, source, self.progress, self.config.calibrate.memory)
         known = 0 if on_calibration_data else shared(dataset, dataset_for(reference, fitted, Quiet()))
         if known:
             self.progress.note(

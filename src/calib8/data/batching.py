@@ -19,6 +19,9 @@ Rows: TypeAlias = NDArray[np.int64]
 
 #: Positions per batch: enough to keep the cores busy; more would only take more memory.
 TOKEN_BUDGET = 512
+MEBI = 1 << 20
+#: MiB that the activations of a batch of several samples may take.
+ROOM = 1024
 
 
 class Group(NamedTuple):
@@ -38,7 +41,7 @@ class Dataset:
     """A source whose every chunk was checked against the model, ready to be batched.
 
     A model that takes one sample at a time gets it as it is, without an axis of samples. Without a mask input a batch
-    holds up to ``BATCH`` samples of one chunk. With one, samples are sorted by length
+    holds up to ``BATCH`` samples of one chunk, as memory allows. With one, samples are sorted by length
     within their chunk, trailing columns that are padding for the whole batch are cut off where the model's sequence
     is dynamic, and a batch holds about ``TOKEN_BUDGET`` positions.
     """
@@ -66,6 +69,10 @@ class Dataset:
         if not self.chunks:
             raise DataError("the data is empty: expected at least one batch, got none. Check how it was made.")
         self.fingerprint = source.fingerprint()
+        #: Bytes that inputs of these shapes take as they are computed with, about, and the most of a batch in MiB: of
+        #: that one with more than a sample has ``ROOM`` where nothing is asked for.
+        self.footprint: Callable[[Mapping[str, tuple[int, ...]]], int] = lambda shapes: 0
+        self.memory: int | None = None
         self._groups: dict[tuple[Rooms, ...], list[Group]] = {}
 
     def __len__(self) -> int:
@@ -137,9 +144,22 @@ class Dataset:
     def _plain(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, int]]:
         """The rows of each batch of ``chunk``; nothing is cut off."""
         count, shape = sample_count(chunk), chunk[self.leading].shape
-        size = 1 if self.alone else min(self.BATCH, _most_rows(rooms, shape[1] if len(shape) > 1 else 1))
+        most = 1 if self.alone else min(self.BATCH, _most_rows(rooms, shape[1] if len(shape) > 1 else 1))
+        size = self._within_memory(chunk, most)
         for start in range(0, count, size):
             yield np.arange(start, min(start + size, count)), 0
+
+    def _within_memory(self, chunk: Arrays, most: int) -> int:
+        """The rows of a batch, at most so many, that memory is there for. Raises ``DataError`` if it is not for one."""
+        row = {spec.name: chunk[spec.name].shape[1:] for spec in self.specs}
+        shapes = row if self.alone else {name: (1, *shape) for name, shape in row.items()}
+        taken, room = self.footprint(shapes), ROOM if self.memory is None else self.memory
+        if self.memory is not None and taken > room * MEBI:
+            raise DataError(
+                f"a single sample takes about {taken // MEBI:,} MiB as the model computes, and {room:,} are allowed. "
+                "Allow more (--memory), or give smaller samples."
+            )
+        return max(1, min(most, room * MEBI // max(taken, 1)))
 
     def _masked(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, int]]:
         """The rows of each batch of ``chunk``, and the length of the longest."""

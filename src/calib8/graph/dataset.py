@@ -8,12 +8,18 @@ from calib8.data.inputs import Sizes, sizes_of
 from calib8.data.sources import Source
 from calib8.graph.inputs import declared_inputs
 from calib8.graph.limits import dimension_limits
+from calib8.graph.shapes import Footprint
 from calib8.progress import Progress
 
 
-def dataset_for(model: ir.Model, source: Source, progress: Progress) -> Dataset:
-    """``source`` as batches that fit ``model``. Raises ``ModelError`` or ``DataError`` when they do not fit."""
-    return Dataset(source, declared_inputs(model), limits=dimension_limits(model), progress=progress)
+def dataset_for(model: ir.Model, source: Source, progress: Progress, memory: int | None = None) -> Dataset:
+    """``source`` as batches that fit ``model``, and the ``memory`` in MiB that one may take where that is given.
+
+    Raises ``ModelError`` or ``DataError`` when they do not fit.
+    """
+    data = Dataset(source, declared_inputs(model), limits=dimension_limits(model), progress=progress)
+    data.footprint, data.memory = Footprint(model).bytes_of, memory
+    return data
 
 
 def samples_for(model: ir.Model, source: Source, progress: Progress) -> Source:

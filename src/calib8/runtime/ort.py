@@ -49,6 +49,7 @@ class OrtRuntime(Runtime):
         if frugal:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads wait without working
             options.enable_mem_pattern = False  # it keeps memory for each shape that it has seen
+            options.enable_cpu_mem_arena = False  # which asks for twice as much each time, and gives nothing back
             # In the order of the file: what is an output beside does not wait until the end and keep its inputs there.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if threads is None and cores() < (os.cpu_count() or 1):

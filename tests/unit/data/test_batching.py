@@ -1,4 +1,5 @@
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from calib8.data.inputs import InputSpec, named_dimensions
 from calib8.data.rooms import Room
 from calib8.data.sources import Batches
 from calib8.errors import DataError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.graph.inputs import declared_inputs
 from calib8.testing import tiny_encoder, tiny_mlp, token_feeds
@@ -160,3 +162,20 @@ def test_a_conversion_is_told_once(notes) -> None:
     feeds = {name: array.astype(np.int32) for name, array in token_feeds(3).items()}
     Dataset(Batches([feeds] * 3), ENCODER, progress=notes)
     assert notes.messages == ["input_ids: converted int32 to int64", "attention_mask: converted int32 to int64"]
+
+
+def image_sizes(data: Dataset) -> list[int]:
+    return [len(rows) for rows, _ in data.batches()]
+
+
+def test_a_batch_without_a_mask_holds_what_memory_allows(notes) -> None:
+    g = GraphBuilder()
+    pixels = g.op("Relu", g.input("image", ir.DataType.FLOAT, "batch", 1, "height", "width"))
+    model = g.model(y=pixels)
+    small, large = (np.zeros((20, 1, side, side), np.float32) for side in (8, 2048))
+    assert image_sizes(dataset_for(model, Batches({"image": small}), notes)) == [16, 4]
+    # An image of 16 MiB, and what Relu makes of it, times 2.5: 80 MiB. A GiB has room for 12.
+    assert image_sizes(dataset_for(model, Batches({"image": large}), notes)) == [12, 8]
+    assert image_sizes(dataset_for(model, Batches({"image": large}), notes, memory=200)) == [2] * 10
+    with pytest.raises(DataError, match=r"single sample takes about 80 MiB .* 79 are allowed. Allow more \(--memory"):
+        image_sizes(dataset_for(model, Batches({"image": large}), notes, memory=79))
