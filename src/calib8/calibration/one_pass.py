@@ -17,9 +17,8 @@ from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.config import first_problem
 from calib8.data.batching import Dataset
-from calib8.errors import ModelError, RangesError
-from calib8.graph.left_out import why_nothing
-from calib8.graph.weighted import require_original, weighted_ops
+from calib8.errors import RangesError
+from calib8.graph.left_out import require_weighted_ops
 from calib8.progress import Progress
 from calib8.provenance import Origin
 
@@ -54,17 +53,6 @@ def calibrate(
             model, data, progress, sample=sample, histograms=histograms, tensors=config.tensors, checkpoint=kept
         )
     return Calibration(ranges_of(model, statistics, data, config, origin, progress), statistics)
-
-
-def require_weighted_ops(model: ir.Model) -> None:
-    """Raise ``ModelError`` if ``model`` has nothing to calibrate, or was quantised by calib8."""
-    require_original(model)
-    if not weighted_ops(model):
-        found = why_nothing(model)
-        raise ModelError(
-            "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "
-            + (f"It has {found}." if found else "If it is quantised already, give its FP32 original.")
-        )
 
 
 def ranges_of(

@@ -13,8 +13,9 @@ from calib8.provenance import Origin
 def origin_of(model_sha256: str, data_sha256: str, config: Calibrate) -> Origin:
     """What ranges made now would be made from."""
     settings = config.model_dump()
+    del settings["memory"]  # it has no influence
     if config.observer != "percentile":
-        del settings["percentile"]  # it has no influence
+        del settings["percentile"]  # nor has this
     if config.tensors == "weighted":
         del settings["tensors"]  # ranges of before there was a choice are of these
     tools = {name: version(name) for name in ("calib8", "onnxruntime")}

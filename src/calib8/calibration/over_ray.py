@@ -24,6 +24,7 @@ from calib8.data.sources import Source
 from calib8.errors import SetupError
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256, load
+from calib8.graph.left_out import require_weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin
@@ -49,7 +50,7 @@ def calibrate_over(  # noqa: PLR0913
     Workers open the ``model`` at ``path``, and data that are files, at the same paths as here. Raises ``SetupError`` if
     what they find there, or the versions of their packages, are not those of this machine.
     """
-    one_pass.require_weighted_ops(model)
+    require_weighted_ops(model)
     histograms = observer_for(config.observer, config.percentile).histogram
     with checkpoint(unfinished, pass_key(origin, sample, histograms), progress) as kept:
         own = origin_of(origin.model_sha256, data.fingerprint, config)  # less what is of the caller alone

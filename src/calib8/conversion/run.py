@@ -28,6 +28,7 @@ from calib8.files import atomic, read_json, require_folder, require_separate, wr
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for, samples_for, sizes_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
+from calib8.graph.left_out import require_weighted_ops
 from calib8.graph.limits import dimension_limits
 from calib8.passes.prepare import prepare
 from calib8.precision import Precision
@@ -141,7 +142,7 @@ def _checked_model(model: Path, config: Convert) -> ir.Model:
     """The model, prepared, if the ops that ``config`` names are there."""
     reference = prepare(load(model))
     selected(reference, config.quantize)
-    calibration.require_weighted_ops(reference)
+    require_weighted_ops(reference)
     return reference
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from calib8.errors import ModelError
 from calib8.graph.values import op_of
-from calib8.graph.weighted import weighted_ops
+from calib8.graph.weighted import require_original, weighted_ops
 
 #: Float operators whose weight is one of these inputs.
 READ = {
@@ -54,6 +55,17 @@ def why_nothing(model: ir.Model) -> str:
         f"{ops[0].name!r}: {reason}"
         for reason, ops in alike.items()
     )
+
+
+def require_weighted_ops(model: ir.Model) -> None:
+    """Raise ``ModelError`` if ``model`` has nothing to quantise, or was quantised by calib8."""
+    require_original(model)
+    if not weighted_ops(model):
+        found = why_nothing(model)
+        raise ModelError(
+            "the model has no MatMul, Gemm or Conv with a constant float weight: there is nothing to quantise. "
+            + (f"It has {found}." if found else "If it is quantised already, give its FP32 original.")
+        )
 
 
 def _of_graph(graph: ir.Graph, known: set[ir.Node], body: str) -> Iterator[LeftOut]:

@@ -4,10 +4,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration.layout import Inference, Shapes
+from calib8.calibration.layout import Shapes
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
 from calib8.graph.builder import GraphBuilder
+from calib8.graph.shapes import Inference
 from calib8.passes.prepare import prepare
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 

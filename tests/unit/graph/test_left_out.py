@@ -4,10 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calib8.calibration.run import require_weighted_ops
 from calib8.errors import ModelError
 from calib8.graph.builder import GraphBuilder
-from calib8.graph.left_out import left_out
+from calib8.graph.left_out import left_out, require_weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp
 
