@@ -11,6 +11,7 @@ import pytest
 import calib8
 from calib8.__main__ import main
 from calib8.errors import AccuracyMissed, Calib8Error, DataError, ModelError
+from calib8.graph.builder import GraphBuilder
 from calib8.serving.protocol import smaller_of
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 
@@ -186,3 +187,23 @@ def test_an_engine_takes_the_sizes_of_the_calibration_data(tmp_path: Path, notes
     [again] = calib8.build(tmp_path / "out" / "model.int8.onnx", tmp_path / "again.engine", chosen.build)
     assert json.loads((tmp_path / "again.engine.json").read_text())["profiles"] == sidecar["profiles"]
     assert again.plan.passed
+
+
+def test_packed_queries_keys_and_values_run_in_int8(tmp_path: Path) -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", "n", 64)
+    product = g.op("Add", g.op("MatMul", x, g.weight("w", 64, 192), name="qkv"), g.weight("b", 192))
+    heads = g.op("Reshape", product, g.constant("to", [0, 0, 3, 2, 32], np.int64))
+    turned = g.op("Transpose", heads, perm=[2, 0, 3, 1, 4])
+    q, k, v = (g.op("Gather", turned, g.constant(f"i{n}", n, np.int64), axis=0) for n in range(3))
+    scores = g.op("Softmax", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    joined = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
+    y = g.op(
+        "MatMul", g.op("Reshape", joined, g.constant("flat", [0, 0, 64], np.int64)), g.weight("o", 64, 64), name="o"
+    )
+    ir.save(g.model(y=y), tmp_path / "model.onnx")
+    x_fed = np.random.default_rng(0).standard_normal((32, 12, 64)).astype(np.float32)
+    chosen = calib8.Convert(build=calib8.Build(targets=("sm86",)), verify=calib8.Verify(min_cosine=0.99))
+    report = calib8.convert(tmp_path / "model.onnx", [{"x": x_fed}], tmp_path / "out", chosen)
+    plan = report.engines[0].plan
+    assert (plan.covered, plan.expected, plan.planned_kernels) == (4, 4, 2)

@@ -14,6 +14,7 @@ Rules:
 7. A dimension of an input of which the exporter knew nothing is free: what bears one name must be of one size.
 8. A Squeeze says which axes it takes: else its rank depends on the data, and neither TensorRT nor OpenVINO takes that.
 9. A weight [1, K, N] is the matrix [K, N] where what it multiplies has as many axes.
+10. Products that are packed side by side are products of their own (see ``split_packed``).
 """
 
 from pathlib import Path
@@ -29,6 +30,7 @@ from calib8.graph.io import load as read
 from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
 from calib8.graph.values import drop_unread, name_of, op_of
 from calib8.passes.fold_constants import fold_constants
+from calib8.passes.split_packed import split_packed
 
 MINIMUM_OPSET = 13
 FOLDABLE = ("Transpose", "Cast", "Identity")
@@ -64,7 +66,7 @@ def prepare(model: ir.Model) -> ir.Model:
     common.ShapeInferencePass(strict_mode=False)(model)  # rule 5; strict gives up on all nodes because of one
     if _name_axes(model) | _flatten_weights(model.graph):  # rules 8 and 9
         common.ShapeInferencePass(strict_mode=False)(model)
-    return model
+    return split_packed(model)  # rule 10
 
 
 def _inline(model: ir.Model) -> None:

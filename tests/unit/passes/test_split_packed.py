@@ -1,0 +1,71 @@
+"""Packed products become products of their own, and the numbers stay."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.weighted import weighted_ops
+from calib8.passes.prepare import prepare
+from calib8.testing import assert_models_equal
+
+FLOAT = ir.DataType.FLOAT
+X = {"x": np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32)}
+
+
+def packed(g: GraphBuilder, width: int = 12) -> ir.Value:
+    product = g.op("MatMul", g.input("x", FLOAT, "batch", "n", 4), g.weight("w", 4, width), name="qkv")
+    return g.op("Add", product, g.weight("b", width))
+
+
+def behind(g: GraphBuilder, op_type: str, read: list[ir.Value], outputs: int, **attributes: object) -> list[ir.Value]:
+    made = [ir.Value(name=f"part.{number}") for number in range(outputs)]
+    g.nodes.append(ir.node(op_type, read, attributes, outputs=made, name="apart"))
+    return made
+
+
+def names(model: ir.Model) -> list[str]:
+    return [op.name for op in weighted_ops(model)]
+
+
+@pytest.mark.parametrize(("sizes", "width"), [([4, 4, 4], 12), ([6, 3, 3], 12), ([4, 4], 8)])
+def test_a_split_is_of_products(sizes: list[int], width: int) -> None:
+    g = GraphBuilder()
+    parts = behind(g, "Split", [packed(g, width), g.constant("sizes", sizes, np.int64)], len(sizes), axis=-1)
+    model = g.model(**{f"y{number}": g.op("Relu", part) for number, part in enumerate(parts)})
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert names(prepared) == [f"qkv::{number}" for number in range(len(sizes))]
+    assert [op.channels for op in weighted_ops(prepared)] == sizes
+    assert "w" not in prepared.graph.initializers
+
+
+def test_a_split_of_the_product_itself_goes() -> None:
+    g = GraphBuilder()
+    product = g.op("MatMul", g.input("x", FLOAT, "batch", "n", 4), g.weight("w", 4, 12), name="qkv")
+    parts = behind(g, "Split", [product], 3, axis=2)
+    model = g.model(**{f"y{number}": g.op("Relu", part) for number, part in enumerate(parts)})
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert {node.op_type for node in prepared.graph} == {"MatMul", "Relu"}
+
+
+def test_heads_that_are_gathered_are_products() -> None:
+    g = GraphBuilder()
+    heads = g.op("Reshape", packed(g), g.constant("to", [0, 0, 3, 2, 2], np.int64))
+    turned = g.op("Transpose", heads, perm=[2, 0, 3, 1, 4])
+    parts = [g.op("Gather", turned, g.constant(f"i{number}", number, np.int64), axis=0) for number in range(3)]
+    model = g.model(**{f"y{number}": part for number, part in enumerate(parts)})
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert names(prepared) == ["qkv::0", "qkv::1", "qkv::2"]
+
+
+@pytest.mark.parametrize("width", [12, 13])
+def test_what_is_read_whole_too_or_in_odd_parts_stays(width: int) -> None:
+    g = GraphBuilder()
+    whole = packed(g, width)
+    parts = behind(g, "Split", [whole, g.constant("sizes", [5, width - 5], np.int64)], 2, axis=-1)
+    outputs = {"y0": g.op("Relu", parts[0]), "y1": g.op("Relu", parts[1])}
+    model = g.model(**outputs, **({"y2": g.op("Relu", whole)} if width == 12 else {}))
+    assert names(prepare(model)) == (["qkv"] if width == 12 else ["qkv::0", "qkv::1"])
