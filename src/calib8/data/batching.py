@@ -55,11 +55,13 @@ class Dataset:
         *,
         limits: Mapping[str, int] | None = None,
         progress: Progress | None = None,
+        alone: bool = False,
     ) -> None:
-        """``limits`` holds the largest size of named dimensions (see ``graph.limits``)."""
+        """``limits`` holds the largest size of named dimensions (see ``graph.limits``). ``alone``: whether samples go
+        one by one through a model that does not say so itself."""
         progress = progress or Quiet()
         #: Whether the model takes one sample at a time (see ``data.alone``).
-        self.alone = takes_one(specs)
+        self.alone = alone or takes_one(specs)
         self.source = Samples(source, specs, progress) if self.alone else source
         self.limits = limits or {}
         self.specs = by_sample(specs) if self.alone else specs

@@ -13,6 +13,7 @@ from calib8.data.split import split
 from calib8.errors import DataError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for, sizes_for
+from calib8.graph.rows import has_rows
 from calib8.progress import Quiet
 from calib8.quantization.probe import Probe
 from calib8.runtime.ort import OrtRuntime
@@ -119,3 +120,32 @@ def test_it_is_converted_like_any_other(tmp_path, notes) -> None:
     )
     assert (report.passed, report.int8_ops, report.weighted_ops, report.calibration.samples) == (True, 1, 1, 56)
     assert notes.messages.count("no data for state[2, 1, 3]: zeros, as at the start of a stream") == 1
+
+
+def by_time(batch: str | int = "batch") -> ir.Model:
+    """``x`` [batch, 3, 4] -> ``y`` [3, batch, 2], as a recognizer of text puts it out."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 3, 4)
+    if batch == 1:  # as traced
+        x = g.op("Reshape", x, g.constant("to", [1, 3, 4], np.int64))
+    y = g.op("MatMul", g.op("Transpose", x, perm=[1, 0, 2]), g.weight("w", 4, 2), name="mm")
+    return g.model(y=y)
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_outputs_without_a_row_for_each_sample(batch: str | int, notes) -> None:
+    model, x = by_time(batch), np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float32)
+    assert has_rows(model) is (False if batch == "batch" else None)
+    dataset = dataset_for(model, Batches({"x": x}), notes)
+    with OrtRuntime(model) as runtime:
+        outputs = run_all(runtime, dataset, notes)
+        assert outputs["y"].shape == (6, 3, 1, 2)
+        assert outputs["y"][5].tolist() == runtime.run({"x": x[5:]})["y"].tolist()
+
+
+def test_rows_are_rows_however_the_output_is_declared() -> None:
+    g = GraphBuilder()
+    model = g.model(y=g.op("MatMul", g.input("x", ir.DataType.FLOAT, "batch", 4), g.weight("w", 4, 2)))
+    for declared in (["n", 2], [1, 2], []):
+        model.graph.outputs[0].shape = ir.Shape(declared)
+        assert has_rows(model) is True
