@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.inputs import Arrays, InputSpec
+from calib8.data.inputs import Arrays, InputSpec, of_chunk
 from calib8.data.selected import Selected
 from calib8.data.sources import Source
 from calib8.errors import DataError
@@ -54,7 +54,7 @@ class Samples:
                 )
             samples = counts[0] if counts else 0
             arrays = {name: _repeated(array, samples) if whole else array for name, (array, whole) in given.items()}
-            yield {**chunk, **arrays, **self._states(chunk, samples)}
+            yield of_chunk({**chunk, **arrays, **self._states(chunk, samples)}, chunk)
 
     def fingerprint(self) -> str:
         """That of the source."""

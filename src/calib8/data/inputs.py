@@ -8,11 +8,26 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.selected import as_rows, blocks
+from calib8.data.selected import Selected, as_rows, blocks
 from calib8.errors import DataError
 from calib8.progress import Progress
 
 Arrays = dict[str, NDArray[np.generic]]
+
+
+class Chunk(Arrays):
+    """Arrays of a chunk, and in words ``of`` what they are, where a source has several: `` of batch.npz``."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.generic]], of: str = "") -> None:
+        super().__init__(arrays)
+        self.of = of
+
+
+def of_chunk(arrays: Mapping[str, NDArray[np.generic]], chunk: Mapping[str, NDArray[np.generic]]) -> Chunk:
+    """``arrays`` made of those of ``chunk``."""
+    return Chunk(arrays, chunk.of if isinstance(chunk, Chunk) else "")
+
+
 #: The least, the usual and the largest size of named dimensions.
 Sizes: TypeAlias = Mapping[str, tuple[int, int, int]]
 
@@ -114,7 +129,8 @@ def checked(arrays: Mapping[str, NDArray[np.generic]], specs: tuple[InputSpec, .
             f"the model has no input {', '.join(extra)}: expected exactly {_names(wanted)}. "
             "Remove the extra array or rename it."
         )
-    fitting = {spec.name: _fit(as_rows(arrays[spec.name]), spec, progress) for spec in specs}
+    of = arrays.of if isinstance(arrays, Chunk) else ""
+    fitting = {spec.name: _fit(as_rows(arrays[spec.name]), spec, progress, of) for spec in specs}
     sample_count(fitting)
     if not all(array.size for array in fitting.values()):
         raise DataError("the data is empty: expected at least one sample. Check the folder and how it was made.")
@@ -157,7 +173,7 @@ def _check_shared(arrays: Arrays, specs: tuple[InputSpec, ...]) -> None:
                 )
 
 
-def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDArray[np.generic]:
+def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress, of: str) -> NDArray[np.generic]:
     name = spec.name
     if array.dtype != spec.dtype:
         if array.dtype not in INTEGERS or spec.dtype not in INTEGERS:
@@ -177,7 +193,7 @@ def _fit(array: NDArray[np.generic], spec: InputSpec, progress: Progress) -> NDA
     for axis, (got, fixed) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(fixed, int) and got != fixed:
             raise DataError(f"{name} has size {got} on axis {axis}, expected {fixed} {_shape(spec.shape)}.")
-    _check_values(array, spec)
+    _check_values(array, spec, of)
     return array
 
 
@@ -193,17 +209,19 @@ def _extremes(array: NDArray[np.generic]) -> tuple[int, int]:
     return min((low for low, _ in found), default=0), max((high for _, high in found), default=0)
 
 
-def _check_finite(array: NDArray[np.generic], name: str) -> None:
+def _check_finite(array: NDArray[np.generic], name: str, of: str) -> None:
+    """A sample is told by its number in the source, whichever of its samples ``array`` holds."""
     for first, block in blocks(array):
         finite = np.isfinite(block)
         if not finite.all():
             bad = first + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
-            raise DataError(f"{name} holds NaN or infinity (first in sample {bad}). Remove or repair that sample.")
+            bad = int(array.rows[bad]) if isinstance(array, Selected) else bad
+            raise DataError(f"{name} holds NaN or infinity (first in sample {bad}{of}). Remove or repair that sample.")
 
 
-def _check_values(array: NDArray[np.generic], spec: InputSpec) -> None:
+def _check_values(array: NDArray[np.generic], spec: InputSpec, of: str) -> None:
     if np.issubdtype(array.dtype, np.floating):
-        _check_finite(array, spec.name)
+        _check_finite(array, spec.name, of)
     if spec.limit is not None and array.size:
         low, high = _extremes(array)
         if high >= spec.limit or low < 0:

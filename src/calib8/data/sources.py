@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.data.array_files import read_npy, read_npz
-from calib8.data.inputs import Arrays, as_array
+from calib8.data.inputs import Arrays, Chunk, as_array
 from calib8.data.selected import as_rows, blocks
 from calib8.errors import DataError
 from calib8.files import require_reachable, special
@@ -55,7 +55,7 @@ class NpyFolder:
         if self.arrays:
             yield {path.stem: read_npy(path) for path in self.arrays}
         for path in self.archives:
-            yield read_npz(path)
+            yield Chunk(read_npz(path), f" of {path.name}")
 
     def fingerprint(self) -> str:
         """See ``Source``."""

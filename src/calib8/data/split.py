@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from calib8.data.batching import Dataset
-from calib8.data.inputs import Arrays, sample_count
+from calib8.data.inputs import Arrays, of_chunk, sample_count
 from calib8.data.selected import selected
 from calib8.data.sources import Source, fingerprint
 from calib8.errors import DataError
@@ -33,7 +33,7 @@ class Part:
             rows = np.flatnonzero(((np.arange(first, first + count) % EVERY) == EVERY - 1) == self.held_back)
             first += count
             if len(rows):
-                yield {name: selected(array, rows) for name, array in chunk.items()}
+                yield of_chunk({name: selected(array, rows) for name, array in chunk.items()}, chunk)
 
     def fingerprint(self) -> str:
         """See ``Source``."""
@@ -63,7 +63,7 @@ class First:
         """The chunks of the source, until there are enough samples."""
         left = self.count
         for chunk in self.source.chunks():
-            yield {name: array[:left] for name, array in chunk.items()}
+            yield of_chunk({name: array[:left] for name, array in chunk.items()}, chunk)
             left -= sample_count(chunk)
             if left <= 0:
                 return

@@ -22,7 +22,8 @@ def quantize_embeddings(model: ir.Model) -> ir.Model:
         table = node.inputs[0] if node.op_type == "Gather" else None
         if table is None or not _is_table(table):
             continue
-        dequantised = quantised_constant(constants, table, axis=0, before=node)
+        first = graph[0]  # since the body of an If may read the table, too
+        dequantised = quantised_constant(constants, table, axis=0, before=first)
         for reader, index in table.uses():
             reader.replace_input_with(index, dequantised)
         drop_unread(graph, table)
@@ -30,7 +31,7 @@ def quantize_embeddings(model: ir.Model) -> ir.Model:
 
 
 def _is_table(value: ir.Value) -> bool:
-    """Rule 1. All readers must be such Gathers, since the DequantizeLinear stands before the first of them."""
+    """Rule 1. All readers must be such Gathers."""
     constant = value.const_value
     return (
         value.is_initializer()

@@ -76,20 +76,25 @@ def _op_left_out(op: LeftOut) -> OpPlan:
 
 def selected(model: ir.Model, config: Common) -> set[str]:
     """Names of the weighted ops, of kinds for which the grid is, that ``include`` (all if empty) and not ``exclude``
-    globs match.
+    globs match. The very name of an op means that op, whatever characters of a glob it holds.
 
     Raises ``ConfigError`` for a glob that matches nothing, a typo that would otherwise go unnoticed, and ``ModelError``
     for a model that calib8 quantised.
     """
     require_original(model)
     names = [op.name for op in weighted_ops(model)]
-    for glob in (*config.include, *config.exclude):
-        if not any(fnmatchcase(name, glob) for name in names):
+    matched = {glob: _matched(names, glob) for glob in (*config.include, *config.exclude)}
+    for glob, found in matched.items():
+        if not found:
             examples = ", ".join(names[:3]) or "none at all"
             raise ConfigError(f"{glob!r} matches no weighted op. The model's weighted ops are named like: {examples}.")
-    included = {n for n in names if not config.include or any(fnmatchcase(n, glob) for glob in config.include)}
+    included = set().union(*(matched[glob] for glob in config.include)) if config.include else set(names)
     fit = {op.name for op in weighted_ops(model) if op.kind in config.grid.kinds}
-    return {n for n in included & fit if not any(fnmatchcase(n, glob) for glob in config.exclude)}
+    return (included & fit).difference(*(matched[glob] for glob in config.exclude))
+
+
+def _matched(names: list[str], glob: str) -> set[str]:
+    return {glob} if glob in names else {name for name in names if fnmatchcase(name, glob)}
 
 
 def candidates(model: ir.Model, config: Quantize) -> set[str]:

@@ -60,6 +60,7 @@ class OpenVinoRuntime(Runtime):
             raise ModelError(f"OpenVINO does not accept the model: {str(error).strip()[:300]}.") from error
         # A tensor that passes through an eliminated node has several names; the order of the outputs is the model's.
         self._outputs = [value.name or "" for value in model.graph.outputs]
+        self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}  # without those unread
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._idle.put(self._compiled.create_infer_request())
@@ -70,7 +71,7 @@ class OpenVinoRuntime(Runtime):
         request = self._idle.get()
         try:
             with BINDINGS:
-                request.start_async(arrays)
+                request.start_async({name: array for name, array in arrays.items() if name in self._inputs})
             request.wait()
             with BINDINGS:
                 results, ports = request.results, self._compiled.outputs

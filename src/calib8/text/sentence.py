@@ -7,7 +7,7 @@ anything else is refused.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,6 +27,8 @@ from calib8.text.config import EMBED_POSITIONS
 from calib8.text.tokenizer import TextTokenizer, read_settings
 from calib8.text.windows import ahead, windows
 
+#: What exporters call the output with a vector for each token.
+TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
 #: Sentences that are sorted by length and kept in memory together.
 WINDOW = 8192
 Pooling: TypeAlias = Literal["mean", "cls"]
@@ -130,12 +132,17 @@ def _told(progress: Progress, before: int, total: int | None, count: int) -> Non
 
 
 def _hidden(outputs: Arrays) -> NDArray[np.float32]:
-    """The output [batch, sequence, width]. Raises ``ModelError`` if there is none."""
-    for array in outputs.values():
-        if array.ndim == 3:
-            return np.asarray(array, np.float32)
+    """The output [batch, sequence, width], see ``token_output``. Raises ``ModelError`` if there is none."""
     shapes = {name: array.ndim for name, array in outputs.items()}
+    if (name := token_output(shapes)) is not None:
+        return np.asarray(outputs[name], np.float32)
     raise ModelError(f"the model is no token encoder: expected an output [batch, sequence, width], got ranks {shapes}.")
+
+
+def token_output(ranks: Mapping[str, int]) -> str | None:
+    """Which of the outputs of these ranks has a vector for each token: by its usual name, else the first of rank 3."""
+    found = [name for name, rank in ranks.items() if rank == 3]
+    return next((name for name in TOKEN_OUTPUTS if name in found), next(iter(found), None))
 
 
 def token_arrays(

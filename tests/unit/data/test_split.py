@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.data.sources import Batches
-from calib8.data.split import EVERY, split
+from calib8.data.batching import Dataset
+from calib8.data.inputs import InputSpec
+from calib8.data.sources import Batches, NpyFolder
+from calib8.data.split import EVERY, First, split
 from calib8.errors import DataError
 
 
@@ -42,3 +46,18 @@ def test_too_few_samples() -> None:
 def test_arrays_that_do_not_go_together(chunk: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(DataError, match=message):
         split(Batches(chunk))
+
+
+def test_a_bad_sample_is_told_by_its_number_in_the_source(tmp_path: Path) -> None:
+    x = np.ones((64, 4), np.float32)
+    x[55, 2] = np.nan
+    specs = (InputSpec("x", np.dtype(np.float32), ("batch", 4)),)
+    kept, held = split(Batches({"x": x}))
+    with pytest.raises(DataError, match=r"x holds NaN or infinity \(first in sample 55\)"):
+        Dataset(held, specs)
+    Dataset(kept, specs)
+    for number in range(2):
+        np.savez(tmp_path / f"b{number}.npz", x=x[32 * number :][:32])
+    for source in (NpyFolder(tmp_path), split(NpyFolder(tmp_path))[1], First(NpyFolder(tmp_path), 60)):
+        with pytest.raises(DataError, match=r"x holds NaN or infinity \(first in sample 23 of b1.npz\)"):
+            Dataset(source, specs)

@@ -70,3 +70,18 @@ def test_a_table_that_is_also_an_output_stays() -> None:
     model = quantize_embeddings(prepare(g.model(y=y, table=table)))
     assert "table_quantized" in model.graph.initializers
     assert outputs_of(model, {"ids": np.array([3])})["table"].shape == (64, 4)
+
+
+def test_a_table_that_a_branch_reads_before_the_main_graph() -> None:
+    g = GraphBuilder()
+    ids, table = g.input("ids", ir.DataType.INT64, "batch"), g.weight("table", 64, 4)
+    flag = g.op("Greater", g.op("ReduceSum", ids, keepdims=0), g.constant("zero", 0, np.int64))
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        out = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", 4]))
+        branches[name] = ir.Graph([], [out], nodes=[ir.node("Gather", [table, ids], outputs=[out])], name=name)
+    chosen = g.op("If", flag, name="if", **branches)
+    model = quantize_embeddings(prepare(g.model(y=chosen, z=g.op("Gather", table, ids, name="main"))))
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    got = outputs_of(model.clone(), {"ids": np.array([0, 63, 5])})
+    np.testing.assert_array_equal(got["y"], got["z"])

@@ -15,7 +15,7 @@ from calib8.passes.prepare import prepare
 from calib8.provenance import Origin
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Channels, Recipe, design
-from calib8.quantization.policy import make_plan
+from calib8.quantization.policy import make_plan, selected
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.rounding import nearest
 from calib8.quantization.solve import Solution
@@ -160,6 +160,16 @@ def test_plan_is_readable_json(encoder: ir.Model, tmp_path: Path) -> None:
     assert content["ops"][3]["reason"] == "left out by name"
     assert content["ops"][5]["treatment"] == "float"
     assert type(plan).model_validate(content) == plan
+
+
+@pytest.mark.parametrize("names", [("Net/Block[0]/fc", "Net/Block[1]/fc"), ("layers.[0].fc", "layers.0.fc")])
+def test_a_name_with_brackets_means_that_op(names: tuple[str, str]) -> None:
+    g = GraphBuilder()
+    hidden = g.op("MatMul", g.input("x", ir.DataType.FLOAT, "batch", 4), g.weight("w", 4, 4), name=names[0])
+    model = prepare(g.model(y=g.op("MatMul", hidden, g.weight("v", 4, 3), name=names[1])))
+    assert selected(model, Int8(exclude=(names[0],))) == {names[1]}
+    assert selected(model, Int8(include=(names[1],))) == {names[1]}
+    assert selected(model, Int8(exclude=("*fc",))) == set()
 
 
 def test_what_nobody_quantises_is_counted_and_told() -> None:

@@ -45,6 +45,15 @@ def test_runs_and_answers_by_name(runtime) -> None:
     opened.close()  # a second time
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_input_that_nothing_reads(runtime) -> None:
+    model = tiny_mlp()
+    model.graph.inputs.append(ir.Value(name="unread", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["n"])))
+    with runtime(model, threads=1) as opened:
+        got = opened.run({**X, "unread": np.zeros(2, np.int64)})["y"]
+    np.testing.assert_allclose(got, outputs_of(tiny_mlp(), X)["y"], atol=1e-6)
+
+
 def test_a_float_activation_is_not_quantised_on_the_way() -> None:
     """ONNX Runtime would do so where only the weight is INT8: one scale for each block of 32."""
     g = GraphBuilder()

@@ -11,7 +11,7 @@ from calib8.runtime.null import NullRuntime
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import tiny_encoder
 from calib8.text import sentence
-from calib8.text.sentence import SentenceEncoder, pool, pooling_of, unit_rows
+from calib8.text.sentence import SentenceEncoder, pool, pooling_of, token_output, unit_rows
 
 
 def answer(arrays: Arrays) -> Arrays:
@@ -200,3 +200,10 @@ def test_a_prompt_that_pooling_would_leave_out(tokenizer_folder: Path) -> None:
     ):
         SentenceEncoder(tokenizer_folder, NullRuntime(answer))
     SentenceEncoder(tokenizer_folder, NullRuntime(answer), prompt="")
+
+
+def test_the_token_output_goes_by_its_name_and_else_by_its_rank() -> None:
+    assert token_output({"sparse": 3, "last_hidden_state": 3}) == "last_hidden_state"
+    assert token_output({"first_hidden": 3, "pooled": 2, "token_embeddings": 3}) == "token_embeddings"
+    assert token_output({"pooled": 2, "tokens": 3, "more": 3}) == "tokens"
+    assert token_output({"last_hidden_state": 2}) is None

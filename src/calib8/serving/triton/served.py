@@ -18,6 +18,7 @@ from calib8.runtime.contract import contract_of
 from calib8.runtime.forms import float_codes, is_quantised
 from calib8.runtime.open import is_engine
 from calib8.serving.triton.config import Device
+from calib8.text.sentence import token_output
 
 #: Inputs of a text encoder, of which the last may be absent.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -55,7 +56,8 @@ class Served:
     @property
     def hidden(self) -> TensorInfo | None:
         """The output [batch, sequence, width] of a token encoder."""
-        return next((tensor for tensor in self.outputs if len(tensor.shape) == 3), None)
+        name = token_output({tensor.name: len(tensor.shape) for tensor in self.outputs})
+        return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
     @property
     def takes_tokens(self) -> bool:
