@@ -21,6 +21,8 @@ from calib8.progress import Progress
 UNIT = ("Cos", "Erf", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh")
 #: Histogram calibrators overshoot a little; an inverse scale overshoots by orders of magnitude.
 SLACK = 2.0
+#: A range that differs so many times from what a batch of data shows was found for something else.
+FAR = 1000.0
 
 
 def require_scales(model: ir.Model, cache: Cache, progress: Progress) -> None:
@@ -71,6 +73,22 @@ def require_plausible(model: ir.Model, amax: Mapping[str, float], progress: Prog
         progress.note(
             f"the cache's range of {name!r} goes to {amax[name]:.4g}, but {what} {limits[name]:.4g}: next to nothing "
             f"would be left of it in INT8 ({len(beyond)} such ranges). Compare by `calib8 verify`, or calibrate again"
+        )
+
+
+def require_seen(amax: Mapping[str, float], seen: Mapping[str, float]) -> None:
+    """Hold the ranges that INT8 ops are to have, by tensor, against the largest magnitudes in some data.
+
+    Raises ``CacheError`` for one that is ``FAR`` times too large or too small, whatever calibrator chose it.
+    """
+    apart = {name: amax[name] / found for name, found in seen.items() if name in amax and 0 < found < math.inf}
+    strange = {name: ratio for name, ratio in apart.items() if not 1 / FAR <= ratio <= FAR}
+    if strange:
+        name = max(strange, key=lambda name: abs(math.log(max(strange[name], 1e-300))))
+        raise CacheError(
+            f"the cache's range of {name!r} goes to {amax[name]:.4g}, and in the data the tensor reaches "
+            f"{seen[name]:.4g}: no calibrator is so far off ({len(strange)} of {len(apart)} ranges are). The cache is "
+            "of another model, or its numbers are no scales; or the data is scaled otherwise than in use."
         )
 
 

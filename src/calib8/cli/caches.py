@@ -25,6 +25,9 @@ def migrate(
     model: Annotated[Path, typer.Argument(help="FP32 ONNX model that was calibrated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 (Q/DQ) model to write.")],
     *,
+    data: Annotated[
+        Path | None, typer.Option("--data", "--text", help="Some samples: a range that they contradict is refused.")
+    ] = None,
     config: calib8.Migrate,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -36,7 +39,7 @@ def migrate(
     from calib8.report.terminal import render
 
     with ConsoleProgress(quiet=quiet) as progress:
-        migration = calib8.migrate(cache, model, output, config, progress=progress)
+        migration = calib8.migrate(cache, model, output, config, data=data, progress=progress)
     out.print(f"{output}: {migration.int8_ops} of {migration.weighted_ops} weighted ops in INT8", markup=False)
     out.print(render(migration_section(migration)))
     tell(migration)

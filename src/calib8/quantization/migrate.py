@@ -16,21 +16,27 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from calib8.caches.cache import Cache, is_usable
-from calib8.calibration.bounds import require_plausible, require_scales
+from calib8.calibration.bounds import require_plausible, require_scales, require_seen
+from calib8.calibration.collect import collect
+from calib8.data.sources import Source
+from calib8.data.split import First
 from calib8.errors import CacheError, ModelError
+from calib8.graph.dataset import dataset_for, samples_for
 from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.values import name_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.numerics import LEVELS
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.progress import Progress
+from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin
 from calib8.quantization.apply import finish
 from calib8.quantization.config import Migrate
 from calib8.quantization.policy import selected
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
 
+#: Samples of data that ranges are held against.
+LOOKED_AT = 16
 #: metadata_props key: the text of the cache that a model was migrated from.
 CACHE = "calib8.cache"
 #: Operators that keep every number of their first input, or repeat it.
@@ -64,12 +70,18 @@ class Migration(BaseModel):
 
 
 def migrate(
-    model: ir.Model, cache: Cache, config: Migrate, origin: Origin | None, progress: Progress
+    model: ir.Model,
+    cache: Cache,
+    config: Migrate,
+    origin: Origin | None,
+    progress: Progress,
+    data: Source | None = None,
 ) -> tuple[ir.Model, Migration]:
     """Quantise ``model`` (as ``graph.io.load`` gives it, and no longer of use then) by the scales of ``cache``.
 
-    ``origin`` is what the cache was made from, where that is known. Raises ``CacheError`` for a cache of another model,
-    one that holds 1 / scale, and with ``config.strict`` for any missing scale; ``ModelError`` if nothing can be INT8.
+    ``origin`` is what the cache was made from, where that is known; against the first samples of ``data`` its ranges
+    are held. Raises ``CacheError`` for a cache of another model, one that holds 1 / scale or ranges that the data
+    contradict, and with ``config.strict`` for any missing scale; ``ModelError`` if nothing can be INT8.
     """
     known = _names(model)
     model = prepare(model)
@@ -89,10 +101,14 @@ def migrate(
     used = {tensor: entry for tensor, entry in entries.items() if entry in amax}
     if not used or (config.strict and len(used) < len(wanted)):
         raise CacheError(_lacking(wanted, used))
-    require_plausible(model, {tensor: amax[entry] for tensor, entry in used.items()}, progress)
+    ranges = {tensor: amax[entry] for tensor, entry in used.items()}
+    require_plausible(model, ranges, progress)
+    if data is not None:
+        few = dataset_for(model, First(samples_for(model, data, progress), LOOKED_AT), progress)
+        require_seen(ranges, {name: found.amax for name, found in collect(model, few, Quiet()).items()})
     plan = QuantPlan(ops=tuple(_op_plan(op, op.name in chosen, entries, cache) for op in ops))
     int8 = [op for op in ops if op.name in chosen and name_of(op.activation) in used]
-    insert_qdq(model, int8, {tensor: amax[entry] for tensor, entry in used.items()})
+    insert_qdq(model, int8, ranges)
     finish(model, plan, origin or _unrecorded(model, cache), config)
     model.metadata_props[CACHE] = cache.text
     left = [entry for entry in cache.scales if entry not in set(used.values())]

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from calib8.caches.cache import DEFAULT_VERSION, Algorithm, Cache
 from calib8.caches.record import record_path, require_fit, save_with_record
-from calib8.files import require_separate
+from calib8.data.sources import Data
+from calib8.files import named, require_separate
 from calib8.graph.io import SOURCE_SHA256, load, save
 from calib8.progress import Progress, Quiet
 from calib8.quantization.config import Migrate
 from calib8.quantization.export_cache import Exported, exported
 from calib8.quantization.migrate import Migration
 from calib8.quantization.migrate import migrate as rewritten
+from calib8.text.text_source import calibration_source
 
 
 def migrate(
@@ -20,12 +22,14 @@ def migrate(
     output: Path | str,
     config: Migrate | None = None,
     *,
+    data: Data | None = None,
     progress: Progress | None = None,
 ) -> Migration:
     """Turn a calibration cache of TensorRT 8 to 10 and its FP32 model into an explicitly quantised (Q/DQ) model.
 
-    The scales of the cache are kept to the bit; ``export_cache`` gives it back. Raises ``CacheError`` for a cache that
-    is no cache, is of another model, or holds 1 / scale.
+    The scales of the cache are kept to the bit; ``export_cache`` gives it back. ``data``: some samples, to hold the
+    ranges against. Raises ``CacheError`` for a cache that is no cache, is of another model, holds 1 / scale, or differs
+    a thousand times from what the data shows.
 
     Example:
 
@@ -33,11 +37,12 @@ def migrate(
         >>> f"{migration.int8_ops} of {migration.weighted_ops}"
         '6 of 6'
     """
-    require_separate([output], [cache, model])
+    require_separate([output], [cache, model, *named(data)])
     config, progress = Migrate.of(config), progress or Quiet()
+    source = calibration_source(data, model, progress) if data is not None else None
     scales, loaded = Cache.load(Path(cache)), load(model)
     origin = require_fit(Path(cache), loaded.metadata_props[SOURCE_SHA256], progress)
-    quantised, migration = rewritten(loaded, scales, config, origin, progress)
+    quantised, migration = rewritten(loaded, scales, config, origin, progress, source)
     save(quantised, output)
     return migration
 

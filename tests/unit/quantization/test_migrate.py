@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import Shell
 
+import calib8
 from calib8.caches.cache import Cache, cache_of
 from calib8.errors import CacheError
 from calib8.graph.builder import GraphBuilder
+from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
 from calib8.provenance import CALIBRATION, PLAN, Origin
@@ -281,3 +283,21 @@ def test_no_input_is_overwritten(calib8: Shell, files: tuple[Path, Path, Path]) 
         assert code == 2
         assert "would be overwritten" in err
         assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("factor", "fits"), [(1, True), (900, True), (1 / 900, True), (2000, False), (1 / 2000, False)]
+)
+def test_ranges_that_data_contradict_are_refused(factor: float, fits: bool, tmp_path: Path) -> None:
+    ir.save(tiny_mlp(), tmp_path / "model.onnx")
+    x = np.random.default_rng(0).uniform(-2, 2, (64, 4)).astype(np.float32)
+    names = [op.activation.name for op in weighted_ops(prepare(tiny_mlp()))]
+    amax = {names[0]: float(np.abs(x[:16]).max()) * factor, names[1]: 3.0}
+    (tmp_path / "c.cache").write_text(cache_of(amax, algorithm="MinMaxCalibration", version="101600").text)
+    arguments = (tmp_path / "c.cache", tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    if fits:
+        assert calib8.migrate(*arguments, data=[{"x": x}]).int8_ops == 2
+    else:
+        with pytest.raises(CacheError, match=rf"range of '{names[0]}' goes to .* reaches .*\(1 of 2 ranges are\)"):
+            calib8.migrate(*arguments, data=[{"x": x}])
+        assert calib8.migrate(*arguments).int8_ops == 2  # nothing else tells
