@@ -22,6 +22,7 @@ NEEDS = {
     "cluster": "needs a Ray cluster of several machines",
     "machine": "sets up a machine: packages, drivers, environments, downloads",
     "hours": "takes many minutes, other tools or data sets that are not here",
+    "network": "needs the model hub",
     "triton": "needs a Triton Inference Server",
     "docker": "needs Docker",
     "package": "needs a package that calib8's tests do not install",

@@ -48,16 +48,23 @@ def _known_models(incomplete: str) -> list[str]:
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of a reference model.", autocompletion=_known_models)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Reference model, OWNER/NAME[@REVISION] of the hub, or a folder.", autocompletion=_known_models
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="Folder for model, tokenizer and pooling config.")],
+    *,
+    file: Annotated[str | None, typer.Option(help="Which ONNX file of a repository that has several.")] = None,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Fetch a reference model, checked against pinned hashes.
+    """Fetch a model: a reference model, checked against pinned hashes, or any of the model hub, its commit recorded.
 
     Example: calib8 fetch all-mpnet-base-v2 --to models/mpnet
     """
     with ConsoleProgress(quiet=quiet) as progress:
-        folder = calib8.fetch(name, to, progress=progress)
+        folder = calib8.fetch(name, to, file=file, progress=progress)
     out.print(str(folder / "model.onnx"), markup=False)
     tell(Fetched(model=folder / "model.onnx"))
 

@@ -112,7 +112,10 @@ class Reference:
 def find(name: str) -> Reference:
     """The entry called ``name``. Raises ``InputError`` that lists the known names."""
     if name not in MODELS:
-        raise InputError(f"unknown reference model {name!r}: expected one of {', '.join(sorted(MODELS))}.")
+        raise InputError(
+            f"unknown reference model {name!r}: expected one of {', '.join(sorted(MODELS))}, "
+            "OWNER/NAME of the model hub, or a folder."
+        )
     return MODELS[name]
 
 

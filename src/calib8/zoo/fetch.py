@@ -36,13 +36,25 @@ from calib8.progress import Progress, Quiet
 from calib8.zoo import catalogue, hub_source, pip_source
 from calib8.zoo.catalogue import Pinned, Ready, Reference, Weights
 from calib8.zoo.place import place, sweep
+from calib8.zoo.repository import fetch_repository, is_repository
 
 MODEL = "model.onnx"
 RECORD = "calib8-model.json"
 
 
-def fetch(name: str, to: Path | str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
-    """Make ``to`` a folder with the reference model ``name``; returns ``to``. Instant when it is that already.
+def fetch(
+    name: str,
+    to: Path | str,
+    *,
+    file: str | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Make ``to`` a folder with the model ``name``; returns ``to``. Instant when it is that already.
+
+    name: of a reference model; ``OWNER/NAME`` of a repository of the model hub, with ``@REVISION`` if need be; or a
+    folder as Transformers and sentence-transformers save them (see ``zoo.repository``). ``file``: which ONNX file of
+    such a one, where there are several.
 
     ``cache`` replaces the default cache folder; ``progress`` hears what is going on.
 
@@ -55,9 +67,11 @@ def fetch(name: str, to: Path | str, *, cache: Path | None = None, progress: Pro
         >>> (folder / "model.onnx").is_file()
         True
     """
-    reference = catalogue.find(name)
     progress = progress or Quiet()
     to = Path(to)
+    if is_repository(name):
+        return fetch_repository(name, to, file, progress)
+    reference = catalogue.find(name)
     require_reachable(to)
     damage = find_damage(to, reference)
     if damage is None:

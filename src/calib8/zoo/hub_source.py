@@ -31,7 +31,7 @@ def fetch(source: HubRepository, wanted: Sequence[Pinned], target: Path, progres
         raise FetchError("the package huggingface_hub is not installed") from error
     done, total = 0, sum(file.size for file in wanted)
     reached = False
-    with _quiet():
+    with quiet():
         for file in wanted:
             path = _cached(hub, source, file)
             if path is None and not reached:
@@ -61,14 +61,14 @@ def _reach(hub: Any, source: HubRepository) -> None:
     try:
         hub.HfApi().model_info(source.repo, revision=source.revision, timeout=TIMEOUT)
     except Exception as error:
-        raise FetchError(f"the model hub cannot be reached ({_first_line(error)})") from error
+        raise FetchError(f"the model hub cannot be reached ({first_line(error)})") from error
 
 
 def _download(hub: Any, source: HubRepository, file: Pinned) -> Path:
     try:
         return Path(hub.hf_hub_download(source.repo, file.path, revision=source.revision, etag_timeout=TIMEOUT))
     except Exception as error:
-        raise FetchError(f"the model hub did not deliver {file.path} ({_first_line(error)})") from error
+        raise FetchError(f"the model hub did not deliver {file.path} ({first_line(error)})") from error
 
 
 def _require_hash(path: Path, file: Pinned) -> None:
@@ -80,7 +80,7 @@ def _require_hash(path: Path, file: Pinned) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no talk of retries on the terminal while the library works for us."""
     bars = importlib.import_module("huggingface_hub.utils")
     logger = logging.getLogger("huggingface_hub")
@@ -95,5 +95,6 @@ def _quiet() -> Iterator[None]:
             bars.enable_progress_bars()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of the library says, in a line."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no details'])[0]}"

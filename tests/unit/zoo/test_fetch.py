@@ -275,7 +275,9 @@ def test_another_folder_comes_from_the_cache(get: Callable[..., Heard], exports:
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"unknown reference model 'mpnet': expected one of PP-OCRv4-det, all-.*v2\."):
+    with pytest.raises(
+        InputError, match=r"unknown reference model 'mpnet': expected one of PP-OCRv4-det, all-.*v2, OWN"
+    ):
         fetch.fetch("mpnet", tmp_path)
 
 
