@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calib8.console import ConsoleProgress
     from calib8.conversion.config import Convert
     from calib8.conversion.run import convert
+    from calib8.data.images import Images, prepare_images
     from calib8.data.sources import batches, npy_folder, npz_file
     from calib8.diagnosis.doctor import Diagnosis, doctor
     from calib8.engine.built import BuiltEngine
@@ -101,6 +102,7 @@ _HOME = {
     "FetchError": "calib8.errors",
     "Fp8": "calib8.quantization.config",
     "GpuComparison": "calib8.verification.on_gpu",
+    "Images": "calib8.data.images",
     "InputError": "calib8.errors",
     "Int8": "calib8.quantization.config",
     "LayerTime": "calib8.runtime.layer_time",
@@ -149,6 +151,7 @@ _HOME = {
     "open": "calib8.runtime.open",
     "plan": "calib8.quantization.quantize",
     "prepare": "calib8.text.prepare",
+    "prepare_images": "calib8.data.images",
     "quantize": "calib8.quantization.quantize",
     "quantize_file": "calib8.quantization.quantize",
     "run": "calib8.runtime.run",
@@ -182,6 +185,7 @@ __all__ = [
     "FetchError",
     "Fp8",
     "GpuComparison",
+    "Images",
     "InputError",
     "Int8",
     "LayerTime",
@@ -230,6 +234,7 @@ __all__ = [
     "open",
     "plan",
     "prepare",
+    "prepare_images",
     "quantize",
     "quantize_file",
     "run",

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    for command in (convert, fetch, prepare, calibrate, sensitivity, quantize, build):
+    for command in (convert, fetch, prepare, prepare_images, calibrate, sensitivity, quantize, build):
         add_command(app, command)
 
 
 Model = Annotated[Path, typer.Argument(help="FP32 ONNX model.")]
+CalibrationFolder = Annotated[Path, typer.Option("--output", "-o", help="Calibration folder to write.")]
 #: All but the check of the plan, which is no choice of a command, and the GPU, which the process keeps.
 BuildOptions = Annotated[
     calib8.Build,
@@ -70,9 +71,9 @@ def fetch(
 
 
 def prepare(
-    texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line.")],
+    texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line; .csv and .tsv: pairs of texts in two columns.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration folder to write.")],
+    output: CalibrationFolder,
     *,
     config: calib8.Prepare,
     quiet: opt.Quiet = False,
@@ -85,6 +86,24 @@ def prepare(
         folder = calib8.prepare(texts, tokenizer, output, config, progress=progress)
     out.print(str(folder), markup=False)
     tell(Prepared(folder=folder))
+
+
+def prepare_images(
+    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
+    output: CalibrationFolder,
+    *,
+    config: calib8.Images,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Turn images into a calibration folder: one array, and a preview of what the model sees.
+
+    Example: calib8 prepare-images photos --input images --size 224x224 --mean 0.485,0.456,0.406
+    --std 0.229,0.224,0.225 -o calib_data
+    """
+    with ConsoleProgress(quiet=quiet) as progress:
+        made = calib8.prepare_images(folder, output, config, progress=progress)
+    out.print(str(made), markup=False)
+    tell(Prepared(folder=made))
 
 
 def calibrate(

@@ -133,6 +133,28 @@ class TextTokenizer:
         cut = [row for row, encoding in enumerate(encodings) if encoding.overflowing]
         return [encoding.ids for encoding in encodings], cut
 
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, NDArray[np.generic]], int]:
+        """Arrays of pairs of texts, as rerankers and classifiers take them, and how many were cut.
+
+        ``token_type_ids`` [N, S] are among them where the tokenizer tells the two texts apart. Prompts are for single
+        texts. Raises ``ModelError`` where the tokenizer lacks what it refers to.
+        """
+        lowered = [(first.lower(), second.lower()) for first, second in pairs] if self.lower else list(pairs)
+        with _usable(self.path):
+            encodings = self._tokenizer.encode_batch_fast(lowered)
+        arrays = self.padded([encoding.ids for encoding in encodings])
+        types = np.zeros_like(arrays["input_ids"])
+        for row, encoding in enumerate(encodings):
+            types[row, : len(encoding.type_ids)] = encoding.type_ids
+        if types.any():
+            arrays["token_type_ids"] = types
+        return arrays, sum(bool(encoding.overflowing) for encoding in encodings)
+
+    def decoded(self, tokens: Sequence[int]) -> str:
+        """The text that ``tokens`` stand for, special tokens included."""
+        with _usable(self.path):
+            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
+
     def note_cut(self, cut: int, count: int, progress: Progress) -> None:
         """Say that ``cut`` of ``count`` sentences were cut, if any were."""
         if cut:
