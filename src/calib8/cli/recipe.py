@@ -71,7 +71,7 @@ def fetch(
 
 
 def prepare(
-    texts: Annotated[list[Path], typer.Argument(help="Text files, one sentence a line; .csv and .tsv: pairs of texts in two columns.")],
+    texts: Annotated[list[Path], typer.Argument(help="Text files, a sentence a line; .csv and .tsv: pairs of texts.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json.")],
     output: CalibrationFolder,
     *,

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import onnx_ir as ir
 
-from calib8.errors import SetupError
+from calib8.errors import ModelError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.choice import CpuChoice, by_rule, refusals, remembered
@@ -20,10 +20,17 @@ def open_cpu(
     """Open ``model`` (FP32, FP16 or Q/DQ) on the CPU; the model itself is not changed.
 
     ``auto`` takes what was measured for it on this machine (``calib8 tune``), else OpenVINO for an INT8 model where it
-    is installed, ONNX Runtime otherwise. ``throughput`` is for those who ``submit`` many runs: several go on at once.
+    is installed and takes the model, ONNX Runtime otherwise. ``throughput`` is for those who ``submit`` many runs:
+    several go on at once.
     """
     choice = chosen(model, runtime, threads=threads, throughput=throughput)
-    opened = open_choice(model, choice, threads)
+    try:
+        opened = open_choice(model, choice, threads)
+    except ModelError:
+        if runtime != "auto" or choice.runtime == "onnxruntime":
+            raise
+        choice = by_rule(model, "onnxruntime", threads or cores())  # which knows more operators
+        opened = open_choice(model, choice, threads)
     if told := float_codes(model):
         opened.description += f", {told} codes multiplied in FP32, slowly"
     if refused := "; ".join(words(name, form) for name, form in refusals(kinds_of(model), runtime)):

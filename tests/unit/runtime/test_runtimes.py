@@ -45,6 +45,21 @@ def test_runs_and_answers_by_name(runtime) -> None:
     opened.close()  # a second time
 
 
+def test_what_openvino_does_not_take_goes_to_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("OpenVINO does not accept the model: dynamic rank.")
+
+    model = quantised(tiny_mlp)
+    found_exact(monkeypatch)
+    assert choice.by_rule(model, "auto", 1).runtime == "openvino"
+    monkeypatch.setattr(openvino, "OpenVinoRuntime", refuse)
+    with open_cpu(model) as opened:
+        assert opened.description.startswith("ONNX Runtime")
+        assert np.isfinite(opened.run(X)["y"]).all()
+    with pytest.raises(ModelError, match="dynamic rank"):
+        open_cpu(model, "openvino")
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_an_input_that_nothing_reads(runtime) -> None:
     model = tiny_mlp()
