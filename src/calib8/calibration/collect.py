@@ -129,9 +129,9 @@ class Collector:
         names = {name: None for tensor in self._tensors for name in (tensor.name, tensor.unflattened) if name}
         with Shapes(model, list(names), alone=data.alone) as shapes:
             smallest = min((arrays for _, arrays in data.batches()), key=_values)
-            seen = [(shapes.of(smallest), None) if data.alone else _seen(shapes, smallest, data.mask)]
+            seen = [_seen(shapes, smallest, data)]
             with suppress(DataError):  # a model that was traced with one length has no other
-                seen += [_seen(shapes, other, data.mask) for other in _of_another_length(data, smallest)]
+                seen += [_seen(shapes, other, data) for other in _of_another_length(data, smallest)]
             for tensor in self._tensors:
                 tensor.settle(seen)
             if self._shares[0] and any(tensor.needs_shape for tensor in self._tensors):
@@ -156,12 +156,14 @@ def positions(data: Dataset) -> int:
     return sum(int(np.count_nonzero(chunk[data.mask])) for chunk in data.chunks)
 
 
-def _seen(shapes: Shapes, arrays: Arrays, mask: str | None) -> tuple[dict[str, Shape], Shape | None]:
+def _seen(shapes: Shapes, arrays: Arrays, data: Dataset) -> tuple[dict[str, Shape], Shape | None]:
     """The shapes of all tensors and of the mask, if there is one, in a batch of two: no shape is that of one sample.
 
-    Of three where there are two positions: the axes of the mask must differ in size for their order to be told.
+    Of three where there are two positions: the axes of the mask must differ in size for their order to be told. Of one
+    where the model takes no more.
     """
-    few = first(arrays, 3 if mask is not None and arrays[mask].shape[1] == 2 else 2)
+    mask = data.mask
+    few = first(arrays, 3 if mask is not None and arrays[mask].shape[1] == 2 else 2) if not data.alone else arrays
     return shapes.of(few), few[mask].shape if mask is not None else None
 
 

@@ -65,7 +65,7 @@ class Dataset:
         self.source = Samples(source, specs, progress) if self.alone else source
         self.limits = limits or {}
         self.specs = by_sample(specs) if self.alone else specs
-        self.mask = mask_name(self.specs)
+        self.mask = mask_name(specs)
         once = _Once(progress)
         self.chunks = [checked(chunk, self.specs, once) for chunk in self.source.chunks()]
         if not self.chunks:
@@ -118,14 +118,16 @@ class Dataset:
             cut, sequence = group.longest, self._sequence()
             arrays = {spec.name: _trimmed(arrays[spec.name], spec, sequence, cut) for spec in self.specs}
         self._check_limits(arrays)
-        return rows + group.first, {name: array[0] for name, array in arrays.items()} if self.alone else arrays
+        return rows + group.first, {
+            name: np.asarray(array[0]) for name, array in arrays.items()
+        } if self.alone else arrays
 
     def shortened(self, arrays: Arrays) -> Arrays | None:
         """A batch without its last position; None if it has one, or a number of them that the model fixes."""
         assert self.mask is not None
         sequence = self._sequence()
         length = arrays[self.mask].shape[1] - 1
-        if isinstance(sequence, int) or not length:
+        if isinstance(sequence, int) or not length or self.alone:
             return None
         return {spec.name: _trimmed(arrays[spec.name], spec, sequence, length) for spec in self.specs}
 
@@ -141,7 +143,7 @@ class Dataset:
 
     def _sequence(self) -> int | str | None:
         """The size of the mask's second dimension, or its name."""
-        return next(spec.shape[1] for spec in self.specs if spec.name == self.mask)
+        return next(spec.shape[-1] for spec in self.specs if spec.name == self.mask)
 
     def _plain(self, chunk: Arrays, rooms: tuple[Rooms, ...]) -> Iterator[tuple[Rows, int]]:
         """The rows of each batch of ``chunk``; nothing is cut off."""
@@ -167,11 +169,14 @@ class Dataset:
         """The rows of each batch of ``chunk``, and the length of the longest."""
         assert self.mask is not None
         mask = np.asarray(chunk[self.mask]) != 0
+        if self.alone:  # [samples, 1, sequence]
+            mask = mask.reshape(len(mask), -1)
         if not mask.any(axis=1).all():
             empty = int(np.argmin(mask.any(axis=1)))
             raise DataError(f"sample {empty} has an all-zero {self.mask}: it holds no token. Remove it.")
         lengths = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
-        for rows in by_token_budget(_taken(rooms, lengths), TOKEN_BUDGET, partial(_most_rows, rooms)):
+        most = partial(_most_rows, rooms) if not self.alone else lambda _: 1
+        for rows in by_token_budget(_taken(rooms, lengths), TOKEN_BUDGET, most):
             yield rows, int(_taken(rooms, lengths[rows]).max())
 
 

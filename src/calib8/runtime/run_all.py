@@ -33,7 +33,8 @@ def run_filled(runtime: Runtime, arrays: Arrays, data: Dataset) -> Arrays:
     model which takes one sample at a time is of that sample.
     """
     if data.alone:
-        return {name: np.asarray(out)[np.newaxis] for name, out in runtime.run(arrays).items()}
+        outputs = {name: np.asarray(out) for name, out in runtime.run(arrays).items()}
+        return {name: out if out.ndim and len(out) == 1 else out[np.newaxis] for name, out in outputs.items()}
     given = filled_up(runtime, arrays, data.leading)
     rows, enough = (len(batch[data.leading]) for batch in (arrays, given))
     outputs = runtime.run(given)

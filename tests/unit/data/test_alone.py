@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 import calib8
+from calib8.calibration.collect import collect, positions
 from calib8.data.alone import Samples, takes_one
 from calib8.data.batching import Dataset
 from calib8.data.inputs import InputSpec, named_dimensions
@@ -14,10 +15,12 @@ from calib8.errors import DataError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for, sizes_for
 from calib8.graph.rows import has_rows
+from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
 from calib8.quantization.probe import Probe
 from calib8.runtime.ort import OrtRuntime
 from calib8.runtime.run_all import run_all
+from calib8.testing import tiny_encoder, token_feeds
 
 FLOAT = np.dtype(np.float32)
 SOUND = InputSpec("sound", FLOAT, ("batch", 4))
@@ -38,6 +41,7 @@ def test_an_input_without_a_batch_makes_every_sample_a_run(notes) -> None:
     assert [run["sound"].tolist() for run in runs] == [[row] for row in sound.tolist()]
     assert all(run["state"].tolist() == state.tolist() for run in runs)
     assert [(run["rate"].shape, int(run["rate"])) for run in runs] == [((), 16000)] * 3
+    assert all(isinstance(array, np.ndarray) for run in runs for array in run.values())  # as ONNX Runtime demands
 
 
 def test_states_may_differ_from_sample_to_sample() -> None:
@@ -149,3 +153,20 @@ def test_rows_are_rows_however_the_output_is_declared() -> None:
     for declared in (["n", 2], [1, 2], []):
         model.graph.outputs[0].shape = ir.Shape(declared)
         assert has_rows(model) is True
+
+
+def test_padding_counts_in_no_sample_of_a_fixed_batch_of_one(notes) -> None:
+    model = tiny_encoder()
+    for value in model.graph.inputs:
+        value.shape = ir.Shape([1, 8])
+    fed = token_feeds(3, 8, 5)
+    dataset = dataset_for(model, Batches(fed), notes)
+    assert (dataset.alone, dataset.mask, positions(dataset)) == (True, "attention_mask", 16)
+    assert all(batch["attention_mask"].shape == (1, 8) for _, batch in dataset.batches())
+    seen = collect(prepare(model), dataset, notes)
+    free = collect(prepare(tiny_encoder()), dataset_for(tiny_encoder(), Batches(fed), notes), notes)
+    assert {name: found.amax for name, found in seen.items()} == pytest.approx(
+        {name: found.amax for name, found in free.items()}, rel=1e-5
+    )
+    with OrtRuntime(model) as runtime:
+        assert run_all(runtime, dataset, notes)["last_hidden_state"].shape == (3, 8, 8)
