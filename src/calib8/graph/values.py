@@ -1,5 +1,7 @@
 """What several passes ask of values and nodes."""
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 #: Operators that only pass on their first input, in another shape, type or order, or a part of it.
@@ -25,6 +27,18 @@ def name_of(value: ir.Value) -> str:
 def readers_of(node: ir.Node) -> list[ir.Node]:
     """Every node that reads an output of ``node``."""
     return [reader for value in node.outputs for reader, _ in value.uses()]
+
+
+def has_body(node: ir.Node) -> bool:
+    """Whether ``node`` computes graphs of its own: an If, Loop or Scan."""
+    return any(one.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for one in node.attributes.values())
+
+
+def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes of those graphs, of any depth."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield from attribute.as_graph().all_nodes()
 
 
 def drop_unread(graph: ir.Graph, value: ir.Value) -> None:

@@ -18,13 +18,13 @@ Rules:
 7. Normalisation stays FP32: the square of 256 is already beyond FP16. TensorRT's kernels compute it in FP32 anyway.
 8. What reads a square, a norm or the result of a constant that FP16 cannot hold stays FP32 as well, up to where other
    data joins: in ``x / max(norm, 1e-12)`` the quotient, too. MatMul, Gemm and Conv never do.
+9. If, Loop and Scan stay FP32, their bodies and what these read included.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from calib8.errors import ModelError
-from calib8.graph.values import drop_unread, insert_behind, name_of
+from calib8.graph.values import drop_unread, inner_nodes, insert_behind, name_of
 from calib8.passes.half_rules import CONDITIONING, FP16, FP32, HALVES, SHAPE_READERS, HalfRules, StandIn
 from calib8.passes.qdq_nodes import Constants
 
@@ -37,21 +37,10 @@ def to_half(model: ir.Model, half: ir.DataType = FP16) -> ir.Model:
     ``half`` is ``FLOAT16`` or ``BFLOAT16``. TensorRT takes BF16 wherever it takes FP16, ONNX in newer opsets only: what
     becomes of BF16 is for TensorRT, and not what ONNX's checker passes.
 
-    Raises ``ModelError`` for control flow and for nodes of unknown type.
+    Raises ``ModelError`` for nodes of unknown type.
     """
-    _refuse_control_flow(model.graph)
     _Conversion(model.graph, HalfRules(model.graph, model.opset_imports.get("", 0), half)).run()
     return model
-
-
-def _refuse_control_flow(graph: ir.Graph) -> None:
-    for node in graph:
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-            raise ModelError(
-                f"node {node.name!r} ({node.op_type}) carries a subgraph, and its precision cannot be changed from "
-                "outside. Simplify the model so that it has no control flow, or keep FP32 (--remainder fp32; of a "
-                "float engine --precision fp32)."
-            )
 
 
 class _Conversion:
@@ -71,6 +60,10 @@ class _Conversion:
                     node.replace_input_with(index, self._source(node, index, value))
             if self.rules.is_half(node):
                 self._retype(node)
+            for inside in inner_nodes(node):  # rule 9
+                for index, value in enumerate(inside.inputs):
+                    if value in self.floats and value.dtype != FP32:
+                        inside.replace_input_with(index, self._cast(value, FP32))
         self._restore_outputs()
         for value in list(self.graph.initializers.values()):
             drop_unread(self.graph, value)

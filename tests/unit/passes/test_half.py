@@ -173,14 +173,24 @@ def test_output_that_is_also_read() -> None:
     assert (got["y"].tolist(), got["z"].tolist()) == ([[1, 0]], [[-1, 0]])
 
 
-def test_control_flow_is_refused() -> None:
+def test_bodies_and_what_they_read_stay_float() -> None:
     g = GraphBuilder()
-    x = g.input("x", FLOAT, "batch", 2)
-    model = g.model(y=g.op("Relu", x, name="branch"))
-    inner = ir.Graph([], [], nodes=[], name="inner")
-    model.graph[0].attributes["then_branch"] = ir.AttrGraph("then_branch", inner)
-    with pytest.raises(ModelError, match=r"node 'branch' \(Relu\) carries a subgraph.*--remainder fp32"):
-        to_half(model)
+    x = g.input("x", FLOAT, "batch", 4)
+    hidden = g.op("Relu", g.op("MatMul", x, g.weight("w", 4, 4), name="before"), name="relu")
+    flag = g.op("Greater", g.op("ReduceSum", x, keepdims=0, name="sum"), g.constant("zero", 0.0), name="flag")
+    bodies = {}
+    for name, op in (("then_branch", "Neg"), ("else_branch", "Exp")):
+        out = ir.Value(name=name, type=ir.TensorType(FLOAT), shape=ir.Shape(["batch", 4]))
+        bodies[name] = ir.Graph([], [out], nodes=[ir.node(op, [hidden], outputs=[out], name=op)], name=name)
+    chosen = g.op("If", flag, name="if", **bodies)
+    original = prepare(g.model(y=g.op("MatMul", chosen, g.weight("v", 4, 3), name="behind")))
+    model = half_of(original.clone())
+    found = kinds(model)
+    assert (found["before"], found["relu"], found["if"], found["behind"]) == (HALF, HALF, FLOAT, HALF)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    for sign in (1, -1):
+        feeds = {"x": np.float32([[1, 2, -3, 4]]) * sign}
+        np.testing.assert_allclose(outputs_of(model, feeds)["y"], outputs_of(original, feeds)["y"], rtol=0.01)
 
 
 @pytest.mark.parametrize("square", ["Pow", "Mul"])
