@@ -33,11 +33,12 @@ def split_packed(model: ir.Model) -> ir.Model:
 
 def _parts(op: WeightedOp) -> list[int]:
     """How many columns each part has; none if the op is not packed."""
-    node, columns = op.node, op.channels
+    node = op.node
     while len(readers := readers_of(node)) == 1 and op_of(readers[0]) in THROUGH:
         node = readers[0]
     if any(output.is_graph_output() for output in node.outputs):
         return []
+    columns = int(op.weight.const_value.shape.numpy()[1]) if op.weight.const_value is not None else 0
     kinds = {op_of(reader) for reader in readers}
     count = len(readers) if kinds and kinds <= set(APART) else 0
     if kinds == {"Split"} and len(readers) == 1:

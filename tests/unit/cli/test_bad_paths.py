@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import typer
+from PIL import Image
 from shell import Shell
 
 import calib8 as calib8_library
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 NEEDED: dict[str, dict[str, object]] = {
     "fetch": {"name": "all-mpnet-base-v2", "to": "fetched"},
     "prepare": {"texts": "texts.txt", "tokenizer": "model", "output": "prepared"},
+    "prepare-images": {"folder": "photos", "output": "images"},
     "calibrate": {"model": "model/model.onnx", "data": "data", "output": "made.json"},
     "quantize": {"model": "model/model.onnx", "ranges": "ranges.json", "output": "made.onnx", "min_sqnr": 0},
     "build": {"model": "int8.onnx", "output": "made.engine", "target": "sm86"},
@@ -58,7 +60,8 @@ NEEDED: dict[str, dict[str, object]] = {
 UNREAD = {("build", "data"), ("build", "calibration_cache")}
 #: Where a folder that is there, and empty, is what is wanted.
 FOLDERS = {
-    ("fetch", "to"), ("prepare", "output"), ("convert", "output"), ("run", "output"), ("export", "output"),
+    ("fetch", "to"), ("prepare", "output"), ("prepare-images", "output"),
+    ("convert", "output"), ("run", "output"), ("export", "output"),
 }  # fmt: skip
 
 #: What is written: a file that must not be read may be replaced in a folder that may be written.
@@ -92,6 +95,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ir.save(tiny_encoder(), model)
     (folder / "texts.txt").write_text("a b c\nd\ne a\nb b\nc\nd e\n" * 8)
     calib8_library.prepare([folder / "texts.txt"], folder / "model", folder / "data")
+    (folder / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "photos" / "black.png")
     ranges = calib8_library.calibrate(
         model, folder / "data", output=folder / "ranges.json", cache=folder / "calibration.cache"
     )

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 import typer
 from jsonschema import Draft202012Validator
+from PIL import Image
 from shell import Shell
 
 from calib8.cli.main import app
@@ -50,7 +51,7 @@ def test_every_document_is_as_documented(
     calib8: Shell, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CALIB8_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("calib8.fetch", lambda name, to, progress: to)
+    monkeypatch.setattr("calib8.fetch", lambda name, to, file, progress: to)
     monkeypatch.chdir(tmp_path)
     model, int8, text = tokenizer_folder / "model.onnx", tokenizer_folder / "model.int8.onnx", tmp_path / "texts.txt"
     ir.save(tiny_encoder(), model)
@@ -70,6 +71,9 @@ def test_every_document_is_as_documented(
 
     assert told("fetch", "tiny", "--to", "there") == {"model": "there/model.onnx"}
     assert told("prepare", text, "--tokenizer", model.parent, "-o", "data") == {"folder": "data"}
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "black.png")
+    assert told("prepare-images", "photos", "-o", "images") == {"folder": "images"}
     found = told("calibrate", model, "--data", "data", "--cache", "calibration.cache")
     assert (found["samples"], found["cache"]) == (40, "calibration.cache")
     told("sensitivity", model, "--data", "data", "--samples", 4)
