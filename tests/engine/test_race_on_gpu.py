@@ -14,7 +14,7 @@ from calib8.engine.sidecar import describe_engine
 from calib8.errors import SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
-from calib8.testing import tiny_encoder, token_feeds
+from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
 from calib8.verification import gpu_speed
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
@@ -115,3 +115,20 @@ def test_what_cannot_be_run_is_a_note(folder: Path, monkeypatch: pytest.MonkeyPa
     assert report.gpu_speed is None
     assert "nothing was timed against FP16: no memory is left on the GPU." in notes.messages
     assert json.loads((folder / "out" / "report.json").read_text())["engines"][0]["executed"] is False
+
+
+def test_the_float_engine_takes_the_sizes_that_the_quantised_one_has_from_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_convnet()
+    model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
+    ir.save(model, tmp_path / "model.onnx")
+    monkeypatch.setattr(run, "target_of", lambda path: describe_engine(path).target)
+    built: list[Path] = []
+    monkeypatch.setattr(baseline, "race_on_gpu", lambda slow, fast, *_: built.extend((slow, fast)))
+    images = {"image": np.random.default_rng(0).standard_normal((32, 3, 12, 8)).astype(np.float32)}
+    chosen = calib8.Convert(build=calib8.Build(targets=("sm86",)), verify=calib8.Verify(min_cosine=0.9))
+    calib8.convert(tmp_path / "model.onnx", [images], tmp_path / "out", chosen)
+    profiles = [describe_engine(path).profiles for path in built]
+    assert profiles[0] == profiles[1]
+    assert str(profiles[0][0]) == "image:1x3x12x8:8x3x12x8:64x3x12x8"

@@ -6,6 +6,7 @@ from pathlib import Path
 from calib8.data.batching import Dataset
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
+from calib8.engine.sidecar import describe_engine
 from calib8.errors import BuildError, ModelError, SetupError
 from calib8.progress import Progress
 from calib8.verification.gpu_speed import GpuSpeed, race_on_gpu
@@ -25,7 +26,8 @@ def race_baseline(
     What keeps FP16 from being built or run is a note, and gives None: it says nothing of the quantised engine.
     """
     baseline = engine.with_name(f"{engine.stem.removesuffix(f'.{target}')}-baseline-fp16.engine")
-    in_float = config.model_copy(update={"precision": "fp16", "targets": (target,), "log": None})
+    shapes = describe_engine(engine).profiles  # of which the float model, without calibration data, may not know
+    in_float = config.model_copy(update={"precision": "fp16", "targets": (target,), "log": None, "shapes": shapes})
     try:
         build_engine(model, baseline, in_float, limits=limits, progress=progress)
         return race_on_gpu(baseline, engine, dataset, progress)

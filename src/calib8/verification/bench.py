@@ -128,7 +128,8 @@ class Workload:
         self.specs, self.mask_name, self.alone = dataset.specs, dataset.mask, dataset.alone
         self.chunk = dataset.chunks[0]
         mask = next((spec for spec in dataset.specs if spec.name == dataset.mask), None)
-        self.sequence = mask.shape[1] if mask is not None and isinstance(mask.shape[1], str) else None
+        free = mask is not None and isinstance(mask.shape[1], str) and not dataset.alone
+        self.sequence = mask.shape[1] if mask is not None and free else None
 
     def lengths(self, asked: Sequence[int]) -> tuple[int | None, ...]:
         """The lengths to measure. Raises ``ConfigError`` if some were asked for and the model has no sequence."""
