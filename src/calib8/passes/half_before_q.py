@@ -10,14 +10,19 @@ writes INT8 and FP16, half of that, as the norms of a float engine do. Q's step 
 Rules:
 1. Only in a model that computes in FP16: one that casts something to it.
 2. Only what a node computes in FP32 and Q and something else read, and that is no output of the model.
+3. Only where FP16 holds ``ROOM`` times what Q's grid covers: some FP32 is FP32 since FP16 does not hold it.
 """
 
+import numpy as np
 import onnx_ir as ir
 
 from calib8.graph.values import insert_behind, op_of
+from calib8.numerics import LEVELS
 from calib8.passes.qdq_nodes import Constants
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
+#: A grid may clip, and data of another day reach farther.
+ROOM = 16
 
 
 def half_before_q(model: ir.Model) -> bool:
@@ -40,11 +45,14 @@ def half_before_q(model: ir.Model) -> bool:
 
 
 def _quantised(node: ir.Node) -> ir.Value | None:
-    """The FP32 that ``node`` quantises, if a node computes it."""
+    """The FP32 that ``node`` quantises, if a node computes it and FP16 holds it (rule 3)."""
     value = node.inputs[0] if op_of(node) == "QuantizeLinear" else None
+    scale = node.inputs[1].const_value if value is not None and node.inputs[1] is not None else None
     producer = value.producer() if value is not None else None
-    fits = value is not None and producer is not None and op_of(producer) != "Cast" and value.dtype == FP32
-    return value if fits else None
+    if value is None or scale is None or producer is None or op_of(producer) == "Cast" or value.dtype != FP32:
+        return None
+    largest = LEVELS * float(scale.numpy().max()) * ROOM
+    return value if largest < float(np.finfo(np.float16).max) else None
 
 
 def _has_others(value: ir.Value) -> bool:

@@ -15,11 +15,11 @@ from calib8.testing import outputs_of, tiny_encoder, token_feeds
 FEEDS = token_feeds(3, 9, 13)
 
 
-def quantised(*, half: bool = True) -> ir.Model:
+def quantised(*, half: bool = True, amax: float = 4.0) -> ir.Model:
     """Of an encoder whose norms both a residual and Q read."""
     model = prepare(tiny_encoder())
     ops = [op for op in weighted_ops(model) if op.name in ("q", "k", "v", "up")]
-    insert_qdq(model, ops, {op.activation.name: 4.0 for op in ops})
+    insert_qdq(model, ops, {op.activation.name: amax for op in ops})
     return to_half(model) if half else model
 
 
@@ -48,6 +48,11 @@ def test_q_and_the_residual_read_one_fp16() -> None:
     got = outputs_of(model, FEEDS)["last_hidden_state"]
     np.testing.assert_allclose(got, expected, atol=0.05)  # a step of 4 / 127 in few places
     assert half_before_q(model) is False  # once is enough
+
+
+@pytest.mark.parametrize(("amax", "rewritten"), [(4090.0, True), (4100.0, False)])
+def test_only_what_fp16_holds_with_room(amax: float, rewritten: bool) -> None:
+    assert half_before_q(quantised(amax=amax)) is rewritten  # sixteen times 4,094 is what FP16 ends at
 
 
 def test_an_fp32_model_keeps_its_fp32() -> None:
