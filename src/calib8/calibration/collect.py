@@ -15,6 +15,7 @@ from calib8.calibration.config import TensorChoice
 from calib8.calibration.kept import Batch
 from calib8.calibration.layout import Shapes, first
 from calib8.calibration.observed import Observed, observed_tensors
+from calib8.calibration.reached import REACHED, Reached, Statistics
 from calib8.calibration.reductions import Reductions
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset, Rows
@@ -24,7 +25,6 @@ from calib8.graph.shapes import Shape
 from calib8.progress import Progress, Quiet
 from calib8.runtime.ort import OrtRuntime
 
-Statistics = dict[str, TensorStatistics]
 #: Names shown of tensors that are alike.
 SHOWN = 3
 
@@ -41,6 +41,7 @@ def collect(
 ) -> Statistics:
     """Statistics of every tensor that a weighted op reads, or of all ``tensors``, by name. One pass over ``data``.
 
+
     sample: about how many rows of each tensor that a site reads (see ``graph.site``) to keep, drawn uniformly; all of
         them if there are fewer. histograms: whether to count the values of each tensor too. checkpoint: where to keep
         what was done, and to go on from.
@@ -50,7 +51,7 @@ def collect(
     """
     (known, done), total = resumed(checkpoint, data, progress), len(data)
     if done == total and checkpoint is not None:
-        return checkpoint.merged()
+        return Statistics(checkpoint.merged())
     with Collector(model, data, sample=sample, histograms=histograms, tensors=tensors, progress=progress) as collector:
         added: list[int] = []
         groups = data.groups()
@@ -67,7 +68,7 @@ def collect(
             if checkpoint is not None and added and collector.holds == sum(len(groups[one].rows) for one in added):
                 checkpoint.keep(added, collector.take())
             raise
-        return checkpoint.merged() if checkpoint is not None else collector.take()
+        return Statistics(checkpoint.merged() if checkpoint is not None else collector.take())
 
 
 class Collector:
@@ -97,6 +98,7 @@ class Collector:
         graph = Reductions(model)
         for tensor in self._tensors:
             tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
+        self._reached = Reached(model, graph)
         self._runtime = OrtRuntime(graph.model, threads=threads, frugal=True)
 
     def add(self, samples: Rows, arrays: Arrays) -> None:
@@ -112,12 +114,14 @@ class Collector:
         held, self.holds = self.holds or 0, None
         for tensor in self._tensors:
             tensor.add(outputs, asked[tensor.name][1])
+        self._reached.add(outputs)
         self.holds = held + len(samples)
 
-    def take(self) -> Statistics:
-        """The statistics of what was added since the last call."""
+    def take(self) -> dict[str, TensorStatistics]:
+        """The statistics of what was added since the last call, under ``REACHED`` those of all float tensors."""
         self.holds = None
         taken = {tensor.name: tensor.take() for tensor in self._tensors}
+        taken[REACHED] = self._reached.take()
         self.holds = 0
         return taken
 

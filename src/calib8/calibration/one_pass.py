@@ -14,6 +14,7 @@ from calib8.calibration.every import constant_ranges, with_dropped_identities
 from calib8.calibration.observers import observer_for
 from calib8.calibration.origin import pass_key
 from calib8.calibration.ranges import Ranges, TensorRange
+from calib8.calibration.reached import Statistics, unfit
 from calib8.calibration.statistics import TensorStatistics, quantile
 from calib8.config import first_problem
 from calib8.data.batching import Dataset
@@ -28,7 +29,7 @@ class Calibration:
     """What one streaming pass found: the ranges to keep, and the statistics behind them."""
 
     ranges: Ranges
-    statistics: dict[str, TensorStatistics]
+    statistics: Statistics
 
 
 def calibrate(
@@ -57,7 +58,7 @@ def calibrate(
 
 def ranges_of(
     model: ir.Model,
-    statistics: dict[str, TensorStatistics],
+    statistics: Statistics,
     data: Dataset,
     config: Calibrate,
     origin: Origin,
@@ -65,15 +66,20 @@ def ranges_of(
 ) -> Ranges:
     """What the observer makes of ``statistics``, collected from all of ``data``."""
     observer = observer_for(config.observer, config.percentile)
-    statistics = _finite(statistics, progress)
+    finite = _finite(statistics, progress)
     tensors = {}
-    for done, (name, seen) in enumerate(statistics.items(), start=1):
+    for done, (name, seen) in enumerate(finite.items(), start=1):
         tensors[name] = _range(name, seen, observer.amax(seen))
-        progress.update(f"{config.observer} ranges", done, len(statistics))
+        progress.update(f"{config.observer} ranges", done, len(finite))
     if config.tensors == "all":
         tensors = constant_ranges(model) | with_dropped_identities(model, tensors)
     ranges = Ranges(
-        origin=origin, samples=len(data), positions=positions(data), tensors=tensors, sizes=dict(data.sizes())
+        origin=origin,
+        samples=len(data),
+        positions=positions(data),
+        tensors=tensors,
+        sizes=dict(data.sizes()),
+        beyond=unfit(model, statistics),
     )
     _note_poor_data(ranges, progress)
     return ranges

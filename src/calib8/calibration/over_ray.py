@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from calib8.calibration import one_pass, state
 from calib8.calibration.checkpoint import Checkpoint, checkpoint, resumed
-from calib8.calibration.collect import Collector, Statistics
+from calib8.calibration.collect import Collector
 from calib8.calibration.config import Calibrate
 from calib8.calibration.observers import observer_for
 from calib8.calibration.origin import origin_of, pass_key
+from calib8.calibration.reached import Statistics
 from calib8.calibration.statistics import TensorStatistics
 from calib8.cluster.config import Ray
 from calib8.cluster.session import connected
@@ -55,13 +56,13 @@ def calibrate_over(  # noqa: PLR0913
     with checkpoint(unfinished, pass_key(origin, sample, histograms), progress) as kept:
         own = origin_of(origin.model_sha256, data.fingerprint, config)  # less what is of the caller alone
         open_worker = partial(Observation, path, data.source, config, own, sample, cluster.cpus)
-        statistics = _merged(cluster, open_worker, data, progress, kept)
+        statistics = Statistics(_merged(cluster, open_worker, data, progress, kept))
     return one_pass.Calibration(one_pass.ranges_of(model, statistics, data, config, origin, progress), statistics)
 
 
 def _merged(
     cluster: Ray, open_worker: Callable[[], Worker], data: Dataset, progress: Progress, kept: Checkpoint | None
-) -> Statistics:
+) -> dict[str, TensorStatistics]:
     """The statistics of all batches: those that were kept, and those of the cluster."""
     known, done = resumed(kept, data, progress)
     if kept is not None and done == len(data):
@@ -69,7 +70,7 @@ def _merged(
     sizes = [len(group.rows) for group in data.groups()]
     todo = [number for number in range(len(sizes)) if number not in known]
     shares = [todo[first : first + SHARE] for first in range(0, len(todo), SHARE)]
-    merged: Statistics = {}
+    merged: dict[str, TensorStatistics] = {}
     added: list[int] = []
     with connected(cluster):
         for number, content in spread(cluster, open_worker, [{"batches": share} for share in shares]):

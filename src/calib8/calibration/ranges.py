@@ -24,6 +24,7 @@ from calib8.calibration.observers.min_max import MinMax
 from calib8.config import first_problem
 from calib8.errors import InputError, RangesError
 from calib8.files import read_json, write_json
+from calib8.passes.reach import Reach
 from calib8.precision import INT8, Grid
 from calib8.provenance import Origin
 
@@ -75,7 +76,10 @@ class TensorRange(BaseModel):
 
 
 class Ranges(BaseModel):
-    """The ranges of all calibrated tensors, by name, and how they came to be."""
+    """The ranges of all calibrated tensors, by name, and how they came to be.
+
+    ``beyond`` are the float tensors that FP16 does not hold (see ``passes.reach``): what computes them stays FP32.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,6 +90,7 @@ class Ranges(BaseModel):
     tensors: dict[str, TensorRange]
     #: Least, usual and largest size of dimensions behind the batch, by name, in the data.
     sizes: dict[str, tuple[PositiveInt, PositiveInt, PositiveInt]] = Field(default_factory=dict)
+    beyond: dict[str, Reach] = {}
 
     def amax(self) -> dict[str, float]:
         """Tensor name -> amax."""

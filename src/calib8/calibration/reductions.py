@@ -96,6 +96,17 @@ class Reductions:
         self._graph.outputs.extend(found)
         return Outputs(*(value.name or "" for value in found))
 
+    def extremes(self, names: Sequence[str]) -> tuple[str, str]:
+        """The outputs with the least and the greatest value of each of the tensors ``names``, [names] each."""
+        found: list[list[ir.Value]] = [[], []]
+        for name in names:
+            flat = self._node("Reshape", self._as_float(self._begin(name)), self._constant([-1]))
+            for place, kind in enumerate(("ReduceMin", "ReduceMax")):
+                found[place].append(self._reduced(kind, flat, [0], keepdims=1))
+        low, high = (self._node("Concat", *values, axis=0) for values in found)
+        self._graph.outputs.extend([low, high])
+        return low.name or "", high.name or ""
+
     def pick(self, name: str, width: int | None, index: str) -> tuple[str, str]:
         """The outputs with what the input ``index`` chooses of the reduced tensor ``name``: float16 over 2**exponent,
         and the exponent.

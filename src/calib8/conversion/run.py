@@ -48,6 +48,7 @@ from calib8.report.report import CalibrationFacts, EngineFacts, Report, engine_f
 from calib8.resume import discard, unfinished_work, within
 from calib8.runtime.contract import contract_of
 from calib8.runtime.cpu import open_cpu
+from calib8.runtime.judged import open_as_built, open_reference
 from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of, tokenised_source
 from calib8.text.tokenizer import read_sentences
@@ -141,6 +142,7 @@ def _refuse_early(model: Path, config: Convert) -> None:
 def _checked_model(model: Path, config: Convert) -> ir.Model:
     """The model, prepared, if the ops that ``config`` names are there."""
     reference = prepare(load(model))
+    require_weighted_ops(reference)
     selected(reference, config.quantize)
     require_weighted_ops(reference)
     return reference
@@ -315,15 +317,16 @@ class _Job:
                 "says too much"
             )
         pooling, _ = pooling_of(self.folder)
-        with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
+        with open_reference(reference) as expected, open_as_built(int8) as got:
             accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
             accuracy = accuracy.with_texts(texts_of(data) if self.config.sentences else None)
-            speed = None
-            if (self.folder / "tokenizer.json").is_file():
+            if self.config.pairs is not None:
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
-                accuracy, speed = self._as_sentences(*encoders, accuracy)
-            described = str(data) if data is not None else "held-back calibration data"
-            return _Measured(dataset, accuracy, got.description, speed, described, on_calibration_data)
+                correlation = rank_correlation(*encoders, read_pairs(self.config.pairs), self.progress)
+                accuracy = accuracy.model_copy(update={"spearman": correlation})
+        described = str(data) if data is not None else "held-back calibration data"
+        speed, ran = self._speed(reference, int8), str(accuracy.runtime)
+        return _Measured(dataset, accuracy, ran, speed, described, on_calibration_data)
 
     def race(
         self, reference: ir.Model, engines: tuple[EngineFacts, ...], dataset: Dataset
@@ -341,17 +344,14 @@ class _Job:
         ran = found.engine if found is not None else ""
         return tuple(engine.model_copy(update={"executed": engine.file.name == ran}) for engine in engines), found
 
-    def _as_sentences(
-        self, reference: SentenceEncoder, int8: SentenceEncoder, accuracy: Comparison
-    ) -> tuple[Comparison, Speed | None]:
-        if self.config.pairs is not None:
-            pairs = read_pairs(self.config.pairs)
-            correlation = rank_correlation(reference, int8, pairs, self.progress)
-            accuracy = accuracy.model_copy(update={"spearman": correlation})
-        if self.config.held_out is None or self.config.held_out.suffix not in TEXT_SUFFIXES:
-            return accuracy, None
-        sentences = read_sentences(self.config.held_out)
-        return accuracy, race(reference, int8, sentences, self.progress)
+    def _speed(self, reference: ir.Model, int8: ir.Model) -> Speed | None:
+        """How fast held-out sentences become vectors, in the runtimes that are for use; None if there are none."""
+        sentences = self.config.held_out
+        if sentences is None or sentences.suffix not in TEXT_SUFFIXES:
+            return None
+        with open_cpu(reference, "onnxruntime") as expected, open_cpu(int8) as got:
+            encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
+            return race(*encoders, read_sentences(sentences), self.progress)
 
     def report(
         self,

@@ -10,6 +10,9 @@ from calib8.errors import ProfileError
 from calib8.precision import Grid
 from calib8.progress import Progress
 
+#: Names shown of nodes that are alike.
+SHOWN = 3
+
 
 def able(targets: tuple[str, ...], config: Build, grid: Grid, progress: Progress) -> tuple[str, ...]:
     """Those of ``targets``, a builder's for ``config``, that have units for ``grid``.
@@ -31,6 +34,19 @@ def able(targets: tuple[str, ...], config: Build, grid: Grid, progress: Progress
     if lacking:
         progress.note(f"no engine for {', '.join(map(describe, lacking))}, which cannot multiply {told}")
     return fit
+
+
+def able_in_fp32(targets: tuple[str, ...], products: Sequence[str], progress: Progress) -> tuple[str, ...]:
+    """The targets for which TensorRT-RTX multiplies matrices in FP32, if the nodes ``products`` do."""
+    if TURING not in targets or not products:
+        return targets
+    more = ", …" if len(products) > SHOWN else ""
+    progress.note(
+        f"no engine for {describe(TURING)}: TensorRT-RTX has no FP32 GEMM for it, and {len(products)} stay FP32 "
+        f"({', '.join(products[:SHOWN])}{more}), by --remainder fp32 or since FP16 does not hold their numbers: see "
+        '"beyond" in the ranges file. Scale these numbers down in the model to have one'
+    )
+    return tuple(target for target in targets if target != TURING)
 
 
 def able_to_convolve(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progress: Progress) -> tuple[str, ...]:

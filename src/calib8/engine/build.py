@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
-from calib8.engine.able import able, able_to_convolve
+from calib8.engine.able import able, able_in_fp32, able_to_convolve
 from calib8.engine.built import BuiltEngine
 from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, calibration_data
 from calib8.engine.config import DEFAULT_TARGETS, Build
@@ -25,7 +25,14 @@ from calib8.engine.parsed_form import to_parse
 from calib8.engine.plan_check import CHECK, PlanCheck, check_plan, count_calibrated
 from calib8.engine.process import Outcome, run_worker
 from calib8.engine.profiles import Profile, profile_sets, resolve_profiles
-from calib8.engine.quantized import Chain, QuantizedOp, conditioning_chains, quantized_ops, require_exact
+from calib8.engine.quantized import (
+    Chain,
+    QuantizedOp,
+    conditioning_chains,
+    fp32_products,
+    quantized_ops,
+    require_exact,
+)
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
 from calib8.engine.timings import Timings, timings_of
@@ -75,7 +82,7 @@ def build_engine(
     config = config.model_copy(update={"precision": source.precision})
     targets = able(targets, config, source.grid, progress)
     if config.targets is None and tensorrt.family == "rtx":
-        targets = able_to_convolve(targets, source.ops, progress)
+        targets = able_in_fp32(able_to_convolve(targets, source.ops, progress), source.fp32_products, progress)
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
     calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
@@ -180,6 +187,7 @@ class _Source:
     precision: EnginePrecision
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
+    fp32_products: Sequence[str]
     inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
 
@@ -222,7 +230,8 @@ def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits, recorded_sizes(model))
-    return _Source(path, metadata, precision, ops, conditioning_chains(model), inputs, profiles)
+    products = fp32_products(model) if precision in QUANTISED else ()
+    return _Source(path, metadata, precision, ops, conditioning_chains(model), products, inputs, profiles)
 
 
 def _calibration(

@@ -11,7 +11,11 @@ from calib8.errors import BuildError
 #: Pattern in what TensorRT says -> what to do. The first match counts. All but the last three were met in builds with
 #: TensorRT-RTX 1.7.1 (tests/engine/test_refusals.py).
 REMEDIES: tuple[tuple[str, str], ...] = (
-    (r"FP32 GEMM is not supported", "Turing has no FP32 GEMM here: quantise with the FP16 remainder, or drop sm75"),
+    (
+        r"FP32 GEMM is not supported",
+        "Turing has no FP32 GEMM here: quantise with the FP16 remainder; where that is so, and FP16 does not hold the "
+        "node's numbers, scale them down in the model, or drop sm75",
+    ),
     (r"HW-specific datatypes", "Turing knows no bfloat16 and no FP8: convert the model to FP16, or drop sm75"),
     (r"Attention operation was not supported", "attention in one op runs in FP16 only: use the FP16 remainder"),
     (r"[Nn]on-zero zero point", "quantise symmetrically, with int8 zero points of 0"),

@@ -97,6 +97,12 @@ def conditioning_chains(model: ir.Model) -> list[Chain]:
     return [chain for node in nodes if (chain := _chain(node)) is not None]
 
 
+def fp32_products(model: ir.Model) -> tuple[str, ...]:
+    """The nodes that multiply matrices in FP32, quantised or not, as far as the graph tells their types."""
+    nodes = (node for node in model.graph.all_nodes() if op_of(node) in ("MatMul", "Gemm"))
+    return tuple(plan_name(node) for node in nodes if node.outputs[0].dtype == ir.DataType.FLOAT)
+
+
 def require_exact(model: ir.Model) -> None:
     """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2)."""
     types = code_types(model)

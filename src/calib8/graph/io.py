@@ -142,7 +142,7 @@ def _refer(graph: ir.Graph, value: ir.Value, weight: MappedTensor) -> None:
         weight.path.name, weight.offset, weight.nbytes, weight.dtype, shape=weight.shape, name=name_of(value)
     )
     if isinstance(folded, Folded):
-        value.shape, value.dtype = ir.Shape(weight.shape), weight.dtype
+        value.shape, value.type = ir.Shape(weight.shape), ir.TensorType(weight.dtype)  # a clone shares the type itself
         readers = list(value.uses())
         nodes = folded.nodes(value, f"{value.name}.unfolded")
         graph.insert_before(graph[0], nodes)

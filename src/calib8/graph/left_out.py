@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from calib8.errors import ModelError
 from calib8.graph.values import op_of
-from calib8.graph.weighted import require_original, weighted_ops
+from calib8.graph.weighted import require_original, require_single, weighted_ops
 
 #: Float operators whose weight is one of these inputs.
 READ = {
@@ -58,8 +58,9 @@ def why_nothing(model: ir.Model) -> str:
 
 
 def require_weighted_ops(model: ir.Model) -> None:
-    """Raise ``ModelError`` if ``model`` has nothing to quantise, or was quantised by calib8."""
+    """Raise ``ModelError`` if ``model`` has nothing to quantise, is not in FP32, or was quantised by calib8."""
     require_original(model)
+    require_single(model)
     if not weighted_ops(model):
         found = why_nothing(model)
         raise ModelError(

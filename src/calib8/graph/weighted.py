@@ -11,6 +11,9 @@ from calib8.errors import ModelError
 from calib8.graph.values import op_of
 from calib8.provenance import PLAN
 
+#: What calib8 does not quantise from, and what people call it.
+OTHER_FLOATS = {ir.DataType.FLOAT16: "FP16", ir.DataType.BFLOAT16: "BF16", ir.DataType.DOUBLE: "FP64"}
+
 
 @dataclass(frozen=True)
 class WeightedOp:
@@ -75,6 +78,23 @@ def _channel_axis(node: ir.Node) -> int | None:
     if kind == "Gemm" and not node.attributes.get_int("transA", 0):
         return 0 if node.attributes.get_int("transB", 0) else 1
     return None
+
+
+def require_single(model: ir.Model) -> None:
+    """Raise ``ModelError`` for a MatMul, Gemm or Conv that computes in FP16, BF16 or FP64."""
+    for node in model.graph:
+        if _channel_axis(node) is not None:
+            refuse_other_floats(node)
+
+
+def refuse_other_floats(node: ir.Node) -> None:
+    """Raise ``ModelError`` if ``node`` reads floats that are not FP32."""
+    other = next((value.dtype for value in node.inputs if value is not None and value.dtype in OTHER_FLOATS), None)
+    if other is not None:
+        raise ModelError(
+            f"node {node.name!r} computes in {OTHER_FLOATS[other]}; expected an FP32 model. Export it in FP32: calib8 "
+            "itself turns into FP16 what does not become INT8."
+        )
 
 
 def require_original(model: ir.Model) -> None:

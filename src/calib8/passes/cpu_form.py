@@ -3,6 +3,9 @@
 Rules:
 1. FP16 becomes FP32: weights keep their FP16 values, arithmetic gains precision. CPUs have no fast FP16 GEMM.
    Inputs and outputs of the model keep their types. A model with control flow keeps its FP16 throughout.
+   Where asked (``rounded``), what an op computed in FP16 is rounded to FP16, and infinite beyond 65,504, behind each op
+   alone, so that no kernel keeps more: the numbers of the FP16 model, by kernels that a CPU has. What only moves values
+   needs no rounding, and codes that a GEMM multiplies are exact, whatever type they are cast to on the way.
 2. Activations become uint8 with zero point 128 where asked (``unsigned``): the same grid shifted by 128, so every
    dequantised value is unchanged, and the form that VNNI's u8 x s8 instruction takes. Only where nothing but
    DequantizeLinear sees the codes.
@@ -17,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib8.graph.running_sum import restore
-from calib8.graph.values import drop_unread, name_of
+from calib8.graph.values import MOVING, drop_unread, insert_behind, name_of, op_of
 from calib8.passes.early_gather import early_gather
 from calib8.passes.qdq_nodes import Constants
 
@@ -25,14 +28,27 @@ FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 INT8, UINT8 = ir.DataType.INT8, ir.DataType.UINT8
 #: Attributes that fix the type of an output.
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
+#: Operators that make no value that they have not read.
+EXACT = (
+    *(op for op in MOVING if op != "Cast"),
+    "Abs",
+    "Concat",
+    "Max",
+    "MaxPool",
+    "Min",
+    "Neg",
+    "Relu",
+    "Split",
+    "Where",
+)
 
 
-def to_cpu_form(model: ir.Model, *, unsigned: bool, unsigned_weights: bool = False) -> ir.Model:
-    """Rewrite ``model`` in place and return it; uint8 activations and weights where asked (rules 2 and 3)."""
+def to_cpu_form(model: ir.Model, *, unsigned: bool, unsigned_weights: bool = False, rounded: bool = False) -> ir.Model:
+    """Rewrite ``model`` in place and return it; rounded, uint8 activations and weights where asked (rules 1 to 3)."""
     restore(model)
     branches = next(iter(model.graph.subgraphs()), None) is not None
     if not branches:
-        _to_single(model.graph)
+        _to_single(model.graph, rounded=rounded)
     if unsigned:
         _shift_activations(model.graph)
     if not branches:
@@ -42,8 +58,9 @@ def to_cpu_form(model: ir.Model, *, unsigned: bool, unsigned_weights: bool = Fal
     return model
 
 
-def _to_single(graph: ir.Graph) -> None:
+def _to_single(graph: ir.Graph, *, rounded: bool) -> None:
     half_outputs = [value.dtype == FP16 for value in graph.outputs]
+    rounding = [value for node in graph if _rounds(node) for value in node.outputs if value.dtype == FP16]
     for value in graph.initializers.values():
         if value.dtype == FP16 and value.const_value is not None and not value.is_graph_output():
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
@@ -59,11 +76,29 @@ def _to_single(graph: ir.Graph) -> None:
         if fill is not None and fill.dtype == FP16:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.numpy().astype(np.float32)))
     _keep_interface(graph, half_outputs)
+    for value in rounding if rounded else ():
+        _round(graph, value)
     for node in list(graph):
         source, result = node.inputs[0] if node.op_type == "Cast" else None, node.outputs[0]
         if source is not None and source.dtype == result.dtype == FP32 and not result.is_graph_output():
             result.replace_all_uses_with(source)
             graph.remove(node, safe=True)
+
+
+def _rounds(node: ir.Node) -> bool:
+    """Whether ``node`` makes values that its type has to hold."""
+    source = node.inputs[0].producer() if op_of(node) == "Cast" and node.inputs[0] is not None else None
+    return op_of(node) not in EXACT and (source is None or op_of(source) != "DequantizeLinear")
+
+
+def _round(graph: ir.Graph, value: ir.Value) -> None:
+    """Let the readers of the FP32 ``value`` have what FP16 holds of it."""
+    uses, constants = list(value.uses()), Constants(graph)
+    half = _cast(constants, value, FP16, constants.free(f"{value.name}_rounded"))
+    back = _cast(constants, half.outputs[0], FP32, constants.free(f"{value.name}_rounded_float"))
+    insert_behind(graph, value, [half, back])
+    for reader, index in uses:
+        reader.replace_input_with(index, back.outputs[0])
 
 
 def _keep_interface(graph: ir.Graph, half_outputs: list[bool]) -> None:

@@ -19,6 +19,7 @@ Rules:
 8. What reads a square, a norm or the result of a constant that FP16 cannot hold stays FP32 as well, up to where other
    data joins: in ``x / max(norm, 1e-12)`` the quotient, too. MatMul, Gemm and Conv never do.
 9. If, Loop and Scan stay FP32, their bodies and what these read included.
+10. What reads or makes a tensor that FP16 did not hold in calibration (see ``reach``) stays FP32, whatever it is.
 """
 
 import numpy as np

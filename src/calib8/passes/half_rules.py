@@ -20,6 +20,8 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 ANGLES = ("Sin", "Cos")
 #: Mark (``Node.meta``) of nodes that condition an activation before Q: they must round as they were designed.
 CONDITIONING = "calib8.conditioning"
+#: Mark (``Value.meta``) of tensors that calibration observed: whether FP16 does not hold them (see ``reach``).
+REACH = "calib8.reach"
 #: Operators of normalisation, whole or decomposed into squares, means and roots.
 NORMALISING = (
     *("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization"),
@@ -27,6 +29,11 @@ NORMALISING = (
 )
 #: Of these, what gives squares or norms that may be beyond FP16 (and so does the product of a value with itself).
 SQUARING = ("Pow", "ReduceL2", "ReduceSumSquare")
+#: Operators that only keep, pick or average values of what they read, or turn their sign.
+KEEPING = (
+    *MOVING, *QDQ, "Abs", "AveragePool", "Concat", "Gather", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Neg",
+    "Relu", "Split", "Tile",
+)  # fmt: skip
 #: What passes such a result on, where its other inputs are constants or such results too.
 CARRYING = (*MOVING, "ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Add", "Sub", "Mul", "Div", "Min", "Max", "Clip")
 #: What never stays FP32: the operators that FP16 is for.
@@ -76,7 +83,7 @@ class HalfRules:
         _refuse_unknown_types(graph)
         self.half = half
         self._opset = opset
-        self._scoring = _scoring_nodes(graph)
+        self._scoring = scoring_nodes(graph)
         self._kept = self._kept_nodes(graph)
 
     def is_half(self, node: ir.Node) -> bool:
@@ -101,7 +108,8 @@ class HalfRules:
         kept |= {node for node in graph if not self._allows_half(node)} | _index_nodes(graph)
         beyond = {n for n in graph if n.op_type in SQUARING or (n.op_type == "Mul" and n.inputs[0] is n.inputs[1])}
         beyond |= {node for node in graph if node not in kept and not self._constants_fit(node)}
-        return kept | beyond | _reading(graph, beyond)
+        kept |= beyond | _reading(graph, beyond)
+        return kept if self.half != FP16 else kept | _touching(graph, _unheld(graph))
 
     def _constants_fit(self, node: ir.Node) -> bool:
         constants = [v.const_value for v in node.inputs if v is not None and v.const_value is not None]
@@ -133,7 +141,7 @@ def _refuse_unknown_types(graph: ir.Graph) -> None:
             )
 
 
-def _scoring_nodes(graph: ir.Graph) -> set[ir.Node]:
+def scoring_nodes(graph: ir.Graph) -> set[ir.Node]:
     """Nodes whose result is added to, chosen for or multiplied into what a Softmax reads."""
     found: set[ir.Node] = set()
     for node in reversed(list(graph)):  # readers before producers
@@ -147,7 +155,7 @@ def _reading(graph: ir.Graph, beyond: set[ir.Node]) -> set[ir.Node]:
     found: set[ir.Node] = set()
     carrying = set(beyond)
     for node in graph:  # producers before readers
-        floats = [v for v in node.inputs if v is not None and v.dtype == FP32 and v.const_value is None]
+        floats = floats_of(node)
         carried = [value for value in floats if value.producer() in carrying]
         if not carried or node.op_type in GEMMS:
             continue
@@ -155,6 +163,24 @@ def _reading(graph: ir.Graph, beyond: set[ir.Node]) -> set[ir.Node]:
         if node.op_type in CARRYING and len(carried) == len(floats):
             carrying.add(node)
     return found
+
+
+def floats_of(node: ir.Node) -> list[ir.Value]:
+    """The float inputs of ``node`` that are no constants."""
+    return [value for value in node.inputs if value is not None and value.dtype == FP32 and value.const_value is None]
+
+
+def _unheld(graph: ir.Graph) -> set[ir.Value]:
+    """Rule 9: what is marked, and what nobody observed and goes as far as what it is made of."""
+    found = {value for value in graph.inputs if value.meta.get(REACH)}
+    for node in graph:  # producers before readers
+        follows = op_of(node) in (*KEEPING, *CARRYING) and bool(found.intersection(node.inputs))
+        found.update(value for value in node.outputs if value.meta.get(REACH, follows))
+    return found
+
+
+def _touching(graph: ir.Graph, values: set[ir.Value]) -> set[ir.Node]:
+    return {node for node in graph if values.intersection(node.inputs) or values.intersection(node.outputs)}
 
 
 def _index_nodes(graph: ir.Graph) -> set[ir.Node]:

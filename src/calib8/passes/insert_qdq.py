@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calib8.errors import ModelError
 from calib8.graph.mapped import release
 from calib8.graph.values import drop_unread, name_of
-from calib8.graph.weighted import WeightedOp
+from calib8.graph.weighted import WeightedOp, refuse_other_floats
 from calib8.numerics import quantize_weight
 from calib8.passes.opset import require_opset
 from calib8.passes.qdq_nodes import Constants, dequantised_codes, quantised_activation
@@ -34,7 +34,7 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     ``require_opset`` does.
     """
     for op in ops:
-        refuse_half(op)
+        refuse_other_floats(op.node)
     require_opset(model, grid.opset)
     constants = Constants(model.graph)
     activations: dict[str, ir.Value] = {}
@@ -52,15 +52,6 @@ def insert_qdq(model: ir.Model, ops: list[WeightedOp], amax: Mapping[str, float]
     for weight in {op.weight for op in ops}:
         drop_unread(model.graph, weight)
     return model
-
-
-def refuse_half(op: WeightedOp) -> None:
-    """Raise ``ModelError`` for an op that computes in FP16."""
-    if ir.DataType.FLOAT16 in (op.activation.dtype, op.weight.dtype):
-        raise ModelError(
-            f"node {op.name!r} computes in FP16; expected an FP32 model. Export it in FP32: calib8 itself turns "
-            "into FP16 what does not become INT8."
-        )
 
 
 def finite_weight(constant: ir.Value) -> NDArray[np.float32]:

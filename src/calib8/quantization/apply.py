@@ -14,13 +14,14 @@ from calib8.errors import ConfigError
 from calib8.graph.mapped import release
 from calib8.graph.site import Site, sites
 from calib8.graph.sizes import record_sizes
-from calib8.graph.weighted import weighted_ops
+from calib8.graph.weighted import refuse_other_floats, weighted_ops
 from calib8.passes.condition import condition
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
-from calib8.passes.insert_qdq import finite_weight, insert_qdq, refuse_half
+from calib8.passes.insert_qdq import finite_weight, insert_qdq
 from calib8.passes.quantize_embedding import quantize_embeddings
+from calib8.passes.reach import mark_reach
 from calib8.passes.stairs import fold_stairs
 from calib8.precision import INT8, Grid
 from calib8.progress import Progress
@@ -64,7 +65,7 @@ def solve_sites(
         progress.note(f"going on where an earlier run stopped: {done} of {len(todo)} groups of ops are quantised")
     for site, path in zip(todo, paths, strict=True):
         for op in site.ops:
-            refuse_half(op)
+            refuse_other_floats(op.node)
             finite_weight(op.weight)
         solution = kept(path, partial(solve, statistics[site.tensor], site, optimize=optimize, grid=grid))
         found |= dict.fromkeys([op.name for op in site.ops], solution)
@@ -96,7 +97,7 @@ def apply_plan(
 
     Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
-    quantised, solutions = model.clone(), solutions or {}
+    quantised, solutions = mark_reach(model.clone(), ranges.beyond), solutions or {}
     chosen = set(plan.quantised)
     if not chosen:
         raise ConfigError(

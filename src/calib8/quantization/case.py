@@ -13,6 +13,7 @@ from calib8.calibration.checkpoint import checkpoint
 from calib8.calibration.collect import collect
 from calib8.calibration.origin import pass_key
 from calib8.calibration.ranges import Ranges
+from calib8.calibration.reached import unfit
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.sources import Source
 from calib8.graph.dataset import dataset_for
@@ -110,10 +111,10 @@ class Case:
         numbers, and nothing says for all models that those do not overflow in FP16.
         """
         quantised = self.follow(plan, solutions)
-        if not self.folds_into_half or (cosine := probe.cosine(quantised, as_written=True)) >= least:
+        if not self.folds_into_half or (cosine := probe.cosine(quantised)) >= least:
             return quantised
         other = self.follow(plan, solutions, folded=False)
-        if (better := probe.cosine(other, as_written=True)) <= cosine:
+        if (better := probe.cosine(other)) <= cosine:
             return quantised
         progress.note(
             f"folded for latency, the model has a cosine of {cosine:.5f} to FP32, less than {least:.5f}: FP16 "
@@ -159,4 +160,5 @@ def case_of(
     sample = rows_to_sample(config)
     with checkpoint(unfinished, pass_key(origin, sample, histograms=False), progress) as kept:
         statistics = collect(model, dataset_for(model, data, progress), progress, sample=sample, checkpoint=kept)
-    return Case(model, ranges, statistics, config, unfinished)
+    beyond = ranges.beyond | unfit(model, statistics)
+    return Case(model, ranges.model_copy(update={"beyond": beyond}), statistics, config, unfinished)

@@ -21,7 +21,7 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     solutions = case.solutions(progress)
     quantised, plan = case.apply(solutions)
     progress.update("measure all of it", 0, 1)
-    loss = 1 - probe.cosine(quantised, as_written=case.folds_into_half)
+    loss = 1 - probe.cosine(quantised)
     progress.update("measure all of it", 1, 1)
     limit = case.config.max_damage
     if loss <= limit:

@@ -15,11 +15,10 @@ from calib8.graph.dataset import dataset_for, samples_for
 from calib8.numerics import cosine_rows
 from calib8.progress import Quiet
 from calib8.runtime.base import Runtime
-from calib8.runtime.cpu import open_cpu
-from calib8.runtime.ort import OrtRuntime
+from calib8.runtime.judged import open_as_built, open_reference
 from calib8.runtime.run_all import run_filled
 from calib8.text.sentence import pooling_of
-from calib8.verification.compare import not_finite, vectors_of
+from calib8.verification.outputs import finite_numbers, vectors_of, without_padding
 
 #: What a sample with NaN or infinity counts for: no other is as bad.
 RUINED = -1.0
@@ -40,11 +39,8 @@ class Probe:
 
     def __init__(self, model: ir.Model, data: Dataset, *, pooling: Literal["mean", "cls"] = "mean") -> None:
         self.data, self.pooling = data, pooling
-        with OrtRuntime(model) as reference:
-            self._expected = self._vectors(reference)
-            for name, vectors in ((name, array) for batch in self._expected for name, array in batch.items()):
-                if not np.isfinite(vectors).all():
-                    raise not_finite(f"output {name!r}", reference)
+        with open_reference(model) as reference:
+            self._expected = self._vectors(reference, required=True)
 
     def cosines(self, runtime: Runtime) -> NDArray[np.float64]:
         """Cosine of each sample to FP32, [samples]; of the output that comes off worst, if there are several."""
@@ -55,22 +51,21 @@ class Probe:
         ]
         return min(found, key=lambda cosines: float(cosines.mean()))
 
-    def cosine(self, quantised: ir.Model, *, as_written: bool = False) -> float:
-        """Mean cosine of ``quantised`` to FP32, by ONNX Runtime.
-
-        as_written: node by node, FP16 rounded and overflowing. Runtimes for CPUs compute it in FP32, which is faster.
-        """
-        opened = OrtRuntime(quantised, optimised=False) if as_written else open_cpu(quantised, "onnxruntime")
-        with opened as runtime:
+    def cosine(self, quantised: ir.Model) -> float:
+        """Mean cosine of ``quantised`` to FP32, with the arithmetic of an engine."""
+        with open_as_built(quantised) as runtime:
             return float(self.cosines(runtime).mean())
 
-    def _vectors(self, runtime: Runtime) -> list[dict[str, NDArray[np.float32]]]:
+    def _vectors(self, runtime: Runtime, *, required: bool = False) -> list[dict[str, NDArray[np.float32]]]:
         batches = []
         for rows, arrays in self.data.batches():
             mask = np.asarray(arrays[self.data.mask]) if self.data.mask else None
             outputs = run_filled(runtime, arrays, self.data)
             for name, output in outputs.items():
                 _refuse_unmeasurable(name, np.asarray(output), len(rows))
+            outputs = {name: without_padding(output, mask) for name, output in outputs.items()}
+            if required:
+                finite_numbers(runtime, outputs, rows, arrays, mask)
             batches.append({name: vectors_of(output, mask, self.pooling) for name, output in outputs.items()})
         return batches
 

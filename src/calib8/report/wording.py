@@ -29,7 +29,7 @@ def cpu_speed(report: Report) -> tuple[str, ...]:
 
 def in_runtime(description: str) -> str:
     """A runtime with its arithmetic: on the CPU FP32, unless it says so itself, or that ``calib8 tune`` chose bf16."""
-    said = ("for what is not INT8", "codes multiplied in FP32")
+    said = ("for what is not INT8", "codes multiplied in FP32", "FP16")
     says_it = "on CPU" not in description or any(words in description for words in said)
     return description if says_it else f"{description}, with FP32 for what is not INT8"
 

@@ -26,8 +26,8 @@ class Runtime(ABC):
 
     #: For people: runtime, version and arithmetic, e.g. ``OpenVINO 2026.4 on CPU``.
     description: str
-    #: Whether a model with an FP16 remainder computes in FP16; on the CPU it computes in FP32.
-    computes_fp16: ClassVar[bool] = False
+    #: Whether a model with an FP16 remainder computes in FP16; on the CPU it does where it is to be judged.
+    computes_fp16: bool = False
     #: Whether it computes on a GPU, whose clock ``gpu_ms`` reads.
     on_gpu: ClassVar[bool] = False
     #: How many runs of those submitted go on at once.
@@ -72,6 +72,10 @@ class Runtime(ABC):
     def gpu_ms(self, arrays: Mapping[str, Any], *, least: float = 0.02) -> float:
         """What the GPU computes for on one run. Raises ``ConfigError``: only an engine computes there."""
         raise ConfigError(f"{self.description}: it computes on no GPU. Build an engine and open that: calib8.build().")
+
+    def not_finite_from(self, arrays: Arrays) -> str | None:
+        """Where in the model NaN or infinity came up first with these inputs, for people; None if nobody knows."""
+        return None
 
     def __call__(self, **arrays: ArrayLike) -> Arrays:
         """``run`` with keyword arguments."""

@@ -9,7 +9,7 @@ from calib8.runtime.base import Runtime
 from calib8.runtime.canary import kinds_of, wrong
 from calib8.runtime.choice import CpuChoice, by_rule, refusals, remembered
 from calib8.runtime.forms import PRODUCTS, float_codes, in_form, words
-from calib8.runtime.names import RUNTIMES, CpuRuntime
+from calib8.runtime.names import RUNTIMES, CpuRuntime, Form
 from calib8.runtime.processor import cores
 from calib8.runtime.streams import Streams
 
@@ -31,12 +31,17 @@ def open_cpu(
             raise
         choice = by_rule(model, "onnxruntime", threads or cores())  # which knows more operators
         opened = open_choice(model, choice, threads)
-    if told := float_codes(model):
-        opened.description += f", {told} codes multiplied in FP32, slowly"
-    if refused := "; ".join(words(name, form) for name, form in refusals(kinds_of(model), runtime)):
-        taken = "Q and DQ in FP32, slowly" if choice.form == "fp32" else PRODUCTS[choice.form]
-        opened.description += f", {taken} (inexact on this CPU: {refused})"
+    opened.description += remarks(model, runtime, choice.form)
     return opened
+
+
+def remarks(model: ir.Model, runtime: CpuRuntime, form: Form) -> str:
+    """What has to be told of ``model`` in that ``form``, to join a description: why it is slow, or not the fastest."""
+    told = f", {codes} codes multiplied in FP32, slowly" if (codes := float_codes(model)) else ""
+    if refused := "; ".join(words(name, other) for name, other in refusals(kinds_of(model), runtime)):
+        taken = "Q and DQ in FP32, slowly" if form == "fp32" else PRODUCTS[form]
+        told += f", {taken} (inexact on this CPU: {refused})"
+    return told
 
 
 def chosen(

@@ -18,9 +18,14 @@ def words(runtime: RuntimeName, form: Form) -> str:
     return f"{NAMES[runtime]}, {PRODUCTS[form]}"
 
 
-def in_form(model: ir.Model, form: Form) -> ir.Model:
-    """Rewrite ``model`` in place and return it."""
-    return to_cpu_form(model, unsigned=form in ("u8", "u8u8"), unsigned_weights=form == "u8u8")
+def in_form(model: ir.Model, form: Form, *, rounded: bool = False) -> ir.Model:
+    """Rewrite ``model`` in place and return it; ``rounded`` as an engine rounds, see ``to_cpu_form``."""
+    return to_cpu_form(model, unsigned=form in ("u8", "u8u8"), unsigned_weights=form == "u8u8", rounded=rounded)
+
+
+def computes_half(model: ir.Model) -> bool:
+    """Whether an op of the model computes in FP16."""
+    return any(value.dtype == ir.DataType.FLOAT16 for node in model.graph.all_nodes() for value in node.outputs)
 
 
 def is_quantised(model: ir.Model) -> bool:

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.batching import Dataset, Rows
-from calib8.data.inputs import Arrays
 from calib8.errors import AccuracyMissed, DataError
 from calib8.numerics import cosine_rows, sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.runtime.run_all import run_filled
-from calib8.text.sentence import pool, unit_rows
+from calib8.text.sentence import unit_rows
 from calib8.verification.config import Verify
 from calib8.verification.details import Details, details_of
 from calib8.verification.metrics import neighbour_agreement
+from calib8.verification.outputs import finite_numbers, has_tokens, vectors_of
 
 
 class Spearman(BaseModel):
@@ -139,7 +139,10 @@ def compare(
     progress.update("verify", done, len(data))
     for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
         mask = np.asarray(arrays[data.mask]) if data.mask else None
-        expected, got = (_numbers(runtime, run_filled(runtime, arrays, data)) for runtime in (reference, candidate))
+        expected, got = (
+            finite_numbers(runtime, run_filled(runtime, arrays, data), rows, arrays, mask)
+            for runtime in (reference, candidate)
+        )
         for name in _common(expected, got, len(rows)):
             gathered.setdefault(name, _Gathered()).add(rows, expected[name], got[name], mask, pooling)
         done += len(rows)
@@ -164,16 +167,6 @@ def worst(outputs: dict[str, Closeness], samples: int) -> Comparison:
     )
 
 
-def not_finite(what: str, runtime: Runtime) -> DataError:
-    """The error for ``what`` holding NaN or infinity: who computed it, and what to do about it there."""
-    advice = (
-        "The model is broken, or its FP16 remainder overflowed: quantise with --remainder fp32."
-        if runtime.computes_fp16
-        else "It computes in FP32 there, so the model itself is broken or the data is nothing it was made for."
-    )
-    return DataError(f"{what} of {runtime.description} holds NaN or infinity. {advice}")
-
-
 class _Gathered:
     """What was seen of one output so far."""
 
@@ -194,7 +187,7 @@ class _Gathered:
         pooling: Literal["mean", "cls"],
     ) -> None:
         real: Any = np.s_[:]
-        if mask is not None and _tokens(expected, mask):
+        if mask is not None and has_tokens(expected, mask):
             real, self.pooled = mask != 0, pooling
         self._add_power(expected[real], got[real])
         self.rows.append(rows)
@@ -243,19 +236,6 @@ class _Gathered:
         return reference, candidate
 
 
-def _numbers(runtime: Runtime, outputs: Arrays) -> dict[str, NDArray[np.float64]]:
-    """Every output in double precision. Raises ``DataError`` where one is not of finite numbers."""
-    numbers = {}
-    for name, output in outputs.items():
-        try:
-            numbers[name] = np.asarray(output, np.float64)
-        except (TypeError, ValueError):
-            raise DataError(f"output {name!r} is not of numbers: there is nothing to compare.") from None
-        if not np.isfinite(numbers[name]).all():
-            raise not_finite(f"output {name!r}", runtime)
-    return numbers
-
-
 def _common(
     reference: dict[str, NDArray[np.float64]], candidate: dict[str, NDArray[np.float64]], samples: int
 ) -> list[str]:
@@ -276,20 +256,6 @@ def _common(
                 "sample. Leave that output out of both models."
             )
     return list(reference)
-
-
-def vectors_of(
-    output: NDArray[np.generic], mask: NDArray[np.generic] | None, pooling: Literal["mean", "cls"]
-) -> NDArray[np.float32]:
-    """One vector per sample [n, width]: pooled over real positions where ``output`` has a row per token, else flat."""
-    numbers = output.astype(np.float32)
-    if mask is not None and _tokens(numbers, mask):
-        return pool(numbers, mask, pooling)
-    return numbers.reshape(len(numbers), -1)
-
-
-def _tokens(output: NDArray[np.generic], mask: NDArray[np.generic]) -> bool:
-    return output.ndim == 3 and output.shape[:2] == mask.shape
 
 
 def _or_nan(value: float | None) -> float:

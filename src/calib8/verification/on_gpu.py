@@ -18,7 +18,7 @@ from calib8.verification.bench import Cell, measure
 from calib8.verification.breakdown import Breakdown, break_down
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Bench
-from calib8.verification.run import HeldOut, held_out
+from calib8.verification.run import HeldOut, held_out, open_candidate
 
 #: Largest batch that is timed, if the engine takes smaller ones too.
 BATCH = 8
@@ -28,7 +28,8 @@ class GpuComparison(BaseModel):
     """What ``compare_on_gpu`` found.
 
     ``accuracy`` is the engine against FP32 on the CPU. ``against_int8`` is the engine against ``int8_model``, the same
-    quantised model, on the CPU: what FP16 and the GPU's own kernels add. It is None if that model is not beside it.
+    quantised model, on the CPU, FP16 rounded op by op: what the GPU's own kernels add. It is None if that model is not
+    beside it.
     ``breakdowns`` tell where the engine's time goes, if that was asked for, ``activity`` what the GPU did meanwhile, if
     it was watched.
     """
@@ -134,7 +135,7 @@ def target_of(artefact: Path) -> str | None:
 
 
 def _against(int8: Path, got: Runtime, judge: HeldOut) -> Comparison:
-    with open_artefact(int8) as on_cpu:
+    with open_candidate(int8) as on_cpu:
         return judge.judge(got, on_cpu)
 
 

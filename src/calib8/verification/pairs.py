@@ -13,8 +13,9 @@ from calib8.files import read_bytes
 from calib8.numerics import cosine_rows
 from calib8.progress import Progress
 from calib8.text.sentence import SentenceEncoder
-from calib8.verification.compare import Spearman, not_finite
+from calib8.verification.compare import Spearman
 from calib8.verification.metrics import spearman
+from calib8.verification.outputs import not_finite
 
 Pair = tuple[str, str, float]
 

@@ -9,14 +9,15 @@ from typing import Any
 from calib8.data.batching import Dataset
 from calib8.data.sources import Data
 from calib8.errors import DataError, ModelError
+from calib8.files import require_file
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import load
 from calib8.progress import Progress, Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.contract import contract_of
-from calib8.runtime.cpu import open_cpu
+from calib8.runtime.judged import open_as_built, open_reference
 from calib8.runtime.names import CpuRuntime
-from calib8.runtime.open import open_artefact
+from calib8.runtime.open import is_engine, open_artefact
 from calib8.text.sentence import SentenceEncoder, pooling_of
 from calib8.text.text_source import texts_of, tokenised_source
 from calib8.verification.compare import Comparison
@@ -64,8 +65,18 @@ def held_out(
         dataset = dataset_for(model, source, progress)
     except DataError as error:
         raise DataError(f"{data} is no data for the reference {reference}: {error}") from None
-    with open_cpu(model, "onnxruntime") as expected:
+    with open_reference(model) as expected:
         yield HeldOut(expected, dataset, folder, scored, progress, texts_of(data))
+
+
+def open_candidate(path: Path, runtime: CpuRuntime = "auto") -> Runtime:
+    """Open what is to be judged: an engine as it is, an ONNX model with an engine's arithmetic.
+
+    In a ``runtime`` that is named it computes as it would in use on a CPU, FP16 in FP32.
+    """
+    if is_engine(path) or runtime != "auto":
+        return open_artefact(path, runtime)
+    return open_as_built(load(require_file(path, "model or engine")))
 
 
 def compare(
@@ -80,6 +91,9 @@ def compare(
 ) -> Comparison:
     """Compare ``candidate`` with ``reference``, an FP32 ONNX model, which always runs in ONNX Runtime.
 
+    A candidate that is an ONNX model computes as its engine would, FP16 rounded to FP16; in a ``runtime`` that is named
+    as it would there.
+
     data: held out from calibration: arrays, or text where there is a tokenizer, by default the one beside the
         reference. pairs: CSV file of scored sentence pairs, to compare rank correlations too.
 
@@ -91,7 +105,7 @@ def compare(
     """
     reference, candidate = Path(reference), Path(candidate)
     with (
-        open_artefact(candidate, runtime) as got,
+        open_candidate(candidate, runtime) as got,
         held_out(reference, data, tokenizer, pairs, progress or Quiet()) as judge,
     ):
         if set(got.contract.names) != set(judge.reference.contract.names):

@@ -18,6 +18,7 @@ from calib8.calibration.observers import observer_for
 from calib8.calibration.origin import origin_of
 from calib8.calibration.over_ray import Observation
 from calib8.calibration.ranges import Ranges
+from calib8.calibration.reached import Statistics
 from calib8.calibration.state import from_bytes
 from calib8.calibration.statistics import TensorStatistics
 from calib8.data.batching import Dataset
@@ -177,7 +178,7 @@ def test_a_worker_of_a_cluster_observes_the_same(notes, tmp_path: Path) -> None:
     ir.save(by_hand(), tmp_path / "m.onnx")
     source = Batches([{"x": np.float32([[1, 2]])}])
     every = library.calibrate(tmp_path / "m.onnx", source, ALL)
-    seen = from_bytes(Observation(tmp_path / "m.onnx", source, ALL, every.origin, 0, 1)({"batches": [0]}))
+    seen = Statistics(from_bytes(Observation(tmp_path / "m.onnx", source, ALL, every.origin, 0, 1)({"batches": [0]})))
     assert {name: statistics.amax for name, statistics in seen.items()}.items() <= every.amax().items()
     assert list(seen) == ["x", "tripled_out", "product_out", "moved_out", "y"]
 
@@ -202,6 +203,7 @@ def test_the_cache_is_text_as_tensorrt_writes_it(calib8: Shell, tmp_path: Path) 
 CHAIN = """
 import numpy as np, onnx_ir as ir
 from calib8.calibration.collect import Collector
+from calib8.calibration.reached import Statistics
 from calib8.data.batching import Dataset
 from calib8.graph.inputs import declared_inputs
 from calib8.data.sources import Batches
@@ -219,7 +221,7 @@ with Collector(model, data, tensors="all") as collector:
     collector.add(*data.batch(data.groups()[0]))
     # Of this process alone: ru_maxrss still counts the parent before exec.
     peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    print(len(collector.take()), peak // 1024)
+    print(len(Statistics(collector.take())), peak // 1024)
 """
 
 

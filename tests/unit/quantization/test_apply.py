@@ -3,6 +3,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -243,14 +244,15 @@ def test_a_broken_weight_is_named(notes, encoder: ir.Model) -> None:
         quantized(encoder, found, notes)
 
 
-def test_an_fp16_model_is_refused(notes) -> None:
+@pytest.mark.parametrize(("dtype", "told"), [(np.float16, "FP16"), (ml_dtypes.bfloat16, "BF16"), (np.float64, "FP64")])
+def test_a_model_in_other_floats_is_refused_before_anything_is_run(dtype, told: str, notes) -> None:
     g = GraphBuilder()
-    x = g.input("x", ir.DataType.FLOAT16, "batch", 8)
-    weight = g.constant("w", np.random.default_rng(0).normal(size=(8, 4)), np.float16)
+    x = g.op("Cast", g.input("x", ir.DataType.FLOAT, "batch", 8), to=int(ir.DataType.from_numpy(np.dtype(dtype))))
+    weight = g.constant("w", np.random.default_rng(0).normal(size=(8, 4)), dtype)
     model = prepare(g.model(y=g.op("MatMul", x, weight, name="op")))
-    found = calibrated(model, {"x": np.random.default_rng(0).normal(size=(80, 8)).astype(np.float16)}, notes)
-    with pytest.raises(ModelError, match="node 'op' computes in FP16; expected an FP32 model"):
-        quantized(model, found, notes)
+    with pytest.raises(ModelError, match=f"node 'op' computes in {told}; expected an FP32 model"):
+        calibrated(model, {"x": np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)}, notes)
+    assert not notes.steps
 
 
 def test_ranges_of_another_model_are_refused_before_the_work(notes, encoder: ir.Model) -> None:

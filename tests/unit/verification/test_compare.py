@@ -102,6 +102,38 @@ def test_never_passes_on_nothing(reference, candidate, message: str, notes) -> N
         compared(reference, candidate, notes)
 
 
+def test_nan_is_told_with_the_sample_in_the_order_of_the_data(notes) -> None:
+    data = Dataset(Batches(token_feeds(2, 6, 4)), input_specs(tiny_encoder()))  # runs the longest, sample 1, first
+
+    def answer(broken: int) -> Callable[[Arrays], Arrays]:
+        def run(arrays: Arrays) -> Arrays:
+            lengths = arrays["attention_mask"].sum(axis=1)
+            return {"y": np.where(lengths == broken, np.nan, 1.0)[:, None] * np.ones(3)}
+
+        return run
+
+    with pytest.raises(DataError, match="output 'y' of null runtime holds NaN or infinity for sample 2"):
+        compare(NullRuntime(answer(0)), NullRuntime(answer(4)), data, progress=notes)
+
+
+def test_padding_that_is_nan_is_not_looked_at(notes) -> None:
+    feeds = token_feeds(2, 6, 4)
+    data = Dataset(Batches(feeds), input_specs(tiny_encoder()))
+
+    def answer(padding: float, token: float = 1.0) -> Callable[[Arrays], Arrays]:
+        def run(arrays: Arrays) -> Arrays:
+            mask = arrays["attention_mask"][:, :, None]
+            return {"y": np.where(mask == 1, token * np.arange(1.0, 4.0), padding)}
+
+        return run
+
+    for padding in (np.nan, 0.0, np.inf):
+        found = compare(NullRuntime(answer(np.nan)), NullRuntime(answer(padding)), data, progress=notes)
+        assert (found.cosine_mean, found.sqnr_db) == (pytest.approx(1), None)
+    with pytest.raises(DataError, match="holds NaN or infinity for sample"):
+        compare(NullRuntime(answer(np.nan)), NullRuntime(answer(0.0, np.nan)), data, progress=notes)
+
+
 def test_zeros_prove_nothing(notes) -> None:
     with pytest.raises(DataError, match="output 'y' of the reference is zero throughout, which proves nothing"):
         compared(lambda a: {"y": 0 * a["x"]}, lambda a: {"y": 0 * a["x"]}, notes)
