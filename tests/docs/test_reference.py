@@ -99,4 +99,4 @@ def test_a_signature_is_written_as_people_know_its_types() -> None:
         "*many: int, limit: float | None = None, **options: Literal['a', 'b']) -> tuple[onnx_ir.Model, ...]"
     )
     assert api.signature(calib8.ModelError) == "(message)"
-    assert "verify: Verify = Verify(min_cosine=0.975)" in api.signature(calib8.Convert)
+    assert "verify: Verify = Verify(standard=True)" in api.signature(calib8.Convert)

@@ -7,7 +7,7 @@ from calib8.report.report import EngineFacts, FileFacts
 from calib8.report.verification import VerificationReport
 from calib8.verification.bench import Cell
 from calib8.verification.breakdown import Breakdown, EngineTime, Kernel
-from calib8.verification.compare import Closeness, Comparison, worst
+from calib8.verification.compare import Closeness, Comparison
 from calib8.verification.config import Verify
 from calib8.verification.on_gpu import GpuComparison
 from calib8.verification.speed import Latency
@@ -66,6 +66,11 @@ def _times() -> EngineTime:
 
 def _compared(cosine: float) -> Comparison:
     close = Closeness(
-        cosine_mean=cosine, cosine_p1=cosine - 0.001, cosine_min=cosine - 0.002, neighbours=0.945, sqnr_db=24.1
+        mean=cosine,
+        p1=cosine - 0.001,
+        lowest=cosine - 0.002,
+        at_least=cosine - 0.0005,
+        measures={"same nearest neighbour": 0.945},
+        sqnr_db=24.1,
     )
-    return worst({"last_hidden_state": close}, samples=256)
+    return Comparison(samples=256, outputs={"last_hidden_state": close})

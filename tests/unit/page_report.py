@@ -23,8 +23,9 @@ def comparison() -> Comparison:
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     details = details_of("y", np.arange(20), np.linspace(0.97, 1, 20), (rows, rows + 0.01))
     texts = [f"{HOSTILE} {number}" for number in range(20)]
-    close = Closeness(cosine_mean=0.985, cosine_p1=0.97, cosine_min=0.97, neighbours=0.95, sqnr_db=20.0)
-    return Comparison(**close.model_dump(), samples=20, outputs={"y": close}, details=details.with_texts(texts))
+    measures = {"same nearest neighbour": 0.95}
+    close = Closeness(mean=0.985, p1=0.97, lowest=0.97, at_least=0.981, measures=measures, sqnr_db=20.0)
+    return Comparison(samples=20, outputs={"y": close}, details=details.with_texts(texts))
 
 
 def full_page() -> Document:
@@ -74,7 +75,7 @@ def plan() -> QuantPlan:
         OpPlan(node="b", treatment="int8", reason="fine", sqnr_db=30.0, expected_cosine=0.9999, **shared),
         OpPlan(node="c", treatment="float", reason="it hurts", sqnr_db=110.0, expected_cosine=0.9, **shared),
     )
-    return QuantPlan(ops=ops, budget=Budget(cosine=0.98, reached=0.985, standard_error=0.001, samples=8))
+    return QuantPlan(ops=ops, budget=Budget(name="cosine", least=0.98, reached=0.985, standard_error=0.001, samples=8))
 
 
 def ranges() -> Ranges:

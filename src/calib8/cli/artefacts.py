@@ -190,20 +190,34 @@ def verify(
         if gpu:
             with _watched(monitor, candidate) as activity:
                 found = calib8.compare_on_gpu(
-                    reference, candidate, data, tokenizer=tokenizer, pairs=pairs, profile=profile, progress=progress
+                    reference,
+                    candidate,
+                    data,
+                    tokenizer=tokenizer,
+                    pairs=pairs,
+                    profile=profile,
+                    output_kinds=limits.kinds,
+                    progress=progress,
                 )
             found = found.model_copy(update={"activity": activity()})
             comparison = found.accuracy
         else:
             comparison = calib8.compare(
-                reference, candidate, data, tokenizer=tokenizer, pairs=pairs, runtime=runtime, progress=progress
+                reference,
+                candidate,
+                data,
+                tokenizer=tokenizer,
+                pairs=pairs,
+                runtime=runtime,
+                output_kinds=limits.kinds,
+                progress=progress,
             )
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
     report = calib8.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
     _show(report, output)
     tell(report)
-    if limits == calib8.Verify():
+    if not limits.judges:
         err.print("no limit given: nothing was judged", markup=False)
     comparison.raise_for_failure(limits)
 

@@ -25,7 +25,17 @@ def _use_device(device: int | None) -> int | None:
 #: What is quantised to, and how ops are chosen and quantised.
 Quantize = Annotated[
     calib8.Quantize,
-    Only("precision", "include", "exclude", "min_sqnr_db", "remainder", "embedding", "treatment", "optimize"),
+    Only(
+        "precision",
+        "include",
+        "exclude",
+        "min_sqnr_db",
+        "remainder",
+        "embedding",
+        "treatment",
+        "optimize",
+        "output_kinds",
+    ),
 ]
 Pairs = Annotated[Path | None, Of(calib8.Convert, "pairs")]
 Sentences = Annotated[bool, Of(calib8.Convert, "sentences")]

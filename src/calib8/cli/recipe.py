@@ -19,6 +19,7 @@ from calib8.quantization.config import PROBED
 if TYPE_CHECKING:
     from calib8.engine.built import BuiltEngine
     from calib8.report.report import Report
+    from calib8.verification.named import Least
 
 
 def register(app: typer.Typer) -> None:
@@ -222,13 +223,12 @@ def _tell_built(engines: list["BuiltEngine"]) -> None:
 
 
 def convert(
-    ctx: typer.Context,
     model: Model,
     data: opt.DataOrText,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")],
     *,
     config: Annotated[calib8.Convert, Only("held_out", "pairs", "budget", "baseline", "monitor", "sentences")],
-    verify: Annotated[calib8.Verify, Only("min_cosine", base=calib8.Convert().verify)],
+    verify: Annotated[calib8.Verify, Only("min_cosine", "require")],
     calibrate: calib8.Calibrate,
     quantize: opt.Quantize,
     build: Annotated[calib8.Build, Only("targets", "shapes", "family", "log", "allow_float_ops")],
@@ -252,7 +252,7 @@ def convert(
         "calibrate": calibrate,
         "quantize": quantize,
         "build": build.model_copy(update={"device": _only_one(device)}) if engine else None,
-        "verify": calib8.Verify(min_cosine=_least_cosine(ctx, verify.min_cosine, config.budget)),
+        "verify": _held_to(verify, config.budget),
         "ray": _cluster(ray, ray_cpus),
     }
     config = config.model_copy(update=steps)
@@ -292,12 +292,10 @@ def _print_made(report: "Report", output: Path, *, searched: bool) -> None:
     out.print(f"`calib8 inspect {output / 'plan.json'}` says what was done and why", markup=False)
 
 
-def _least_cosine(ctx: typer.Context, asked: float | None, kept: float | None) -> float | None:
-    """A budget is what must be kept, whatever the default of --min-cosine."""
-    if kept is None or asked is None:
-        return asked
-    source = ctx.get_parameter_source("min_cosine")
-    return kept if source is None or source.name == "DEFAULT" else max(asked, kept)
+def _held_to(asked: calib8.Verify, budget: "Least | None") -> calib8.Verify:
+    """What is usual, what was asked for, and a budget: that is what must be kept, whatever is usual."""
+    kept = () if budget is None else (budget,)
+    return asked.model_copy(update={"standard": True, "require": (*kept, *asked.require)})
 
 
 def sensitivity(
@@ -307,7 +305,9 @@ def sensitivity(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write all of it as JSON.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples to measure on.")] = PROBED,
     show: Annotated[int, typer.Option(min=1, help="Ops to show, the costliest first.")] = 20,
-    config: Annotated[calib8.Quantize, Only("precision", "include", "exclude", "embedding", "treatment")],
+    config: Annotated[
+        calib8.Quantize, Only("precision", "include", "exclude", "embedding", "treatment", "output_kinds")
+    ],
     ranges: calib8.Calibrate,
     quiet: opt.Quiet = False,
 ) -> None:

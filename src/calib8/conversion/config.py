@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from calib8.calibration.config import Calibrate
 from calib8.cluster.config import Ray
@@ -12,6 +12,7 @@ from calib8.engine.config import Build
 from calib8.gpu.config import Monitored
 from calib8.quantization.config import Quantize
 from calib8.verification.config import Verify
+from calib8.verification.named import Least, least_of
 
 
 class Convert(Monitored):
@@ -23,7 +24,7 @@ class Convert(Monitored):
     """What is quantised, and to what."""
     build: Build | None = Build()
     """How engines are built; None makes none."""
-    verify: Verify = Verify(min_cosine=0.975)
+    verify: Verify = Verify(standard=True)
     """What accuracy is held to."""
     held_out: Path | None = None
     """Arrays or text to measure on; default: hold calibration data back.
@@ -32,11 +33,11 @@ class Convert(Monitored):
     """
     pairs: Path | None = None
     """CSV of sentence1, sentence2, score, for Spearman's correlation."""
-    budget: Annotated[float | None, Option(metavar="cosine=0.999", text=True)] = Field(default=None, gt=0, lt=1)
-    """Search the cheapest plan that keeps this mean cosine to FP32.
+    budget: Annotated[Least | None, Option(metavar="NAME=NUMBER", text=True)] = None
+    """Search the cheapest plan that keeps this mean score: cosine=0.999, of a kind of outputs, or of one by its name.
 
-    A number, or text such as ``"cosine=0.999"``. Every eighth calibration sample is then held back from fitting, to
-    measure on.
+    Text such as ``"boxes=0.98"``, or a number, which is one of cosine. Every eighth calibration sample is then held
+    back from fitting, to measure on.
     """
     sentences: bool = True
     """Quote the worst ten held-out sentences in the report."""
@@ -50,13 +51,5 @@ class Convert(Monitored):
 
     @field_validator("budget", mode="before")
     @classmethod
-    def _cosine(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        name, _, number = value.partition("=")
-        try:
-            if name == "cosine" and 0 < float(number) < 1:
-                return float(number)
-        except ValueError:
-            pass
-        raise ValueError("expected cosine=<number between 0 and 1>, e.g. cosine=0.999")
+    def _budget(cls, value: Any) -> Any:
+        return least_of(value, above=0)

@@ -54,6 +54,7 @@ from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of,
 from calib8.text.tokenizer import read_sentences
 from calib8.verification.compare import Comparison, compare
 from calib8.verification.gpu_speed import GpuSpeed
+from calib8.verification.named import KindName
 from calib8.verification.on_gpu import target_of
 from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.speed import Speed, race
@@ -182,6 +183,11 @@ class _Job:
         """Where tokenizer and pooling config of the reference lie, if it is a sentence encoder."""
         return self.model.parent
 
+    @property
+    def kinds(self) -> dict[str, KindName]:
+        """What outputs are, as far as somebody said so: guard, search and verdict measure the same."""
+        return {**self.config.quantize.kinds, **self.config.verify.kinds}
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Take the time of ``step``, less that of steps within it."""
@@ -195,7 +201,7 @@ class _Job:
         origin = origin_of(reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate)
         settings: dict[str, str | float | int] = {"pooling": str(pooling_of(self.folder)[0])}  # what damage is seen in
         if self.config.budget is not None:  # part of the data is held back from the ranges
-            settings["budget"] = self.config.budget
+            settings["budget"] = str(self.config.budget)
         origin = origin.model_copy(update={"settings": origin.settings | settings})
         if (known := self._last_run(origin)) is not None:
             self._forget_verdict()
@@ -266,7 +272,7 @@ class _Job:
 
     def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
         samples = PROBED if self.config.budget is None else BUDGET_PROBED
-        probe = probe_of(case.model, data, samples, self.folder)
+        probe = probe_of(case.model, data, samples, self.folder, self.kinds)
         if self.config.budget is None:
             return quantise_guarded(case, probe, self.progress)
         return quantise_within(case, probe, self.config.budget, self.progress)
@@ -318,7 +324,7 @@ class _Job:
             )
         pooling, _ = pooling_of(self.folder)
         with open_reference(reference) as expected, open_as_built(int8) as got:
-            accuracy = compare(expected, got, dataset, pooling=pooling, progress=self.progress)
+            accuracy = compare(expected, got, dataset, pooling=pooling, kinds=self.kinds, progress=self.progress)
             accuracy = accuracy.with_texts(texts_of(data) if self.config.sentences else None)
             if self.config.pairs is not None:
                 encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)

@@ -60,7 +60,7 @@ def to_cpu_form(model: ir.Model, *, unsigned: bool, unsigned_weights: bool = Fal
 
 def _to_single(graph: ir.Graph, *, rounded: bool) -> None:
     half_outputs = [value.dtype == FP16 for value in graph.outputs]
-    rounding = [value for node in graph if _rounds(node) for value in node.outputs if value.dtype == FP16]
+    rounding = [v for node in graph if _rounds(node) for v in node.outputs if v.dtype == FP16 and v.uses()]
     for value in graph.initializers.values():
         if value.dtype == FP16 and value.const_value is not None and not value.is_graph_output():
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from calib8.errors import AccuracyMissed, ConfigError
@@ -33,6 +32,7 @@ from calib8.quantization.quant_plan import Budget, QuantPlan
 from calib8.quantization.solve import RECIPES, STAIRS, WORTH, Solution, cheapest, solve
 from calib8.quantization.solved import kept
 from calib8.quantization.trials import Trial, Trials, possible
+from calib8.verification.named import Least
 
 #: What is tried where the usual recipes do not do, from cheap to costly.
 COSTLY = (
@@ -44,7 +44,7 @@ COSTLY = (
 ORDER = (*RECIPES, *STAIRS, *COSTLY)
 #: Samples that a plan is measured on.
 BUDGET_PROBED = 64
-#: Cosine not worth spending.
+#: Score not worth spending.
 LEAST_SLACK = 1e-6
 #: Share of what is left of the budget that predictions may spend: they are predictions.
 SPENT = 0.8
@@ -52,21 +52,23 @@ SPENT = 0.8
 
 @dataclass(frozen=True)
 class Reached:
-    """Mean cosine on the probe and the standard error of that mean."""
+    """Mean score on the probe and the standard error of that mean."""
 
-    cosine: float
+    score: float
     error: float
 
     def keeps(self, target: float) -> bool:
         """Whether the target is kept, and would be on other samples: one standard error of head-room."""
-        return self.cosine - self.error >= target
+        return self.score - self.error >= target
 
 
-def quantise_within(case: Case, probe: Probe, target: float, progress: Progress) -> tuple[ir.Model, QuantPlan]:
-    """The quantised model and its plan, mean cosine to FP32 at least ``target`` on the probe.
+def quantise_within(case: Case, probe: Probe, asked: Least, progress: Progress) -> tuple[ir.Model, QuantPlan]:
+    """The quantised model and its plan, mean score of the outputs that are meant at least what is ``asked`` of them.
 
-    Raises ``AccuracyMissed`` if no plan with a quantised op keeps the budget, ``ConfigError`` if there is no op at all.
+    Raises ``AccuracyMissed`` if no plan with a quantised op keeps the budget, ``ConfigError`` if there is no op at all,
+    or no such output.
     """
+    probe, target = probe.only(asked), asked.least
     case = case.with_gelu_ops(probe, progress)
     # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
     lenient = replace(case, config=case.config.model_copy(update={"min_sqnr_db": -math.inf}))
@@ -74,7 +76,14 @@ def quantise_within(case: Case, probe: Probe, target: float, progress: Progress)
     with lenient.step("measured", progress, probe) as folder:
         search = _Search(lenient, probe, target, progress, solutions, folder)
         reached = search.run()
-    budget = Budget(cosine=target, reached=reached.cosine, standard_error=reached.error, samples=len(probe.data))
+    budget = Budget(
+        name=asked.name,
+        score=probe.told,
+        least=target,
+        reached=reached.score,
+        standard_error=reached.error,
+        samples=len(probe.data),
+    )
     plan = lenient.plan(search.solutions, search.measured()).model_copy(update={"budget": budget})
     return case.follow_soundly(plan, search.solutions, probe, target, progress), plan
 
@@ -105,7 +114,7 @@ class _Search:
         self.floats: list[str] = []
         self.measuring = self._measuring()
         self.costs = costs_alone(self.measuring, progress)
-        self.base = self.measuring.cosine(())
+        self.base = self.measuring.score(())
         self._measured_as = dict(solutions)
 
     def run(self) -> Reached:
@@ -124,9 +133,8 @@ class _Search:
     def reached(self, floats: Sequence[str] | None = None) -> Reached:
         """What the plan as it is now reaches, or with other ops in float."""
         left_out = set(self.floats if floats is None else floats)
-        cosines = self.measuring.cosines(name for name in self.names if name not in left_out)
-        error = float(cosines.std(ddof=1) / np.sqrt(len(cosines))) if len(cosines) > 1 else math.inf
-        return Reached(float(cosines.mean()), error)
+        scores = self.measuring.scores(name for name in self.names if name not in left_out)
+        return Reached(float(scores.mean()), float(scores.mean()) - self.probe.bound(scores))
 
     def _measuring(self) -> Measuring:
         return self.case.measuring(set(self.names), self.solutions, self.probe, self._folder)
@@ -178,7 +186,7 @@ class _Search:
             if name not in self.floats and self.solutions.get(name) is not self._measured_as.get(name)
         ]
         for done, name in enumerate(todo, start=1):
-            self.costs[name] = self.base - self.measuring.cosine({name})
+            self.costs[name] = self.base - self.measuring.score({name})
             self._measured_as[name] = self.solutions[name]
             self.progress.update("sensitivity again", done, len(todo))
 
@@ -195,7 +203,7 @@ class _Search:
                 better[site.name] = best
         if better:
             self._replace(better)
-            if self.reached().cosine <= before[2].cosine:
+            if self.reached().score <= before[2].score:
                 self.solutions, self.costs, _ = before
                 self._open()
 
@@ -223,16 +231,16 @@ class _Search:
         lossy = self.case.config.embedding and self.base < 1 - LEAST_SLACK
         table = " Embedding tables are int8 in both: try --float-embedding." if lossy else ""
         raise AccuracyMissed(
-            f"no plan with an op in {told} keeps a mean cosine of {self.target} by one standard error on "
-            f"{len(self.probe.data)} held-out samples: all {len(order)} ops in {told} reach {everything.cosine:.5f} "
-            f"(give or take {everything.error:.5f}), all in float {nothing.cosine:.5f}.{table} Lower the budget, or "
+            f"no plan with an op in {told} keeps a mean {self.probe.told} of {self.target} by one standard error on "
+            f"{len(self.probe.data)} held-out samples: all {len(order)} ops in {told} reach {everything.score:.5f} "
+            f"(give or take {everything.error:.5f}), all in float {nothing.score:.5f}.{table} Lower the budget, or "
             "calibrate on more data."
         )
 
     def _cheapen(self) -> None:
         """Step 3: cheaper recipes for what is left of the budget."""
         reached = self.reached()
-        slack = SPENT * (reached.cosine - reached.error - self.target)
+        slack = SPENT * (reached.score - reached.error - self.target)
         before = self.solutions | {}, self.costs | {}
         while slack > LEAST_SLACK and (cheaper := self._affordable(slack)):
             self._replace(cheaper)
@@ -267,8 +275,8 @@ class _Search:
         return Findings(
             {name: self.base - cost for name, cost in self.costs.items()},
             {
-                name: f"alone it takes {self.costs[name]:.5f} from the cosine; with it quantised too, the plan would "
-                f"not keep {self.target}"
+                name: f"alone it takes {self.costs[name]:.5f} from the {self.probe.told}; with it quantised too, the "
+                f"plan would not keep {self.target}"
                 for name in self.floats
             },
         )

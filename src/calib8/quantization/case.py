@@ -72,7 +72,8 @@ class Case:
             return nullcontext()
         key = {"origin": self.ranges.origin.model_dump(), **self.config.chosen()}
         if probe is not None:
-            key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling}
+            kinds = {name: one.kind for name, one in probe.outputs.items()}
+            key["probe"] = {"data": probe.data.fingerprint, "pooling": probe.pooling, "kinds": kinds}
         return unfinished_step(self.unfinished / name, key, progress)
 
     def measuring(
@@ -111,10 +112,10 @@ class Case:
         numbers, and nothing says for all models that those do not overflow in FP16.
         """
         quantised = self.follow(plan, solutions)
-        if not self.folds_into_half or (cosine := probe.cosine(quantised)) >= least:
+        if not self.folds_into_half or (cosine := probe.score(quantised)) >= least:
             return quantised
         other = self.follow(plan, solutions, folded=False)
-        if (better := probe.cosine(other)) <= cosine:
+        if (better := probe.score(other)) <= cosine:
             return quantised
         progress.note(
             f"folded for latency, the model has a cosine of {cosine:.5f} to FP32, less than {least:.5f}: FP16 "

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_
 
 from calib8.config import Config, Option
 from calib8.precision import GRIDS, INT8, Grid, Precision
+from calib8.verification.config import OutputKinds
 
 Remainder: TypeAlias = Literal["fp16", "fp32"]
 Treatment: TypeAlias = Literal["auto", "plain"]
@@ -45,7 +46,7 @@ class Common(Config):
         return {type(self).__name__.lower(): self.model_dump(mode="json")}
 
 
-class Quantize(Common):
+class Quantize(Common, OutputKinds):
     """How to quantise by calibration, and to what."""
 
     precision: Precision = "int8"
@@ -72,9 +73,10 @@ class Quantize(Common):
     conditioned, there is nothing to choose.
     """
     max_damage: float = Field(default=0.002, gt=0)
-    """Leave ops that alone take more than this from the cosine of the model's output to FP32's in float.
+    """Leave ops that alone take more than this from the score of the model's output beside FP32's in float.
 
-    With calibration data at hand only.
+    That is the cosine of vectors; ``verification.kinds`` has the others. Where scores count what is right or wrong, one
+    sample never decides. With calibration data at hand only.
     """
     min_sqnr_db: Annotated[float, Option("--min-sqnr")] = Field(default=14.0, ge=0)
     """Leave ops whose input would keep less than this many dB in float.

@@ -20,7 +20,7 @@ def with_gelu_ops(model: ir.Model, probe: Probe, max_damage: float, progress: Pr
     changed = model.clone()
     if not (ops := gelu_ops(changed, "tanh")):
         return model, None
-    cosine = min(1.0, probe.cosine(changed))
+    cosine = min(1.0, probe.score(changed))
     exact = 1 - cosine > SHARE * max_damage
     if exact:
         changed = model.clone()

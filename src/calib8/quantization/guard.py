@@ -21,31 +21,30 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
     solutions = case.solutions(progress)
     quantised, plan = case.apply(solutions)
     progress.update("measure all of it", 0, 1)
-    loss = 1 - probe.cosine(quantised)
+    loss, limit = 1 - probe.score(quantised), max(case.config.max_damage, probe.step)
     progress.update("measure all of it", 1, 1)
-    limit = case.config.max_damage
     if loss <= limit:
         return quantised, plan
     names = plan.quantised
     del quantised  # a switchboard holds every weight twice
     told = case.config.grid.precision.upper()
     progress.note(
-        f"all of it in {told} costs {loss:.4f} of cosine: looking for ops that alone cost more than {limit:g}"
+        f"all of it in {told} costs {loss:.4f} of {probe.told}: looking for ops that alone cost more than {limit:g}"
     )
     with case.step("measured", progress, probe) as folder:
         measuring = case.measuring(set(names), solutions, probe, folder)
         with measuring.board:
-            base = measuring.cosine(())
+            base = measuring.score(())
 
             def damage(group: Sequence[str]) -> float:
                 progress.update("measure ops", len(measuring), None)
-                return base - measuring.cosine(group)
+                return base - measuring.score(group)
 
             found = culprits(names, damage, limit)
-            left = measuring.cosine(name for name in names if name not in found)
+            left = measuring.score(name for name in names if name not in found)
     progress.update("measure ops", len(measuring), len(measuring))
     reasons = {
-        name: f"alone it takes {cost:.4f} from the cosine of the model's output, more than {limit:g}"
+        name: f"alone it takes {cost:.4f} from the {probe.told} of the model's output, more than {limit:g}"
         for name, cost in found.items()
     }
     plan = case.plan(solutions, Findings({name: base - cost for name, cost in found.items()}, reasons))

@@ -12,7 +12,7 @@ from calib8.quantization.switchboard import Switchboard
 
 
 class Measuring:
-    """Cosines of a switchboard under a probe, each set of ops measured once; those ``known`` are not measured again."""
+    """Scores of a switchboard under a probe, each set of ops measured once; those ``known`` are not measured again."""
 
     def __init__(self, board: Switchboard, probe: Probe, known: Known | None = None) -> None:
         self.board, self.probe = board, probe
@@ -21,27 +21,27 @@ class Measuring:
     def __len__(self) -> int:
         return len(self._known)
 
-    def cosines(self, int8: Iterable[str]) -> NDArray[np.float64]:
-        """Cosine of each sample with the ops named in ``int8`` quantised."""
+    def scores(self, int8: Iterable[str]) -> NDArray[np.float64]:
+        """Score of each sample with the ops named in ``int8`` quantised."""
         names = frozenset(int8)
 
         def measured() -> Iterable[float]:
             self.board.int8 = names
-            return self.probe.cosines(self.board)
+            return self.probe.scores(self.board)
 
         return np.array(self._known.numbers(sorted(names), measured))
 
-    def cosine(self, int8: Iterable[str]) -> float:
+    def score(self, int8: Iterable[str]) -> float:
         """Their mean."""
-        return float(self.cosines(int8).mean())
+        return float(self.scores(int8).mean())
 
 
 def costs_alone(measuring: Measuring, progress: Progress) -> dict[str, float]:
-    """What each op alone takes from the cosine that all ops in float leave."""
-    names, base = measuring.board.names, measuring.cosine(())
+    """What each op alone takes from the score that all ops in float leave."""
+    names, base = measuring.board.names, measuring.score(())
     costs = {}
     progress.update("sensitivity", 0, len(names))
     for done, name in enumerate(names, start=1):
-        costs[name] = base - measuring.cosine({name})
+        costs[name] = base - measuring.score({name})
         progress.update("sensitivity", done, len(names))
     return costs

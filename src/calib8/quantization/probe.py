@@ -1,76 +1,127 @@
 """The yardstick: how far a runtime's outputs are from FP32, on a few samples whose FP32 outputs are kept."""
 
+import math
+from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.data.batching import Dataset
+from calib8.data.batching import Dataset, Rows
+from calib8.data.inputs import Arrays
 from calib8.data.sources import Source
 from calib8.data.split import First
-from calib8.errors import DataError
+from calib8.errors import ConfigError, DataError
 from calib8.graph.dataset import dataset_for, samples_for
-from calib8.numerics import cosine_rows
 from calib8.progress import Quiet
 from calib8.runtime.base import Runtime
 from calib8.runtime.judged import open_as_built, open_reference
 from calib8.runtime.run_all import run_filled
 from calib8.text.sentence import pooling_of
-from calib8.verification.outputs import finite_numbers, vectors_of, without_padding
+from calib8.verification.kinds.base import Numbers, Pooling, Side
+from calib8.verification.measured import Measured, at_least, kind_of, require_known
+from calib8.verification.named import KindName, Least
+from calib8.verification.outputs import finite_numbers, without_padding
 
 #: What a sample with NaN or infinity counts for: no other is as bad.
 RUINED = -1.0
 
 
-def probe_of(model: ir.Model, source: Source, samples: int, folder: Path | None) -> "Probe":
+def probe_of(
+    model: ir.Model, source: Source, samples: int, folder: Path | None, kinds: Mapping[str, KindName] | None = None
+) -> "Probe":
     """A probe of the first ``samples`` of ``source``, pooled as the files in the model's ``folder`` say."""
     pooling = pooling_of(folder)[0] if folder is not None else "mean"
     chosen = First(samples_for(model, source, Quiet()), samples)
-    return Probe(model, dataset_for(model, chosen, Quiet()), pooling=pooling)
+    return Probe(model, dataset_for(model, chosen, Quiet()), pooling=pooling, kinds=kinds)
 
 
 class Probe:
-    """Measures runtimes against the outputs of ``model``, FP32, over ``data``; see ``compare`` for ``pooling``.
+    """Measures runtimes against the outputs of ``model``, FP32, over ``data``; see ``compare`` for the rest.
 
     Raises ``DataError`` for outputs that cannot be measured: not of numbers, NaN or infinity, no row per sample.
     """
 
-    def __init__(self, model: ir.Model, data: Dataset, *, pooling: Literal["mean", "cls"] = "mean") -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        data: Dataset,
+        *,
+        pooling: Pooling = "mean",
+        kinds: Mapping[str, KindName] | None = None,
+    ) -> None:
         self.data, self.pooling = data, pooling
+        #: How each output is measured; see ``only``.
+        self.outputs: dict[str, Measured] = {}
         with open_reference(model) as reference:
-            self._expected = self._vectors(reference, required=True)
+            self._expected = [self._kept(reference, *batch, kinds or {}) for batch in data.batches()]
+        require_known(kinds or {}, self.outputs)
 
-    def cosines(self, runtime: Runtime) -> NDArray[np.float64]:
-        """Cosine of each sample to FP32, [samples]; of the output that comes off worst, if there are several."""
-        got = self._vectors(runtime)
-        found = [
-            np.concatenate([_cosines(name, a[name], b[name]) for a, b in zip(self._expected, got, strict=True)])
-            for name in self._expected[0]
-        ]
-        return min(found, key=lambda cosines: float(cosines.mean()))
+    def only(self, least: Least) -> "Probe":
+        """The same, of the outputs that ``least`` means alone. Raises ``ConfigError`` if there is none."""
+        other = copy(self)
+        other.outputs = {name: one for name, one in self.outputs.items() if least.means(name, one.kind)}
+        if not other.outputs:
+            kinds = ", ".join(f"{name} ({one.kind})" for name, one in self.outputs.items())
+            raise ConfigError(
+                f"got a budget of {least}, but the model's outputs are {kinds}. Name one of these, or a kind: --budget "
+                "boxes=0.98. What an output is says --output-kind NAME=KIND."
+            )
+        return other
 
-    def cosine(self, quantised: ir.Model) -> float:
-        """Mean cosine of ``quantised`` to FP32, with the arithmetic of an engine."""
+    def scores(self, runtime: Runtime) -> Numbers:
+        """Score of each sample beside FP32, [samples]; of the output that comes off worst, if there are several."""
+        found = {name: Measured(one.kind, one.guessed, one.pooling) for name, one in self.outputs.items()}
+        for (rows, arrays), expected in zip(self.data.batches(), self._expected, strict=True):
+            mask, outputs = self._mask(arrays), run_filled(runtime, arrays, self.data)
+            for name, one in found.items():
+                got = one.kept(without_padding(_measurable(name, outputs[name], len(rows)), mask), mask)
+                _require_size(name, got, expected[name])
+                one.add(expected[name], got)
+        return min(
+            (np.nan_to_num(one.scores(), nan=RUINED) for one in found.values()), key=lambda scores: float(scores.mean())
+        )
+
+    def score(self, quantised: ir.Model) -> float:
+        """Mean score of ``quantised`` beside FP32, with the arithmetic of an engine."""
         with open_as_built(quantised) as runtime:
-            return float(self.cosines(runtime).mean())
+            return float(self.scores(runtime).mean())
 
-    def _vectors(self, runtime: Runtime, *, required: bool = False) -> list[dict[str, NDArray[np.float32]]]:
-        batches = []
-        for rows, arrays in self.data.batches():
-            mask = np.asarray(arrays[self.data.mask]) if self.data.mask else None
-            outputs = run_filled(runtime, arrays, self.data)
-            for name, output in outputs.items():
-                _refuse_unmeasurable(name, np.asarray(output), len(rows))
-            outputs = {name: without_padding(output, mask) for name, output in outputs.items()}
-            if required:
-                finite_numbers(runtime, outputs, rows, arrays, mask)
-            batches.append({name: vectors_of(output, mask, self.pooling) for name, output in outputs.items()})
-        return batches
+    @property
+    def told(self) -> str:
+        """What its scores are, for people."""
+        return " or ".join(dict.fromkeys(one.measure.score for one in self.outputs.values()))
+
+    @property
+    def step(self) -> float:
+        """The least difference of means that is not chance: more than one sample's, where scores are counts."""
+        return 1 / len(self.data) if self._counts() is not None else 0.0
+
+    def bound(self, scores: Numbers) -> float:
+        """What the mean score of other samples is not below, give or take one standard error, by these [samples]."""
+        if (kind := self._counts()) is not None:
+            return at_least(kind.measure, scores, z=1.0)
+        return float(scores.mean() - scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else -math.inf
+
+    def _counts(self) -> Measured | None:
+        return next((one for one in self.outputs.values() if one.measure.counted), None)
+
+    def _kept(self, reference: Runtime, rows: Rows, arrays: Arrays, kinds: Mapping[str, KindName]) -> dict[str, Side]:
+        mask, outputs = self._mask(arrays), run_filled(reference, arrays, self.data)
+        for name, output in outputs.items():
+            _measurable(name, output, len(rows))
+            if name not in self.outputs:
+                self.outputs[name] = kind_of(name, output, mask, self.pooling, kinds)
+        found = finite_numbers(reference, outputs, rows, arrays, mask)
+        return {name: self.outputs[name].kept(numbers, mask) for name, numbers in found.items()}
+
+    def _mask(self, arrays: Arrays) -> NDArray[np.generic] | None:
+        return np.asarray(arrays[self.data.mask]) if self.data.mask else None
 
 
-def _refuse_unmeasurable(name: str, output: NDArray[np.generic], samples: int) -> None:
+def _measurable(name: str, output: NDArray[np.generic], samples: int) -> NDArray[np.generic]:
     if output.dtype.kind not in "biuf":
         raise DataError(f"output {name!r} is not of numbers: there is nothing to compare. Leave it out of the model.")
     if output.ndim == 0 or len(output) != samples:
@@ -78,13 +129,12 @@ def _refuse_unmeasurable(name: str, output: NDArray[np.generic], samples: int) -
             f"output {name!r} has shape {list(output.shape)} for a batch of {samples}; expected one row per sample. "
             "Leave that output out of the model."
         )
+    return output
 
 
-def _cosines(name: str, expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
-    if expected.shape != got.shape:
+def _require_size(name: str, got: Side, expected: Side) -> None:
+    if got.shape != expected.shape:
         raise DataError(
-            f"output {name!r} has another size quantised than in FP32 (rows of {got.shape[1]} and "
-            f"{expected.shape[1]}): it depends on the numbers, so there is nothing to compare. Leave that output out "
-            "of the model."
+            f"output {name!r} has another size quantised than in FP32 (rows of {got[0].size} and {expected[0].size}): "
+            "it depends on the numbers, so there is nothing to compare. Leave that output out of the model."
         )
-    return np.nan_to_num(cosine_rows(expected, got), nan=RUINED)

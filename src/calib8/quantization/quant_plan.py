@@ -61,12 +61,15 @@ class OpPlan(BaseModel):
 class Budget(BaseModel):
     """What the plan had to keep, and what it kept of it on ``samples`` calibration samples that nothing was fitted to.
 
-    ``reached`` is the mean cosine to FP32, ``standard_error`` that of the mean.
+    ``name`` is the kind or the output that was asked for, ``score`` what is measured of it, ``least`` what was asked,
+    ``reached`` the mean score, ``standard_error`` that of the mean.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cosine: float
+    name: str
+    score: str = "cosine"
+    least: float
     reached: float
     standard_error: float
     samples: int

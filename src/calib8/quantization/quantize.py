@@ -112,4 +112,4 @@ def _quantised(
         return quantize_by_ranges(model, ranges, config)
     selected(model, config)  # a glob that matches nothing is told before the pass
     case = case_of(model, ranges, data, config, progress, unfinished)
-    return quantise_guarded(case, probe_of(model, data, PROBED, folder), progress)
+    return quantise_guarded(case, probe_of(model, data, PROBED, folder, config.kinds), progress)

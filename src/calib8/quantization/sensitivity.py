@@ -30,7 +30,7 @@ from calib8.text.text_source import calibration_source
 
 
 class OpSensitivity(BaseModel):
-    """Mean cosine to FP32 of the model's output.
+    """Mean score of the model's output beside FP32.
 
     alone: with this op quantised and all others in float. spared: with this op in float and all others quantised.
     recipe: how it was quantised for this, None if by ranges alone.
@@ -46,9 +46,10 @@ class OpSensitivity(BaseModel):
 
 
 class Sensitivity(BaseModel):
-    """Every op that can be quantised, the costliest first; mean cosines with all ops in float, and all quantised.
+    """Every op that can be quantised, the costliest first; mean scores with all ops in float, and all quantised.
 
-    Embedding tables are int8 in both, where they are asked for.
+    ``score`` says what they are, by the kind of the model's output (see ``verification.kinds``). Embedding tables are
+    int8 in both, where they are asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class Sensitivity(BaseModel):
     format: Literal["calib8.sensitivity/1"] = "calib8.sensitivity/1"
     #: What the ops were quantised to.
     precision: Precision = "int8"
+    score: str = "cosine"
     samples: int
     all_float: float
     all_int8: float
@@ -73,15 +75,16 @@ def rank(measuring: Measuring, described: dict[str, tuple[str, str | None]], pro
     ops = []
     progress.update("sensitivity", 0, len(names))
     for done, name in enumerate(names, start=1):
-        alone, spared = measuring.cosine({name}), measuring.cosine(everything - {name})
+        alone, spared = measuring.score({name}), measuring.score(everything - {name})
         kind, recipe = described[name]
         ops.append(OpSensitivity(node=name, kind=kind, recipe=recipe, alone=alone, spared=spared))
         progress.update("sensitivity", done, len(names))
     return Sensitivity(
         precision=measuring.board.precision,
+        score=measuring.probe.told,
         samples=len(measuring.probe.data),
-        all_float=measuring.cosine(()),
-        all_int8=measuring.cosine(everything),
+        all_float=measuring.score(()),
+        all_int8=measuring.score(everything),
         ops=tuple(sorted(ops, key=lambda op: op.alone)),
     )
 
@@ -141,7 +144,7 @@ def _measured(
     found = one_pass.calibrate(model, dataset, calibrate, origin, progress, sample=rows)
     case = Case(model, found.ranges, found.statistics, config)
     solutions = case.solutions(progress)
-    probe = probe_of(model, held_back, samples or PROBED, path.parent)
+    probe = probe_of(model, held_back, samples or PROBED, path.parent, config.kinds)
     described = {
         op.name: (op.kind, str(solutions[op.name].recipe) if op.name in solutions else None)
         for op in weighted_ops(model)

@@ -68,7 +68,7 @@ def verdict(
     except AccuracyMissed as error:
         failure = str(error)
     return VerificationReport(
-        passed=None if limits == Verify() else failure is None,
+        passed=failure is None if limits.judges else None,
         failure=failure,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         calib8=version("calib8"),

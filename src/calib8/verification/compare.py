@@ -1,7 +1,7 @@
 """Run reference and candidate over the same data and compare what comes out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,15 +10,18 @@ from pydantic import BaseModel, ConfigDict
 
 from calib8.data.batching import Dataset, Rows
 from calib8.errors import AccuracyMissed, DataError
-from calib8.numerics import cosine_rows, sqnr_db
+from calib8.numerics import sqnr_db
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
 from calib8.runtime.run_all import run_filled
-from calib8.text.sentence import unit_rows
 from calib8.verification.config import Verify
 from calib8.verification.details import Details, details_of
-from calib8.verification.metrics import neighbour_agreement
-from calib8.verification.outputs import finite_numbers, has_tokens, vectors_of
+from calib8.verification.kinds import KINDS
+from calib8.verification.kinds.base import Mask
+from calib8.verification.kinds.vectors import NEIGHBOURS
+from calib8.verification.measured import Measured, at_least, kind_of, require_known
+from calib8.verification.named import USUAL, KindName
+from calib8.verification.outputs import finite_numbers, has_tokens
 
 
 class Spearman(BaseModel):
@@ -41,21 +44,31 @@ class Judged(NamedTuple):
 
 
 class Closeness(BaseModel):
-    """How close one output is to the reference's.
+    """How close one output is to the reference's, by its ``kind`` (see ``verification.kinds``).
 
-    Cosines are per sample. ``neighbours`` is None with fewer than three samples, or if their vectors differ in length;
-    ``sqnr_db`` is over all numbers, None if they are equal to the bit. ``pooled`` says how vectors of tokens became the
-    one vector of a sample that cosines and neighbours are of; None where the output has one of its own.
+    ``guessed`` is why it was taken for that kind, None if somebody said so. ``mean``, ``p1`` (1st percentile) and
+    ``lowest`` are of the scores of samples, which the kind defines, 1 at best; ``at_least`` is what the mean of other
+    such samples is not below, with 95 % confidence. ``measures`` are what else the kind tells. ``sqnr_db`` is over all
+    numbers, None if they are equal to the bit. ``pooled`` says how vectors of tokens became the one vector of a sample;
+    None where the output has one of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cosine_mean: float
-    cosine_p1: float
-    cosine_min: float
-    neighbours: float | None
+    kind: KindName = "vectors"
+    guessed: str | None = None
+    mean: float
+    p1: float
+    lowest: float
+    at_least: float
+    measures: dict[str, float] = {}
     sqnr_db: float | None
     pooled: Literal["mean", "cls"] | None = None
+
+    @property
+    def score(self) -> str:
+        """What the scores are, for people."""
+        return KINDS[self.kind].score
 
     def named(self, output: str) -> str:
         """What was compared, for people: ``output``, or the embedding that was made of it."""
@@ -63,12 +76,14 @@ class Closeness(BaseModel):
         return f"embedding ({how[self.pooled]} of {output})" if self.pooled else output
 
 
-class Comparison(Closeness):
-    """How close a candidate is to its reference: each of ``outputs``, and as its own numbers the worst of them.
+class Comparison(BaseModel):
+    """How close a candidate is to its reference, output by output.
 
-    ``details`` are of the output with the lowest mean cosine. ``runtime`` ran the candidate, ``reference_runtime`` the
-    reference: name, version and arithmetic.
+    ``details`` are of the output whose mean score falls shortest of what ``convert`` asks of its kind. ``runtime`` ran
+    the candidate, ``reference_runtime`` the reference: name, version and arithmetic.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int
     outputs: dict[str, Closeness]
@@ -76,6 +91,37 @@ class Comparison(Closeness):
     details: Details | None = None
     runtime: str | None = None
     reference_runtime: str | None = None
+
+    @property
+    def cosine_mean(self) -> float:
+        """Mean cosine of the worst output of vectors; NaN if there is none."""
+        return min((one.mean for one in self._vectors()), default=math.nan)
+
+    @property
+    def cosine_p1(self) -> float:
+        """1st percentile of cosine, as ``cosine_mean``."""
+        return min((one.p1 for one in self._vectors()), default=math.nan)
+
+    @property
+    def cosine_min(self) -> float:
+        """Lowest cosine, as ``cosine_mean``."""
+        return min((one.lowest for one in self._vectors()), default=math.nan)
+
+    @property
+    def neighbours(self) -> float | None:
+        """Share of samples that keep their nearest neighbour, of the worst output; None where it is not measured."""
+        found = (one.measures.get(NEIGHBOURS) for one in self._vectors())
+        return min((share for share in found if share is not None), default=None)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Of the worst output; None if all are equal to the bit."""
+        return min((one.sqnr_db for one in self.outputs.values() if one.sqnr_db is not None), default=None)
+
+    @property
+    def worst(self) -> str:
+        """The output whose mean score falls shortest of what ``convert`` asks of its kind."""
+        return min(self.outputs, key=lambda name: _shortfall(self.outputs[name]))
 
     def with_texts(self, texts: Sequence[str] | None) -> "Comparison":
         """The same, with the texts of the worst samples; ``texts`` are those of all samples in order, if known."""
@@ -91,15 +137,28 @@ class Comparison(Closeness):
         """Every limit that was given, kept or missed."""
         exact = math.inf if self.sqnr_db is None else self.sqnr_db
         judged = [
-            Judged(name, _told(value, limit), f"at least {limit:.12g}", value >= limit)  # a NaN misses every limit
+            _judged(self._told(name), one.mean, least)
+            for name, one in self.outputs.items()
+            if (least := limits.least(name, one.kind)) is not None
+        ]
+        judged += [
+            Judged(f"mean score of {least.name}", self._unmeasured(), f"at least {least.least:g}", kept=False)
+            for least in limits.require
+            if not any(least.means(name, one.kind) for name, one in self.outputs.items())
+        ]
+        judged += [
+            _judged(name, value, limit)
+            if self._vectors()
+            else Judged(name, self._unmeasured(), f"at least {limit:.12g}", kept=False)
             for name, value, limit in (
                 ("mean cosine", self.cosine_mean, limits.min_cosine),
                 ("1st percentile of cosine", self.cosine_p1, limits.min_p1),
                 ("neighbour agreement", _or_nan(self.neighbours), limits.min_neighbours),
-                ("SQNR in dB", exact, limits.min_sqnr_db),
             )
             if limit is not None
         ]
+        if limits.min_sqnr_db is not None:
+            judged.append(_judged("SQNR in dB", exact, limits.min_sqnr_db))
         if (loss := limits.max_spearman_loss) is not None:
             found, kept = "not measured: scored pairs are needed (--pairs)", False
             if (scores := self.spearman) is not None:
@@ -107,6 +166,16 @@ class Comparison(Closeness):
                 kept = scores.reference - scores.candidate <= loss
             judged.append(Judged("Spearman", found, f"a loss of at most {loss:g}", kept))
         return judged
+
+    def doubts(self, limits: Verify) -> list[str]:
+        """What was kept on these samples and may not be on others, since they are few: with the bound, for people."""
+        asked = {name: limits.least(name, one.kind, cosine=True) for name, one in self.outputs.items()}
+        return [
+            f"{self.samples} samples are too few to be sure of {least:g}: with 95 % confidence {self._told(name)} is "
+            f"at least {one.at_least:.3f}"
+            for name, one in self.outputs.items()
+            if (least := asked[name]) is not None and one.at_least < least <= one.mean
+        ]
 
     def raise_for_failure(self, limits: Verify) -> None:
         """Raise ``AccuracyMissed`` that names every limit that was missed."""
@@ -119,6 +188,19 @@ class Comparison(Closeness):
                 "typical data, or leave more ops in float (--min-sqnr, --exclude)."
             )
 
+    def _vectors(self) -> list[Closeness]:
+        return [one for one in self.outputs.values() if one.kind == "vectors"]
+
+    def _told(self, name: str) -> str:
+        """What the mean of an output's scores is called; with its name, if there are several outputs."""
+        one = self.outputs[name]
+        told = "mean cosine" if one.kind == "vectors" else one.score
+        return f"{told} of {name}" if len(self.outputs) > 1 else told
+
+    def _unmeasured(self) -> str:
+        kinds = ", ".join(f"{name} ({one.kind})" for name, one in self.outputs.items())
+        return f"not measured: the outputs are {kinds}"
+
 
 def compare(
     reference: Runtime,
@@ -126,77 +208,58 @@ def compare(
     data: Dataset,
     *,
     pooling: Literal["mean", "cls"] = "mean",
+    kinds: Mapping[str, KindName] | None = None,
     progress: Progress,
 ) -> Comparison:
-    """Compare every output of two runtimes over ``data``.
+    """Compare every output of two runtimes over ``data``, each by its kind: by ``kinds``, or as is guessed.
 
-    A sample's vector is the output pooled over real positions where it is [batch, sequence, width] and the model has a
-    mask input, and flattened otherwise. Raises ``DataError`` when there is nothing to compare: no common outputs,
-    different shapes, NaN, no row per sample, a reference that is zero throughout.
+    Raises ``DataError`` when there is nothing to compare: no common outputs, different shapes, NaN, no row per sample,
+    a reference that is zero throughout.
     """
     gathered: dict[str, _Gathered] = {}
     done = 0
     progress.update("verify", done, len(data))
     for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
         mask = np.asarray(arrays[data.mask]) if data.mask else None
+        answers = [run_filled(runtime, arrays, data) for runtime in (reference, candidate)]
         expected, got = (
-            finite_numbers(runtime, run_filled(runtime, arrays, data), rows, arrays, mask)
-            for runtime in (reference, candidate)
+            finite_numbers(runtime, outputs, rows, arrays, mask)
+            for runtime, outputs in zip((reference, candidate), answers, strict=True)
         )
         for name in _common(expected, got, len(rows)):
-            gathered.setdefault(name, _Gathered()).add(rows, expected[name], got[name], mask, pooling)
+            if name not in gathered:
+                gathered[name] = _Gathered(kind_of(name, answers[0][name], mask, pooling, kinds or {}))
+            gathered[name].add(rows, expected[name], got[name], mask)
         done += len(rows)
         progress.update("verify", done, len(data))
-    comparison = worst({name: found.closeness(name) for name, found in gathered.items()}, done)
-    name = min(comparison.outputs, key=lambda name: comparison.outputs[name].cosine_mean)
-    ran = {"runtime": candidate.description, "reference_runtime": reference.description}
-    return comparison.model_copy(update={"details": gathered[name].details(name), **ran})
-
-
-def worst(outputs: dict[str, Closeness], samples: int) -> Comparison:
-    """The comparison that the closeness of each output (at least one) amounts to."""
-    found = list(outputs.values())
-    return Comparison(
-        samples=samples,
-        cosine_mean=min(one.cosine_mean for one in found),
-        cosine_p1=min(one.cosine_p1 for one in found),
-        cosine_min=min(one.cosine_min for one in found),
-        neighbours=min((one.neighbours for one in found if one.neighbours is not None), default=None),
-        sqnr_db=min((one.sqnr_db for one in found if one.sqnr_db is not None), default=None),
-        outputs=outputs,
+    require_known(kinds or {}, gathered)
+    comparison = Comparison(
+        samples=done,
+        outputs={name: found.closeness(name) for name, found in gathered.items()},
+        runtime=candidate.description,
+        reference_runtime=reference.description,
     )
+    return comparison.model_copy(update={"details": gathered[comparison.worst].details(comparison.worst)})
 
 
 class _Gathered:
     """What was seen of one output so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, measured: Measured) -> None:
+        self.measured = measured
         self.signal = self.noise = 0.0
         self.pooled: Literal["mean", "cls"] | None = None
         self.rows: list[Rows] = []
-        self.cosines: list[NDArray[np.float64]] = []
-        #: Vectors of reference and candidate, while all are of one length.
-        self.vectors: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = []
 
-    def add(
-        self,
-        rows: Rows,
-        expected: NDArray[np.float64],
-        got: NDArray[np.float64],
-        mask: NDArray[np.generic] | None,
-        pooling: Literal["mean", "cls"],
-    ) -> None:
+    def add(self, rows: Rows, expected: NDArray[np.float64], got: NDArray[np.float64], mask: Mask) -> None:
         real: Any = np.s_[:]
         if mask is not None and has_tokens(expected, mask):
-            real, self.pooled = mask != 0, pooling
-        self._add_power(expected[real], got[real])
+            real = mask != 0
+            self.pooled = self.measured.pooling if self.measured.kind == "vectors" else None
+        self.signal += float(np.square(expected[real]).sum())
+        self.noise += float(np.square(expected[real] - got[real]).sum())
         self.rows.append(rows)
-        vectors = vectors_of(expected, mask, pooling), vectors_of(got, mask, pooling)
-        self.cosines.append(cosine_rows(*vectors))
-        if self.vectors and self.vectors[0][0].shape[1] != vectors[0].shape[1]:
-            self.vectors = None
-        if self.vectors is not None:
-            self.vectors.append(vectors)
+        self.measured.add(*(self.measured.kept(side, mask) for side in (expected, got)))
 
     def closeness(self, name: str) -> Closeness:
         if self.signal == 0:
@@ -204,36 +267,26 @@ class _Gathered:
                 f"output {name!r} of the reference is zero throughout, which proves nothing about the candidate. "
                 "Verify with other data, or leave that output out of both models."
             )
-        cosines, ratio = np.concatenate(self.cosines), sqnr_db(self.signal, self.noise)
+        kind, facts, ratio = self.measured.measure, self.measured.facts(), sqnr_db(self.signal, self.noise)
+        scores = kind.scores(*facts)
         return Closeness(
-            cosine_mean=float(cosines.mean()),
-            cosine_p1=float(np.percentile(cosines, 1)),
-            cosine_min=float(cosines.min()),
-            neighbours=self._neighbours() if len(cosines) >= 3 else None,
+            kind=self.measured.kind,
+            guessed=self.measured.guessed,
+            mean=float(scores.mean()),
+            p1=float(np.percentile(scores, 1)),
+            lowest=float(scores.min()),
+            at_least=at_least(kind, scores),
+            measures=kind.measures(*facts),
             sqnr_db=None if math.isinf(ratio) else ratio,
             pooled=self.pooled,
         )
 
     def details(self, name: str) -> Details:
         """Where the numbers of ``closeness`` come from; ``name`` is the output's."""
-        return details_of(name, np.concatenate(self.rows), np.concatenate(self.cosines), self._joined())
-
-    def _add_power(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
-        self.signal += float(np.square(expected).sum())
-        self.noise += float(np.square(expected - got).sum())
-
-    def _neighbours(self) -> float | None:
-        if (joined := self._joined()) is None:
-            return None
-        reference, candidate = map(unit_rows, joined)
-        return neighbour_agreement(reference, candidate)
-
-    def _joined(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Vectors of reference and candidate, [samples, width] each, in the order of ``rows``."""
-        if self.vectors is None:
-            return None
-        reference, candidate = (np.concatenate(side) for side in zip(*self.vectors, strict=True))
-        return reference, candidate
+        facts = self.measured.facts()
+        vectors = facts[1:] if self.measured.kind == "vectors" and len(facts[1]) else None
+        scores = self.measured.measure.scores(*facts)
+        return details_of(name, np.concatenate(self.rows), scores, vectors)
 
 
 def _common(
@@ -256,6 +309,15 @@ def _common(
                 "sample. Leave that output out of both models."
             )
     return list(reference)
+
+
+def _shortfall(one: Closeness) -> float:
+    """How far it is above what is asked of its kind, as a share of what may be lost."""
+    return (one.mean - 1) / (1 - USUAL[one.kind])
+
+
+def _judged(name: str, value: float, limit: float) -> Judged:
+    return Judged(name, _told(value, limit), f"at least {limit:.12g}", value >= limit)  # a NaN misses every limit
 
 
 def _or_nan(value: float | None) -> float:

@@ -1,4 +1,4 @@
-"""Where a comparison's numbers come from: how cosines spread, which samples are worst, where embeddings moved to."""
+"""Where a comparison's numbers come from: how scores spread, which samples are worst, where embeddings moved to."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -35,7 +35,7 @@ class WorstSample(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
-    cosine: float
+    score: float
     text: Excerpt | None = None
 
 
@@ -61,7 +61,7 @@ class Details(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: str
-    cosines: Histogram
+    scores: Histogram
     worst: tuple[WorstSample, ...]
     projection: Projection | None
 
@@ -78,17 +78,17 @@ class Details(BaseModel):
 def details_of(
     output: str,
     numbers: NDArray[np.int64],
-    cosines: NDArray[np.float64],
-    vectors: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    scores: NDArray[np.float64],
+    vectors: Sequence[NDArray[np.float32]] | None,
 ) -> Details:
-    """``cosines`` [n] and ``vectors`` [n, width] of reference and candidate belong to the samples ``numbers`` [n]."""
-    top = max(1.0, float(cosines.max()))
-    counts, edges = np.histogram(cosines, BINS, (min(float(cosines.min()), top - NARROWEST), top))
-    order = np.lexsort((numbers, cosines))[:WORST]
+    """``scores`` [n] and ``vectors`` [n, width] of reference and candidate belong to the samples ``numbers`` [n]."""
+    top = max(1.0, float(scores.max()))
+    counts, edges = np.histogram(scores, BINS, (min(float(scores.min()), top - NARROWEST), top))
+    order = np.lexsort((numbers, scores))[:WORST]
     return Details(
         output=output,
-        cosines=Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist())),
-        worst=tuple(WorstSample(number=int(numbers[row]), cosine=float(cosines[row])) for row in order),
+        scores=Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist())),
+        worst=tuple(WorstSample(number=int(numbers[row]), score=float(scores[row])) for row in order),
         projection=None if vectors is None else project(*vectors),
     )
 

@@ -1,5 +1,6 @@
 """An engine on this machine's GPU against FP32 on its CPU: what a machine without a GPU could not find out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,7 @@ from calib8.verification.bench import Cell, measure
 from calib8.verification.breakdown import Breakdown, break_down
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Bench
+from calib8.verification.named import KindName
 from calib8.verification.run import HeldOut, held_out, open_candidate
 
 #: Largest batch that is timed, if the engine takes smaller ones too.
@@ -55,7 +57,7 @@ class GpuComparison(BaseModel):
         return self.model_copy(update={"accuracy": self.accuracy.without_texts(), "against_int8": against})
 
 
-def compare_on_gpu(
+def compare_on_gpu(  # noqa: PLR0913
     reference: Path | str,
     engine: Path | str,
     data: Data,
@@ -63,11 +65,12 @@ def compare_on_gpu(
     tokenizer: Path | str | None = None,
     pairs: Path | str | None = None,
     profile: bool = False,
+    output_kinds: Mapping[str, KindName] | None = None,
     progress: Progress | None = None,
 ) -> GpuComparison:
     """Run an engine on the GPU against FP32 on the CPU: accuracy, speed, and how far INT8 on the CPU is from it.
 
-    profile: time its kernels, too, with TensorRT's profiler.
+    profile: time its kernels, too, with TensorRT's profiler. output_kinds: as for ``compare``.
 
     Raises ``ConfigError`` for anything but an engine, and ``SetupError`` before the long work where it cannot run.
 
@@ -84,7 +87,7 @@ def compare_on_gpu(
         )
     with open_artefact(engine) as got:  # first: a machine that cannot run it says so before the long work
         sidecar = describe_engine(engine)
-        with held_out(reference, data, tokenizer, pairs, progress) as judge:
+        with held_out(reference, data, tokenizer, pairs, progress, output_kinds) as judge:
             accuracy = judge.judge(got)
             int8 = quantised_model_of(engine, sidecar)
             against = _against(int8, got, judge) if int8 is not None else None

@@ -1,8 +1,8 @@
 """Verification from end to end: two artefacts and held-out data in, a comparison out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from calib8.text.text_source import texts_of, tokenised_source
 from calib8.verification.compare import Comparison
 from calib8.verification.compare import compare as compare_runtimes
 from calib8.verification.config import Verify
+from calib8.verification.named import KindName
 from calib8.verification.pairs import Pair, rank_correlation, read_pairs
 
 
@@ -38,12 +39,16 @@ class HeldOut:
     progress: Progress
     #: The sentences behind the data, in its order, if it is text.
     texts: list[str] | None = None
+    #: What outputs are, as far as somebody said so.
+    kinds: Mapping[str, KindName] = field(default_factory=dict)
 
     def judge(self, candidate: Runtime, reference: Runtime | None = None) -> Comparison:
         """Compare ``candidate`` with the reference, or with another."""
         pooling, _ = pooling_of(self.folder)
         expected = reference or self.reference
-        comparison = compare_runtimes(expected, candidate, self.dataset, pooling=pooling, progress=self.progress)
+        comparison = compare_runtimes(
+            expected, candidate, self.dataset, pooling=pooling, kinds=self.kinds, progress=self.progress
+        )
         comparison = comparison.with_texts(self.texts)
         if self.pairs is None:
             return comparison
@@ -54,7 +59,12 @@ class HeldOut:
 
 @contextmanager
 def held_out(
-    reference: Path, data: Data, tokenizer: Path | str | None, pairs: Path | str | None, progress: Progress
+    reference: Path,
+    data: Data,
+    tokenizer: Path | str | None,
+    pairs: Path | str | None,
+    progress: Progress,
+    kinds: Mapping[str, KindName] | None = None,
 ) -> Iterator[HeldOut]:
     """Open the reference and its data; see ``compare``."""
     scored = read_pairs(Path(pairs)) if pairs is not None else None
@@ -66,7 +76,7 @@ def held_out(
     except DataError as error:
         raise DataError(f"{data} is no data for the reference {reference}: {error}") from None
     with open_reference(model) as expected:
-        yield HeldOut(expected, dataset, folder, scored, progress, texts_of(data))
+        yield HeldOut(expected, dataset, folder, scored, progress, texts_of(data), kinds or {})
 
 
 def open_candidate(path: Path, runtime: CpuRuntime = "auto") -> Runtime:
@@ -79,7 +89,7 @@ def open_candidate(path: Path, runtime: CpuRuntime = "auto") -> Runtime:
     return open_as_built(load(require_file(path, "model or engine")))
 
 
-def compare(
+def compare(  # noqa: PLR0913
     reference: Path | str,
     candidate: Path | str,
     data: Data,
@@ -87,6 +97,7 @@ def compare(
     tokenizer: Path | str | None = None,
     pairs: Path | str | None = None,
     runtime: CpuRuntime = "auto",
+    output_kinds: Mapping[str, KindName] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare ``candidate`` with ``reference``, an FP32 ONNX model, which always runs in ONNX Runtime.
@@ -95,7 +106,9 @@ def compare(
     as it would there.
 
     data: held out from calibration: arrays, or text where there is a tokenizer, by default the one beside the
-        reference. pairs: CSV file of scored sentence pairs, to compare rank correlations too.
+        reference. pairs: CSV file of scored sentence pairs, to compare rank correlations too. output_kinds: what
+        outputs are, by name, where that is not to be guessed: ``"vectors"``, ``"classes"``, ``"number"``, ``"boxes"``,
+        ``"maps"``, ``"ids"`` or ``"sequences"``, see ``verification.kinds``.
 
     Example:
 
@@ -106,7 +119,7 @@ def compare(
     reference, candidate = Path(reference), Path(candidate)
     with (
         open_candidate(candidate, runtime) as got,
-        held_out(reference, data, tokenizer, pairs, progress or Quiet()) as judge,
+        held_out(reference, data, tokenizer, pairs, progress or Quiet(), output_kinds) as judge,
     ):
         if set(got.contract.names) != set(judge.reference.contract.names):
             raise ModelError(
@@ -128,6 +141,6 @@ def verify(
         True
     """
     limits = Verify.of(config)
-    comparison = compare(reference, candidate, data, **options)
+    comparison = compare(reference, candidate, data, output_kinds=limits.kinds, **options)
     comparison.raise_for_failure(limits)
     return comparison

@@ -40,7 +40,8 @@ def model(tmp_path: Path) -> Path:
 def test_a_budget_that_is_none(calib8: Shell, model: Path, data: Path, tmp_path: Path, budget: str) -> None:
     code, out, err = calib8("convert", model, "--data", data, "-o", tmp_path / "out", "--budget", budget)
     assert (code, out) == (2, "")
-    assert err == f"error: got --budget {budget!r}, expected cosine=<number between 0 and 1>, e.g. cosine=0.999.\n"
+    expected = "NAME=<number between 0 and 1>, e.g. cosine=0.999, boxes=0.98, or the name of an output"
+    assert err == f"error: got --budget {budget!r}, expected {expected}.\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -56,7 +57,7 @@ def test_a_budget_is_kept_shown_written_and_reused(calib8: Shell, model: Path, d
     assert "float: alone it" in out
     plan = QuantPlan.load(output / "plan.json")
     assert plan.budget is not None
-    assert (plan.budget.cosine, plan.budget.samples) == (0.998, 21)
+    assert (plan.budget.least, plan.budget.samples) == (0.998, 21)
     assert plan.nodes("float") == ["ruined"]
     assert all(op.expected_cosine is not None for op in plan.ops)
     assert "0.998" in next(op.reason for op in plan.ops if op.node == "ruined")
@@ -85,7 +86,8 @@ def test_a_budget_below_the_usual_limit_is_the_limit(calib8: Shell, data: Path, 
     within = (*convert, "--treatment", "plain", "--budget", "cosine=0.8")
     code, _, err = calib8(*within)
     assert (code, err) == (0, "")
-    reached = json.loads((tmp_path / "out" / "report.json").read_text())["accuracy"]["cosine_mean"]
+    (output,) = json.loads((tmp_path / "out" / "report.json").read_text())["accuracy"]["outputs"].values()
+    reached = output["mean"]
     assert 0.8 < reached < 0.975
     code, _, err = calib8(*within, "--min-cosine", "0.975")
     assert code == 1

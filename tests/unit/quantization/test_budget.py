@@ -28,12 +28,13 @@ from calib8.quantization.switchboard import Switchboard
 from calib8.quantization.trials import Trial
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
+from calib8.verification.named import Least
 
 PLAIN, AUTO = Int8(treatment="plain", remainder="fp32"), Int8(remainder="fp32")
 
 
 def within(own: Case, target: float) -> tuple[ir.Model, QuantPlan]:
-    return quantise_within(own, probe_of(own.model), target, Quiet())
+    return quantise_within(own, probe_of(own.model), Least(name="cosine", least=target), Quiet())
 
 
 def of(plan: QuantPlan, name: str) -> OpPlan:
@@ -42,23 +43,23 @@ def of(plan: QuantPlan, name: str) -> OpPlan:
 
 def cosine(own: Case, quantised: ir.Model) -> float:
     with OrtRuntime(quantised) as runtime:
-        return float(probe_of(own.model).cosines(runtime).mean())
+        return float(probe_of(own.model).scores(runtime).mean())
 
 
 class Counted(Quiet):
     """Stops when the output was measured so often."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, last: float = math.inf) -> None:
-        self.measured, cosines = 0, Probe.cosines
+        self.measured, scores = 0, Probe.scores
 
         def counted(probe: Probe, runtime: Runtime) -> np.ndarray:
             if isinstance(runtime, Switchboard):
                 self.measured += 1
                 if self.measured > last:
                     raise Stopped
-            return cosines(probe, runtime)
+            return scores(probe, runtime)
 
-        monkeypatch.setattr(Probe, "cosines", counted)
+        monkeypatch.setattr(Probe, "scores", counted)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_budget_that_is_met_is_spent_on_cheaper_recipes() -> None:
     quantised, plan = within(own, 0.999)
     assert plan.nodes("int8") == OPS
     assert plan.budget is not None
-    assert plan.budget.cosine == 0.999
+    assert plan.budget.least == 0.999
     assert plan.budget.samples == 24
     assert plan.budget.reached - plan.budget.standard_error >= 0.999
     assert cosine(own, quantised) == pytest.approx(plan.budget.reached, abs=1e-6)
@@ -240,7 +241,7 @@ def test_folding_that_overflows_in_half_is_undone(monkeypatch: pytest.MonkeyPatc
     def found() -> tuple[ir.Model, QuantPlan]:
         if target is None:
             return quantise_guarded(own, probe, notes)
-        return quantise_within(own, probe, target, notes)
+        return quantise_within(own, probe, Least(name="cosine", least=target), notes)
 
     kinds = [node.op_type for node in found()[0].graph]
     assert "Mul" not in kinds  # folded, and said nothing of
@@ -251,6 +252,6 @@ def test_folding_that_overflows_in_half_is_undone(monkeypatch: pytest.MonkeyPatc
     quantised, plan = found()
     assert "Mul" in [node.op_type for node in quantised.graph]
     assert plan.nodes("int8") == ["q", "k", "v", "o"]
-    assert probe.cosine(quantised) > 0.99
+    assert probe.score(quantised) > 0.99
     assert [message for message in notes.messages if "FP16 overflows or rounds too much" in message]
     assert repeats(quantised, own.ranges.origin, own.config)

@@ -22,6 +22,7 @@ from calib8.quantization.solve import ROWS
 from calib8.report.sections.plan import plan_section
 from calib8.report.terminal import render
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
+from calib8.verification.named import Least
 
 
 def encoder(config: Int8, notes) -> tuple[Case, Probe]:
@@ -35,7 +36,9 @@ def kinds(model) -> list[str]:
     return [node.op_type for node in model.graph]
 
 
-@pytest.mark.parametrize("search", [quantise_guarded, lambda c, p, n: quantise_within(c, p, 0.9, n)])
+@pytest.mark.parametrize(
+    "search", [quantise_guarded, lambda c, p, n: quantise_within(c, p, Least(name="cosine", least=0.9), n)]
+)
 def test_tanh_where_it_costs_next_to_nothing(search, notes) -> None:
     case, probe = encoder(Int8(optimize="latency", max_damage=0.5), notes)
     quantised, plan = search(case, probe, notes)

@@ -80,7 +80,7 @@ def test_the_guard_leaves_the_ruined_op_in_float_and_says_why(notes) -> None:
     assert ruined.reason == f"alone it takes {cost:.4f} from the cosine of the model's output, more than 0.002"
     assert [message for message in notes.messages if "alone cost more than 0.002" in message]
     with OrtRuntime(quantised) as runtime:
-        assert probe_of(own.model).cosines(runtime).mean() > 0.999
+        assert probe_of(own.model).scores(runtime).mean() > 0.999
     assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
 
 

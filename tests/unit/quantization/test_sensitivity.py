@@ -37,11 +37,11 @@ def test_each_set_is_measured_once(measuring: Measuring, monkeypatch: pytest.Mon
     runs, run = [], measuring.board._run
     monkeypatch.setattr(measuring.board, "_run", lambda arrays: runs.append(set(measuring.board.int8)) or run(arrays))
     for names in (["first", "last"], ("last", "first"), {"first": 1, "last": 2}, iter(["first", "last"]), ["last"]):
-        measuring.cosines(names)
+        measuring.scores(names)
     assert len(measuring) == 2
     assert [names for number, names in enumerate(runs) if names not in runs[:number]] == [{"first", "last"}, {"last"}]
     assert len(runs) == 2 * len(list(measuring.probe.data.batches()))
-    assert measuring.cosine(["last"]) == measuring.cosines(["last"]).mean()
+    assert measuring.score(["last"]) == measuring.scores(["last"]).mean()
 
 
 def test_what_each_op_alone_costs(measuring: Measuring, notes) -> None:
@@ -88,13 +88,13 @@ def test_the_worst_output_counts_and_nan_is_ruin() -> None:
     rows = feeds(4)["x"]
     probe = Probe(model, dataset_for(model, Batches([{"x": rows}]), Quiet()))
     best = rows.argmax(axis=1)
-    np.testing.assert_allclose(probe.cosines(as_outputs(y=rows, z=rows, best=best)), -1)
-    np.testing.assert_allclose(probe.cosines(as_outputs(y=2 * rows, z=-rows, best=best)), 1)
+    np.testing.assert_allclose(probe.scores(as_outputs(y=rows, z=rows, best=best)), -1)
+    np.testing.assert_allclose(probe.scores(as_outputs(y=2 * rows, z=-rows, best=best)), 1)
     half = rows.copy()
     half[1] = np.nan
-    np.testing.assert_allclose(probe.cosines(as_outputs(y=half, z=-rows, best=best)), [1, -1, 1, 1])
+    np.testing.assert_allclose(probe.scores(as_outputs(y=half, z=-rows, best=best)), [1, -1, 1, 1])
     with pytest.raises(DataError, match=r"'y' has another size quantised than in FP32 \(rows of 7 and 8\)"):
-        probe.cosines(as_outputs(y=rows[:, :7], z=-rows, best=best))
+        probe.scores(as_outputs(y=rows[:, :7], z=-rows, best=best))
 
 
 @pytest.mark.parametrize(

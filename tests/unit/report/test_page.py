@@ -248,7 +248,7 @@ def test_texts_are_left_out_on_request() -> None:
     silent = quoted.without_texts()
     assert HOSTILE in quoted.model_dump_json()
     assert HOSTILE not in silent.model_dump_json()
-    assert [one.cosine for one in silent.details.worst] == [one.cosine for one in quoted.details.worst]
+    assert [one.score for one in silent.details.worst] == [one.score for one in quoted.details.worst]
     titles = [table.title for table in accuracy_section(silent, Verify(), ()).tables]
     assert "The worst 10 samples, counted from 0; texts left out or not known" in titles
 

@@ -31,7 +31,7 @@ def test_a_verdict_is_kept(calib8: Shell, files: tuple[Path, Path]) -> None:
     assert (code, report["passed"], report["failure"]) == (0, True, None)
     assert report["limits"]["min_cosine"] == 0.9
     assert report["reference"]["sha256"] == report["candidate"]["sha256"]
-    assert sum(report["accuracy"]["details"]["cosines"]["counts"]) == 8
+    assert sum(report["accuracy"]["details"]["scores"]["counts"]) == 8
     assert "<strong>PASSED</strong>" in page
 
 

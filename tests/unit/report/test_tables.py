@@ -23,7 +23,8 @@ def conversion() -> RenderableType:
     report = page_report.report()
     [engine] = report.engines
     several = engine.model_copy(update={"target": "sm75+sm80+sm86+sm89+sm120"})
-    accuracy = report.accuracy.model_copy(update={"sqnr_db": None})
+    exact = report.accuracy.outputs["y"].model_copy(update={"sqnr_db": None})
+    accuracy = report.accuracy.model_copy(update={"outputs": {"y": exact}})
     return render(
         *contents.conversion(report.model_copy(update={"engines": (engine, several), "accuracy": accuracy})).sections
     )

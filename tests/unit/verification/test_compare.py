@@ -7,11 +7,12 @@ from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, InputSpec
 from calib8.data.sources import Batches
 from calib8.errors import AccuracyMissed, DataError
-from calib8.graph.inputs import declared_inputs
+from calib8.graph.inputs import declared_inputs, input_specs
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, token_feeds
-from calib8.verification.compare import Comparison, Spearman, compare
+from calib8.verification.compare import Closeness, Comparison, Spearman, compare
 from calib8.verification.config import Verify
+from calib8.verification.kinds.vectors import NEIGHBOURS
 
 X = InputSpec("x", np.dtype(np.float32), ("batch", 2))
 ROWS = np.float32([[1, 0], [0, 2], [3, 4]])
@@ -146,7 +147,7 @@ def test_every_output_is_judged_and_the_worst_counts(notes) -> None:
         return lambda a: same(a) | {"second": sign * a["x"]}
 
     result = compared(with_second(1), with_second(-1), notes)
-    assert (result.outputs["y"].cosine_mean, result.outputs["y"].sqnr_db) == (1, None)
+    assert (result.outputs["y"].mean, result.outputs["y"].sqnr_db) == (1, None)
     assert (result.cosine_mean, result.cosine_p1, result.cosine_min, result.neighbours) == (-1, -1, -1, 0)
     assert result.sqnr_db == result.outputs["second"].sqnr_db == pytest.approx(-6.02, abs=0.005)
     with pytest.raises(AccuracyMissed, match=r"mean cosine -1\.0.*, the worst of the outputs y, second\. "):
@@ -194,10 +195,12 @@ def test_the_advice_fits_the_runtime(notes) -> None:
         compare(NullRuntime(broken), Half(same), data, progress=notes)
 
 
-RESULT = Comparison(
-    samples=5, cosine_mean=0.99, cosine_p1=0.95, cosine_min=0.9, neighbours=0.8, sqnr_db=20, outputs={},
-    spearman=Spearman(pairs=9, reference=88.0, candidate=87.0),
-)  # fmt: skip
+CLOSE = Closeness(mean=0.99, p1=0.95, lowest=0.9, at_least=0.97, measures={NEIGHBOURS: 0.8}, sqnr_db=20)
+RESULT = Comparison(samples=5, outputs={"y": CLOSE}, spearman=Spearman(pairs=9, reference=88.0, candidate=87.0))
+
+
+def changed(**change: object) -> Comparison:
+    return RESULT.model_copy(update={"outputs": {"y": CLOSE.model_copy(update=change)}})
 
 
 @pytest.mark.parametrize(
@@ -221,22 +224,58 @@ def test_limits_that_are_met_exactly() -> None:
         Verify(min_cosine=0.99, min_p1=0.95, min_neighbours=0.8, min_sqnr_db=20, max_spearman_loss=1)
     )
     RESULT.raise_for_failure(Verify())
-    RESULT.model_copy(update={"sqnr_db": None}).raise_for_failure(Verify(min_sqnr_db=99))  # equal to the bit
+    changed(sqnr_db=None).raise_for_failure(Verify(min_sqnr_db=99))  # equal to the bit
 
 
 @pytest.mark.parametrize(
-    ("change", "limits", "message"),
+    ("found", "limits", "message"),
     [
-        ({"cosine_mean": np.nan}, {"min_cosine": -1}, "mean cosine nan"),
-        ({"neighbours": None}, {"min_neighbours": 0}, "neighbour agreement nan"),
-        ({"spearman": None}, {"max_spearman_loss": 99}, "Spearman not measured.*--pairs"),
+        (changed(mean=np.nan), {"min_cosine": -1}, "mean cosine nan"),
+        (changed(mean=np.nan), {"standard": True}, "mean cosine nan"),
+        (changed(measures={}), {"min_neighbours": 0}, "neighbour agreement nan"),
+        (changed(kind="number"), {"min_cosine": -1}, r"mean cosine not measured: the outputs are y \(number\)"),
+        (RESULT, {"require": "boxes=0.5"}, r"mean score of boxes not measured: the outputs are y \(vectors\)"),
+        (RESULT.model_copy(update={"spearman": None}), {"max_spearman_loss": 99}, "Spearman not measured.*--pairs"),
         (
-            {"spearman": Spearman(pairs=9, reference=88.0, candidate=np.nan)},
+            RESULT.model_copy(update={"spearman": Spearman(pairs=9, reference=88.0, candidate=np.nan)}),
             {"max_spearman_loss": 99},
             "Spearman nan against",
         ),
     ],
 )
-def test_what_was_not_measured_misses_every_limit(change: dict, limits: dict[str, float], message: str) -> None:
+def test_what_was_not_measured_misses_every_limit(found: Comparison, limits: dict, message: str) -> None:
     with pytest.raises(AccuracyMissed, match=message):
-        RESULT.model_copy(update=change).raise_for_failure(Verify(**limits))
+        found.raise_for_failure(Verify(**limits))
+
+
+@pytest.mark.parametrize(
+    ("limits", "missed"),
+    [
+        ({"standard": True}, ["mean cosine of y"]),
+        ({"standard": True, "require": "number=0.95"}, ["mean cosine of y", "agreement of numbers of z"]),
+        (
+            {"standard": True, "min_cosine": 0.9},
+            ["agreement of numbers of z"],
+        ),  # what is asked for goes before what is usual
+        ({"require": {"cosine": 0.95, "number": 0.9}}, ["mean cosine of y"]),
+        ({"require": ["number=0.99", "z=0.9"]}, []),  # so does what is asked of an output before what is of its kind
+    ],
+)
+def test_each_output_is_held_to_what_is_asked_of_it_or_of_its_kind(limits: dict, missed: list[str]) -> None:
+    of = {"y": CLOSE.model_copy(update={"mean": 0.94}), "z": CLOSE.model_copy(update={"kind": "number", "mean": 0.94})}
+    if limits == {"standard": True}:
+        of["z"] = CLOSE.model_copy(update={"kind": "number", "mean": 0.98})
+    found = Comparison(samples=5, outputs=of).judged(Verify(**limits))
+    assert [one.name for one in found if not one.kept] == missed
+
+
+def test_few_samples_that_keep_a_limit_are_told_with_the_bound() -> None:
+    few = changed(kind="classes", mean=1.0, at_least=0.72)
+    assert few.doubts(Verify(require="classes=0.95")) == [
+        "5 samples are too few to be sure of 0.95: with 95 % confidence agreement of the best class is at least 0.720"
+    ]
+    assert few.doubts(Verify(standard=True)) == few.doubts(Verify(require="y=0.95"))
+    assert not few.doubts(Verify(require="classes=0.7"))
+    assert not few.doubts(Verify(min_sqnr_db=10))
+    assert len(RESULT.doubts(Verify(min_cosine=0.98))) == 1
+    assert not changed(mean=0.9, at_least=0.8).doubts(Verify(standard=True))  # missed, and said so

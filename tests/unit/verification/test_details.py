@@ -18,22 +18,22 @@ X = InputSpec("x", np.dtype(np.float32), ("batch", 2))
 def test_the_histogram_counts_every_sample_once() -> None:
     cosines = np.array([0.4, 0.99, 1.0, 1.0])
     found = details_of("y", np.arange(4), cosines, None)
-    assert (found.cosines.edges[0], found.cosines.edges[-1]) == (0.4, 1)
-    assert (found.cosines.counts[0], found.cosines.counts[-1], sum(found.cosines.counts)) == (1, 3, 4)
+    assert (found.scores.edges[0], found.scores.edges[-1]) == (0.4, 1)
+    assert (found.scores.counts[0], found.scores.counts[-1], sum(found.scores.counts)) == (1, 3, 4)
     assert found.projection is None
 
 
 @pytest.mark.parametrize("cosine", [1.0, 1 - 1e-16, 1 + 2.3e-16])
 def test_equal_models_have_a_histogram_too(cosine: float) -> None:
     found = details_of("y", np.arange(3), np.full(3, cosine), None)
-    assert sum(found.cosines.counts) == found.cosines.counts[-1] == 3
+    assert sum(found.scores.counts) == found.scores.counts[-1] == 3
 
 
 def test_the_worst_come_first_under_their_own_numbers() -> None:
     cosines = np.linspace(1, 0.9, 20)
     found = details_of("y", np.arange(20)[::-1], cosines, None)  # row 19, the worst, is sample 0
     assert [one.number for one in found.worst] == list(range(WORST))
-    assert found.worst[0].cosine == pytest.approx(0.9)
+    assert found.worst[0].score == pytest.approx(0.9)
     named = found.with_texts(["x" * 400, *(f"text {number}" for number in range(1, 20))])
     assert named.worst[3].text == "text 3"
     assert named.worst[0].text == "x" * (CHARACTERS - 1) + "…"
@@ -49,9 +49,10 @@ def test_sorting_by_length_does_not_mix_texts_up(notes) -> None:
 
         return run
 
-    found = compare(NullRuntime(answer(0)), NullRuntime(answer(1)), data, progress=notes)
+    kinds = {"y": "vectors"}  # they look like probabilities
+    found = compare(NullRuntime(answer(0)), NullRuntime(answer(1)), data, kinds=kinds, progress=notes)
     worst = found.with_texts(["two", "six", "four"]).details.worst[0]
-    assert (worst.number, worst.text, worst.cosine) == (2, "four", pytest.approx(0.5**0.5))
+    assert (worst.number, worst.text, worst.score) == (2, "four", pytest.approx(0.5**0.5))
     assert found.with_texts(None) == found
 
 

@@ -11,7 +11,7 @@ from calib8.report.verification import VerificationReport
 from calib8.report.wording import in_runtime, measured_on
 from calib8.verification.compare import Closeness, Comparison
 from calib8.verification.config import Verify
-from calib8.verification.details import Details, Histogram, Projection
+from calib8.verification.details import Details, Projection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 TERMS = {
     "cosine": "Between the FP32 and the quantised vector of one sample: 1 is the same direction, 0 is unrelated.",
     "1st percentile": "One sample in a hundred has a lower cosine than this.",
-    "neighbour kept": "Share of samples whose quantised vector finds the same nearest other sample among FP32 vectors "
-    "as its FP32 vector does: what an index that exists already goes on finding.",
+    "same nearest neighbour": "Share of samples whose quantised vector finds the same nearest other sample among FP32 "
+    "vectors as its FP32 vector does: what an index that exists already goes on finding.",
+    "as": "What the output was taken for, which decides what is measured of it; verify --output-kind says otherwise.",
     "SQNR": "Signal to quantisation noise ratio: how far values stand above the error of 8 bits. At 20 dB the error is "
     "a tenth of them, at 40 dB a hundredth.",
 }
@@ -52,6 +53,7 @@ def accuracy_section(
     accuracy: Comparison, limits: Verify, notes: Sequence[str], heading: str = "Accuracy against FP32"
 ) -> Section:
     """``heading`` is the terminal's, which has the first table alone."""
+    notes = [*notes, *accuracy.doubts(limits)]
     tables = [replace(closeness_table("Accuracy against FP32", accuracy), terminal=heading)]
     if judged := accuracy.judged(limits):
         rows = tuple((name, found, wanted, "yes" if held else "NO") for name, found, wanted, held in judged)
@@ -68,7 +70,7 @@ def accuracy_section(
         )
     charts: tuple[Chart, ...] = ()
     if (details := accuracy.details) is not None:
-        charts = (_cosines(accuracy, details.cosines),)
+        charts = (_spread(accuracy, details),)
         if details.projection is not None:
             charts += (_projection(details.projection),)
         charts += (_worst_samples(accuracy, details),)
@@ -77,35 +79,46 @@ def accuracy_section(
 
 
 def accuracy_tiles(accuracy: Comparison) -> tuple[Tile, ...]:
-    """The numbers that a verdict rests on."""
+    """The numbers that a verdict rests on, of the worst output."""
+    one = accuracy.outputs[accuracy.worst]
     tiles = [
-        Tile("mean cosine", f"{accuracy.cosine_mean:.4f}", f"{accuracy.samples} samples"),
-        Tile("1st percentile", f"{accuracy.cosine_p1:.4f}", f"lowest {accuracy.cosine_min:.4f}"),
+        Tile(one.score, f"{one.mean:.4f}", f"{accuracy.samples} samples"),
+        Tile("1st percentile", f"{one.p1:.4f}", f"lowest {one.lowest:.4f}"),
     ]
-    if accuracy.neighbours is not None:
-        tiles.append(Tile("neighbour kept", f"{accuracy.neighbours:.1%}", "in an index of FP32"))
-    return tuple(tiles)
+    return (*tiles, *(Tile(name, f"{value:.4g}", "") for name, value in one.measures.items()))
 
 
 def closeness_table(title: str, accuracy: Comparison) -> Table:
     """How close each output is; in the terminal an output is a column."""
+    scores = {one.score for one in accuracy.outputs.values()}
+    of = f"{scores.pop()} to FP32" if len(scores) == 1 else "score"
     columns = [
         Column("compared", terminal=""),
-        Column("cosine, mean", "{:.5f}", terminal="cosine to FP32, mean"),
-        Column("1st percentile", "{:.5f}", terminal="cosine to FP32, 1st percentile"),
-        Column("lowest", "{:.5f}", terminal="cosine to FP32, lowest"),
+        Column("as"),
+        Column("score"),
+        Column(f"{of}, mean", "{:.5f}"),
+        Column("at least, 95 % sure", "{:.5f}"),
+        Column("1st percentile", "{:.5f}", terminal=f"{of}, 1st percentile"),
+        Column("lowest", "{:.5f}", terminal=f"{of}, lowest"),
         Column("SQNR (dB)", "{:.1f}", terminal="signal to quantisation noise"),
-        Column("neighbour kept (%)", "{:.1f}", terminal="same nearest neighbour"),
     ]
     rows: list[tuple[Value, ...]] = [
-        (one.named(name), one.cosine_mean, one.cosine_p1, one.cosine_min, _sqnr(one), _neighbours(one))
+        (one.named(name), _kind(one), one.score, one.mean, one.at_least, one.p1, one.lowest, _sqnr(one))
         for name, one in accuracy.outputs.items()
     ]
-    if (scores := accuracy.spearman) is not None:  # of the model, and so beside its first output
-        columns.append(Column("", terminal=f"Spearman, {scores.pairs} pairs", on="terminal"))
-        told = f"{scores.candidate:.2f}, FP32 {scores.reference:.2f}"
+    for measure in dict.fromkeys(measure for one in accuracy.outputs.values() for measure in one.measures):
+        columns.append(Column(measure, "{:.5f}"))
+        found = [one.measures.get(measure) for one in accuracy.outputs.values()]
+        rows = [(*row, value) for row, value in zip(rows, found, strict=True)]
+    if (people := accuracy.spearman) is not None:  # of the model, and so beside its first output
+        columns.append(Column("", terminal=f"Spearman, {people.pairs} pairs", on="terminal"))
+        told = f"{people.candidate:.2f}, FP32 {people.reference:.2f}"
         rows = [(*row, "" if place else told) for place, row in enumerate(rows)]
     return Table(title, tuple(columns), tuple(rows), turned=True)
+
+
+def _kind(one: Closeness) -> Cell:
+    return Cell(one.kind) if one.guessed is None else Cell(f"{one.kind}, guessed: {one.guessed}")
 
 
 def _sqnr(one: Closeness) -> Cell:
@@ -113,16 +126,9 @@ def _sqnr(one: Closeness) -> Cell:
     return Cell("exact") if decibels is None else Cell(f"{decibels:.1f}", decibels, terminal=f"{decibels:.1f} dB")
 
 
-def _neighbours(one: Closeness) -> Cell:
-    if one.neighbours is None:
-        return Cell("", terminal="not measured")
-    share = 100 * one.neighbours
-    return Cell(f"{share:.1f}", share, terminal=f"{share:.1f} %")
-
-
 def _worst(details: Details) -> Table:
-    columns = [Column("cosine", "{:.5f}"), Column("sample", "{:d}")]
-    rows: list[tuple[Value, ...]] = [(one.cosine, one.number) for one in details.worst]
+    columns = [Column("score", "{:.5f}"), Column("sample", "{:d}")]
+    rows: list[tuple[Value, ...]] = [(one.score, one.number) for one in details.worst]
     title = f"The worst {len(details.worst)} samples, counted from 0"
     if any(one.text for one in details.worst):
         columns.append(Column("text"))
@@ -132,25 +138,26 @@ def _worst(details: Details) -> Table:
     return Table(title, tuple(columns), tuple(rows), on="page")
 
 
-def _cosines(accuracy: Comparison, histogram: Histogram) -> Chart:
-    """How the samples' cosines spread."""
+def _spread(accuracy: Comparison, details: Details) -> Chart:
+    """How the samples' scores spread."""
+    one, histogram = accuracy.outputs[details.output], details.scores
     widths = [end - start for start, end in zip(histogram.edges, histogram.edges[1:], strict=False)]
 
     def paint(axes: "Axes") -> None:
         axes.bar(histogram.edges[:-1], histogram.counts, widths, align="edge", color=FIRST, edgecolor="none")
-        axes.axvline(accuracy.cosine_mean, color=INK, label=f"mean {accuracy.cosine_mean:.4f}")
-        axes.axvline(accuracy.cosine_p1, color=WARN, linestyle="--", label=f"1st perc. {accuracy.cosine_p1:.4f}")
-        axes.set_xlabel("cosine to FP32 (1 is equal)")
+        axes.axvline(one.mean, color=INK, label=f"mean {one.mean:.4f}")
+        axes.axvline(one.p1, color=WARN, linestyle="--", label=f"1st perc. {one.p1:.4f}")
+        axes.set_xlabel(f"{one.score} (1 is equal)")
         axes.set_ylabel("samples (count)")
         axes.locator_params(axis="x", nbins=5)
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2)
 
     said = (
-        f"Cosines of {accuracy.samples} samples: lowest {accuracy.cosine_min:.4f}, 1st percentile "
-        f"{accuracy.cosine_p1:.4f}, mean {accuracy.cosine_mean:.4f}."
+        f"{one.score} of {accuracy.samples} samples: lowest {one.lowest:.4f}, 1st percentile {one.p1:.4f}, mean "
+        f"{one.mean:.4f}."
     )
-    return Chart("cosines", "Cosine of each sample to FP32", said, (paint,))
+    return Chart("scores", f"{one.score[:1].upper()}{one.score[1:]} of each sample to FP32", said, (paint,))
 
 
 def _projection(projection: Projection) -> Chart:

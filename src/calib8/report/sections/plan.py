@@ -38,8 +38,8 @@ def plan_section(plan: QuantPlan) -> Section:
     notes = [f"{len(plan.quantised)} of {len(plan.ops)} ops with weights are {plan.precision.upper()}."]
     if (budget := plan.budget) is not None:
         notes.append(
-            f"Searched for a mean cosine of {budget.cosine:g}: {budget.reached:.5f} ± {budget.standard_error:.5f} on "
-            f"{budget.samples} held-out calibration samples."
+            f"Searched for a mean {budget.score} of {budget.least:g}: {budget.reached:.5f} ± "
+            f"{budget.standard_error:.5f} on {budget.samples} held-out calibration samples."
         )
     if plan.gelu is not None:
         notes.append(plan.gelu.describe())
@@ -90,7 +90,7 @@ def _heading(plan: QuantPlan, below: str) -> tuple[str, ...]:
     if (budget := plan.budget) is None:
         return ("Plan", *said)
     return (
-        f"Plan for a mean cosine of {budget.cosine}:",
+        f"Plan for a mean {budget.score} of {budget.least:g}:",
         f"{budget.reached:.5f} +- {budget.standard_error:.5f} on {budget.samples} held-out samples",
         *said,
     )

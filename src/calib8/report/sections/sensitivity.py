@@ -10,7 +10,7 @@ def sensitivity_section(sensitivity: Sensitivity, most: int) -> Section:
     told = sensitivity.precision.upper()
     below = shared_path([op.node for op in sensitivity.ops])
     heading = (
-        f"Mean cosine to FP32 on {sensitivity.samples} samples:",
+        f"Mean {sensitivity.score} on {sensitivity.samples} samples:",
         f"{sensitivity.all_float:.5f} with all ops in float, {sensitivity.all_int8:.5f} with all in {told}",
         *((f"names of ops begin with {below}",) if below else ()),
     )

@@ -34,12 +34,13 @@ def _rows(report: Report) -> Iterator[tuple[Value, ...]]:
     share = f"{report.int8.bytes / report.model.bytes:.0%}"
     yield "model size", size_of(report.model.bytes), size_of(report.int8.bytes), share
     yield f"weighted ops in {report.precision.upper()}", "", f"{report.int8_ops} of {report.weighted_ops}", ""
-    yield "cosine to FP32, mean", "1", f"{accuracy.cosine_mean:.4f}", ""
-    yield "cosine to FP32, 1st percentile", "1", f"{accuracy.cosine_p1:.4f}", ""
-    sqnr = "exact" if accuracy.sqnr_db is None else f"{accuracy.sqnr_db:.1f} dB"
-    yield "signal to quantisation noise", "", sqnr, ""
-    if accuracy.neighbours is not None:
-        yield "same nearest neighbour", "100 %", f"{100 * accuracy.neighbours:.1f} %", ""
+    for name, one in accuracy.outputs.items():
+        of = f" ({name})" if len(accuracy.outputs) > 1 else ""
+        yield f"{one.score} to FP32, mean{of}", "1", f"{one.mean:.4f}", ""
+        yield f"{one.score} to FP32, 1st percentile{of}", "1", f"{one.p1:.4f}", ""
+        yield from ((f"{measure}{of}", "", f"{value:.4g}", "") for measure, value in one.measures.items())
+        sqnr = "exact" if one.sqnr_db is None else f"{one.sqnr_db:.1f} dB"
+        yield f"signal to quantisation noise{of}", "", sqnr, ""
     if (scores := accuracy.spearman) is not None:
         yield f"Spearman, {scores.pairs} pairs", f"{scores.reference:.2f}", f"{scores.candidate:.2f}", ""
     if (speed := report.speed) is not None:

@@ -17,6 +17,7 @@ def conversion(made: Conversion) -> Section:
         Note(f"accuracy: {measured_on(report)}"),
         Note(f"{told} ran in {in_runtime(report.accuracy_runtime)}"),
     ]
+    notes += map(Note, report.accuracy.doubts(report.limits))
     if report.speed is not None:
         notes.append(Note(f"FP32 ran in {report.speed.reference_runtime}"))
         notes += map(Note, cpu_speed(report))
@@ -35,6 +36,7 @@ def verification(report: VerificationReport) -> Section:
     if report.passed is not None:
         notes.append(_judged(report.passed))
     notes.append(Note(f"accuracy: {measured_on(report)}"))
+    notes += map(Note, accuracy.doubts(report.limits))
     if report.gpu is None:
         candidate, reference = (one or "an unnamed runtime" for one in (accuracy.runtime, accuracy.reference_runtime))
         notes.append(Note(f"{report.candidate.name} ran in {in_runtime(candidate)}"))
