@@ -187,31 +187,16 @@ def verify(
         _require_no_gpu(monitor=monitor, profile=profile)
     found = None
     with ConsoleProgress(quiet=quiet) as progress:
+        options: dict[str, Any] = {
+            "tokenizer": tokenizer, "pairs": pairs, "output_kinds": limits.kinds, "progress": progress
+        }  # fmt: skip
         if gpu:
             with _watched(monitor, candidate) as activity:
-                found = calib8.compare_on_gpu(
-                    reference,
-                    candidate,
-                    data,
-                    tokenizer=tokenizer,
-                    pairs=pairs,
-                    profile=profile,
-                    output_kinds=limits.kinds,
-                    progress=progress,
-                )
+                found = calib8.compare_on_gpu(reference, candidate, data, profile=profile, **options)
             found = found.model_copy(update={"activity": activity()})
             comparison = found.accuracy
         else:
-            comparison = calib8.compare(
-                reference,
-                candidate,
-                data,
-                tokenizer=tokenizer,
-                pairs=pairs,
-                runtime=runtime,
-                output_kinds=limits.kinds,
-                progress=progress,
-            )
+            comparison = calib8.compare(reference, candidate, data, runtime=runtime, **options)
     if not sentences:
         comparison, found = comparison.without_texts(), found and found.without_texts()
     report = calib8.verdict(reference, candidate, data, comparison, limits, on_gpu=found)
