@@ -184,21 +184,21 @@ def _projection(projection: Projection) -> Chart:
 
 def _worst_samples(accuracy: Comparison, details: Details) -> Chart:
     """How far the worst samples fall behind the mean; what they say stands in the table."""
-    worst = details.worst
+    worst, output = details.worst, accuracy.outputs[details.output]
     labels = [f"sample {one.number}" for one in worst]
 
     def paint(axes: "Axes") -> None:
-        rows, values = range(len(worst)), [one.cosine for one in worst]
-        axes.hlines(rows, values, accuracy.cosine_mean, color=FAINT, linewidth=1.2)
+        rows, values = range(len(worst)), [one.score for one in worst]
+        axes.hlines(rows, values, output.mean, color=FAINT, linewidth=1.2)
         axes.scatter(values, rows, color=WARN, s=22, zorder=3)
-        axes.axvline(accuracy.cosine_mean, color=INK, label=f"mean of all {accuracy.cosine_mean:.4f}")
+        axes.axvline(output.mean, color=INK, label=f"mean of all {output.mean:.4f}")
         axes.set_yticks(rows, labels)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.locator_params(axis="x", nbins=4)
         axes.ticklabel_format(axis="x", useOffset=False)
-        axes.set_xlabel("cosine to FP32 (1 is equal)")
+        axes.set_xlabel(f"{output.score} to FP32 (1 is equal)")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    said = "; ".join(f"{label}: {one.cosine:.4f}" for label, one in zip(labels, worst, strict=True))
+    said = "; ".join(f"{label}: {one.score:.4f}" for label, one in zip(labels, worst, strict=True))
     return Chart("worst", f"The worst {len(worst)} samples", f"{said}.", (paint,), height=0.9 + 0.22 * len(worst))
