@@ -65,6 +65,6 @@ def test_every_op_runs_in_int8(case: str, tmp_path: Path) -> None:
         assert engine.plan.missing == ()
         assert engine.plan.covered == engine.plan.expected == ops
     comparison = calib8.verify(tmp_path / "model.onnx", tmp_path / "q.onnx", [feeds])
-    assert comparison.cosine_mean > 0.99
+    assert min(one.mean for one in comparison.outputs.values()) > 0.99  # cosine, or agreement of the best class
     calib8.export_cache(tmp_path / "q.onnx", tmp_path / "back.cache")
     assert (tmp_path / "back.cache").read_text() == text.replace("TRT-8601", "TRT-101600")

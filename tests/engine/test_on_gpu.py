@@ -21,6 +21,7 @@ from calib8.runtime.layer_time import LayerTime
 from calib8.runtime.open import is_engine, open_artefact
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification import on_gpu
+from calib8.verification.run import open_candidate
 from h100 import measured_activity
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
@@ -47,7 +48,7 @@ class OnTheGpu(Runtime):
     computes_fp16 = True
 
     def __init__(self, path: Path) -> None:
-        self.inner = open_artefact(path.with_suffix(".onnx"), "onnxruntime")
+        self.inner = open_candidate(path.with_suffix(".onnx"))
         super().__init__(self.inner.contract)
 
     def largest(self, name: str, axis: int) -> int | None:

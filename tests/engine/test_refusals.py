@@ -46,8 +46,8 @@ QLINEAR = [("a", SCALE), ("b", ZERO), CODES, ("c", SCALE), ("d", ZERO), ("e", SC
 QKV = {name: ["rows", 4, 16, 64] for name in "qkv"}
 
 REFUSALS = {
-    "FP32 on Turing": (tiny.fp32_gemm(), "sm75", "plain", "quantise with the FP16 remainder, or drop sm75"),
-    "FP32 on Turing among others": (tiny.fp32_gemm(), "sm75+sm86", "plain", "FP16 remainder, or drop sm75"),
+    "FP32 on Turing": (tiny.fp32_gemm(), "sm75", "plain", "quantise with the FP16 remainder; where that is so"),
+    "FP32 on Turing among others": (tiny.fp32_gemm(), "sm75+sm86", "plain", "FP16 remainder; where that is so"),
     "bfloat16 on Turing": (one_node("Relu", X, types=(16, 16)), "sm75", None, "convert the model to FP16, or drop"),
     "unknown operator": (one_node("Quux", X, domain="com.acme"), "sm86", "thenode", "lacks this operator: export"),
     "operator without importer": (one_node("Det", {"x": ["rows", 4, 4]}), "sm86", "thenode", "lacks this operator"),

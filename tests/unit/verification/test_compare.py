@@ -7,7 +7,7 @@ from calib8.data.batching import Dataset
 from calib8.data.inputs import Arrays, InputSpec
 from calib8.data.sources import Batches
 from calib8.errors import AccuracyMissed, DataError
-from calib8.graph.inputs import declared_inputs, input_specs
+from calib8.graph.inputs import declared_inputs
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification.compare import Closeness, Comparison, Spearman, compare
@@ -104,7 +104,7 @@ def test_never_passes_on_nothing(reference, candidate, message: str, notes) -> N
 
 
 def test_nan_is_told_with_the_sample_in_the_order_of_the_data(notes) -> None:
-    data = Dataset(Batches(token_feeds(2, 6, 4)), input_specs(tiny_encoder()))  # runs the longest, sample 1, first
+    data = Dataset(Batches(token_feeds(2, 6, 4)), declared_inputs(tiny_encoder()))  # runs the longest, sample 1, first
 
     def answer(broken: int) -> Callable[[Arrays], Arrays]:
         def run(arrays: Arrays) -> Arrays:
@@ -119,7 +119,7 @@ def test_nan_is_told_with_the_sample_in_the_order_of_the_data(notes) -> None:
 
 def test_padding_that_is_nan_is_not_looked_at(notes) -> None:
     feeds = token_feeds(2, 6, 4)
-    data = Dataset(Batches(feeds), input_specs(tiny_encoder()))
+    data = Dataset(Batches(feeds), declared_inputs(tiny_encoder()))
 
     def answer(padding: float, token: float = 1.0) -> Callable[[Arrays], Arrays]:
         def run(arrays: Arrays) -> Arrays:
