@@ -197,7 +197,7 @@ def test_only_one_module_loads_libraries_that_tell() -> None:
     assert loaders == {"telemetry.py"}
     hub = {path.name for path in SOURCE.rglob("*.py") if imported(path) & {"huggingface_hub", "transformers"}}
     assert all("switch_off(telemetry.HUB" in (SOURCE / "zoo" / name).read_text(encoding="utf-8") for name in hub)
-    assert hub == {"hub_source.py", "export.py"}
+    assert hub == {"hub_source.py", "repository.py", "export.py"}
 
 
 def test_what_is_set_is_overruled_and_children_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

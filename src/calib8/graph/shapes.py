@@ -83,7 +83,7 @@ def _most_alive(graph: ir.Graph, shapes: Mapping[str, Shape]) -> int:
     def size(value: ir.Value) -> int:
         if value.const_value is not None:
             return 0
-        return int(math.prod(shapes.get(value.name or "", (0,))) * (value.dtype.itemsize if value.dtype else 4))
+        return int(math.prod(shapes.get(value.name or "", (0,))) * _width(value.dtype))
 
     alive = sum(map(size, graph.inputs))
     most = alive
@@ -93,3 +93,8 @@ def _most_alive(graph: ir.Graph, shapes: Mapping[str, Shape]) -> int:
         done = {value for value in (*node.inputs, *node.outputs) if value is not None and last.get(value, -1) <= number}
         alive -= sum(size(value) for value in done if not value.is_graph_output())
     return int(most)
+
+
+def _width(dtype: ir.DataType | None) -> float:
+    """Bytes of a number; of what has no width, such as text, or is unknown, those of FP32."""
+    return 4 if dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING) else dtype.itemsize

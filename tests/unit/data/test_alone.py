@@ -92,7 +92,7 @@ def test_all_that_comes_out_is_of_the_one_sample(notes) -> None:
         assert {name: array.shape for name, array in outputs.items()} == {"y": (3, 3), "state_out": (3, 2, 1, 3)}
         alone = runtime.run({"x": x[2:], "state": np.zeros((2, 1, 3), np.float32)})
         assert outputs["y"][2].tolist() == alone["y"].tolist()
-        assert Probe(model, dataset).cosines(runtime) == pytest.approx([1, 1, 1])
+        assert Probe(model, dataset).scores(runtime) == pytest.approx([1, 1, 1])
 
 
 def test_samples_are_held_back_with_what_all_share(notes) -> None:

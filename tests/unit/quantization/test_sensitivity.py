@@ -102,8 +102,6 @@ def test_the_worst_output_counts_and_nan_is_ruin() -> None:
     [
         ("Log", {}, "'y' of ONNX Runtime .* holds NaN or infinity"),
         ("Cast", {"to": int(ir.DataType.STRING)}, "'y' is not of numbers"),
-        ("ReduceSum", {"keepdims": 0}, r"'y' has shape \[\] for a batch of 4; expected one row per sample"),
-        ("Flatten", {"axis": 0}, r"'y' has shape \[1, 32\] for a batch of 4"),
     ],
 )
 def test_outputs_that_cannot_be_measured(op_type: str, attributes: dict[str, int], message: str) -> None:
