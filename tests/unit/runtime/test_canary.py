@@ -380,7 +380,7 @@ def test_runtimes_that_are_opened_without_the_canary_compute_no_codes() -> None:
 
 
 def test_no_place_can_go_around_the_canary() -> None:
-    """Kernels on integers are allowed in three places, which ask it; other sessions compute float, or are named here."""
+    """Kernels on integers are allowed in three places, which ask it; other sessions compute float or are named here."""
     allowed, sessions = {}, set()
     for path in SOURCE.rglob("*.py"):
         name = path.relative_to(SOURCE).as_posix()
