@@ -79,9 +79,10 @@ def main() -> None:
         if report.is_file():
             found = json.loads(report.read_text())
             planned = sum(engine["plan"]["covered"] for engine in found["engines"])
+            worst = min(found["accuracy"]["outputs"].values(), key=lambda one: one["mean"])
             verdict = (
                 f"{'PASSED' if found['passed'] else 'FAILED'}, {found['int8_ops']} of {found['weighted_ops']} in INT8, "
-                f"{planned} planned, cosine {found['accuracy']['cosine_mean']:.4f}"
+                f"{planned} planned, {worst['kind']} {worst['mean']:.4f}"
             )
         print(f"{model.name}: rc {process.returncode}, {took:.0f} s, {peak // 1024} MiB, alone "
               f"{alone(model, arrays, folder)} MiB: {verdict}")  # fmt: skip
