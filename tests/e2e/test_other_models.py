@@ -72,8 +72,8 @@ def test_a_sentence_encoder(name: str, fetched: Callable[[str], Path]) -> None:
     succeed("-m", "calib8", "prepare", str(TEXTS / "calibration.txt"), "--tokenizer", str(model.parent), "-o", data)
     report = convert(name, model, TEXTS / "held_out.txt")
     assert_worth_shipping(report, ENCODERS[name])
-    (tokens,) = (one for one in report["accuracy"]["outputs"].values() if one["kind"] == "vectors")
-    assert tokens["measures"]["same nearest neighbour"] >= 0.9
+    vectors = [one for one in report["accuracy"]["outputs"].values() if one["kind"] == "vectors"]
+    assert min(one["measures"]["same nearest neighbour"] for one in vectors) >= 0.9
 
 
 @pytest.fixture(scope="module")
