@@ -21,7 +21,6 @@ THREADS, ROUNDS = 8, 25
 #: Runs ``calib8`` and presses Ctrl-C as soon as some of a stage is done.
 AT_STAGE = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have had it ignored
 from calib8.__main__ import main
 from calib8.console import ConsoleProgress
 

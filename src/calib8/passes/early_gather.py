@@ -62,16 +62,14 @@ def into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64], *, alw
     if (dequantise is None and not in_float) or (len(index) > MOST_COLUMNS * channels and not always):
         return False
     constants = Constants(graph)
-    if dequantise is None:
-        _repeat(constants, branch.gemm, 1, branch.gemm.inputs[1], index)
-    for slot, part in enumerate(dequantise.inputs if dequantise is not None else ()):
-        assert dequantise is not None
-        _repeat(constants, dequantise, slot, part, index)
+    holder, slots = (branch.gemm, [1]) if dequantise is None else (dequantise, [*range(len(dequantise.inputs))])
+    for slot in slots:
+        _repeat(constants, holder, slot, holder.inputs[slot], index)
     for node in branch.nodes:
         for slot, operand in enumerate(node.inputs):
             if operand is not None and operand.const_value is not None and operand.const_value.size > 1:
                 _repeat(constants, node, slot, operand, index)
-    for node in (*([dequantise] if dequantise is not None else []), branch.gemm, *branch.nodes):
+    for node in dict.fromkeys((holder, branch.gemm, *branch.nodes)):
         shape = node.outputs[0].shape
         if shape is not None:
             node.outputs[0].shape = ir.Shape([*shape[:-1], len(index)])

@@ -13,14 +13,13 @@ Rules:
 3. Only where FP16 holds ``ROOM`` times what Q's grid covers: some FP32 is FP32 since FP16 does not hold it.
 """
 
-import numpy as np
 import onnx_ir as ir
 
 from calib8.graph.values import insert_behind, op_of
 from calib8.numerics import LEVELS
+from calib8.passes.half_rules import FP16, FP32, LARGEST
 from calib8.passes.qdq_nodes import Constants
 
-FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 #: A grid may clip, and data of another day reach farther.
 ROOM = 16
 
@@ -51,8 +50,7 @@ def _quantised(node: ir.Node) -> ir.Value | None:
     producer = value.producer() if value is not None else None
     if value is None or scale is None or producer is None or op_of(producer) == "Cast" or value.dtype != FP32:
         return None
-    largest = LEVELS * float(scale.numpy().max()) * ROOM
-    return value if largest < float(np.finfo(np.float16).max) else None
+    return value if LEVELS * float(scale.numpy().max()) * ROOM < LARGEST else None
 
 
 def _has_others(value: ir.Value) -> bool:

@@ -14,7 +14,7 @@ BEHIND_ATTENTION = (
 def not_faster(model: ir.Model) -> dict[str, str]:
     """Why, by the name of the weighted op.
 
-    So far one rule, measured with TensorRT 10.6 on an H200 (docs/performance.md): what projects attention's heads gains
+    So far one rule, measured with TensorRT 10.6 on an H200 (docs/tensorrt.md): what projects attention's heads gains
     less from INT8 than the kernel costs that brings the codes of the heads in order. FP16's attention writes them in
     order at once.
     """

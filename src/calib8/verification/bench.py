@@ -23,6 +23,11 @@ from calib8.verification.speed import Latency, by_turns, latency_of
 ROUNDS = 7
 
 
+def shape_of(batch: int, length: int | None) -> str:
+    """``32x128``, or the batch alone."""
+    return str(batch) if length is None else f"{batch}x{length}"
+
+
 class Cell(BaseModel):
     """One shape of batch: ``length`` is None where the model has no sequence; a latency for each artefact."""
 
@@ -34,8 +39,8 @@ class Cell(BaseModel):
 
     @property
     def shape(self) -> str:
-        """``32x128``, or the batch alone."""
-        return str(self.batch) if self.length is None else f"{self.batch}x{self.length}"
+        """See ``shape_of``."""
+        return shape_of(self.batch, self.length)
 
     def ratio(self, name: str) -> float:
         """How many times faster ``name`` is than the first."""

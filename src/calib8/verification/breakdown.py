@@ -11,7 +11,7 @@ from calib8.data.batching import Dataset
 from calib8.engine.groups import group_of
 from calib8.progress import Progress
 from calib8.runtime.base import Runtime
-from calib8.verification.bench import Cell, Workload
+from calib8.verification.bench import Cell, Workload, shape_of
 
 #: Runs whose median counts, after those that do not.
 RUNS, WARM_UP = 25, 5
@@ -84,8 +84,8 @@ class Breakdown(BaseModel):
 
     @property
     def shape(self) -> str:
-        """``32x128``, or the batch alone."""
-        return str(self.batch) if self.length is None else f"{self.batch}x{self.length}"
+        """See ``shape_of``."""
+        return shape_of(self.batch, self.length)
 
     @property
     def groups(self) -> list[str]:

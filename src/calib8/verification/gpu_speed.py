@@ -46,10 +46,9 @@ def race_on_gpu(baseline: Path, engine: Path, dataset: Dataset, progress: Progre
 
     Raises ``SetupError`` where one of them cannot be run.
     """
-    paths = {path.name: path for path in (baseline, engine)}
     workload = Workload(dataset)
     with open_artefact(baseline) as slow, open_artefact(engine) as fast:
-        opened = dict(zip(paths, (slow, fast), strict=True))
+        opened = {baseline.name: slow, engine.name: fast}
         cells: list[Cell] = []
         for batch, length in dict.fromkeys(_shapes(describe_engine(engine), workload.sequence is not None)):
             config = Bench(batches=(batch,), lengths=(length,) if length else (), seconds=SECONDS)

@@ -2,11 +2,7 @@
 
 from calib8.report.report import Conversion
 from calib8.report.section import Column, Note, Section, Table
-from calib8.report.sections.latency import against_accuracy
-
-TERMS = {
-    "GPU (ms)": "What the GPU alone computes for, by its own clock: arrays in its memory, launched as one CUDA graph.",
-}
+from calib8.report.sections.latency import CLOCK, against_accuracy
 
 
 def conversion(made: Conversion) -> Section | None:
@@ -34,4 +30,4 @@ def conversion(made: Conversion) -> Section | None:
     by = Note(f"{speed.engine} against {speed.baseline}, by turns in {speed.runtime}.", on="page")
     table = Table(f"{told} against FP16 on the GPU", columns, rows)
     against = against_accuracy(speed.cells) if speed.cells else None
-    return Section("Speed on the GPU", (by,), (against,) if against is not None else (), (table,), terms=TERMS)
+    return Section("Speed on the GPU", (by,), (against,) if against is not None else (), (table,), terms=CLOCK)

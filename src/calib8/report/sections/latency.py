@@ -13,10 +13,14 @@ from calib8.verification import bench as measured
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: What a GPU's own clock is.
+CLOCK = {
+    "GPU (ms)": "What the GPU alone computes for, by its own clock: arrays in its memory, launched as one CUDA graph.",
+}
 TERMS = {
     "p95, p99": "Of a hundred batches 95, or 99, took at most this long.",
     "cosine to first": "How close the outputs for the timed batch are to the first artefact's: the mean over its rows.",
-    "GPU (ms)": "What the GPU alone computes for, by its own clock: arrays in its memory, launched as one CUDA graph.",
+    **CLOCK,
 }
 #: What is told of the accuracy of what was timed; the terminal has no room for it.
 COSINE = Column("cosine to first", "{:.5f}", on="page")
@@ -115,7 +119,7 @@ def against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
 def _chart(cells: Sequence[measured.Cell]) -> Chart:
     """Median latency of each artefact and shape, with the way to its 95th percentile."""
     rows = [
-        (f"{short(name)}, {cell.batch}" + (f"x{cell.length}" if cell.length else ""), latency, place)
+        (f"{short(name)}, {cell.shape}", latency, place)
         for cell in cells
         for place, (name, latency) in enumerate(cell.latencies.items())
     ]
