@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from calib8.console import ConsoleProgress
     from calib8.conversion.config import Convert
     from calib8.conversion.run import convert
+    from calib8.cost.config import Estimate
+    from calib8.cost.estimate import EstimateReport, estimate
     from calib8.data.images import Images, prepare_images
     from calib8.data.sources import batches, npy_folder, npz_file
     from calib8.diagnosis.doctor import Diagnosis, doctor
@@ -98,6 +100,8 @@ _HOME = {
     "Corpus": "calib8.text.config",
     "DataError": "calib8.errors",
     "Diagnosis": "calib8.diagnosis.doctor",
+    "Estimate": "calib8.cost.config",
+    "EstimateReport": "calib8.cost.estimate",
     "Exported": "calib8.quantization.export_cache",
     "FetchError": "calib8.errors",
     "Fp8": "calib8.quantization.config",
@@ -140,6 +144,7 @@ _HOME = {
     "embed": "calib8.text.embed_texts",
     "embed_corpus": "calib8.text.embed_corpus",
     "embed_stream": "calib8.text.embed_texts",
+    "estimate": "calib8.cost.estimate",
     "export_cache": "calib8.quantization.with_caches",
     "export_triton": "calib8.serving.triton.repository",
     "fetch": "calib8.zoo.fetch",
@@ -181,6 +186,8 @@ __all__ = [
     "Corpus",
     "DataError",
     "Diagnosis",
+    "Estimate",
+    "EstimateReport",
     "Exported",
     "FetchError",
     "Fp8",
@@ -223,6 +230,7 @@ __all__ = [
     "embed",
     "embed_corpus",
     "embed_stream",
+    "estimate",
     "export_cache",
     "export_triton",
     "fetch",

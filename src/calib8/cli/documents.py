@@ -142,6 +142,7 @@ class Failed(_Document):
 
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of every document of every command."""
+    from calib8.cost.estimate import EstimateReport
     from calib8.diagnosis.doctor import Diagnosis
     from calib8.quantization.migrate import Migration
     from calib8.quantization.sensitivity import Sensitivity
@@ -150,7 +151,7 @@ def schema() -> dict[str, Any]:
     from calib8.report.verification import VerificationReport
     from calib8.runtime.choice import Measured
 
-    reports = (Sensitivity, Report, Migration, VerificationReport, BenchReport, Measured, Diagnosis)
+    reports = (Sensitivity, Report, Migration, VerificationReport, BenchReport, EstimateReport, Measured, Diagnosis)
     own = (Fetched, Prepared, Calibrated, Quantized, Built, ExportedCache, ExportedTriton, Ran, Inspected, Failed)
     kinds: tuple[Any, ...] = (*own, Embedded, EmbeddedToFile, EmbeddedToFolder, *reports)
     made = TypeAdapter(reduce(or_, kinds)).json_schema(mode="serialization")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from calib8.cli import artefacts, bench, caches, doctor, export, recipe, serve, tune
+from calib8.cli import artefacts, bench, caches, doctor, estimate, export, recipe, serve, tune
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
@@ -61,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (recipe, caches, artefacts, export, serve, bench, tune, doctor):
+for module in (recipe, caches, artefacts, export, serve, bench, estimate, tune, doctor):
     module.register(app)
 
 

@@ -145,12 +145,17 @@ class Build(Config, Options):
     @field_validator("shapes", mode="before")
     @classmethod
     def _shapes(cls, value: Any) -> tuple[Any, ...]:
-        try:
-            items = (value,) if isinstance(value, (str, Mapping)) else tuple(value)
-            texts = [text for item in items for text in (_texts(item) if isinstance(item, Mapping) else [item])]
-        except TypeError:
-            raise ValueError("expected 'name:min:opt:max' texts, or {name: (min, opt, max)}") from None
-        return tuple(parse_profile(text) if isinstance(text, str) else text for text in texts)
+        return read_shapes(value)
+
+
+def read_shapes(value: Any) -> tuple[Any, ...]:
+    """The profiles that a config's ``shapes`` mean, for its validator."""
+    try:
+        items = (value,) if isinstance(value, (str, Mapping)) else tuple(value)
+        texts = [text for item in items for text in (_texts(item) if isinstance(item, Mapping) else [item])]
+    except TypeError:
+        raise ValueError("expected 'name:min:opt:max' texts, or {name: (min, opt, max)}") from None
+    return tuple(parse_profile(text) if isinstance(text, str) else text for text in texts)
 
 
 def _texts(shapes: Mapping[str, Iterable[str | Iterable[int]]]) -> list[str]:

@@ -39,7 +39,7 @@ def fold_constants(model: ir.Model) -> ir.Model:
     wanted = _leading_to_weights(model.graph)
     for node in list(model.graph):
         if node in wanted and all(value is None or value.const_value is not None for value in node.inputs):
-            _fold(model, node)
+            fold(model, node)
     return model
 
 
@@ -54,7 +54,8 @@ def _leading_to_weights(graph: ir.Graph) -> set[ir.Node]:
     return found
 
 
-def _fold(model: ir.Model, node: ir.Node) -> None:
+def fold(model: ir.Model, node: ir.Node) -> None:
+    """Compute ``node`` of ``model``, which reads nothing but constants, in place; rules 3 and 4 may leave it there."""
     read = [value for value in node.inputs if value is not None]
     if any(output.is_graph_output() for output in node.outputs):
         return

@@ -53,6 +53,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "export": {"server": "triton", "artefact": "model/model.onnx", "output": "repository"},
     "serve": {"artefact": "model/model.onnx", "port": 0},
     "bench": {"artefacts": "model/model.onnx", "data": "texts.txt", "seconds": 0},
+    "estimate": {"model": "model/model.onnx", "gpus": "L4"},
     "tune": {"model": "model/model.onnx", "data": "texts.txt"},
     "doctor": {},
 }

@@ -90,6 +90,7 @@ def test_every_document_is_as_documented(
     told("inspect", int8)
     told("export triton", int8, "-o", "repository")
     told("bench", model, int8, "--data", text, "--seconds", 0)
+    told("estimate", model, "--gpus", "L4")
     told("tune", int8, "--data", text)
     told("doctor")
     assert seen == set(DOCUMENTED)
