@@ -21,9 +21,12 @@ OURS, NVIDIA, MLPERF = "MPNet in TensorRT 10.6", "NVIDIA's times of BERT-base", 
 
 @dataclass(frozen=True)
 class Fit:
-    """How far from its peaks a GPU is. share: of them in large products. attention: of that in fused attention, which
-    does without the instructions that make Hopper's products fast. floor_us: what a kernel takes that does nothing,
-    in a CUDA graph. basis: what that is fitted to."""
+    """How near to its peaks a GPU comes.
+
+    share: of them in large products. attention: of that in fused attention, which does without the instructions that
+    make Hopper's products fast. floor_us: what a kernel takes beside that, in a CUDA graph. basis: what they are
+    fitted to.
+    """
 
     share: float
     floor_us: float

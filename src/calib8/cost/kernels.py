@@ -36,22 +36,8 @@ from calib8.precision import Precision
 GEMMS, CONVS = ("MatMul", "Gemm"), ("Conv", "ConvTranspose")
 PRODUCTS = frozenset((*GEMMS, *CONVS))
 FUNCTIONS = frozenset(("Erf", "Gelu", "Sigmoid", "Tanh"))
-VALUE_BY_VALUE = ELEMENTWISE | {
-    *(
-        "And",
-        "BatchNormalization",
-        "Dropout",
-        "Equal",
-        "Floor",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Not",
-        "Or",
-    ),
-    *("PRelu", "Round", "ThresholdedRelu", "Where"),
-}
+COMPARISONS = frozenset(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Where"))
+VALUE_BY_VALUE = ELEMENTWISE | COMPARISONS | {"BatchNormalization", "Dropout", "Floor", "PRelu", "Round"}
 ROW_BY_ROW = NORMS | {
     *("ArgMax", "Concat", "CumSum", "Gather", "GroupNormalization", "InstanceNormalization", "LogSoftmax"),
     *("LpNormalization", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"),
@@ -192,7 +178,7 @@ class _Plan:
                 members.setdefault(self.leader[node], []).append(node)
         for nodes in members.values():
             yield self._kernel(nodes)
-        for value in {self._source(self.activation[node]) for node in self.coded}:
+        for value in dict.fromkeys(self._source(self.activation[node]) for node in self.nodes if node in self.coded):
             producer = value.producer()
             if producer is None or producer not in self.computed:
                 yield Kernel(QUANTISATION, self._size(value) * (HALF + CODE))
@@ -283,7 +269,7 @@ class _Plan:
 
     def _source(self, value: ir.Value) -> ir.Value:
         """What ``value`` is but for its shape."""
-        while (node := value.producer()) is not None and (node in self.free) and node.inputs[0] is not None:
+        while (node := value.producer()) is not None and node in self.free and node.inputs[0] is not None:
             value = node.inputs[0]
         return value
 

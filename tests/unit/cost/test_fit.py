@@ -97,19 +97,19 @@ def test_fp8_on_the_h200() -> None:
         assert estimated("H200", planned(shape, lambda name: True, "fp8")) == pytest.approx(ms, rel=0.15)
 
 
-@pytest.mark.parametrize("gpu", BERT)
-def test_bert_of_nvidia_in_fp16(gpu: str) -> None:
+@pytest.mark.parametrize(("gpu", "off"), {"T4": 0.1, "A30": 0.1, "A100": 0.2, "L4": 0.15, "L40S": 0.27}.items())
+def test_bert_of_nvidia_in_fp16(gpu: str, off: float) -> None:
     for shape, ms in zip(BATCHES, BERT[gpu][0], strict=True):
-        assert estimated(gpu, planned(shape, lambda name: False, bias=False)) == pytest.approx(ms, rel=0.27), shape
+        assert estimated(gpu, planned(shape, lambda name: False, bias=False)) == pytest.approx(ms, rel=off), shape
 
 
-@pytest.mark.parametrize("gpu", BERT)
-def test_units_of_int8_are_as_fast_as_nvidia_has_them(gpu: str) -> None:
+@pytest.mark.parametrize(("gpu", "off"), {"T4": 0.2, "A30": 0.31, "A100": 0.3, "L4": 0.25, "L40S": 0.45}.items())
+def test_units_of_int8_are_as_fast_as_nvidia_has_them(gpu: str, off: float) -> None:
     """What is fitted to FP16 tells NVIDIA's INT8, of which every tensor is of bytes, and every product of INT8."""
     for shape, ms in zip(BATCHES, BERT[gpu][1], strict=True):
         kernels = planned(shape, lambda name: False, bias=False)
         coded = [replace(one, moved=one.moved / 2, constant=one.constant / 2, precision="int8") for one in kernels]
-        assert estimated(gpu, coded) == pytest.approx(ms, rel=0.45), shape
+        assert estimated(gpu, coded) == pytest.approx(ms, rel=off), shape
 
 
 @pytest.mark.parametrize("gpu", BERT)
