@@ -5,11 +5,11 @@ Peaks are dense, at boost clock, with the accumulation that TensorRT chooses for
 
 Shares and floors are fitted, and tests hold them to what they were fitted to (docs/performance.md):
 
-- H200: to all-mpnet-base-v2 in TensorRT 10.6, ``bench/results/2026-11-30-h200-forms.txt``.
+- H200: to all-mpnet-base-v2 in TensorRT 10.6, ``bench/results/2026-11-30-h200-forms.txt``, attention's share too.
 - T4, A30, A100, L4, L40S: to FP16 latencies of BERT-base that NVIDIA publishes in demo/BERT of NVIDIA/TensorRT, T4 and
   A30 in older releases than the others. Those engines are of plugins written by hand.
-- A10: the share of the A30, by the ratio of their FP16 rates in MLPerf Inference v1.0, BERT offline: 523 and 800
-  samples/s of a GPU. Its floor is the A30's.
+- A10: the share of the A30, by the ratio of their rates in MLPerf Inference v1.0, bert-99.9 offline, closed division,
+  eight GPUs each: 523 and 800 samples/s of a GPU. Its floor is the A30's.
 - Others: as the GPU that ``like`` names.
 """
 

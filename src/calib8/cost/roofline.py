@@ -10,9 +10,9 @@ from calib8.cost.kernels import Kernel
 from calib8.engine.groups import ATTENTION
 from calib8.precision import Precision
 
-#: The share of its data sheet's bandwidth that memory gives.
+#: The share of its data sheet's bandwidth that memory gives: assumed, no measured time here depends on it alone.
 REACHED = 0.8
-#: GB/s through a streaming multiprocessor: a norm of MPNet at 64 x 384 on the H200.
+#: GB/s through a streaming multiprocessor: fitted with the H200's numbers, by whose norms it goes.
 EACH = 16.0
 
 
