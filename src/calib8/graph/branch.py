@@ -21,6 +21,11 @@ class Branch:
         return all(reader in inside for node in (self.gemm, *self.nodes) for reader, _ in node.outputs[0].uses())
 
 
+def axis_of_columns(gemm: ir.Node) -> int:
+    """The axis of its weight along which the columns of a MatMul or Gemm run."""
+    return 0 if gemm.attributes.get_int("transB", 0) else 1
+
+
 def branch_of(value: ir.Value, channels: int) -> Branch | None:
     """The branch that computes ``value``, whose last axis has ``channels``.
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.branch import branch_of
+from calib8.graph.branch import axis_of_columns, branch_of
 from calib8.graph.values import drop_unread
 from calib8.passes.qdq_nodes import Constants
 
@@ -51,35 +51,35 @@ def into_gemm(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64], *, alw
     """Rule 1; ``always``: of any number of columns, and of a float weight, too. False if it does not hold."""
     source, output = gather.inputs[0], gather.outputs[0]
     assert source is not None
-    assert source.shape is not None
-    channels = source.shape[-1]
-    assert isinstance(channels, int)
+    channels = int(index.max()) + 1  # rule 3: all of them are there
     branch = branch_of(source, channels)
-    if branch is None or branch.gemm.op_type != "MatMul" or not branch.closed(gather) or output.is_graph_output():
+    if branch is None or not branch.closed(gather) or output.is_graph_output():
         return False
-    dequantise = _weight(branch.gemm, channels)
-    in_float = dequantise is None and always and _is_matrix(branch.gemm.inputs[1], channels)
+    axis = axis_of_columns(branch.gemm)
+    dequantise = _dequantised(branch.gemm, channels, axis)
+    in_float = dequantise is None and always and _is_matrix(branch.gemm.inputs[1], channels, axis)
     if (dequantise is None and not in_float) or (len(index) > MOST_COLUMNS * channels and not always):
         return False
     constants = Constants(graph)
     holder, slots = (branch.gemm, [1]) if dequantise is None else (dequantise, [*range(len(dequantise.inputs))])
     for slot in slots:
-        _repeat(constants, holder, slot, holder.inputs[slot], index)
-    for node in branch.nodes:
-        for slot, operand in enumerate(node.inputs):
+        weight = holder.inputs[slot]
+        _repeat(constants, holder, slot, index, axis if weight is not None and _rank(weight) == 2 else -1)
+    for node, first in ((branch.gemm, 2), *((node, 0) for node in branch.nodes)):
+        for slot, operand in enumerate(node.inputs[first:], first):
             if operand is not None and operand.const_value is not None and operand.const_value.size > 1:
-                _repeat(constants, node, slot, operand, index)
-    for node in dict.fromkeys((holder, branch.gemm, *branch.nodes)):
-        shape = node.outputs[0].shape
-        if shape is not None:
-            node.outputs[0].shape = ir.Shape([*shape[:-1], len(index)])
+                _repeat(constants, node, slot, index, -1)
+    if dequantise is not None:
+        _widen(dequantise.outputs[0], axis, len(index))
+    for node in (branch.gemm, *branch.nodes):
+        _widen(node.outputs[0], -1, len(index))
     output.replace_all_uses_with(source)
     _remove(graph, gather)
     return True
 
 
-def _weight(gemm: ir.Node, channels: int) -> ir.Node | None:
-    """The DequantizeLinear of the GEMM's weight, if it is of rule 1 and has so many columns."""
+def _dequantised(gemm: ir.Node, channels: int, columns: int) -> ir.Node | None:
+    """The DequantizeLinear of the GEMM's weight, if it is of rule 1 and has so many ``columns`` along that axis."""
     weight = gemm.inputs[1]
     node = weight.producer() if weight is not None else None
     if node is None or node.op_type != "DequantizeLinear" or len(node.outputs[0].uses()) > 1:
@@ -88,23 +88,35 @@ def _weight(gemm: ir.Node, channels: int) -> ir.Node | None:
         return None
     codes, *rest = (part.const_value.shape for part in node.inputs if part is not None and part.const_value is not None)
     axis = node.attributes.get_int("axis", 1)
-    per_column = len(codes) == 2 and codes[1] == channels and axis in (1, -1)
+    per_column = len(codes) == 2 and codes[columns] == channels and axis in (columns, columns - 2)
     per_column = per_column and all(shape == (channels,) for shape in rest)
     return node if per_column and "block_size" not in node.attributes else None
 
 
-def _is_matrix(weight: ir.Value | None, channels: int) -> bool:
+def _is_matrix(weight: ir.Value | None, channels: int, columns: int) -> bool:
     constant = weight.const_value if weight is not None else None
-    return constant is not None and len(constant.shape) == 2 and constant.shape[1] == channels
+    return constant is not None and len(constant.shape) == 2 and constant.shape[columns] == channels
 
 
-def _repeat(constants: Constants, reader: ir.Node, slot: int, value: ir.Value | None, index: NDArray[np.int64]) -> None:
+def _rank(constant: ir.Value) -> int:
+    return len(constant.const_value.shape) if constant.const_value is not None else 0
+
+
+def _repeat(constants: Constants, reader: ir.Node, slot: int, index: NDArray[np.int64], axis: int) -> None:
+    value = reader.inputs[slot]
     assert value is not None
     assert value.const_value is not None
-    array = np.ascontiguousarray(value.const_value.numpy()[..., index])
+    array = np.ascontiguousarray(value.const_value.numpy().take(index, axis))
     reader.replace_input_with(slot, constants.new(f"{value.name}_repeated", array))
     if value.is_initializer():
         drop_unread(constants.graph, value)
+
+
+def _widen(value: ir.Value, axis: int, size: int) -> None:
+    if value.shape is not None:
+        sizes = [*value.shape]
+        sizes[axis] = size
+        value.shape = ir.Shape(sizes)
 
 
 def _behind_codes(graph: ir.Graph, gather: ir.Node, index: NDArray[np.int64]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.branch import Branch, branch_of
+from calib8.graph.branch import Branch, axis_of_columns, branch_of
 from calib8.graph.values import insert_behind, op_of
 from calib8.passes.qdq_nodes import Constants
 
@@ -39,12 +39,7 @@ def _branch(value: ir.Value, channels: int) -> Branch | None:
     weight = branch.gemm.inputs[1].const_value if branch is not None and branch.gemm.inputs[1] is not None else None
     if branch is None or weight is None or len(weight.shape) != 2:
         return None
-    return branch if weight.shape[_columns(branch.gemm)] == channels else None
-
-
-def _columns(gemm: ir.Node) -> int:
-    """The axis of its weight along which the columns of a MatMul or Gemm run."""
-    return 0 if gemm.attributes.get_int("transB", 0) else 1
+    return branch if weight.shape[axis_of_columns(branch.gemm)] == channels else None
 
 
 def _twin(
@@ -60,7 +55,7 @@ def _twin(
         if operand is None or operand in twins:
             return None if operand is None else twins[operand]
         array = operand.const_value.numpy() if operand.const_value is not None else np.zeros(0)
-        axis = _columns(node) if index == 1 and op_of(node) in ("MatMul", "Gemm") else -1
+        axis = axis_of_columns(node) if index == 1 and op_of(node) in ("MatMul", "Gemm") else -1
         if array.ndim == 0 or array.shape[axis] != channels:
             return operand
         return constants.new(f"{operand.name}_columns", np.ascontiguousarray(array.take(chosen, axis)))

@@ -8,8 +8,8 @@ of the first of these the second,
     x -> MatMul(W) -> Add(b) -> Gather -> Sub -> GELU
     x -> MatMul(W[:, index]) -> Add(b[index] - offset) -> GELU
 
-so that nothing stands between the GEMM, GELU and Q, which TensorRT computes in one kernel. Exact, but for the order of
-the two sums.
+so that nothing stands between the GEMM, GELU and Q, which TensorRT computes in one kernel. A Gemm has them in its C.
+Exact, but for the order of the two sums.
 """
 
 import numpy as np
@@ -78,18 +78,26 @@ def fold_stairs(model: ir.Model) -> int:
 def _into_bias(graph: ir.Graph, lower: ir.Node) -> bool:
     """Lower the constant bias that is added right before. False if there is none, or others read the sum."""
     total, offset = lower.inputs
-    add = total.producer() if total is not None else None
-    if add is None or op_of(add) != "Add" or len(add.outputs[0].uses()) != 1 or offset is None:
+    node = total.producer() if total is not None else None
+    if node is None or len(node.outputs[0].uses()) != 1 or offset is None or offset.const_value is None:
         return False
-    slot = next((slot for slot, operand in enumerate(add.inputs) if operand and operand.const_value is not None), None)
-    bias = add.inputs[slot] if slot is not None else None
-    if slot is None or bias is None or bias.const_value is None or offset.const_value is None:
+    if (slot := _bias_slot(node)) is None:
         return False
+    bias = node.inputs[slot]
+    assert bias is not None
+    assert bias.const_value is not None
     lowered = (bias.const_value.numpy() - offset.const_value.numpy()).astype(np.float32)
-    add.replace_input_with(slot, Constants(graph).new(f"{bias.name}_lowered", lowered))
-    lower.outputs[0].replace_all_uses_with(add.outputs[0])
+    node.replace_input_with(slot, Constants(graph).new(f"{bias.name}_lowered", lowered))
+    lower.outputs[0].replace_all_uses_with(node.outputs[0])
     graph.remove(lower, safe=True)
     for value in (bias, offset):
         if value.is_initializer():
             drop_unread(graph, value)
     return True
+
+
+def _bias_slot(node: ir.Node) -> int | None:
+    """The input that is a constant added to the rest: either of an Add, the C of a Gemm."""
+    slots = {"Add": (0, 1), "Gemm": (2,) if node.attributes.get_float("beta", 1.0) == 1 else ()}.get(op_of(node), ())
+    given = [(slot, node.inputs[slot]) for slot in slots if slot < len(node.inputs)]
+    return next((slot for slot, value in given if value is not None and value.const_value is not None), None)

@@ -26,16 +26,22 @@ def chain(
     gemm: str = "INT8",
     scale: object = 0.05,
 ) -> ir.Model:
-    """x -> MatMul -> Add -> Relu -> Gather -> Mul -> Q -> DQ -> y; ``read`` names a value that is an output too."""
+    """x -> MatMul, Add (or Gemm) -> Relu -> Gather -> Mul -> Q -> DQ -> y; ``read`` names a value that is an output."""
     g = GraphBuilder(opset=21)
     random = np.random.default_rng(0)
     x = g.input("x", FLOAT, "batch", WIDTH)
     weight = g.weight("w", WIDTH, COLUMNS)
-    if gemm == "INT8":
-        codes = g.constant("codes", random.integers(-127, 128, (WIDTH, COLUMNS)), np.int8)
-        weight = g.op("DequantizeLinear", codes, g.constant("s", random.uniform(0.01, 0.02, COLUMNS)), axis=1)
-    product = g.op("MatMul", x, weight, name="gemm")
-    added = g.op("Add", product, g.constant("b", random.normal(size=COLUMNS)), name="bias")
+    bias = g.constant("b", random.normal(size=COLUMNS))
+    if gemm != "float":
+        numbers, transposed = random.integers(-127, 128, (WIDTH, COLUMNS)), gemm == "Gemm"
+        codes = g.constant("codes", numbers.T if transposed else numbers, np.int8)
+        steps = g.constant("s", random.uniform(0.01, 0.02, COLUMNS))
+        weight = g.op("DequantizeLinear", codes, steps, axis=0 if transposed else 1)
+    if gemm == "Gemm":
+        product = added = g.op("Gemm", x, weight, bias, transB=1, alpha=0.5, beta=2.0, name="gemm")
+    else:
+        product = g.op("MatMul", x, weight, name="gemm")
+        added = g.op("Add", product, bias, name="bias")
     rows = g.op("Relu", added, name="relu")
     value = g.op("Gather", rows, g.constant("index", index, np.int64), axis=-1, name="gather")
     if multiplier is not None:
@@ -74,6 +80,15 @@ def test_columns_of_the_gemm_are_repeated(multiplier: list[float] | None) -> Non
     np.testing.assert_array_equal(codes[:, 8], codes[:, 7])
     assert constants["s_repeated"].shape == constants["b_repeated"].shape == (9,)
     assert not {"codes", "s", "b", "index"} & constants.keys()
+
+
+def test_of_a_gemm_its_rows_where_the_weight_is_transposed() -> None:
+    model = moved(chain(gemm="Gemm"))
+    assert kinds(model) == ["DequantizeLinear", "Gemm", "Relu", "QuantizeLinear", "DequantizeLinear"]
+    constants = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    np.testing.assert_array_equal(constants["codes_repeated"][8], constants["codes_repeated"][7])
+    assert constants["codes_repeated"].shape == (9, WIDTH)
+    assert constants["s_repeated"].shape == constants["b_repeated"].shape == (9,)
 
 
 BEHIND = {

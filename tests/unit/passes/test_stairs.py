@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calib8
+from calib8.graph.builder import GraphBuilder
+from calib8.graph.values import drop_unread_node, op_of
 from calib8.graph.weighted import weighted_ops
 from calib8.numerics import gelu
 from calib8.passes import stairs as module
@@ -140,6 +142,58 @@ def test_what_takes_stairs_and_what_does_not() -> None:
     assert takes_stairs(act_of(model), 128)
     model.graph.outputs.append(act_of(model))
     assert not takes_stairs(act_of(model), 128)
+
+
+@st.composite
+def feed_forwards(draw: st.DrawFn) -> tuple[ir.Model, bool]:
+    """x -> MatMul or Gemm of any form -> bias of any form -> Gelu -> MatMul; and whether a constant bias is there."""
+    g = GraphBuilder(opset=20)
+    gemm, transposed, codes = draw(st.booleans()), draw(st.integers(0, 1)), draw(st.booleans())
+    transposed *= gemm
+    shape = (3, 2) if transposed else (2, 3)
+    x = g.input("x", ir.DataType.FLOAT, "batch", *(() if gemm else ("sequence",)), 2)
+    weight = g.weight("w", *shape)
+    if codes:
+        numbers = g.random.integers(-127, 128, shape)
+        scale = g.constant("s", [0.01, 0.02, 0.03])
+        weight = g.op("DequantizeLinear", g.constant("c", numbers, np.int8), scale, axis=1 - transposed)
+    bias = draw(st.sampled_from([None, 0.5, [0.5], [1, -1, 2], [[1, -1, 2]]]))
+    given = [] if bias is None else [g.constant("b", bias)]
+    if gemm:
+        alpha, beta = draw(st.sampled_from([1.0, 0.5])), draw(st.sampled_from([1.0, 2.0]))
+        z = g.op("Gemm", x, weight, *given, name="up", transB=transposed, alpha=alpha, beta=beta)
+    else:
+        beta, z = 1.0, g.op("MatMul", x, weight, name="up")
+        z = g.op("Add", *draw(st.permutations([z, *given]))) if given else z
+    act = g.op("Gelu", z, approximate=draw(st.sampled_from(["none", "tanh"])))
+    down = g.op("MatMul", act, g.weight("v", 3, 2), name="down")
+    return g.model(y=down), bias is not None and beta == 1
+
+
+@given(made=feed_forwards(), copies=st.tuples(*[st.integers(1, 3)] * 3), known=st.booleans())
+def test_whatever_gemm_and_bias_are_in_front_folding_changes_no_number(
+    made: tuple[ir.Model, bool], copies: tuple[int, ...], known: bool
+) -> None:
+    model, biased = made
+    model = prepare(model)
+    index = np.repeat(np.arange(3), copies)
+    offset = np.float32([4 * copy for count in copies for copy in range(count)])
+    act, down = act_of(model), list(model.graph)[-1]
+    assert takes_stairs(act, 3)
+    constants = module.Constants(model.graph)
+    rows = down.inputs[1].const_value.numpy()[index]
+    down.replace_input_with(0, module.stairs(constants, act, index, offset))
+    down.replace_input_with(1, constants.new("wide", rows))
+    drop_unread_node(model.graph, act)
+    size = (5, 2) if len(model.graph.inputs[0].shape) == 2 else (2, 3, 2)
+    x = {"x": np.float32(np.random.default_rng(0).normal(size=size) * 8)}
+    expected = outputs_of(model, x)["y"]
+    for node in model.graph:
+        node.outputs[0].shape = node.outputs[0].shape if known or node is down else None
+    assert fold_stairs(model) == biased
+    assert [op_of(node) for node in model.graph if module.STAIRS in node.meta] == ([] if biased else ["Sub"])
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    np.testing.assert_allclose(outputs_of(model, x)["y"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_bias_the_offset_is_subtracted() -> None:
