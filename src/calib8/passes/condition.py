@@ -20,8 +20,8 @@ Rules:
 8. Where none is repeated there is no Gather in front of Q either: what is left out meets rows of zeros in the weight.
 9. Stairs, behind a GELU: a channel that reaches farther than the grid is repeated, each copy from a lower bias:
    ``GELU(z - c * amax)`` for c = 0, 1, 2 … Every copy ends where the grid does, by Q's own saturation, and where one
-   ends the next begins: their sum is the channel, but for less than 0.17 where two meet, as GELU is no ReLU there. All
-   meet the same row of the weight. So nothing stands before Q (see ``stairs``).
+   ends the next begins: their sum is the channel, but for 0.2 at most where two meet, as GELU is no ReLU there (amax is
+   3 or more, see ``design``). All meet the same row of the weight. So nothing stands before Q (see ``stairs``).
 10. Channels are the last axis for MatMul and Gemm, axis 1 for Conv, where the constants are shaped [K, 1, 1].
 """
 
@@ -59,7 +59,7 @@ class Conditioning:
         """Rows [n, K] -> conditioned rows [n, K']."""
         conditioned = (x - self.shift)[:, self.index] * self.multiplier
         if self.offset is not None:
-            upper = self.offset > 0  # what is that large came out of GELU as it went in
+            upper = self.offset > 0  # 3 or more: what is that large came out of GELU as it went in
             conditioned[:, upper] = gelu(conditioned[:, upper] - self.offset[upper])
         return conditioned
 

@@ -17,6 +17,11 @@ SMALLEST = 1e-5
 QUIET = 0.75
 
 
+#: No stair is lower. Below it GELU is no straight line between two of them: their sum would be off by 0.4 where they
+#: are 1 high, and rows that came out of GELU would no longer tell what the copies see (``Conditioning``).
+LOWEST_STAIR = 3.0
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Which treatments a conditioning combines.
@@ -85,7 +90,7 @@ def design(seen: Channels, weight_amax: NDArray[np.float32], recipe: Recipe) -> 
 def _on_stairs(reach: NDArray[np.float64], recipe: Recipe) -> Conditioning:
     """As many copies for each channel as bring the farthest down most; copy c begins where copy c - 1 ends."""
     copies = _copies(reach, max(PAD, _extra(len(reach), recipe.stairs)))
-    amax = float((reach / copies).max()) * recipe.reach
+    amax = max(float((reach / copies).max()) * recipe.reach, LOWEST_STAIR)
     index = np.repeat(np.arange(len(reach)), copies)
     number = np.arange(len(index)) - np.repeat(np.cumsum(copies) - copies, copies)
     return Conditioning(

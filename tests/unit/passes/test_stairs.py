@@ -70,6 +70,21 @@ def test_the_farthest_channels_get_the_columns() -> None:
     assert not found.offset[found.index == 0].any()
 
 
+@given(far=st.floats(0.3, 90), reach=st.sampled_from([0.5, 0.7, 1.0, 1.4]))
+def test_rows_behind_gelu_tell_what_the_copies_will_see(far: float, reach: float) -> None:
+    """Trials, GPTQ and the bias rest on it. With stairs 1 high a copy would be taken to be up to 20 steps off."""
+    seen = np.float32([far, *np.full(31, 0.3)])
+    found = design(Channels(-0.17 * np.ones(32, np.float32), 0 * seen, seen), seen, Recipe(stairs=0.04, reach=reach))
+    copies, step = found.offset[found.index == 0], found.amax / 127
+    z = np.linspace(-8, copies[-1] + found.amax - 1, 2000, dtype=np.float32)
+    x = np.zeros((len(z), 32), np.float32)
+    x[:, 0] = gelu(z)
+    told = on_grid(x, found)[:, found.index == 0]
+    real = np.clip(np.rint(gelu(z[:, None] - copies) / step), -128, 127) * step
+    assert np.abs(told - real).max() < 1.01 * step
+    assert np.abs(real.sum(axis=1) - x[:, 0]).max() < 0.21 + len(copies) * step / 2
+
+
 def planted() -> ir.Model:
     """An encoder with three channels of 128 that fire thirty times as far behind GELU."""
     model = tiny_encoder(vocabulary=64, width=64, positions=32)
