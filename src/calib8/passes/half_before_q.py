@@ -8,17 +8,19 @@ left form TensorRT 10.6 makes a kernel that writes INT8 and FP32, which the next
 writes INT8 and FP16, half of that, as the norms of a float engine do. Q's step is far above what FP16 rounds off.
 
 Rules:
-1. Only in a model that computes in FP16: one that casts something to it.
-2. Only what a node computes in FP32 and Q and something else read, and that is no output of the model.
-3. Only where FP16 holds ``ROOM`` times what Q's grid covers: some FP32 is FP32 since FP16 does not hold it.
+1. Only what a node computes in FP32 and Q and something else read, and that is no output of the model.
+2. All who read it beside Q take it as FP16, at once or behind a Mul or Add of a constant. What calibration saw beyond
+   FP16, what becomes an integer and what is normalised again is read as FP32 (``half``), and stays FP32.
+3. Only where FP16 holds ``ROOM`` times what Q's grid covers, and Q's smallest step is as many of FP16's.
 """
 
 import onnx_ir as ir
 
+from calib8.graph.codes import precision_of
 from calib8.graph.values import insert_behind, op_of
-from calib8.numerics import LEVELS
-from calib8.passes.half_rules import FP16, FP32, LARGEST
+from calib8.passes.half_rules import FP16, FP32, LARGEST, SMALLEST
 from calib8.passes.qdq_nodes import Constants
+from calib8.precision import GRIDS, Grid
 
 #: A grid may clip, and data of another day reach farther.
 ROOM = 16
@@ -26,10 +28,9 @@ ROOM = 16
 
 def half_before_q(model: ir.Model) -> bool:
     """Rewrite every such value of ``model`` in place, and tell whether there are any."""
-    graph, constants = model.graph, Constants(model.graph)
-    if not any(_to_half(node) for node in graph):
-        return False
-    found = {value for node in graph if (value := _quantised(node)) is not None and _has_others(value)}
+    graph, constants, grid = model.graph, Constants(model.graph), GRIDS[precision_of(model)]
+    quantised = {value for node in graph if (value := _quantised(node, grid)) is not None}
+    found = set(filter(_others_take_half, quantised))
     for value in sorted(found, key=lambda value: value.name or ""):
         uses = list(value.uses())
         half = _cast(constants, value, FP16)
@@ -43,19 +44,30 @@ def half_before_q(model: ir.Model) -> bool:
     return bool(found)
 
 
-def _quantised(node: ir.Node) -> ir.Value | None:
+def _quantised(node: ir.Node, grid: Grid) -> ir.Value | None:
     """The FP32 that ``node`` quantises, if a node computes it and FP16 holds it (rule 3)."""
     value = node.inputs[0] if op_of(node) == "QuantizeLinear" else None
     scale = node.inputs[1].const_value if value is not None and node.inputs[1] is not None else None
     producer = value.producer() if value is not None else None
     if value is None or scale is None or producer is None or op_of(producer) == "Cast" or value.dtype != FP32:
         return None
-    return value if LEVELS * float(scale.numpy().max()) * ROOM < LARGEST else None
+    step, largest = grid.step(0) * float(scale.numpy().min()), grid.largest * float(scale.numpy().max())
+    return value if step >= ROOM * SMALLEST and ROOM * largest < LARGEST else None
 
 
-def _has_others(value: ir.Value) -> bool:
-    others = any(op_of(reader) not in ("QuantizeLinear", "Shape") for reader, _ in value.uses())
-    return others and not value.is_graph_output()
+def _others_take_half(value: ir.Value) -> bool:
+    """Rules 1 and 2."""
+    others = [reader for reader, _ in value.uses() if op_of(reader) not in ("QuantizeLinear", "Shape")]
+    return bool(others) and not value.is_graph_output() and all(map(_takes_half, others))
+
+
+def _takes_half(node: ir.Node) -> bool:
+    if _to_half(node):
+        return True
+    scales = op_of(node) in ("Add", "Mul") and any(value and value.const_value is not None for value in node.inputs)
+    result = node.outputs[0]
+    readers = [reader for reader, _ in result.uses()]
+    return scales and bool(readers) and not result.is_graph_output() and all(map(_takes_half, readers))
 
 
 def _to_half(node: ir.Node) -> bool:

@@ -10,16 +10,21 @@ from calib8.passes.half import to_half
 from calib8.passes.half_before_q import half_before_q
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.passes.qdq_nodes import Constants
+from calib8.passes.reach import Reach, mark_reach
+from calib8.precision import FP8, INT8, Grid
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
 
 FEEDS = token_feeds(3, 9, 13)
 
 
-def quantised(*, half: bool = True, amax: float = 4.0) -> ir.Model:
-    """Of an encoder whose norms both a residual and Q read."""
+def quantised(*, half: bool = True, amax: float = 4.0, grid: Grid = INT8, beyond: bool = False) -> ir.Model:
+    """Of an encoder whose norms both a residual and Q read; ``beyond``: FP16 does not hold what they give."""
     model = prepare(tiny_encoder())
     ops = [op for op in weighted_ops(model) if op.name in ("q", "k", "v", "up")]
-    insert_qdq(model, ops, {op.activation.name: amax for op in ops})
+    far = Reach(minimum=-40000, maximum=40000)
+    mark_reach(model, {op.activation.name: far for op in ops} if beyond else {})
+    insert_qdq(model, ops, {op.activation.name: amax for op in ops}, grid)
     return to_half(model) if half else model
 
 
@@ -50,9 +55,57 @@ def test_q_and_the_residual_read_one_fp16() -> None:
     assert half_before_q(model) is False  # once is enough
 
 
+@pytest.mark.parametrize("grid", [INT8, FP8])
 @pytest.mark.parametrize(("amax", "rewritten"), [(4090.0, True), (4100.0, False)])
-def test_only_what_fp16_holds_with_room(amax: float, rewritten: bool) -> None:
-    assert half_before_q(quantised(amax=amax)) is rewritten  # sixteen times 4,094 is what FP16 ends at
+def test_only_what_fp16_holds_with_room(amax: float, rewritten: bool, grid: Grid) -> None:
+    assert half_before_q(quantised(amax=amax, grid=grid)) is rewritten  # sixteen times 4,094 is what FP16 ends at
+
+
+@pytest.mark.parametrize(("step", "rewritten"), [(2.0**-20, True), (2.0**-21, False)])
+def test_only_steps_that_fp16_does_not_round_away(step: float, rewritten: bool) -> None:
+    assert half_before_q(quantised(amax=127 * step)) is rewritten
+    assert half_before_q(quantised(amax=448 * 2**9 * step, grid=FP8)) is rewritten  # below its normal numbers
+
+
+def test_a_grid_that_clips_does_not_bring_what_is_beyond_fp16_into_it() -> None:
+    """A percentile may have cut 40,000 to 4; the residual still reads 40,000."""
+    assert half_before_q(quantised(beyond=True)) is False
+
+
+READ_AS_FP32 = {
+    "an integer": ("ArgMax", {"axis": -1}),
+    "a norm": ("ReduceL2", {"axes": [-1]}),
+    "an angle": ("Sin", {}),
+}
+
+
+@pytest.mark.parametrize("case", READ_AS_FP32)
+def test_who_reads_it_as_fp32_gets_fp32(case: str) -> None:
+    model = quantised()
+    op_type, attributes = READ_AS_FP32[case]
+    norms = [node for node in model.graph if node.op_type == "LayerNormalization"][:2]
+    for number, norm in enumerate(norms):
+        other = ir.node(op_type, [norm.outputs[0]], attributes, name=f"other{number}")
+        other.outputs[0].name = f"other{number}_out"
+        model.graph.append(other)
+    assert half_before_q(model) is False
+
+
+def test_what_smoothing_took_out_is_given_back_behind_fp16() -> None:
+    model = quantised()
+    norms = [node for node in model.graph if node.op_type == "LayerNormalization"][:2]
+    constants = Constants(model.graph)
+    for norm in norms:
+        (cast,) = [reader for reader, _ in norm.outputs[0].uses() if reader.op_type == "Cast"]
+        inverse = constants.new("inverse", np.full(8, 2, np.float32))
+        undo = ir.node("Mul", [norm.outputs[0], inverse], name=constants.free("undo"))
+        undo.outputs[0].name, undo.outputs[0].type = f"{undo.name}_out", norm.outputs[0].type
+        model.graph.insert_before(cast, undo)
+        cast.replace_input_with(0, undo.outputs[0])
+    assert half_before_q(model)
+    assert chains(model) == [["Cast", "Cast"]] * 2
+    for norm in norms:
+        assert [reader.op_type for reader, _ in norm.outputs[0].uses()] == ["Cast"]
 
 
 def test_an_fp32_model_keeps_its_fp32() -> None:
