@@ -11,7 +11,7 @@ import calib8
 from calib8.cli.main import main
 from calib8.conversion import baseline, run
 from calib8.engine.sidecar import describe_engine
-from calib8.errors import SetupError
+from calib8.errors import Calib8Error, DataError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
@@ -63,6 +63,7 @@ def converted(folder: Path, **options) -> calib8.Report:
 def test_the_first_engine_that_runs_here_is_set_against_fp16(folder: Path) -> None:
     report = converted(folder)
     assert report.gpu_speed is not None
+    assert (report.optimize, report.gpu_speed.unheld) == ("accuracy", 0)
     assert [cell.shape for cell in report.gpu_speed.cells] == [
         "1x8",
         "4x16",
@@ -105,9 +106,12 @@ def test_it_can_be_left_out(folder: Path) -> None:
     assert not list((folder / "out").glob("*fp16*"))
 
 
-def test_what_cannot_be_run_is_a_note(folder: Path, monkeypatch: pytest.MonkeyPatch, notes) -> None:
+@pytest.mark.parametrize("error", [SetupError, DataError])
+def test_what_cannot_be_run_is_a_note(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, notes, error: type[Calib8Error]
+) -> None:
     def refuse(*_):
-        raise SetupError("no memory is left on the GPU.")
+        raise error("no memory is left on the GPU.")
 
     monkeypatch.setattr(baseline, "race_on_gpu", refuse)
     config = calib8.Convert(build=calib8.Build(targets="sm86", shapes=SHAPES), verify=calib8.Verify())

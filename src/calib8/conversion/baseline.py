@@ -7,7 +7,7 @@ from calib8.data.batching import Dataset
 from calib8.engine.build import build_engine
 from calib8.engine.config import Build
 from calib8.engine.sidecar import describe_engine
-from calib8.errors import BuildError, ModelError, SetupError
+from calib8.errors import Calib8Error
 from calib8.progress import Progress
 from calib8.verification.gpu_speed import GpuSpeed, race_on_gpu
 
@@ -23,7 +23,8 @@ def race_baseline(
 ) -> GpuSpeed | None:
     """Build the float ``model`` in FP16 beside ``engine``, which runs here, as ``config`` says, and time the two.
 
-    What keeps FP16 from being built or run is a note, and gives None: it says nothing of the quantised engine.
+    What keeps FP16 from being built or run is a note, and gives None: it says nothing of the quantised engine, whose
+    report is still to be written.
     """
     baseline = engine.with_name(f"{engine.stem.removesuffix(f'.{target}')}-baseline-fp16.engine")
     shapes = describe_engine(engine).profiles  # of which the float model, without calibration data, may not know
@@ -31,6 +32,6 @@ def race_baseline(
     try:
         build_engine(model, baseline, in_float, limits=limits, progress=progress)
         return race_on_gpu(baseline, engine, dataset, progress)
-    except (BuildError, ModelError, SetupError) as error:
+    except Calib8Error as error:
         progress.note(f"nothing was timed against FP16: {error}")
         return None

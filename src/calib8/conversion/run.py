@@ -107,7 +107,7 @@ def convert(
             engines, failure = job.build(int8)
         with job.timed("verify"):
             measured = job.verify(reference, int8, held_out, fitted)
-        engines, gpu_speed = job.race(reference, engines, measured.dataset)
+        engines, gpu_speed = job.race(reference, engines, measured.dataset, len(ranges.beyond))
     try:
         measured.accuracy.raise_for_failure(config.verify)
     except AccuracyMissed as error:
@@ -335,9 +335,12 @@ class _Job:
         return _Measured(dataset, accuracy, ran, speed, described, on_calibration_data)
 
     def race(
-        self, reference: ir.Model, engines: tuple[EngineFacts, ...], dataset: Dataset
+        self, reference: ir.Model, engines: tuple[EngineFacts, ...], dataset: Dataset, unheld: int
     ) -> tuple[tuple[EngineFacts, ...], GpuSpeed | None]:
-        """Against FP16, where this machine runs one of the engines, which is marked as executed."""
+        """Against FP16, where this machine runs one of the engines, which is marked as executed.
+
+        ``unheld``: how many tensors FP16 does not hold.
+        """
         build, here = self.config.build, None
         if build is not None and self.config.baseline:
             paths = [self.output / engine.file.name for engine in engines]
@@ -347,8 +350,10 @@ class _Job:
         with self.timed("race against FP16"):
             limits = dimension_limits(reference)
             found = race_baseline(self.model, *here, build, limits, dataset, self.progress)
-        ran = found.engine if found is not None else ""
-        return tuple(engine.model_copy(update={"executed": engine.file.name == ran}) for engine in engines), found
+        if found is None:
+            return engines, None
+        ran = tuple(engine.model_copy(update={"executed": engine.file.name == found.engine}) for engine in engines)
+        return ran, found.model_copy(update={"unheld": unheld})
 
     def _speed(self, reference: ir.Model, int8: ir.Model) -> Speed | None:
         """How fast held-out sentences become vectors, in the runtimes that are for use; None if there are none."""
@@ -376,6 +381,7 @@ class _Job:
             model=file_facts(self.model),
             int8=file_facts(self.quantised_path),
             precision=plan.precision,
+            optimize=self.config.quantize.optimize,
             int8_ops=len(plan.quantised),
             weighted_ops=len(plan.ops),
             calibration=CalibrationFacts(

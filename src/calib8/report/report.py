@@ -13,6 +13,7 @@ from calib8.files import sha256_file, write_json
 from calib8.gpu.activity import Activity
 from calib8.graph.io import source_sha256, stored_bytes
 from calib8.precision import Precision
+from calib8.quantization.config import Optimize
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.processor import cores, has_amx, has_vnni
 from calib8.verification.compare import Comparison
@@ -81,6 +82,7 @@ class Report(BaseModel):
     model: FileFacts
     #: What the quantised model, ``int8`` here whichever it is, multiplies.
     precision: Precision = "int8"
+    optimize: Optimize = "accuracy"
     int8: FileFacts
     int8_ops: int
     weighted_ops: int

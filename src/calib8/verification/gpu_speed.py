@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 from calib8.data.batching import Dataset
 from calib8.engine.profiles import profile_sets
 from calib8.engine.sidecar import Sidecar, describe_engine
+from calib8.errors import DataError
 from calib8.progress import Progress
 from calib8.runtime.open import open_artefact
-from calib8.verification.bench import Cell, Workload, measure
+from calib8.verification.bench import Cell, Workload, measure, shape_of
 from calib8.verification.config import Bench
 
 #: Time for each engine and shape, and the ratio from which on one engine is told to be faster or slower than another.
@@ -26,6 +27,8 @@ class GpuSpeed(BaseModel):
     baseline: str
     engine: str
     cells: tuple[Cell, ...]
+    #: Tensors that FP16 does not hold (``Ranges.beyond``): the float engine has them in it, and is for its time alone.
+    unheld: int = 0
 
     def ratio(self, cell: Cell) -> float:
         """How many times faster the quantised engine computes."""
@@ -41,28 +44,37 @@ class GpuSpeed(BaseModel):
         return ", ".join(f"{self.ratio(cell):.2f}x at {cell.shape}" for cell in cells)
 
 
-def race_on_gpu(baseline: Path, engine: Path, dataset: Dataset, progress: Progress) -> GpuSpeed:
+def race_on_gpu(baseline: Path, engine: Path, dataset: Dataset, progress: Progress) -> GpuSpeed | None:
     """Time both by turns over data like that of ``dataset``, in the usual shape of each profile and the largest of all.
 
-    Raises ``SetupError`` where one of them cannot be run.
+    A shape that such data cannot have is a note; None if all are. Raises ``SetupError`` where one of the engines
+    cannot be run.
     """
     workload = Workload(dataset)
     with open_artefact(baseline) as slow, open_artefact(engine) as fast:
         opened = {baseline.name: slow, engine.name: fast}
         cells: list[Cell] = []
-        for batch, length in dict.fromkeys(_shapes(describe_engine(engine), workload.sequence is not None)):
+        for batch, length in dict.fromkeys(_shapes(describe_engine(engine), dataset, workload.sequence is not None)):
             config = Bench(batches=(batch,), lengths=(length,) if length else (), seconds=SECONDS)
-            cells += measure(opened, dataset, config, progress)
-        return GpuSpeed(runtime=fast.description, baseline=baseline.name, engine=engine.name, cells=tuple(cells))
+            try:
+                cells += measure(opened, dataset, config, progress)
+            except DataError as error:  # another profile is for images of another size, say
+                progress.note(f"nothing was timed at {shape_of(batch, length)}: {error}")
+        runtime = fast.description
+    return GpuSpeed(runtime=runtime, baseline=baseline.name, engine=engine.name, cells=tuple(cells)) if cells else None
 
 
-def _shapes(sidecar: Sidecar, sequences: bool) -> Iterator[tuple[int, int | None]]:
-    """Batch and length, None where the model has no sequence; of an engine without profiles the batch that it has."""
-    sets = [profiles for profiles in profile_sets(sidecar.profiles) if profiles]
-    first = [next(iter(profiles.values())) for profiles in sets]
-    largest = max((profile.max for profile in first), default=())
-    shapes = [*(profile.opt for profile in first), largest]
-    if not first:
-        shapes = [next(iter(tensor.shape for tensor in sidecar.tensors if tensor.mode == "input"))]
+def _shapes(sidecar: Sidecar, dataset: Dataset, sequences: bool) -> Iterator[tuple[int, int | None]]:
+    """Batch and length, None where the model has no sequence, of the input whose shape is that of a batch.
+
+    Of a model that takes one sample at a time that one; of an engine without profiles the batch that it has.
+    """
+    if dataset.alone:
+        yield 1, None
+        return
+    of_batch = [profiles[dataset.leading] for profiles in profile_sets(sidecar.profiles) if dataset.leading in profiles]
+    shapes = [*(profile.opt for profile in of_batch), max((profile.max for profile in of_batch), default=())]
+    if not of_batch:
+        shapes = [tensor.shape for tensor in sidecar.tensors if tensor.name == dataset.leading]
     for shape in filter(None, shapes):
         yield shape[0], shape[1] if sequences else None

@@ -6,6 +6,7 @@ from calib8.report.report import Conversion, Report
 from calib8.report.section import Note, Section
 from calib8.report.verification import VerificationReport
 from calib8.report.wording import cpu_speed, in_runtime, measured_on
+from calib8.verification.gpu_speed import GpuSpeed
 
 
 def conversion(made: Conversion) -> Section:
@@ -57,12 +58,21 @@ def _against_float(report: Report) -> Iterator[Note]:
     told = report.precision.upper()
     if slower := speed.slower:
         yield Note(
-            f"SLOWER than FP16 in {speed.runtime}: {told} is {speed.told(slower)}. Take {speed.baseline} for such "
-            "shapes, or convert with --optimize latency.",
+            f"SLOWER than FP16 in {speed.runtime}: {told} is {speed.told(slower)}. {_instead(report, speed)}",
             style="bold yellow",
         )
     if others := tuple(cell for cell in speed.cells if cell not in slower):
         yield Note(f"against FP16 in {speed.runtime}: {speed.told(others)}")
+
+
+def _instead(report: Report, speed: GpuSpeed) -> str:
+    """What else there is."""
+    faster = report.precision == "int8" and report.optimize == "accuracy"
+    if speed.unheld:
+        told = f"FP16 does not hold {speed.unheld} of the model's tensors (ranges.json): do not ship {speed.baseline}."
+        return f"{told} Convert with --optimize latency." if faster else told
+    take = f"Take {speed.baseline} for such shapes"
+    return f"{take}, or convert with --optimize latency." if faster else f"{take}."
 
 
 def _engines(report: Report) -> Iterator[str]:
