@@ -51,3 +51,12 @@ def branch_of(value: ir.Value, channels: int) -> Branch | None:
         return node.op_type in ELEMENTWISE and all(grow(operand) for operand in node.inputs)
 
     return Branch(gemms[0], tuple(nodes)) if grow(value) and gemms else None
+
+
+def weighted_branch_of(value: ir.Value, channels: int) -> Branch | None:
+    """``branch_of``, if the weight of its GEMM is a constant matrix, of which the columns can be chosen."""
+    branch = branch_of(value, channels)
+    weight = branch.gemm.inputs[1].const_value if branch is not None and branch.gemm.inputs[1] is not None else None
+    if branch is None or weight is None or len(weight.shape) != 2:
+        return None
+    return branch if weight.shape[axis_of_columns(branch.gemm)] == channels else None

@@ -14,14 +14,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.branch import Branch, axis_of_columns, branch_of
+from calib8.graph.branch import axis_of_columns, weighted_branch_of
 from calib8.graph.values import insert_behind, op_of
 from calib8.passes.qdq_nodes import Constants
 
 
 def own_columns(constants: Constants, value: ir.Value, channels: int, chosen: NDArray[np.int64]) -> ir.Value | None:
     """``value[..., chosen]``, computed beside ``value``, whose last axis has ``channels``; None where rule 1 fails."""
-    branch = _branch(value, channels)
+    branch = weighted_branch_of(value, channels)
     if branch is None:
         return None
     twins: dict[ir.Value, ir.Value] = {}
@@ -32,14 +32,6 @@ def own_columns(constants: Constants, value: ir.Value, channels: int, chosen: ND
     ]
     insert_behind(constants.graph, value, nodes)
     return twins[value]
-
-
-def _branch(value: ir.Value, channels: int) -> Branch | None:
-    branch = branch_of(value, channels)
-    weight = branch.gemm.inputs[1].const_value if branch is not None and branch.gemm.inputs[1] is not None else None
-    if branch is None or weight is None or len(weight.shape) != 2:
-        return None
-    return branch if weight.shape[axis_of_columns(branch.gemm)] == channels else None
 
 
 def _twin(

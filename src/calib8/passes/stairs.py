@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calib8.graph.branch import branch_of
+from calib8.graph.branch import weighted_branch_of
 from calib8.graph.values import drop_unread, insert_behind, op_of
 from calib8.passes.early_gather import into_gemm
 from calib8.passes.half import CONDITIONING
@@ -27,14 +27,15 @@ STAIRS = "calib8.stairs"
 
 
 def takes_stairs(value: ir.Value, channels: int) -> bool:
-    """Whether ``value`` is the GELU of what one GEMM and elementwise ops compute, of so many channels.
+    """Whether ``value`` is the GELU of what one GEMM with a constant weight and elementwise ops compute, of so many
+    channels.
 
     Only GEMMs may read it, and nothing else what lies between: all of it gets other channels.
     """
     node = value.producer()
     if node is None or op_of(node) != "Gelu" or node.inputs[0] is None or value.is_graph_output():
         return False
-    branch = branch_of(node.inputs[0], channels)
+    branch = weighted_branch_of(node.inputs[0], channels)
     alone = all(op_of(reader) in ("MatMul", "Gemm") for reader, _ in value.uses())
     return branch is not None and branch.closed(node) and alone
 
