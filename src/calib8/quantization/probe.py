@@ -25,8 +25,8 @@ from calib8.verification.measured import Measured, at_least, kind_of, require_kn
 from calib8.verification.named import KindName, Least
 from calib8.verification.outputs import finite_numbers, without_padding
 
-#: What a sample with NaN or infinity counts for: no other is as bad.
-RUINED = -1.0
+#: What a sample with NaN or infinity counts for: no other is as bad. Where scores are counts, that is nothing right.
+RUINED, NOTHING_RIGHT = -1.0, 0.0
 
 
 def probe_of(
@@ -74,15 +74,18 @@ class Probe:
     def scores(self, runtime: Runtime) -> Numbers:
         """Score of each sample beside FP32, [samples]; of the output that comes off worst, if there are several."""
         found = {name: Measured(one.kind, one.guessed, one.pooling) for name, one in self.outputs.items()}
+        ruined: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in found}
         for (rows, arrays), expected in zip(self.data.batches(), self._expected, strict=True):
             mask, outputs = self._mask(arrays), run_filled(runtime, arrays, self.data)
             for name, one in found.items():
-                got = one.kept(without_padding(_measurable(name, outputs[name], len(rows)), mask), mask)
+                numbers = without_padding(_measurable(name, outputs[name], len(rows)), mask)
+                finite = np.isfinite(numbers)
+                got = one.kept(np.where(finite, numbers, 0), mask)
                 _require_size(name, got, expected[name])
                 one.add(expected[name], got)
-        return min(
-            (np.nan_to_num(one.scores(), nan=RUINED) for one in found.values()), key=lambda scores: float(scores.mean())
-        )
+                ruined[name].append(~finite.all(axis=tuple(range(1, finite.ndim))))
+        scores = (_with_ruins(one, np.concatenate(ruined[name])) for name, one in found.items())
+        return min(scores, key=lambda scores: float(scores.mean()))
 
     def score(self, quantised: ir.Model) -> float:
         """Mean score of ``quantised`` beside FP32, with the arithmetic of an engine."""
@@ -130,6 +133,12 @@ def _measurable(name: str, output: NDArray[np.generic], samples: int) -> NDArray
             "Leave that output out of the model."
         )
     return output
+
+
+def _with_ruins(one: Measured, ruined: NDArray[np.bool_]) -> Numbers:
+    """Its scores; where an output was ``ruined``, a kind may have seen something in it all the same: the class 0, say,
+    or that there is no box."""
+    return np.where(ruined, NOTHING_RIGHT if one.measure.counted else RUINED, one.scores())
 
 
 def _require_size(name: str, got: Side, expected: Side) -> None:

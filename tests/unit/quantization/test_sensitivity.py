@@ -98,6 +98,29 @@ def test_the_worst_output_counts_and_nan_is_ruin() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "worst"), [("classes", 0), ("maps", -1), ("boxes", 0), ("number", -1), ("vectors", -1)]
+)
+@pytest.mark.parametrize("ruin", [np.nan, np.inf, -np.inf])
+def test_what_is_ruined_scores_nothing_whatever_a_kind_sees_in_it(kind: str, worst: float, ruin: float) -> None:
+    """NaN is the class 0 to an argmax, no cell above a threshold, and no box that is sure."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    chosen = np.zeros((5, 6)) if kind == "boxes" else np.arange(8)
+    model = g.model(y=g.op("Gather", x, g.constant("chosen", chosen, np.int64), axis=1))
+    given = np.full((4, 8), 0.1, np.float32)
+    given[:, 0] += 0.1 + np.arange(4) / 80  # the class 0, and below what makes a box
+    probe = Probe(model, dataset_for(model, Batches([{"x": given}]), Quiet()), kinds={"y": kind})
+    rows = np.take(given, chosen.astype(int), axis=1)
+    np.testing.assert_allclose(probe.scores(as_outputs(y=rows)), 1, atol=1e-6)
+    half = rows.copy()
+    half[1] = ruin
+    scores = probe.scores(as_outputs(y=half))
+    assert scores[1] == worst
+    np.testing.assert_allclose(np.delete(scores, 1), 1, atol=1e-6)
+    assert np.isfinite(probe.bound(scores))
+
+
+@pytest.mark.parametrize(
     ("op_type", "attributes", "message"),
     [
         ("Log", {}, "'y' of ONNX Runtime .* holds NaN or infinity"),
