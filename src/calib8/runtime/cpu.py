@@ -29,7 +29,7 @@ def open_cpu(
     except ModelError:
         if runtime != "auto" or choice.runtime == "onnxruntime":
             raise
-        choice = by_rule(model, "onnxruntime", threads or cores())  # which knows more operators
+        choice = chosen(model, "onnxruntime", threads=threads, throughput=throughput)  # which knows more operators
         opened = open_choice(model, choice, threads)
     opened.description += remarks(model, runtime, choice.form)
     return opened

@@ -53,9 +53,11 @@ def test_what_openvino_does_not_take_goes_to_onnx_runtime(monkeypatch: pytest.Mo
     found_exact(monkeypatch)
     assert choice.by_rule(model, "auto", 1).runtime == "openvino"
     monkeypatch.setattr(openvino, "OpenVinoRuntime", refuse)
-    with open_cpu(model) as opened:
-        assert opened.description.startswith("ONNX Runtime")
-        assert np.isfinite(opened.run(X)["y"]).all()
+    for throughput, streams in ((False, 1), (True, 2)):  # a run alone has all threads
+        with open_cpu(model, threads=2, throughput=throughput) as opened:
+            assert opened.description.startswith("ONNX Runtime")
+            assert opened.streams == streams
+            assert np.isfinite(opened.run(X)["y"]).all()
     with pytest.raises(ModelError, match="dynamic rank"):
         open_cpu(model, "openvino")
 
