@@ -56,6 +56,36 @@ def test_each_form_becomes_one_op_of_the_same_numbers(form: str) -> None:
     np.testing.assert_allclose(outputs_of(model, X)["y"], before, rtol=1e-5, atol=1e-6)
 
 
+def by_tanh(form: str, *, k: float = 0.044715, read: bool = False) -> ir.Model:
+    """GELU by tanh as ``form`` writes the cube; ``read``: the square is an output, too."""
+    g = GraphBuilder()
+    x = g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch", 12))
+    one, half, root = g.constant("one", 1), g.constant("half", 0.5), g.constant("root", np.sqrt(2 / np.pi))
+    square = g.op("Mul", x, x)
+    if form == "pow":
+        inner = g.op("Add", x, g.op("Mul", g.op("Pow", x, g.constant("three", 3)), g.constant("k", k)))
+    elif form == "products":
+        inner = g.op("Add", x, g.op("Mul", g.constant("k", k), g.op("Mul", x, square)))
+    else:  # x * root * (1 + k * x * x)
+        scaled = g.op("Mul", x, root)
+        bracket = g.op("Add", one, g.op("Mul", g.op("Mul", g.constant("k", k), x), x))
+    argument = g.op("Mul", scaled, bracket) if form == "bracket" else g.op("Mul", root, inner)
+    y = g.op("Mul", g.op("Mul", half, x), g.op("Add", one, g.op("Tanh", argument)))
+    return prepare(g.model(y=g.op("Neg", y), **({"square": square} if read else {})))
+
+
+@pytest.mark.parametrize("form", ["pow", "products", "bracket"])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_what_is_written_by_tanh_stays_by_tanh(form: str, approximate: str) -> None:
+    model = by_tanh(form)
+    before = outputs_of(model, X)["y"]
+    assert gelu_ops(model, approximate) == 1
+    assert kinds(model) == ["Neg", "Gelu", "Neg"]
+    assert list(model.graph)[1].attributes.get_string("approximate") == "tanh"
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    np.testing.assert_allclose(outputs_of(model, X)["y"], before, rtol=1e-5, atol=1e-6)
+
+
 def test_a_gelu_of_a_gelu() -> None:
     g = GraphBuilder()
     x = g.op("Neg", g.input("x", ir.DataType.FLOAT, "batch", 12))
@@ -86,8 +116,13 @@ def test_tanh_is_off_by_what_is_known_of_it() -> None:
         written("exporter", one=[[[1]]]),
         written("exporter", read="plus"),
         written("exporter", read="erf"),
+        by_tanh("pow", k=0.05),
+        by_tanh("products", read=True),
     ],
-    ids=["no half", "another value", "one and a tenth", "one more axis", "sum read", "erf read"],
+    ids=[
+        *("no half", "another value", "one and a tenth", "one more axis", "sum read", "erf read"),
+        *("another polynomial", "square read"),
+    ],
 )
 def test_what_is_no_gelu_stays(model: ir.Model) -> None:
     before = kinds(model)
