@@ -72,7 +72,10 @@ class Probe:
         return other
 
     def scores(self, runtime: Runtime) -> Numbers:
-        """Score of each sample beside FP32, [samples]; of the output that comes off worst, if there are several."""
+        """Score of each sample beside FP32, [samples]; of the output that comes off worst, if there are several.
+
+        Beside others one of counts may be a sample off, which is chance.
+        """
         found = {name: Measured(one.kind, one.guessed, one.pooling) for name, one in self.outputs.items()}
         ruined: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in found}
         for (rows, arrays), expected in zip(self.data.batches(), self._expected, strict=True):
@@ -84,8 +87,9 @@ class Probe:
                 _require_size(name, got, expected[name])
                 one.add(expected[name], got)
                 ruined[name].append(~finite.all(axis=tuple(range(1, finite.ndim))))
-        scores = (_with_ruins(one, np.concatenate(ruined[name])) for name, one in found.items())
-        return min(scores, key=lambda scores: float(scores.mean()))
+        scores = {name: _with_ruins(one, np.concatenate(ruined[name])) for name, one in found.items()}
+        allowed = {name: 1 / len(self.data) if one.measure.counted else 0.0 for name, one in found.items()}
+        return scores[min(scores, key=lambda name: float(scores[name].mean()) + allowed[name])]
 
     def score(self, quantised: ir.Model) -> float:
         """Mean score of ``quantised`` beside FP32, with the arithmetic of an engine."""
@@ -99,7 +103,7 @@ class Probe:
 
     @property
     def step(self) -> float:
-        """The least difference of means that is not chance: more than one sample's, where scores are counts."""
+        """The least difference of means that is not chance: more than one sample's, where all scores are counts."""
         return 1 / len(self.data) if self._counts() is not None else 0.0
 
     def bound(self, scores: Numbers) -> float:
@@ -109,7 +113,9 @@ class Probe:
         return float(scores.mean() - scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else -math.inf
 
     def _counts(self) -> Measured | None:
-        return next((one for one in self.outputs.values() if one.measure.counted), None)
+        """An output, if all are of counts."""
+        first, *others = self.outputs.values()
+        return first if all(one.measure.counted for one in (first, *others)) else None
 
     def _kept(self, reference: Runtime, rows: Rows, arrays: Arrays, kinds: Mapping[str, KindName]) -> dict[str, Side]:
         mask, outputs = self._mask(arrays), run_filled(reference, arrays, self.data)

@@ -22,6 +22,7 @@ from calib8.quantization.sensitivity import rank
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
+from calib8.verification.named import Least
 
 PLAIN = Int8(treatment="plain", remainder="fp32")
 
@@ -95,6 +96,25 @@ def test_the_worst_output_counts_and_nan_is_ruin() -> None:
     np.testing.assert_allclose(probe.scores(as_outputs(y=half, z=-rows, best=best)), [1, -1, 1, 1])
     with pytest.raises(DataError, match=r"'y' has another size quantised than in FP32 \(rows of 7 and 8\)"):
         probe.scores(as_outputs(y=rows[:, :7], z=-rows, best=best))
+
+
+def test_counts_beside_vectors_do_not_make_the_guard_blunt() -> None:
+    """One class of four is chance, but vectors that turned are not."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 8)
+    model = g.model(y=g.op("Identity", x), z=g.op("ArgMax", x, axis=1, keepdims=0))
+    rows = feeds(4)["x"]
+    probe = Probe(model, dataset_for(model, Batches([{"x": rows}]), Quiet()))
+    assert [one.kind for one in probe.outputs.values()] == ["vectors", "ids"]
+    best = rows.argmax(axis=1)
+    turned, one_off, two_off = rows + np.roll(rows, 1, axis=1) / 4, best.copy(), best.copy()
+    one_off[0] += 1
+    two_off[:2] += 1
+    assert probe.step == 0
+    assert 0.9 < probe.scores(as_outputs(y=turned, z=best)).mean() < 0.99
+    np.testing.assert_allclose(probe.scores(as_outputs(y=rows, z=one_off)), 1)
+    np.testing.assert_allclose(probe.scores(as_outputs(y=rows, z=two_off)), [0, 0, 1, 1])
+    assert probe.only(Least(name="ids", least=0.9)).step == 0.25
 
 
 @pytest.mark.parametrize(
