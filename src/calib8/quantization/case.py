@@ -106,19 +106,19 @@ class Case:
     def follow_soundly(
         self, plan: QuantPlan, solutions: Mapping[str, Solution], probe: Probe, least: float, progress: Progress
     ) -> ir.Model:
-        """``follow``, with less folded if the model has not the ``least`` cosine that its ops were measured to leave.
+        """``follow``, with less folded if the model has not the ``least`` score that its ops were measured to leave.
 
         What ops cost is measured before anything is folded. A GEMM that conditioning is folded into gives conditioned
         numbers, and nothing says for all models that those do not overflow in FP16.
         """
         quantised = self.follow(plan, solutions)
-        if not self.folds_into_half or (cosine := probe.score(quantised)) >= least:
+        if not self.folds_into_half or (score := probe.score(quantised)) >= least:
             return quantised
         other = self.follow(plan, solutions, folded=False)
-        if (better := probe.score(other)) <= cosine:
+        if (better := probe.score(other)) <= score:
             return quantised
         progress.note(
-            f"folded for latency, the model has a cosine of {cosine:.5f} to FP32, less than {least:.5f}: FP16 "
+            f"folded for latency, the model keeps {score:.5f} ({probe.told}), less than {least:.5f}: FP16 "
             f"overflows or rounds too much. What conditions stays in front of Q, which has {better:.5f}"
         )
         return other

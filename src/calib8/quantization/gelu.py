@@ -14,7 +14,7 @@ SHARE = 0.1
 def with_gelu_ops(model: ir.Model, probe: Probe, max_damage: float, progress: Progress) -> tuple[ir.Model, Gelu | None]:
     """A clone of the prepared ``model`` with a Gelu op for each GELU, and what became of them.
 
-    By tanh if that takes no more than ``SHARE`` of ``max_damage`` from the cosine of the outputs, in float; exact if
+    By tanh if that takes no more than ``SHARE`` of ``max_damage`` from the score of the outputs, in float; exact if
     it does. The model itself and None if it has no GELU, or none that can become one op.
     """
     changed = model.clone()
@@ -25,6 +25,6 @@ def with_gelu_ops(model: ir.Model, probe: Probe, max_damage: float, progress: Pr
     if exact:
         changed = model.clone()
         gelu_ops(changed, "none")
-    gelu = Gelu(ops=ops, approximate="none" if exact else "tanh", cosine=cosine)
+    gelu = Gelu(ops=ops, approximate="none" if exact else "tanh", cosine=cosine, score=probe.told)
     progress.note(gelu.describe())
     return changed, gelu

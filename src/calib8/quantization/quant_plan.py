@@ -77,17 +77,18 @@ class Budget(BaseModel):
 
 class Gelu(BaseModel):
     """``ops`` GELUs that became one op each: exact (``none``), or by ``tanh``, which alone leaves the model's float
-    output a mean cosine of ``cosine`` to FP32."""
+    output a mean score of ``cosine`` beside FP32: a ``score``, cosine of vectors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ops: int
     approximate: Literal["none", "tanh"]
     cosine: float
+    score: str = "cosine"
 
     def describe(self) -> str:
         """For people."""
-        cost = f"{1 - self.cosine:.1e} of cosine in float"
+        cost = f"{1 - self.cosine:.1e} of {self.score} in float"
         if self.approximate == "tanh":
             return f"GELU is one op ({self.ops} of them), by tanh, which costs {cost}"
         return f"GELU is one op ({self.ops} of them), exact: tanh would cost {cost}"

@@ -58,6 +58,15 @@ def test_tanh_where_it_costs_next_to_nothing(search, notes) -> None:
     assert np.abs(got - expected).max() < 0.3
 
 
+def test_what_it_costs_is_told_of_what_was_measured(notes) -> None:
+    case, _ = encoder(Int8(optimize="latency", max_damage=0.5), notes)
+    data = dataset_for(case.model, Batches([token_feeds(*([3, 9, 13] * 8))]), notes)
+    probe = Probe(case.model, data, kinds={"last_hidden_state": "number"})
+    changed = case.with_gelu_ops(probe, notes)
+    assert changed.gelu is not None
+    assert changed.gelu.describe().endswith("of agreement of numbers in float")
+
+
 def test_exact_where_tanh_costs_more(notes) -> None:
     case, probe = encoder(Int8(optimize="latency", max_damage=1e-9), notes)
     changed = case.with_gelu_ops(probe, notes)
