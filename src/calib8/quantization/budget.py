@@ -161,7 +161,8 @@ class _Search:
         """``site`` quantised by ``recipe`` alone."""
         named = f"site-{hashlib.sha256(_told(site, recipe).encode()).hexdigest()[:16]}.npz"
         path = self._folder / named if self._folder is not None else None
-        return kept(path, lambda: solve(self.case.statistics[site.tensor], site, (recipe,), grid=self.case.config.grid))
+        seen, config = self.case.statistics[site.tensor], self.case.config
+        return kept(path, lambda: solve(seen, site, (recipe,), optimize=config.optimize, grid=config.grid))
 
     def _costly(self, site: Site) -> list[Trial]:
         """What costlier recipes lose on ``site``; on a float grid they have nothing to win."""

@@ -12,13 +12,13 @@ from calib8.calibration.origin import origin_of
 from calib8.data.sources import Batches
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
-from calib8.quantization.budget import quantise_within
+from calib8.quantization.budget import _Search, quantise_within
 from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.guard import quantise_guarded
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import QuantPlan
-from calib8.quantization.solve import ROWS
+from calib8.quantization.solve import ROWS, STAIRS
 from calib8.report.sections.plan import plan_section
 from calib8.report.terminal import render
 from calib8.testing import outputs_of, tiny_encoder, token_feeds
@@ -56,6 +56,16 @@ def test_tanh_where_it_costs_next_to_nothing(search, notes) -> None:
     feeds = token_feeds(5, 7)
     got, expected = (outputs_of(model, feeds)["last_hidden_state"] for model in (quantised, case.model))
     assert np.abs(got - expected).max() < 0.3
+
+
+def test_a_search_solves_by_stairs_what_stairs_were_tried_for(notes) -> None:
+    """It asked as for accuracy, where there are none, and got the plain recipe in their place."""
+    case, probe = encoder(Int8(optimize="latency", max_damage=0.5), notes)
+    case = case.with_gelu_ops(probe, notes)
+    search = _Search(case, probe, 0.9, notes, case.solutions(notes))
+    site = next(site for site in search._sites() if site.name == "down")
+    assert search._solved(site, STAIRS[0]).recipe.stairs == STAIRS[0].stairs
+    search.measuring.board.close()
 
 
 def test_what_it_costs_is_told_of_what_was_measured(notes) -> None:
