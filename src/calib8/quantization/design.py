@@ -89,7 +89,7 @@ def design(seen: Channels, weight_amax: NDArray[np.float32], recipe: Recipe) -> 
 
 def _on_stairs(reach: NDArray[np.float64], recipe: Recipe) -> Conditioning:
     """As many copies for each channel as bring the farthest down most; copy c begins where copy c - 1 ends."""
-    copies = _copies(reach, max(PAD, _extra(len(reach), recipe.stairs)))
+    copies = _copies(reach, -len(reach) % PAD + max(PAD, round(recipe.stairs * len(reach) / PAD) * PAD))
     amax = max(float((reach / copies).max()) * recipe.reach, LOWEST_STAIR)
     index = np.repeat(np.arange(len(reach)), copies)
     number = np.arange(len(index)) - np.repeat(np.cumsum(copies) - copies, copies)

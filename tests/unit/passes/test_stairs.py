@@ -70,6 +70,13 @@ def test_the_farthest_channels_get_the_columns() -> None:
     assert not found.offset[found.index == 0].any()
 
 
+@pytest.mark.parametrize(("channels", "columns"), [(32, 64), (100, 160), (127, 160), (1536, 1600), (3072, 3200)])
+def test_columns_suit_tensor_cores_and_are_enough_for_stairs(channels: int, columns: int) -> None:
+    reach = np.linspace(1, 90, channels, dtype=np.float32)
+    found = design(Channels(-0.17 * np.ones_like(reach), 0 * reach, reach), reach, Recipe(stairs=0.04))
+    assert len(found.index) == columns
+
+
 @given(far=st.floats(0.3, 90), reach=st.sampled_from([0.5, 0.7, 1.0, 1.4]))
 def test_rows_behind_gelu_tell_what_the_copies_will_see(far: float, reach: float) -> None:
     """Trials, GPTQ and the bias rest on it. With stairs 1 high a copy would be taken to be up to 20 steps off."""
