@@ -1,29 +1,37 @@
 """FP32 that Q reads beside others is stored as FP16, so that TensorRT does not store it as it is.
 
     norm (FP32) -> Q                                becomes    norm (FP32) -> Cast to FP16 -> Cast to FP32 -> Q
-              \\-> Mul -> Cast to FP16 -> Add                                           \\-> Cast to FP32 -> Mul -> …
+              \\-> Mul -> Cast to FP16 -> Add                                           \\-> Mul (FP16) -> Add
 
 The norm of a transformer's layer is computed in FP32 (``half``, rule 7), and both Q and the residual read it. From the
 left form TensorRT 10.6 makes a kernel that writes INT8 and FP32, which the next norm reads again. From the right one it
-writes INT8 and FP16, half of that, as the norms of a float engine do. Q's step is far above what FP16 rounds off.
+writes INT8 and FP16, half of that, as the norms of a float engine do. Q's step is far above what FP16 rounds off. A Mul
+that gives a residual back what smoothing took computes in FP16: for one in FP32, FP32 would be stored again.
 
 Rules:
 1. Only what a node computes in FP32 and Q and something else read, and that is no output of the model.
-2. All who read it beside Q take it as FP16, at once or behind a Mul or Add of a constant. What calibration saw beyond
-   FP16, what becomes an integer and what is normalised again is read as FP32 (``half``), and stays FP32.
+2. All who read it beside Q take it as FP16, at once or behind a Mul or Add of a constant that FP16 holds. What
+   calibration saw beyond FP16, what becomes an integer and what is normalised again is read as FP32 (``half``), and
+   stays FP32.
 3. Only where FP16 holds ``ROOM`` times what Q's grid covers, and Q's smallest step is as many of FP16's.
 """
 
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from calib8.graph.codes import precision_of
-from calib8.graph.values import insert_behind, op_of
+from calib8.graph.values import drop_unread, insert_behind, op_of
 from calib8.passes.half_rules import FP16, FP32, LARGEST, SMALLEST
 from calib8.passes.qdq_nodes import Constants
 from calib8.precision import GRIDS, Grid
 
 #: A grid may clip, and data of another day reach farther.
 ROOM = 16
+#: FP16's smallest number of full precision.
+NORMAL = 2.0**-14
 
 
 def half_before_q(model: ir.Model) -> bool:
@@ -39,8 +47,10 @@ def half_before_q(model: ir.Model) -> bool:
             if _to_half(reader):
                 reader.outputs[0].replace_all_uses_with(half, replace_graph_outputs=True)
                 graph.remove(reader, safe=True)
-            else:
+            elif _indifferent(reader):
                 reader.replace_input_with(index, back)
+            else:
+                _compute_in_half(constants, reader, index, half)
     return bool(found)
 
 
@@ -57,17 +67,53 @@ def _quantised(node: ir.Node, grid: Grid) -> ir.Value | None:
 
 def _others_take_half(value: ir.Value) -> bool:
     """Rules 1 and 2."""
-    others = [reader for reader, _ in value.uses() if op_of(reader) not in ("QuantizeLinear", "Shape")]
+    others = [reader for reader, _ in value.uses() if not _indifferent(reader)]
     return bool(others) and not value.is_graph_output() and all(map(_takes_half, others))
 
 
+def _indifferent(node: ir.Node) -> bool:
+    """Is it Q, or does it tell no more than sizes?"""
+    only_moves = op_of(node) == "Transpose" and not node.outputs[0].is_graph_output()
+    return op_of(node) in ("QuantizeLinear", "Shape") or (
+        only_moves and all(op_of(reader) == "Shape" for reader, _ in node.outputs[0].uses())
+    )
+
+
 def _takes_half(node: ir.Node) -> bool:
+    """Rule 2."""
     if _to_half(node):
         return True
-    scales = op_of(node) in ("Add", "Mul") and any(value and value.const_value is not None for value in node.inputs)
+    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    scales = op_of(node) in ("Add", "Mul") and len(constants) == 1 and _fits(constants[0].numpy())
     result = node.outputs[0]
     readers = [reader for reader, _ in result.uses()]
     return scales and bool(readers) and not result.is_graph_output() and all(map(_takes_half, readers))
+
+
+def _fits(array: NDArray[Any]) -> bool:
+    """Whether FP16 holds it in full precision."""
+    magnitudes = np.abs(array[array != 0])
+    return bool(np.all((magnitudes >= NORMAL) & (magnitudes <= LARGEST)))
+
+
+def _compute_in_half(constants: Constants, node: ir.Node, index: int, half: ir.Value) -> None:
+    """``node``, which takes FP16 behind a constant, on ``half``, and all like it behind it."""
+    constant = node.inputs[1 - index]
+    assert constant is not None
+    assert constant.const_value is not None
+    name = f"{constant.name}_as_float16"
+    node.replace_input_with(index, half)
+    node.replace_input_with(1 - index, constants.new(name, constant.const_value.numpy().astype(np.float16)))
+    if constant.is_initializer():
+        drop_unread(constants.graph, constant)
+    result = node.outputs[0]
+    result.type = ir.TensorType(FP16)
+    for reader, slot in list(result.uses()):
+        if _to_half(reader):
+            reader.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
+            constants.graph.remove(reader, safe=True)
+        else:
+            _compute_in_half(constants, reader, slot, result)
 
 
 def _to_half(node: ir.Node) -> bool:

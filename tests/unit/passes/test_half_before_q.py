@@ -91,21 +91,44 @@ def test_who_reads_it_as_fp32_gets_fp32(case: str) -> None:
     assert half_before_q(model) is False
 
 
-def test_what_smoothing_took_out_is_given_back_behind_fp16() -> None:
+def smoothed(inverse: float) -> ir.Model:
+    """Two norms, whose residuals read them times ``inverse``."""
     model = quantised()
-    norms = [node for node in model.graph if node.op_type == "LayerNormalization"][:2]
     constants = Constants(model.graph)
-    for norm in norms:
+    for norm in norms_of(model):
         (cast,) = [reader for reader, _ in norm.outputs[0].uses() if reader.op_type == "Cast"]
-        inverse = constants.new("inverse", np.full(8, 2, np.float32))
-        undo = ir.node("Mul", [norm.outputs[0], inverse], name=constants.free("undo"))
+        factors = constants.new("inverse", np.full(8, inverse, np.float32))
+        undo = ir.node("Mul", [norm.outputs[0], factors], name=constants.free("undo"))
         undo.outputs[0].name, undo.outputs[0].type = f"{undo.name}_out", norm.outputs[0].type
         model.graph.insert_before(cast, undo)
         cast.replace_input_with(0, undo.outputs[0])
+    return model
+
+
+def norms_of(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == "LayerNormalization"][:2]
+
+
+def test_what_smoothing_took_out_is_given_back_in_fp16() -> None:
+    model = smoothed(1.1)
+    expected = outputs_of(model, FEEDS)["last_hidden_state"]
     assert half_before_q(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert chains(model) == [["Cast", "Cast"]] * 2
-    for norm in norms:
-        assert [reader.op_type for reader, _ in norm.outputs[0].uses()] == ["Cast"]
+    for norm in norms_of(model):
+        ((half, _),) = norm.outputs[0].uses()
+        readers = {reader.op_type: reader for reader, _ in half.outputs[0].uses()}
+        assert sorted(readers) == ["Cast", "Mul"]
+        assert [value.dtype for value in (*readers["Mul"].inputs, readers["Mul"].outputs[0])] == [
+            ir.DataType.FLOAT16
+        ] * 3
+        assert [reader.op_type for reader, _ in readers["Mul"].outputs[0].uses()] == ["Add"]
+    np.testing.assert_allclose(outputs_of(model, FEEDS)["last_hidden_state"], expected, atol=0.05)
+
+
+@pytest.mark.parametrize("inverse", [2.0**-15, 70_000.0])
+def test_a_factor_that_fp16_does_not_hold_keeps_fp32(inverse: float) -> None:
+    assert half_before_q(smoothed(inverse)) is False
 
 
 def test_an_fp32_model_keeps_its_fp32() -> None:
