@@ -42,11 +42,15 @@ def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, 
     output = tmp_path / "tiny"
     report = calib8.convert(model, data, output, config(), progress=notes)
     assert report.passed
-    assert report.int8_ops == report.weighted_ops == 6
+    assert (report.int8_ops, report.weighted_ops, report.optimize) == (
+        5,
+        6,
+        "latency",
+    )  # attention's projection is float
     assert [engine.target for engine in report.engines] == ["sm75", "sm86"]
     for engine in report.engines:
-        assert (engine.plan.covered, engine.plan.expected) == (6, 6)
-        assert engine.plan.planned_kernels == 4  # q, k and v are one GEMM
+        assert (engine.plan.covered, engine.plan.expected) == (5, 5)
+        assert engine.plan.planned_kernels == 3  # q, k and v are one GEMM
         assert engine.executed is False
     assert report.accuracy.samples == 8
     assert (output / "tiny-int8.sm86.engine").stat().st_size == report.engines[1].file.bytes
@@ -206,4 +210,4 @@ def test_packed_queries_keys_and_values_run_in_int8(tmp_path: Path) -> None:
     chosen = calib8.Convert(build=calib8.Build(targets=("sm86",)), verify=calib8.Verify(min_cosine=0.99))
     report = calib8.convert(tmp_path / "model.onnx", [{"x": x_fed}], tmp_path / "out", chosen)
     plan = report.engines[0].plan
-    assert (plan.covered, plan.expected, plan.planned_kernels) == (4, 4, 2)
+    assert (plan.covered, plan.expected, plan.planned_kernels) == (3, 3, 1)  # the projection is float, for latency

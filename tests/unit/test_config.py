@@ -7,9 +7,10 @@ from pydantic import ValidationError
 import calib8
 from calib8.calibration.config import Calibrate
 from calib8.config import Config
+from calib8.conversion.config import Convert
 from calib8.engine.config import Build
 from calib8.errors import Calib8Error, ConfigError
-from calib8.quantization.config import Int8
+from calib8.quantization.config import Fp8, Int8
 from calib8.text.prepare import Prepare
 from calib8.verification.config import Verify
 
@@ -80,3 +81,24 @@ def test_exit_codes() -> None:
 
     assert (Calib8Error.exit_code, ConfigError.exit_code) == (2, 2)
     assert (AccuracyMissed.exit_code, PlanMismatch.exit_code) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "goal"),
+    [
+        (Convert(), "latency"),
+        (Convert(build=None), "accuracy"),
+        (Convert(quantize=Fp8()), "accuracy"),
+        (Convert(quantize=Int8(optimize="accuracy")), "accuracy"),
+        (Convert(build=None, quantize=Int8(optimize="latency")), "latency"),
+    ],
+)
+def test_an_engine_is_to_be_fast_unless_somebody_says_otherwise(chosen: Convert, goal: str) -> None:
+    assert chosen.decided().quantize.goal == goal
+    assert chosen.decided().decided() == chosen.decided()
+
+
+def test_a_goal_is_the_same_however_it_was_written() -> None:
+    assert Int8() == Int8(optimize="accuracy")
+    assert hash(Int8()) == hash(Int8(optimize="accuracy"))
+    assert Int8() != Int8(optimize="latency")

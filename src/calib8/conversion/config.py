@@ -53,3 +53,10 @@ class Convert(Monitored):
     @classmethod
     def _budget(cls, value: Any) -> Any:
         return least_of(value, above=0)
+
+    def decided(self) -> "Convert":
+        """With nothing left open: an INT8 engine is to be fast, and what is measured on a CPU alone to be accurate."""
+        quantize = self.quantize
+        if self.build is None or quantize.optimize is not None or not quantize.grid.even:
+            return self
+        return self.model_copy(update={"quantize": quantize.model_copy(update={"optimize": "latency"})})

@@ -88,7 +88,7 @@ def convert(
         >>> report.passed, report.int8.name
         (True, 'model.int8.onnx')
     """
-    model, output, config, progress = Path(model), Path(output), Convert.of(config), progress or Quiet()
+    model, output, config, progress = Path(model), Path(output), Convert.of(config).decided(), progress or Quiet()
     require_folder(output)
     if config.ray is not None and isinstance(data, (str, Path)):
         data = Path(data).absolute()  # workers are in another folder
@@ -381,7 +381,7 @@ class _Job:
             model=file_facts(self.model),
             int8=file_facts(self.quantised_path),
             precision=plan.precision,
-            optimize=self.config.quantize.optimize,
+            optimize=self.config.quantize.goal,
             int8_ops=len(plan.quantised),
             weighted_ops=len(plan.ops),
             calibration=CalibrationFacts(

@@ -106,7 +106,7 @@ def apply_plan(
         )
     quantize_ops(quantised, chosen, ranges, solutions, config.grid)
     record_sizes(quantised, ranges.sizes)
-    return finish(quantised, plan, ranges.origin, config, everywhere=folded and config.optimize == "latency")
+    return finish(quantised, plan, ranges.origin, config, everywhere=folded and config.goal == "latency")
 
 
 def finish(

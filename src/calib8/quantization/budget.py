@@ -162,7 +162,7 @@ class _Search:
         named = f"site-{hashlib.sha256(_told(site, recipe).encode()).hexdigest()[:16]}.npz"
         path = self._folder / named if self._folder is not None else None
         seen, config = self.case.statistics[site.tensor], self.case.config
-        return kept(path, lambda: solve(seen, site, (recipe,), optimize=config.optimize, grid=config.grid))
+        return kept(path, lambda: solve(seen, site, (recipe,), optimize=config.goal, grid=config.grid))
 
     def _costly(self, site: Site) -> list[Trial]:
         """What costlier recipes lose on ``site``; on a float grid they have nothing to win."""
@@ -177,7 +177,7 @@ class _Search:
             [error] = self._tried.numbers(_told(site, recipe), lambda: [trials().run(recipe).error])
             return Trial(recipe, error)
 
-        return [trial(recipe) for recipe in COSTLY if possible(recipe, site, self.case.config.optimize)]
+        return [trial(recipe) for recipe in COSTLY if possible(recipe, site, self.case.config.goal)]
 
     def _measure_again(self) -> None:
         """What ops cost of which that was only predicted; those in float keep the cost that they were left out for."""

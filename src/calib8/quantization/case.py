@@ -52,16 +52,14 @@ class Case:
             return {}
         with self.step("sites", progress) as folder:
             names = candidates(self.model, self.config)
-            return solve_sites(
-                self.model, names, self.statistics, progress, folder, self.config.optimize, self.config.grid
-            )
+            return solve_sites(self.model, names, self.statistics, progress, folder, self.config.goal, self.config.grid)
 
     def with_gelu_ops(self, probe: Probe, progress: Progress) -> "Case":
         """The case of the model with one op for each GELU, where that is to be as fast as can be.
 
         What calibration saw is of the model as it was: the difference is far below a step of any grid.
         """
-        if self.config.optimize != "latency":
+        if self.config.goal != "latency":
             return self
         model, gelu = with_gelu_ops(self.model, probe, self.config.max_damage, progress)
         return replace(self, model=model, gelu=gelu)
@@ -126,7 +124,7 @@ class Case:
     @property
     def folds_into_half(self) -> bool:
         """Whether ops that compute in FP16 take conditioning in."""
-        return self.config.optimize == "latency" and self.config.remainder == "fp16"
+        return self.config.goal == "latency" and self.config.remainder == "fp16"
 
 
 def _told(names: set[str], solutions: Mapping[str, Solution]) -> str:

@@ -1,5 +1,6 @@
 """Options of quantisation."""
 
+import json
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
@@ -65,12 +66,12 @@ class Quantize(Common, OutputKinds):
 
     ``auto`` conditions (smooth, shift, split) and rounds where calibration data is at hand; ``plain`` never does.
     """
-    optimize: Optimize = "accuracy"
-    """What to go for: accuracy, or latency by treatments that TensorRT computes at no cost of their own.
+    optimize: Optimize | None = None
+    """What to go for; default: latency where a conversion builds INT8 engines, accuracy otherwise.
 
     ``accuracy`` puts what conditions an activation in front of its Q where it cannot be folded into the op before;
-    ``latency`` only takes treatments that leave nothing there, so that TensorRT fuses Q into that op. Where nothing is
-    conditioned, there is nothing to choose.
+    ``latency`` only takes treatments that TensorRT computes at no cost of their own: nothing is left there, so that it
+    fuses Q into that op. Where nothing is conditioned, there is nothing to choose.
     """
     max_damage: float = Field(default=0.002, gt=0)
     """Leave ops that alone take more than this from the score of the model's output beside FP32's in float.
@@ -91,14 +92,19 @@ class Quantize(Common, OutputKinds):
 
     def chosen(self) -> dict[str, Any]:
         """All of it, by the name of the precision."""
-        return {self.precision: self.model_dump(mode="json", exclude={"precision"})}
+        return {self.precision: self.model_dump(mode="json", exclude={"precision"}) | {"optimize": self.goal}}
+
+    @property
+    def goal(self) -> Optimize:
+        """``optimize``, or its default where nobody builds an engine."""
+        return self.optimize or "accuracy"
 
     def __eq__(self, other: object) -> bool:
         """By what is chosen: the same, however short it was written."""
         return isinstance(other, Quantize) and self.chosen() == other.chosen()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.model_dump().values()))
+        return hash(json.dumps(self.chosen(), sort_keys=True))
 
     @field_validator("embedding", mode="wrap")
     @classmethod
@@ -112,7 +118,7 @@ class Quantize(Common, OutputKinds):
 
     @field_validator("optimize")
     @classmethod
-    def _nothing_to_fold(cls, value: Optimize, info: ValidationInfo) -> Optimize:
+    def _nothing_to_fold(cls, value: Optimize | None, info: ValidationInfo) -> Optimize | None:
         grid = _grid_of(info)
         if value == "latency" and not grid.even:
             told = grid.precision.upper()

@@ -47,7 +47,7 @@ def make_plan(
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Findings()
     grid = config.grid
-    slow = not_faster(model) if config.optimize == "latency" else {}
+    slow = not_faster(model) if config.goal == "latency" else {}
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
@@ -99,7 +99,7 @@ def _matched(names: list[str], glob: str) -> set[str]:
 
 def candidates(model: ir.Model, config: Quantize) -> set[str]:
     """``selected``, without those that are to be fast and INT8 makes no faster. Raises as that does."""
-    slow = not_faster(model) if config.optimize == "latency" else {}
+    slow = not_faster(model) if config.goal == "latency" else {}
     return selected(model, config) - set(slow)
 
 
