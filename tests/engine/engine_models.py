@@ -97,6 +97,15 @@ def one_gemm(trap: Trap | None = None, opset: int = 17, name: str = "mm") -> onn
     return g.model({"x": ["rows", K]}, {"y": ["rows", N]})
 
 
+def half_scales() -> onnx.ModelProto:
+    """A GEMM with FP16 scales per channel, as other tools write them."""
+    graph = Graph(opset=19)
+    grid = [graph.constant("scale", np.full(128, 0.1, np.float16)), graph.constant("zp", np.zeros(128, np.int8))]
+    w = graph.node("DequantizeLinear", [graph.constant("codes", np.ones((64, 128), np.int8)), *grid], "w", axis=1)
+    graph.node("MatMul", [graph.pair("x"), w], "y", name="mm")
+    return graph.model({"x": ["rows", 64]}, {"y": ["rows", 128]})
+
+
 def mlp(depth: int = 3) -> onnx.ModelProto:
     """``depth`` GEMMs in a row, named mm0, mm1, …"""
     g, x = Graph(), "x"

@@ -91,6 +91,14 @@ def test_a_strongly_typed_network_is_asked_for(version, flags, tensorrt, saved, 
     ]
 
 
+def test_float16_scales_per_channel_of_another_tool_are_built(tensorrt, saved, tmp_path):
+    """The full TensorRT scales the accumulator in FP32; for TensorRT-RTX they are refused (test_traps.py)."""
+    tensorrt("10.16.1.11")
+    config = Build(check_plan=False, shapes=tiny.SHAPES)
+    (built,) = calib8.build(saved(tiny.half_scales()), tmp_path / "x.engine", config)
+    assert (built.plan.expected, built.precision) == (1, "int8")
+
+
 def test_tensorrt_11_gets_no_calibrator(tensorrt, saved, tmp_path):
     tensorrt("11.4.0.106")
     saved(float_conv())

@@ -78,7 +78,7 @@ def build_engine(
     """
     config, progress, output = config or Build(), progress or Quiet(), Path(output)
     tensorrt, targets, visible, gpu = builder_of(config)
-    source = _read(Path(model), config, limits or {})
+    source = _read(Path(model), config, limits or {}, rtx=tensorrt.family == "rtx")
     config = config.model_copy(update={"precision": source.precision})
     targets = able(targets, config, source.grid, progress)
     if config.targets is None and tensorrt.family == "rtx":
@@ -201,9 +201,9 @@ class _Source:
         return next((grid for name, grid in GRIDS.items() if name == self.precision), INT8)
 
 
-def _read(path: Path, config: Build, limits: Mapping[str, int]) -> _Source:
+def _read(path: Path, config: Build, limits: Mapping[str, int], *, rtx: bool) -> _Source:
     model = load_model(path)
-    require_exact(model)
+    require_exact(model, rtx=rtx)
     ops = quantized_ops(model)
     if ops and config.calibrator:
         raise ModelError(

@@ -3,8 +3,8 @@
 Rules, from NVIDIA's "Working with Quantized Types" and from plans of TensorRT-RTX 1.7.1:
 1. INT8 and FP8 are symmetric, and a network has one of them. TensorRT takes uint8, or the missing zero point that
    means uint8 in ONNX, for int8: other numbers.
-2. Scales are positive and finite. FP16 per-channel weight scales make the plan store the unscaled INT32 accumulator as
-   FP16, which overflows.
+2. Scales are positive and finite. FP16 per-channel weight scales make TensorRT-RTX store the unscaled INT32 accumulator
+   as FP16, which overflows; the full TensorRT scales it in FP32 (seen on an H200).
 3. An op runs in 8 bits if its activation comes from ``Q -> DQ`` with one constant scale, and its weight from a DQ of
    constant codes whose scales run over output channels. Casts, transposes and reshapes may stand between.
 Everything that breaks 3 is built without a word and computed in float: ``plan_check`` finds it, ``hint`` explains it.
@@ -103,15 +103,19 @@ def fp32_products(model: ir.Model) -> tuple[str, ...]:
     return tuple(plan_name(node) for node in nodes if node.outputs[0].dtype == ir.DataType.FLOAT)
 
 
-def require_exact(model: ir.Model) -> None:
-    """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2)."""
+def require_exact(model: ir.Model, *, rtx: bool = True) -> None:
+    """Raise ``ModelError`` for Q/DQ that TensorRT refuses or, worse, takes for something else (rules 1 and 2).
+
+    ``rtx``: it is TensorRT-RTX that builds, or may be.
+    """
     types = code_types(model)
     if len(mixed := [name.upper() for name, dtype in CODES.items() if dtype in types]) > 1:
         raise ModelError(
             f"the model has {' and '.join(mixed)} codes, and TensorRT takes one of them in a network, embedding tables "
             "included. Quantise all of it to one (--precision)."
         )
-    problems = [text for node in model.graph.all_nodes() for text in _inexact(node, model.opset_imports.get("", 0))]
+    opset = model.opset_imports.get("", 0)
+    problems = [text for node in model.graph.all_nodes() for text in _inexact(node, opset, rtx=rtx)]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ModelError(f"this Q/DQ cannot go to TensorRT: {'; '.join(problems[:3])}{more}.")
@@ -236,7 +240,7 @@ def _name(value: ir.Value | None) -> str:
     return (value.name if value is not None else None) or ""
 
 
-def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
+def _inexact(node: ir.Node, opset: int, *, rtx: bool) -> Iterator[str]:
     if op_of(node) not in QDQ:
         return
     dtype = code_type(node, opset)
@@ -254,5 +258,8 @@ def _inexact(node: ir.Node, opset: int) -> Iterator[str]:
     single = np.finfo(np.float32)
     if not ((scale >= single.tiny) & (scale <= single.max)).all():  # a subnormal one may be flushed to 0
         yield f"{node.op_type} {node.name!r} has a scale that is zero, negative or not finite in float32"
-    if scale.dtype == np.float16 and scale.size > 1:
-        yield f"{node.op_type} {node.name!r} has float16 scales per channel, which overflow; use float32 and Casts"
+    if rtx and scale.dtype == np.float16 and scale.size > 1:
+        yield (
+            f"{node.op_type} {node.name!r} has float16 scales per channel, with which TensorRT-RTX overflows; use "
+            "float32 and Casts"
+        )
