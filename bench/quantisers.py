@@ -266,20 +266,27 @@ def intel_smoothquant(model: Path, data: Path, output: Path) -> None:
     quantize(str(model), str(output), settings)
 
 
-def modelopt_max(model: Path, data: Path, output: Path) -> None:
-    """NVIDIA ModelOpt's ONNX quantiser, MatMul only, weights stored as int8."""
-    from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
+def modelopt(**options: Any) -> Quantise:
+    """NVIDIA ModelOpt's ONNX quantiser on the CPU, with these options. It keeps weights in float, with Q/DQ behind."""
 
-    quantize(
-        str(model),
-        calibration_method="max",
-        calibration_data_reader=Reader(data),
-        calibration_eps=["cpu"],
-        op_types_to_quantize=["MatMul"],
-        high_precision_dtype="fp32",
-        dq_only=True,
-        output_path=str(output),
-    )
+    def quantise(model: Path, data: Path, output: Path) -> None:
+        from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
+
+        reader = Reader(data)
+        quantize(
+            str(model), calibration_data_reader=reader, calibration_eps=["cpu"], output_path=str(output), **options
+        )
+
+    return quantise
+
+
+#: Every MatMul, and only these; weights stored as int8.
+MODELOPT_MAX: dict[str, Any] = {
+    "calibration_method": "max",
+    "op_types_to_quantize": ["MatMul"],
+    "high_precision_dtype": "fp32",
+    "dq_only": True,
+}
 
 
 def _narrowing(model: Path) -> list[str]:
@@ -318,7 +325,12 @@ QUANTISERS = {
     ),
     "ort-dynamic": Quantiser("ONNX Runtime dynamic", "onnxruntime", ort_dynamic),
     "intel-smoothquant": Quantiser("Intel, SmoothQuant 0.7", "onnx-neural-compressor", intel_smoothquant),
-    "modelopt-max": Quantiser("NVIDIA ModelOpt, max, MatMul only", "nvidia-modelopt", modelopt_max),
+    "modelopt-max": Quantiser("NVIDIA ModelOpt, max, MatMul only", "nvidia-modelopt", modelopt(**MODELOPT_MAX)),
+    "modelopt": Quantiser("NVIDIA ModelOpt, defaults", "nvidia-modelopt", modelopt()),
+    "modelopt-no-mha": Quantiser(
+        "NVIDIA ModelOpt, no Q/DQ in attention", "nvidia-modelopt", modelopt(disable_mha_qdq=True)
+    ),
+    "modelopt-fp8": Quantiser("NVIDIA ModelOpt, FP8", "nvidia-modelopt", modelopt(quantize_mode="fp8")),
 }
 
 
