@@ -12,6 +12,8 @@ so that nothing stands between the GEMM, GELU and Q, which TensorRT computes in 
 Exact, but for the order of the two sums.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -26,17 +28,18 @@ from calib8.passes.qdq_nodes import Constants
 STAIRS = "calib8.stairs"
 
 
-def takes_stairs(value: ir.Value, channels: int) -> bool:
+def takes_stairs(value: ir.Value, channels: int, readers: Collection[ir.Node]) -> bool:
     """Whether ``value`` is the GELU of what one GEMM with a constant weight and elementwise ops compute, of so many
     channels.
 
-    Only GEMMs may read it, and nothing else what lies between: all of it gets other channels.
+    Only the ``readers``, all of which are to be quantised, may read it, and nothing else what lies between: all of it
+    gets other channels.
     """
     node = value.producer()
     if node is None or op_of(node) != "Gelu" or node.inputs[0] is None or value.is_graph_output():
         return False
     branch = weighted_branch_of(node.inputs[0], channels)
-    alone = all(op_of(reader) in ("MatMul", "Gemm") for reader, _ in value.uses())
+    alone = all(reader in readers for reader, _ in value.uses())
     return branch is not None and branch.closed(node) and alone
 
 

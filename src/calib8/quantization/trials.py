@@ -70,7 +70,8 @@ def possible(recipe: Recipe, site: Site, optimize: Optimize = "accuracy") -> boo
     what cannot be folded is not possible. Stairs are for latency alone, and behind a GELU.
     """
     if recipe.stairs:
-        return optimize == "latency" and takes_stairs(site.activation, len(site.matrix()) // site.taps)
+        readers = [op.node for op in site.ops]
+        return optimize == "latency" and takes_stairs(site.activation, len(site.matrix()) // site.taps, readers)
     if optimize == "latency" and not _leaves_nothing(recipe, site):
         return False
     if recipe.smooth == 1 and site.groups == 1:

@@ -152,18 +152,19 @@ def act_of(model: ir.Model) -> ir.Value:
 
 def test_what_takes_stairs_and_what_does_not() -> None:
     model = prepare(planted())
-    before = next(op for op in weighted_ops(model) if op.name == "down").activation
-    assert not takes_stairs(before, 128)  # written out, GELU is no op
+    down = next(op for op in weighted_ops(model) if op.name == "down")
+    assert not takes_stairs(down.activation, 128, [down.node])  # written out, GELU is no op
     assert gelu_ops(model, "tanh") == 1
-    assert takes_stairs(act_of(model), 128)
-    assert not takes_stairs(act_of(model), 64)
+    assert takes_stairs(act_of(model), 128, [down.node])
+    assert not takes_stairs(act_of(model), 64, [down.node])
+    assert not takes_stairs(act_of(model), 128, [])  # what stays in float keeps GELU, and the GEMM its columns
     other = ir.node("Abs", [act_of(model)], name="other")
     model.graph.append(other)
-    assert not takes_stairs(act_of(model), 128)  # it would get more channels, too
+    assert not takes_stairs(act_of(model), 128, [down.node])  # it would get more channels, too
     model.graph.remove(other, safe=True)
-    assert takes_stairs(act_of(model), 128)
+    assert takes_stairs(act_of(model), 128, [down.node])
     model.graph.outputs.append(act_of(model))
-    assert not takes_stairs(act_of(model), 128)
+    assert not takes_stairs(act_of(model), 128, [down.node])
 
 
 def test_columns_that_are_computed_cannot_be_repeated() -> None:
@@ -171,7 +172,7 @@ def test_columns_that_are_computed_cannot_be_repeated() -> None:
     x, y = (g.input(name, ir.DataType.FLOAT, "batch", 4, 4) for name in "xy")
     act = g.op("Gelu", g.op("Add", g.op("MatMul", x, y), g.weight("b", 4)))
     model = prepare(g.model(out=g.op("MatMul", act, g.weight("w", 4, 2))))
-    assert not takes_stairs(act_of(model), 4)  # a Gather would be left in front of Q
+    assert not takes_stairs(act_of(model), 4, [list(model.graph)[-1]])  # a Gather would be left in front of Q
 
 
 @st.composite
@@ -209,7 +210,7 @@ def test_whatever_gemm_and_bias_are_in_front_folding_changes_no_number(
     index = np.repeat(np.arange(3), copies)
     offset = np.float32([4 * copy for count in copies for copy in range(count)])
     act, down = act_of(model), list(model.graph)[-1]
-    assert takes_stairs(act, 3) is ("c" not in model.graph.initializers)  # which is asked of the float model
+    assert takes_stairs(act, 3, [down]) is ("c" not in model.graph.initializers)  # which is asked of the float model
     constants = module.Constants(model.graph)
     rows = down.inputs[1].const_value.numpy()[index]
     down.replace_input_with(0, module.stairs(constants, act, index, offset))
