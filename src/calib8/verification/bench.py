@@ -53,6 +53,11 @@ class Cell(BaseModel):
         return next(iter(found.values())) / found[name] if name in found else None
 
 
+def largest(cells: Sequence[Cell]) -> Cell:
+    """The one with most positions, of one or more."""
+    return max(cells, key=lambda cell: cell.batch * (cell.length or 1))
+
+
 def measure(runtimes: Mapping[str, Runtime], dataset: Dataset, config: Bench, progress: Progress) -> tuple[Cell, ...]:
     """Run all shapes on all runtimes once, so that one that does not fit is told at once; then measure them.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from calib8.data.batching import Dataset
 from calib8.engine.profiles import profile_sets
@@ -19,14 +19,15 @@ SECONDS, NOTICED = 0.5, 0.02
 
 
 class GpuSpeed(BaseModel):
-    """What ``race_on_gpu`` found: ``cells`` have the float engine first. ``runtime`` names TensorRT and the GPU."""
+    """What ``race_on_gpu`` found: one or more ``cells``, which have the float engine first. ``runtime`` names TensorRT
+    and the GPU."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     runtime: str
     baseline: str
     engine: str
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell, ...] = Field(min_length=1)
     #: Tensors that FP16 does not hold (``Ranges.beyond``): the float engine has them in it, and is for its time alone.
     unheld: int = 0
 

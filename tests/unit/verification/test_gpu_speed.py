@@ -16,7 +16,7 @@ from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.progress import Quiet
 from calib8.report.report import Conversion, Report
-from calib8.report.sections import verdict
+from calib8.report.sections import summary, verdict
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
 from calib8.verification import gpu_speed
@@ -114,6 +114,20 @@ def slower(**changes: object) -> Report:
     unheld = changes.pop("unheld", 0)
     speed = GpuSpeed(runtime="A", baseline="fp16.engine", engine="x.engine", cells=cells, unheld=unheld)
     return report().model_copy(update={"gpu_speed": speed, **changes})
+
+
+def test_the_tile_is_of_the_largest_batch_wherever_it_stands() -> None:
+    made = slower()
+    speed = made.gpu_speed
+    assert speed is not None
+    small = speed.cells[0]
+    fast = {name: latency.model_copy(update={"gpu_ms": 1.0}) for name, latency in small.latencies.items()}
+    large = small.model_copy(update={"batch": 64, "latencies": fast})
+    both = speed.model_copy(update={"cells": (large, small)})
+    tiles = summary.conversion(Conversion(made.model_copy(update={"gpu_speed": both}))).tiles
+    assert [(str(tile.value), str(tile.note)) for tile in tiles if tile.label.startswith("GPU speed")] == [
+        ("1.00x", "at 64x16")
+    ]
 
 
 @pytest.mark.parametrize(

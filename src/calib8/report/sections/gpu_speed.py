@@ -29,5 +29,5 @@ def conversion(made: Conversion) -> Section | None:
     )
     by = Note(f"{speed.engine} against {speed.baseline}, by turns in {speed.runtime}.", on="page")
     table = Table(f"{told} against FP16 on the GPU", columns, rows)
-    against = against_accuracy(speed.cells) if speed.cells else None
+    against = against_accuracy(speed.cells)
     return Section("Speed on the GPU", (by,), (against,) if against is not None else (), (table,), terms=CLOCK)

@@ -89,7 +89,7 @@ def against_accuracy(cells: Sequence[measured.Cell]) -> Chart | None:
 
     On the GPU's own clock if all have that. None where there is nothing to set against the first.
     """
-    cell = max(cells, key=lambda cell: cell.batch * (cell.length or 1))
+    cell = measured.largest(cells)
     timed = all(latency.gpu_ms for latency in cell.latencies.values())
     points = [
         (short(name), latency.gpu_ms if timed and latency.gpu_ms else latency.median_ms, latency.cosine)

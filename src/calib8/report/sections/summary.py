@@ -8,6 +8,7 @@ from calib8.report.sections.accuracy import accuracy_tiles
 from calib8.report.sections.engines import engine_tiles
 from calib8.report.verification import VerificationReport
 from calib8.report.wording import size_of
+from calib8.verification.bench import largest
 
 
 def conversion(made: Conversion) -> Section:
@@ -55,6 +56,6 @@ def _tiles(report: Report) -> Iterator[Tile]:
     yield from engine_tiles(report.engines)
     if (speed := report.speed) is not None:
         yield Tile("CPU speed", f"{speed.ratio:.2f}x", f"{speed.candidate:.0f} sentences/s")
-    if (gpu := report.gpu_speed) is not None and gpu.cells:
-        largest = gpu.cells[-1]
-        yield Tile("GPU speed, against FP16", f"{gpu.ratio(largest):.2f}x", f"at {largest.shape}")
+    if (gpu := report.gpu_speed) is not None:
+        cell = largest(gpu.cells)
+        yield Tile("GPU speed, against FP16", f"{gpu.ratio(cell):.2f}x", f"at {cell.shape}")
