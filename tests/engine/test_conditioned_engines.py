@@ -107,6 +107,33 @@ def test_optimised_for_latency_nothing_stands_before_q(model: Path, data: Path, 
         assert (engine.plan.planned_kernels, engine.plan.conditioning, engine.plan.divided) == (3, 0, ())
 
 
+def test_gemms_and_a_gelu_by_tanh_become_as_few_kernels(tmp_path: Path) -> None:
+    """As PyTorch exports rows of two axes: Gemm with transB, and GELU written out."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 256)
+    weight = g.random.normal(size=(512, 256)) / 16
+    weight[[5, 99]] *= 30
+    up = g.op("Gemm", x, g.constant("w", weight), g.constant("b", g.random.normal(size=512)), transB=1, name="up")
+    cubed = g.op("Mul", g.op("Pow", up, g.constant("three", 3)), g.constant("k", 0.044715))
+    inner = g.op("Mul", g.op("Add", up, cubed), g.constant("root", np.sqrt(2 / np.pi)))
+    plus = g.op("Add", g.op("Tanh", inner), g.constant("one", 1))
+    act = g.op("Mul", g.op("Mul", up, plus), g.constant("half", 0.5))
+    ir.save(g.model(y=g.op("Gemm", act, g.weight("v", 512, 64), name="down")), tmp_path / "rows.onnx")
+    rows = np.random.default_rng(0).normal(size=(160, 256)).astype(np.float32)
+    changed = config(optimize="latency", max_damage=2, min_sqnr_db=0)
+    build = calib8.Build(targets=("sm86",), shapes=("x:1x256:4x256:8x256",))
+    report = calib8.convert(
+        tmp_path / "rows.onnx", {"x": rows}, tmp_path / "rows", changed.model_copy(update={"build": build})
+    )
+    quantised = ir.load(tmp_path / "rows" / "model.int8.onnx")
+    *_, down = [node for node in quantised.graph if node.op_type == "QuantizeLinear"]
+    assert before_q(down) == "Gelu"
+    assert not [node.name for node in quantised.graph if node.op_type in ("Gather", "Sub", "Tanh")]
+    (engine,) = report.engines
+    assert (engine.plan.covered, engine.plan.planned_kernels, engine.plan.missing) == (2, 2, ())
+    assert report.accuracy.cosine_mean > 0.999
+
+
 def before_q(node: ir.Node) -> str:
     """What gives a QuantizeLinear its input, but for a Cast."""
     while node.op_type in ("QuantizeLinear", "Cast"):
