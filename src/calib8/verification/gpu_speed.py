@@ -36,6 +36,13 @@ class GpuSpeed(BaseModel):
         return cell.gpu_ratio(self.engine) or cell.ratio(self.engine)
 
     @property
+    def doubt(self) -> str | None:
+        """Why the float engine is none to ship, if it is none."""
+        if not self.unheld:
+            return None
+        return f"FP16 does not hold {self.unheld} of the model's tensors (ranges.json): do not ship {self.baseline}."
+
+    @property
     def slower(self) -> tuple[Cell, ...]:
         """Where it is slower."""
         return tuple(cell for cell in self.cells if self.ratio(cell) < 1 - NOTICED)

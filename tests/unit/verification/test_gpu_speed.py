@@ -16,6 +16,7 @@ from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.progress import Quiet
 from calib8.report.report import Conversion, Report
+from calib8.report.sections import gpu_speed as gpu_speed_section
 from calib8.report.sections import summary, verdict
 from calib8.runtime.null import NullRuntime
 from calib8.testing import tiny_convnet, tiny_encoder, tiny_mlp, token_feeds
@@ -146,3 +147,13 @@ def test_the_tile_is_of_the_largest_batch_wherever_it_stands() -> None:
 def test_what_is_advised_where_fp16_is_faster(changes: dict[str, object], advice: str) -> None:
     first = verdict.conversion(Conversion(slower(**changes))).notes[0]
     assert str(first.text).endswith(f"is 0.50x at 1x16. {advice}")
+
+
+def test_the_page_says_that_a_float_engine_is_none_to_ship() -> None:
+    for unheld, told in ((0, 1), (3, 2)):
+        section = gpu_speed_section.conversion(Conversion(slower(unheld=unheld)))
+        assert section is not None
+        assert len(section.notes) == told
+    assert (
+        section.notes[1].text == "FP16 does not hold 3 of the model's tensors (ranges.json): do not ship fp16.engine."
+    )
