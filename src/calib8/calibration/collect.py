@@ -41,7 +41,6 @@ def collect(
 ) -> Statistics:
     """Statistics of every tensor that a weighted op reads, or of all ``tensors``, by name. One pass over ``data``.
 
-
     sample: about how many rows of each tensor that a site reads (see ``graph.site``) to keep, drawn uniformly; all of
         them if there are fewer. histograms: whether to count the values of each tensor too. checkpoint: where to keep
         what was done, and to go on from.

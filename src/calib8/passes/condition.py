@@ -161,7 +161,7 @@ def conditioned_activation(constants: Constants, site: Site, conditioning: Condi
     nodes: list[ir.Node] = []
     value = x = site.activation
     axis = -1 if site.window is None else 1
-    trailing = (1,) * (0 if site.window is None else len(site.window.kernel))  # rule 9
+    trailing = (1,) * (0 if site.window is None else len(site.window.kernel))  # rule 10
 
     def append(op_type: str, name: str, array: NDArray[np.generic], **attributes: int) -> None:
         nonlocal value

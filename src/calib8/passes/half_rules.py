@@ -171,7 +171,7 @@ def floats_of(node: ir.Node) -> list[ir.Value]:
 
 
 def _unheld(graph: ir.Graph) -> set[ir.Value]:
-    """Rule 9: what is marked, and what nobody observed and goes as far as what it is made of."""
+    """Rule 10: what is marked, and what nobody observed and goes as far as what it is made of."""
     found = {value for value in graph.inputs if value.meta.get(REACH)}
     for node in graph:  # producers before readers
         follows = op_of(node) in (*KEEPING, *CARRYING) and bool(found.intersection(node.inputs))
