@@ -80,7 +80,9 @@ def _indifferent(node: ir.Node) -> bool:
 
 
 def _takes_half(node: ir.Node) -> bool:
-    """Rule 2."""
+    """Rule 2. What stands in the body of an If or a Loop does not: it keeps its FP32."""
+    if any(value.graph is not node.graph for value in node.inputs if value is not None and value.const_value is None):
+        return False
     if _to_half(node):
         return True
     constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]

@@ -160,3 +160,26 @@ def test_what_nothing_else_reads_or_is_an_output_stays(other: str) -> None:
         model.graph.output.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["N", 4]))
     loaded = prepare(ir.from_proto(model))
     assert half_before_q(loaded) is False
+
+
+@pytest.mark.parametrize("read", ["a", "scaled"])
+def test_what_the_body_of_an_if_reads_stays(read: str) -> None:
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 4] x, bool c) => (float16[N, 4] y)
+        <float s = {0.1}, int8 zero = {0}, float two = {2}> {
+            a = Neg(x)
+            scaled = Mul(a, two)
+            codes = QuantizeLinear(a, s, zero)
+            back = DequantizeLinear(codes, s, zero)
+            chosen = If (c) <
+                then_branch = one () => (float16[N, 4] u) { u = Cast<to = 10>(READ) },
+                else_branch = two () => (float16[N, 4] w) { w = Cast<to = 10>(x) }
+            >
+            half = Cast<to = 10>(back)
+            y = Add(half, chosen)
+        }
+        """.replace("READ", read)
+    )
+    assert half_before_q(prepare(ir.from_proto(model))) is False
