@@ -1,6 +1,7 @@
 """``calib8 verify --gpu``: a real engine, whose place on the GPU its own INT8 model takes on the CPU."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,8 +132,9 @@ def test_the_command_judges_what_the_gpu_computed(
     out = capsys.readouterr().out
     assert "NVIDIA A10" in out
     assert "580.65.06" in out
-    assert "engine against FP32 on the CPU" in out
-    assert "engine against int8.onnx on the CPU" in out
+    assert "int8.engine against model.onnx" in out
+    assert "int8.engine on the GPU against int8.onnx on the CPU" in out
+    assert len(re.findall(r"cosine to FP32, mean +│ +[01]\.\d{5}", out)) == 2
     assert verify(monkeypatch, *arguments, "--min-cosine", "1") == 1
     assert "accuracy limit missed" in capsys.readouterr().err
 

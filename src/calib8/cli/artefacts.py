@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from calib8.gpu.activity import Activity
     from calib8.report.verification import VerificationReport
-    from calib8.verification.compare import Comparison
     from calib8.verification.on_gpu import GpuComparison
 
 #: Longer names are not waited for by those beside them.
@@ -253,15 +252,7 @@ def _show(report: VerificationReport, output: Path | None) -> None:
 def _print_on_gpu(found: GpuComparison) -> None:
     elsewhere = {"accuracy", "against_int8", "speed", "breakdowns", "activity"}
     facts = found.model_dump(mode="json", exclude_none=True, exclude=elsewhere)
-    facts["engine against FP32 on the CPU"] = _facts(found.accuracy)
-    if found.against_int8 is not None:
-        facts[f"engine against {found.int8_model} on the CPU"] = _facts(found.against_int8)
     _print(facts)
-
-
-def _facts(comparison: Comparison) -> dict[str, Any]:
-    once = {"outputs"} if len(comparison.outputs) == 1 else set()  # its numbers are the comparison's
-    return comparison.model_dump(mode="json", exclude_none=True, exclude=once | {"details"})
 
 
 def _print(content: dict[str, Any], indent: int = 0) -> None:

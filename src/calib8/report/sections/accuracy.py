@@ -38,15 +38,14 @@ def conversion(made: Conversion) -> Section:
 
 
 def verification(report: VerificationReport) -> Section:
-    """Of the candidate. Where that ran on a GPU, the terminal tells it in figures of its own."""
+    """Of the candidate."""
     notes = [f"Measured on {measured_on(report)}."]
     if report.accuracy.runtime is not None:
         notes.append(f"The candidate ran in {in_runtime(report.accuracy.runtime)}.")
     if report.gpu is not None:
         notes.append(f"The engine ran on {report.gpu.gpu} ({report.gpu.target}), driver {report.gpu.driver}.")
     heading = f"{report.candidate.name} against {report.reference.name}"
-    section = accuracy_section(report.accuracy, report.limits, notes, heading)
-    return section if report.gpu is None else replace(section, on="page")
+    return accuracy_section(report.accuracy, report.limits, notes, heading)
 
 
 def accuracy_section(

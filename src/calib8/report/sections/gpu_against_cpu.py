@@ -1,5 +1,7 @@
 """What the GPU adds to the error of 8 bits."""
 
+from dataclasses import replace
+
 from calib8.report.section import Note, Section
 from calib8.report.sections.accuracy import closeness_table
 from calib8.report.verification import VerificationReport
@@ -13,6 +15,6 @@ def verification(report: VerificationReport) -> Section | None:
         f"The engine against {report.gpu.int8_model}, from which it was built, on the CPU: what FP16 and the GPU's own "
         "kernels add to the error of 8 bits."
     )
-    return Section(
-        "GPU against CPU", (Note(note),), tables=(closeness_table("Same model", report.gpu.against_int8),), on="page"
-    )
+    heading = f"{report.candidate.name} on the GPU against {report.gpu.int8_model} on the CPU"
+    table = replace(closeness_table("Same model", report.gpu.against_int8), terminal=heading)
+    return Section("GPU against CPU", (Note(note, on="page"),), tables=(table,))
