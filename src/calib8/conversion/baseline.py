@@ -26,12 +26,20 @@ def race_baseline(
     What keeps FP16 from being built or run is a note, and gives None: it says nothing of the quantised engine, whose
     report is still to be written.
     """
-    baseline = engine.with_name(f"{engine.stem.removesuffix(f'.{target}')}-baseline-fp16.engine")
-    shapes = describe_engine(engine).profiles  # of which the float model, without calibration data, may not know
-    in_float = config.model_copy(update={"precision": "fp16", "targets": (target,), "log": None, "shapes": shapes})
     try:
-        build_engine(model, baseline, in_float, limits=limits, progress=progress)
+        baseline = build_baseline(model, engine, target, config, limits, progress)
         return race_on_gpu(baseline, engine, dataset, progress)
     except Calib8Error as error:
         progress.note(f"nothing was timed against FP16: {error}")
         return None
+
+
+def build_baseline(
+    model: Path, engine: Path, target: str, config: Build, limits: Mapping[str, int], progress: Progress
+) -> Path:
+    """Build the float ``model`` in FP16 beside ``engine``, for its ``target`` and shapes. Raises as builds do."""
+    baseline = engine.with_name(f"{engine.stem.removesuffix(f'.{target}')}-baseline-fp16.engine")
+    shapes = describe_engine(engine).profiles  # of which the float model, without calibration data, may not know
+    in_float = config.model_copy(update={"precision": "fp16", "targets": (target,), "log": None, "shapes": shapes})
+    build_engine(model, baseline, in_float, limits=limits, progress=progress)
+    return baseline

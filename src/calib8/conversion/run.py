@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -18,13 +17,16 @@ from calib8.calibration.origin import origin_of, reusable
 from calib8.calibration.ranges import Ranges
 from calib8.conversion.baseline import race_baseline
 from calib8.conversion.config import Convert
+from calib8.conversion.record import Record
+from calib8.conversion.trial import Trial
 from calib8.data.batching import Dataset
 from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
 from calib8.engine.able import able
 from calib8.engine.build import build_engine, builder_of
-from calib8.errors import AccuracyMissed, ConfigError, InputError, LimitMissed, PlanMismatch
-from calib8.files import atomic, read_json, require_folder, require_separate, write_json
+from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
+from calib8.files import atomic, require_folder, require_separate
+from calib8.gpu.hardware import gpus
 from calib8.gpu.monitor import watched
 from calib8.graph.dataset import dataset_for, samples_for, sizes_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
@@ -53,6 +55,7 @@ from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of, tokenised_source
 from calib8.text.tokenizer import read_sentences
 from calib8.verification.compare import Comparison, compare
+from calib8.verification.gains import Gains
 from calib8.verification.gpu_speed import GpuSpeed
 from calib8.verification.named import KindName
 from calib8.verification.on_gpu import target_of
@@ -113,7 +116,7 @@ def convert(
     except AccuracyMissed as error:
         failure = failure or error
     report = job.report(plan, ranges, engines, measured, failure)
-    report = report.model_copy(update={"activity": activity(), "gpu_speed": gpu_speed})
+    report = report.model_copy(update={"activity": activity(), "gpu_speed": gpu_speed, "gains": job.gains})
     report.save(output / "report.json")
     write_page(output / "report.html", contents.conversion(report, plan, ranges))
     if failure is not None:
@@ -168,6 +171,8 @@ class _Job:
     config: Convert
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
+    #: What INT8 was found to gain op by op, if that was timed.
+    gains: Gains | None = None
 
     @property
     def precision(self) -> Precision:
@@ -177,6 +182,10 @@ class _Job:
     @property
     def quantised_path(self) -> Path:
         return self.output / f"model.{self.precision}.onnx"
+
+    @property
+    def engine_path(self) -> Path:
+        return self.output / f"{self.output.resolve().name}-{self.precision}.engine"
 
     @property
     def folder(self) -> Path:
@@ -190,11 +199,12 @@ class _Job:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Take the time of ``step``, less that of steps within it."""
+        """Take the time of ``step``, less that of steps within it, every time that it is taken."""
         start, before = time.perf_counter(), sum(self.seconds.values())
         yield
         within = sum(self.seconds.values()) - before
-        self.seconds[step] = round(time.perf_counter() - start - within, 2)
+        own = time.perf_counter() - start - within
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + own, 2)
 
     def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
         """Ranges, plan and quantised model: the last run's where nothing changed, else by one pass over ``data``."""
@@ -231,7 +241,7 @@ class _Job:
                 unfinished=unfinished,
             )
         case = Case(reference, found.ranges, found.statistics, self.config.quantize, unfinished)
-        int8, plan = self._search(case, unfitted)
+        int8, plan = self._search(case, unfitted, dataset)
         if told := plan.describe_float():
             self.progress.note(told)
         found.ranges.save(self.output / "ranges.json")
@@ -239,23 +249,9 @@ class _Job:
         plan.save(self.output / "plan.json")
         self._copy_sentence_files()
         save(int8, self.quantised_path)
-        self._keep_record()  # last: its being there says that the rest is
+        record = Record(sha256=source_sha256(self.quantised_path), gains=self.gains)
+        record.save(self.quantised_path)  # last: its being there says that the rest is
         return found.ranges, plan, int8
-
-    @property
-    def _record(self) -> Path:
-        return self.quantised_path.with_name(f"{self.quantised_path.name}.json")
-
-    def _keep_record(self) -> None:
-        """Another tool that rewrites the quantised model keeps what it says of itself: only a hash tells them apart."""
-        write_json(self._record, {"format": "calib8.model/1", "sha256": source_sha256(self.quantised_path)})
-
-    def _recorded(self) -> Any:
-        try:
-            content = read_json(self._record, "record of a quantised model")
-        except InputError:
-            return None
-        return content.get("sha256") if isinstance(content, dict) else None
 
     def _forget_verdict(self) -> None:
         """Called once model, data and options were found to go together: it must not outlive what it was about."""
@@ -270,19 +266,31 @@ class _Job:
             with atomic(self.output / source.relative_to(self.folder)) as temporary:
                 shutil.copyfile(source, temporary)
 
-    def _search(self, case: Case, data: Source) -> tuple[ir.Model, QuantPlan]:
+    def _search(self, case: Case, data: Source, dataset: Dataset) -> tuple[ir.Model, QuantPlan]:
         samples = PROBED if self.config.budget is None else BUDGET_PROBED
         probe = probe_of(case.model, data, samples, self.folder, self.kinds)
-        if self.config.budget is None:
-            return quantise_guarded(case, probe, self.progress)
-        return quantise_within(case, probe, self.config.budget, self.progress)
+        if self.config.budget is not None:
+            return quantise_within(case, probe, self.config.budget, self.progress)
+        trial = self._trial(case.model, dataset)
+        found = quantise_guarded(case, probe, self.progress, trial)
+        self.gains = trial.gains if trial is not None else None
+        return found
+
+    def _trial(self, reference: ir.Model, dataset: Dataset) -> Trial | None:
+        """What times ops, where they are to be fast and there may be something to run them."""
+        build, wanted = self.config.build, self.config.baseline and self.config.quantize.optimize == "latency"
+        if build is None or not wanted or not gpus():
+            return None
+        paths = self.model, reference, self.quantised_path, self.engine_path
+        return Trial(*paths, build, dataset, self.progress, self.timed)
 
     def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
         ranges = reusable(self.output / "ranges.json", origin, self.progress)
         if ranges is None or not self.quantised_path.is_file():
             return None
         int8 = load(self.quantised_path)
-        if self._recorded() != int8.metadata_props[SOURCE_SHA256]:
+        record = Record.of(self.quantised_path)
+        if record is None or record.sha256 != int8.metadata_props[SOURCE_SHA256]:
             self.progress.note(f"quantising again: {self.quantised_path} is not what the last run wrote there")
             return None
         plan = recorded(QuantPlan, int8, PLAN)
@@ -290,6 +298,7 @@ class _Job:
             self.progress.note("quantising again: the options changed, and that needs the data")
             return None
         self.progress.note(f"{self.precision.upper()} model is up to date: reused {self.quantised_path}")
+        self.gains = record.gains
         return ranges, plan, int8
 
     def build(self, int8: ir.Model) -> tuple[tuple[EngineFacts, ...], LimitMissed | None]:
@@ -297,10 +306,9 @@ class _Job:
         if self.config.build is None:
             return (), None
         limits = dimension_limits(int8)
-        name = self.output / f"{self.output.resolve().name}-{self.precision}.engine"
-        failure = None
+        path, config, failure = self.engine_path, self.config.build, None
         try:
-            engines = build_engine(self.quantised_path, name, self.config.build, limits=limits, progress=self.progress)
+            engines = build_engine(self.quantised_path, path, config, limits=limits, progress=self.progress)
         except PlanMismatch as error:
             engines, failure = list(error.built), error
         return tuple(engine_facts(engine.path) for engine in engines), failure

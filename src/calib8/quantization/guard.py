@@ -1,6 +1,7 @@
 """The guard: ops that alone cost the model's own output too much stay in float."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -9,22 +10,41 @@ from calib8.quantization.case import Case
 from calib8.quantization.policy import Findings
 from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import QuantPlan
+from calib8.quantization.solve import Solution
+from calib8.quantization.worth import Stopwatch
 
 
-def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.Model, QuantPlan]:
+def quantise_guarded(
+    case: Case, probe: Probe, progress: Progress, stopwatch: Stopwatch | None = None
+) -> tuple[ir.Model, QuantPlan]:
     """The quantised model and its plan, ops left in float that alone cost more than ``max_damage``.
 
     What a site's own numbers cannot tell is how much its error matters: 23 dB may be plenty in one place and ruin a
     detector in another. Nothing is measured op by op as long as all of them together do no such damage.
+
+    stopwatch: leaves in float, too, what it finds to be no faster for it, if all of the model is faster then.
     """
     case = case.with_gelu_ops(probe, progress)
     solutions = case.solutions(progress)
+    quantised, findings, least = _guarded(case, solutions, probe, progress)
+    plan = case.plan(solutions, findings)
+    if stopwatch is None or not (slow := stopwatch.slow(quantised, plan)):
+        return quantised, plan
+    other_plan = case.plan(solutions, replace(findings, left_out={**findings.left_out, **slow}))
+    other = case.follow_soundly(other_plan, solutions, probe, least, progress)
+    return (other, other_plan) if stopwatch.faster(other, other_plan) else (quantised, plan)
+
+
+def _guarded(
+    case: Case, solutions: Mapping[str, Solution], probe: Probe, progress: Progress
+) -> tuple[ir.Model, Findings, float]:
+    """The model by what its output tells, what that was, and the score that is to be left of it."""
     quantised, plan = case.apply(solutions)
     progress.update("measure all of it", 0, 1)
     loss, limit = 1 - probe.score(quantised), max(case.config.max_damage, probe.step)
     progress.update("measure all of it", 1, 1)
     if loss <= limit:
-        return quantised, plan
+        return quantised, Findings(), 1 - limit
     names = plan.quantised
     del quantised  # a switchboard holds every weight twice
     told = case.config.grid.precision.upper()
@@ -47,8 +67,9 @@ def quantise_guarded(case: Case, probe: Probe, progress: Progress) -> tuple[ir.M
         name: f"alone it takes {cost:.4f} from the {probe.told} of the model's output, more than {limit:g}"
         for name, cost in found.items()
     }
-    plan = case.plan(solutions, Findings({name: base - cost for name, cost in found.items()}, reasons))
-    return case.follow_soundly(plan, solutions, probe, left - limit, progress), plan
+    findings = Findings({name: base - cost for name, cost in found.items()}, reasons)
+    least = left - limit
+    return case.follow_soundly(case.plan(solutions, findings), solutions, probe, least, progress), findings, least
 
 
 def culprits(names: Sequence[str], damage: Callable[[Sequence[str]], float], limit: float) -> dict[str, float]:

@@ -1,14 +1,28 @@
 """Ops that INT8 does not make faster, whatever their numbers: left in float where latency is what counts."""
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import onnx_ir as ir
 
 from calib8.graph.values import MOVING, op_of
 from calib8.graph.weighted import weighted_ops
+from calib8.quantization.quant_plan import QuantPlan
 
 BEHIND_ATTENTION = (
     "it reads attention's output: TensorRT computes Q in the fused attention and brings the codes in order in a kernel "
     "of its own, which costs what INT8 gains"
 )
+
+
+class Stopwatch(Protocol):
+    """Somebody who can time quantised models where they are to run."""
+
+    def slow(self, quantised: ir.Model, plan: QuantPlan) -> Mapping[str, str]:
+        """Why, by the name of the op, what ``plan`` quantises is no faster for it."""
+
+    def faster(self, other: ir.Model, plan: QuantPlan) -> bool:
+        """Whether ``other``, which leaves these in float as ``plan`` says, is faster than the model asked about."""
 
 
 def not_faster(model: ir.Model) -> dict[str, str]:

@@ -23,6 +23,7 @@ SECTIONS: dict[Kind, tuple[str, ...]] = {
         "size_and_speed",
         "accuracy",
         "gpu_speed",
+        "gains",
         "engines",
         "plan",
         "ranges",

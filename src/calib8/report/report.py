@@ -18,6 +18,7 @@ from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.processor import cores, has_amx, has_vnni
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
+from calib8.verification.gains import Gains
 from calib8.verification.gpu_speed import GpuSpeed
 from calib8.verification.speed import Speed
 
@@ -96,6 +97,8 @@ class Report(BaseModel):
     speed: Speed | None
     #: Of an engine that this machine's GPU runs, against one in FP16.
     gpu_speed: GpuSpeed | None = None
+    #: What INT8 gains op by op, as it was timed when the model was quantised for latency.
+    gains: Gains | None = None
     engines: tuple[EngineFacts, ...]
     seconds: dict[str, float]
     activity: Activity | None = None

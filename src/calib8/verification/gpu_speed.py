@@ -1,5 +1,6 @@
 """A quantised engine against a float one on this machine's GPU: whether quantising was worth it here."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,11 @@ class GpuSpeed(BaseModel):
         return f"FP16 does not hold {self.unheld} of the model's tensors (ranges.json): do not ship {self.baseline}."
 
     @property
+    def faster(self) -> bool:
+        """Whether the quantised engine is, over all shapes: by the geometric mean of the ratios."""
+        return math.prod(map(self.ratio, self.cells)) > 1
+
+    @property
     def slower(self) -> tuple[Cell, ...]:
         """Where it is slower."""
         return tuple(cell for cell in self.cells if self.ratio(cell) < 1 - NOTICED)
@@ -62,7 +68,7 @@ def race_on_gpu(baseline: Path, engine: Path, dataset: Dataset, progress: Progre
     with open_artefact(baseline) as slow, open_artefact(engine) as fast:
         opened = {baseline.name: slow, engine.name: fast}
         cells: list[Cell] = []
-        for batch, length in dict.fromkeys(_shapes(describe_engine(engine), dataset, workload.sequence is not None)):
+        for batch, length in shapes_of(engine, dataset, workload):
             config = Bench(batches=(batch,), lengths=(length,) if length else (), seconds=SECONDS)
             try:
                 cells += measure(opened, dataset, config, progress)
@@ -70,6 +76,11 @@ def race_on_gpu(baseline: Path, engine: Path, dataset: Dataset, progress: Progre
                 progress.note(f"nothing was timed at {shape_of(batch, length)}: {error}")
         runtime = fast.description
     return GpuSpeed(runtime=runtime, baseline=baseline.name, engine=engine.name, cells=tuple(cells)) if cells else None
+
+
+def shapes_of(engine: Path, dataset: Dataset, workload: Workload) -> list[tuple[int, int | None]]:
+    """Where ``engine`` is timed: the usual batch and length of each profile, and the largest of all."""
+    return list(dict.fromkeys(_shapes(describe_engine(engine), dataset, workload.sequence is not None)))
 
 
 def _shapes(sidecar: Sidecar, dataset: Dataset, sequences: bool) -> Iterator[tuple[int, int | None]]:
