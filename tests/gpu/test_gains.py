@@ -39,7 +39,7 @@ def test_every_op_is_timed_in_one_group_and_what_is_left_out_has_its_reason(tmp_
     assert json.loads((out / "report.json").read_text())["gains"]["runtime"] == gains.runtime
     for gain in gains.gains:
         times = ", ".join(f"{one.float_ms:.4f} / {one.int8_ms:.4f}" for one in gain.times)
-        measured(f"{len(gain.groups)} x {gain.told}: {times} ms in FP16 / INT8 at {', '.join(gains.shapes)}")
+        measured(f"{gain.told}: {times} ms in FP16 / INT8 at {', '.join(gains.shapes)}")
     measured(f"left in FP16: {', '.join(gains.left_out) or 'nothing'}")
     again = calib8.convert(model, tmp_path / "data.npz", out, options, progress=notes)
     assert again.gains == gains

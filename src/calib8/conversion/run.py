@@ -278,7 +278,7 @@ class _Job:
 
     def _trial(self, reference: ir.Model, dataset: Dataset) -> Trial | None:
         """What times ops, where they are to be fast and there may be something to run them."""
-        build, wanted = self.config.build, self.config.baseline and self.config.quantize.optimize == "latency"
+        build, wanted = self.config.build, self.config.baseline and self.config.quantize.goal == "latency"
         if build is None or not wanted or not gpus():
             return None
         paths = self.model, reference, self.quantised_path, self.engine_path

@@ -139,5 +139,5 @@ class _WithoutNotes:
 
 
 def _told(gains: tuple[Gain, ...]) -> str:
-    """``12 x 1 MatMul 768x3072, as '/encoder/…'``."""
-    return "; ".join(f"{len(gain.groups)} x {gain.told}, as {gain.groups[0][0]!r}" for gain in gains)
+    """``12 x MatMul 768x3072, as '/encoder/…'``."""
+    return "; ".join(f"{gain.told}, as {gain.ops[0]!r}" for gain in gains)

@@ -7,21 +7,27 @@ which they run, and those behind the last (``tail``) to none.
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from calib8.data.batching import Dataset
+from calib8.data.inputs import Arrays
 from calib8.errors import DataError
 from calib8.graph.weighted import WeightedOp
 from calib8.progress import Progress
+from calib8.runtime.base import Runtime
 from calib8.runtime.layer_time import LayerTime
 from calib8.runtime.open import open_artefact
 from calib8.verification.bench import Workload, shape_of
 from calib8.verification.gpu_speed import GpuSpeed, shapes_of
+
+#: Times that each engine is timed, by turns: a GPU that was idle takes a while to be as fast as it can.
+ROUNDS = 3
 
 
 class KernelMs(BaseModel):
@@ -53,7 +59,7 @@ class Gain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups: tuple[tuple[str, ...], ...]
-    #: One group's ops: ``3 MatMul 384x384``.
+    #: ``6 x 3 MatMul 384x384``: groups, and the ops of each.
     told: str
     #: Whether the quantised engine has any of them in INT8.
     quantised: bool
@@ -108,8 +114,8 @@ class Gains(BaseModel):
         worst = max(range(len(self.shapes)), key=self.costs(gain).__getitem__)
         more, whole = gain.times[worst].more_ms, self.whole[worst].float_ms
         return (
-            f"INT8 takes {more:.3f} ms of {whole:.3f} more than FP16 for {len(gain.groups)} x {gain.told} at "
-            f"{self.shapes[worst]}: {self.runtime}"
+            f"INT8 takes {more:.3f} ms of {whole:.3f} more than FP16 for {gain.told} at {self.shapes[worst]}: "
+            f"{self.runtime}"
         )
 
 
@@ -138,11 +144,21 @@ def time_layers(baseline: Path, engine: Path, dataset: Dataset, progress: Progre
             progress.update("time kernels", done, len(shapes))
             arrays = workload.batch(batch, length)
             try:
-                timed.append(Timed(shape_of(batch, length), slow.layer_times(arrays), fast.layer_times(arrays)))
+                timed.append(Timed(shape_of(batch, length), *_by_turns((slow, fast), arrays)))
             except DataError as error:
                 progress.note(f"no kernels were timed at {shape_of(batch, length)}: {error}")
         progress.update("time kernels", len(shapes), len(shapes))
         return fast.description, timed
+
+
+def _by_turns(engines: tuple[Runtime, Runtime], arrays: Arrays) -> Iterator[list[LayerTime]]:
+    """Layers of each engine in their order, with the median of ``ROUNDS``."""
+    rounds = [[engine.layer_times(arrays) for engine in engines] for _ in range(ROUNDS)]
+    for of_engine in zip(*rounds, strict=True):
+        ms: dict[str, list[float]] = defaultdict(list)
+        for one in (one for layers in of_engine for one in layers):
+            ms[one.layer.name].append(one.ms)
+        yield [replace(one, ms=statistics.median(ms[one.layer.name])) for one in of_engine[0]]
 
 
 def gains_of(runtime: str, ops: Sequence[WeightedOp], quantised: Collection[str], timed: Sequence[Timed]) -> Gains:
@@ -168,7 +184,7 @@ def gains_of(runtime: str, ops: Sequence[WeightedOp], quantised: Collection[str]
         gains=tuple(
             Gain(
                 groups=tuple(same),
-                told=key[1],
+                told=key[1] if len(same) == 1 else f"{len(same)} x {key[1]}",
                 quantised=key[0],
                 found=all(name in found for found in seen for group in same for name in group),
                 times=pairs(key),
@@ -215,9 +231,9 @@ def _grouped(ops: Sequence[WeightedOp], kernels: Sequence[tuple[str, ...]]) -> l
 
 
 def _told(ops: Sequence[WeightedOp]) -> str:
-    """``3 MatMul 384x384``; what is alike is told alike."""
+    """``3 MatMul 384x384``, without the 1 of a single op; what is alike is told alike."""
     kinds = Counter(f"{op.kind} {'x'.join(map(str, op.weight.shape or ()))}" for op in ops)
-    return " + ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return " + ".join(kind if count == 1 else f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _sums(

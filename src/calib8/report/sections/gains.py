@@ -28,8 +28,8 @@ def gains_section(gains: Gains) -> Section:
         Column("INT8 (ms)", "{:.3f}", terminal=("INT8", "ms")),
         Column("ratio", "{:.2f}x"),
     )
-    rows = [row for gain in gains.gains for row in _rows(_ops(gain), _in(gains, gain), gains, gain.times)]
-    rows += _rows("kernels behind the last op", "", gains, gains.tail)
+    rows = [row for gain in gains.gains for row in _rows(gain.told, _in(gains, gain), gains, gain.times)]
+    rows += _rows("behind the last", "", gains, gains.tail)
     rows += _rows("all kernels", "", gains, gains.whole)
     table = Table(
         "What INT8 gains, op by op",
@@ -46,10 +46,6 @@ def _rows(ops: str, form: str, gains: Gains, times: Sequence[KernelMs]) -> Itera
     for place, (shape, one) in enumerate(zip(gains.shapes, times, strict=True)):
         told = [Cell(text, terminal=None if place == 0 else "") for text in (ops, form)]
         yield *told, shape, one.float_ms, one.int8_ms, one.ratio
-
-
-def _ops(gain: Gain) -> str:
-    return f"{len(gain.groups)} x {gain.told}"
 
 
 def _in(gains: Gains, gain: Gain) -> str:
