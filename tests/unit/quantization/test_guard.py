@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,3 +97,43 @@ def test_the_guard_clears_a_crowd_of_which_none_is_bad_alone() -> None:
     own = case(PLAIN.model_copy(update={"max_damage": 6e-5}), 1.0)  # together they cost 1e-4 or more
     _, plan = quantise_guarded(own, probe_of(own.model), Quiet())
     assert plan.nodes("float") == []
+
+
+class ByHand:
+    """A ``Stopwatch`` that was set: ops that are slow, and whether the model without them is faster."""
+
+    def __init__(self, *slow: str, faster: bool) -> None:
+        self.reasons, self.is_faster = dict.fromkeys(slow, "INT8 takes longer here"), faster
+        self.asked: list[QuantPlan] = []
+
+    def slow(self, quantised: ir.Model, plan: QuantPlan) -> dict[str, str]:
+        self.asked.append(plan)
+        return self.reasons
+
+    def faster(self, other: ir.Model, plan: QuantPlan) -> bool:
+        self.asked.append(plan)
+        assert QuantPlan.model_validate_json(other.metadata_props[PLAN]) == plan
+        return self.is_faster
+
+
+def test_what_is_slow_stays_in_float_beside_what_the_guard_found() -> None:
+    own, clock = case(PLAIN), ByHand("second", faster=True)
+    quantised, plan = quantise_guarded(own, probe_of(own.model), Quiet(), clock)
+    before = quantise_guarded(own, probe_of(own.model), Quiet())[1]
+    assert clock.asked == [before, plan]
+    assert plan.nodes("int8") == ["first", "last"]
+    reasons = {op.node: op.reason for op in plan.ops}
+    assert reasons["second"] == "INT8 takes longer here"
+    assert reasons["ruined"] == next(op.reason for op in before.ops if op.node == "ruined")
+    assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
+
+
+@pytest.mark.parametrize(("slow", "asked"), [(("second",), 2), ((), 1)])
+def test_the_plan_stays_where_nothing_is_slow_or_the_model_without_it_is_no_faster(
+    slow: tuple[str, ...], asked: int
+) -> None:
+    own, clock = case(AUTO), ByHand(*slow, faster=False)
+    quantised, plan = quantise_guarded(own, probe_of(own.model), Quiet(), clock)
+    assert plan == quantise_guarded(own, probe_of(own.model), Quiet())[1]
+    assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
+    assert len(clock.asked) == asked
