@@ -145,6 +145,17 @@ def test_a_model_that_is_reused_is_not_timed_again(folder: Path, notes, monkeypa
     assert (again.int8, planned().quantised) == (first.int8, ["q", "k", "v", "down"])
 
 
+def test_a_record_that_is_damaged_has_the_model_made_and_timed_anew(folder: Path, notes) -> None:
+    first = converted(notes)
+    record = folder / "out" / "model.int8.onnx.json"
+    record.write_text(record.read_text().replace('"shapes"', '"forms"'))
+    Timed.profiled.clear()
+    again = converted(notes)
+    assert Timed.profiled
+    assert again.gains is not None
+    assert (again.gains.gains, again.gains.left_out) == (first.gains.gains, ("up",))
+
+
 def test_the_first_engine_is_kept_if_the_second_is_no_faster(
     folder: Path, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

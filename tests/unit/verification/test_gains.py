@@ -6,20 +6,30 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from calib8.data.sources import Batches
 from calib8.engine.layers import Layer
+from calib8.engine.profiles import parse_profile
+from calib8.engine.sidecar import Sidecar
+from calib8.errors import DataError
 from calib8.graph.builder import GraphBuilder
+from calib8.graph.dataset import dataset_for
 from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.progress import Quiet
 from calib8.report.sections.gains import gains_section
 from calib8.report.terminal import render
 from calib8.runtime.layer_time import LayerTime
+from calib8.runtime.null import NullRuntime
+from calib8.testing import tiny_mlp
+from calib8.verification import gains, gpu_speed
 from calib8.verification.bench import Cell
-from calib8.verification.gains import Gains, Timed, gains_of
+from calib8.verification.gains import Gains, Timed, gains_of, time_layers
 from calib8.verification.gpu_speed import GpuSpeed
 from calib8.verification.speed import Latency
 
@@ -160,6 +170,34 @@ def test_the_order_of_kernels_between_two_ops_changes_nothing(kernels: list[Laye
     other = [one for run in runs for one in run]
     before, after = (gains_of("H200", two_blocks(), INT8, [Timed("1", kernels, one)]) for one in (kernels, other))
     assert before == after
+
+
+class Profiled(NullRuntime):
+    """Takes up to four rows; each time that its one kernel is timed, the next of ``ms``."""
+
+    on_gpu = True
+    description = "TensorRT 10.6 on H200"
+
+    def __init__(self, *ms: float) -> None:
+        super().__init__(lambda arrays: {})
+        self.ms = list(ms)
+
+    def layer_times(self, arrays, *, runs: int = 25, warm_up: int = 5) -> list[LayerTime]:
+        if len(arrays["x"]) > 4:
+            raise DataError("8 rows are in no profile.")
+        return layers(("op", self.ms.pop(0)))
+
+
+def test_engines_are_timed_by_turns_and_the_median_of_the_rounds_counts(monkeypatch: pytest.MonkeyPatch, notes) -> None:
+    engines = {"a.engine": Profiled(9, 2, 3), "b.engine": Profiled(1, 1, 5)}  # an idle GPU is slow at first
+    sidecar = Sidecar.model_construct(profiles=tuple(map(parse_profile, ["x:1x4:2x4:8x4"])), tensors=())
+    monkeypatch.setattr(gains, "open_artefact", lambda path: engines[path.name])
+    monkeypatch.setattr(gpu_speed, "describe_engine", lambda path: sidecar)
+    data = dataset_for(tiny_mlp(), Batches([{"x": np.ones((5, 4), np.float32)}]), Quiet())
+    runtime, timed = time_layers(Path("a.engine"), Path("b.engine"), data, notes)
+    assert runtime == "TensorRT 10.6 on H200"
+    assert [(one.shape, one.in_float, one.quantised) for one in timed] == [("2", layers(("op", 3)), layers(("op", 1)))]
+    assert notes.messages == ["no kernels were timed at 8: 8 rows are in no profile."]
 
 
 def minilm() -> list[WeightedOp]:

@@ -107,6 +107,16 @@ def test_a_shape_that_such_data_cannot_have_is_a_note(monkeypatch: pytest.Monkey
     assert raced(monkeypatch, data, *profiles[1:], notes=notes, size=16) is None
 
 
+@pytest.mark.parametrize(("times", "faster"), [((0.5, 2.1), True), ((0.5, 1.9), False), ((1.0, 1.0), False)])
+def test_faster_is_by_the_geometric_mean_of_the_shapes(times: tuple[float, float], faster: bool) -> None:
+    one = {"runs": 5, "median_ms": 3, "p95_ms": 3, "p99_ms": 3, "samples_per_second": 1}
+    cells = [
+        Cell(batch=1, length=place, latencies={"a": Latency(gpu_ms=ratio, **one), "b": Latency(gpu_ms=1, **one)})
+        for place, ratio in enumerate(times)
+    ]
+    assert GpuSpeed(runtime="A", baseline="a", engine="b", cells=tuple(cells)).faster == faster
+
+
 def slower(**changes: object) -> Report:
     """INT8 takes twice as long as FP16."""
     one = {"runs": 5, "median_ms": 3, "p95_ms": 3, "p99_ms": 3, "samples_per_second": 1}
