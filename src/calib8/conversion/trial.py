@@ -43,7 +43,9 @@ class Trial:
     timed: Callable[[str], AbstractContextManager[None]]
     #: What was found; None as long as nothing was.
     gains: Gains | None = None
+    #: The engine that runs here, and for what it is; why ops are no faster in it.
     _here: tuple[Path, str] = field(init=False)
+    _slow: dict[str, str] = field(init=False)
 
     def slow(self, quantised: ir.Model, plan: QuantPlan) -> Mapping[str, str]:
         """See ``Stopwatch``. Where INT8 makes nothing faster, it is not left out: nothing of it would be left."""
@@ -56,16 +58,16 @@ class Trial:
         if found is None:
             return {}
         chosen = set(plan.quantised)
-        slow = {name: found.why(gain) for gain in found.slow for name in gain.ops if name in chosen}
-        if slow and len(slow) == len(chosen):
+        self._slow = {name: found.why(gain) for gain in found.slow for name in gain.ops if name in chosen}
+        if chosen <= set(self._slow):
             self.progress.note(
                 f"INT8 speeds up none of the ops here ({found.runtime}); they are INT8 all the same, since nothing "
                 "would be left of it"
             )
             return {}
-        return slow
+        return self._slow
 
-    def faster(self, other: ir.Model, plan: QuantPlan) -> bool:
+    def faster(self, other: ir.Model) -> bool:
         """See ``Stopwatch``. By the same clock and in the same shapes as in the race against FP16."""
         assert self.gains is not None
         try:
@@ -83,9 +85,7 @@ class Trial:
                 f"kept in INT8, though kernels are no faster for it: {told}; with them in FP16 the engine is {ratios}"
             )
             return False
-        floats = set(plan.nodes("float"))
-        left = tuple(name for gain in self.gains.slow for name in gain.ops if name in floats)
-        self.gains = self.gains.model_copy(update={"without": race, "left_out": left})
+        self.gains = self.gains.model_copy(update={"without": race, "left_out": tuple(self._slow)})
         self.progress.note(
             f"left in FP16, since INT8 does not speed them up here: {told}; that makes the engine {ratios}"
         )

@@ -32,7 +32,7 @@ def quantise_guarded(
         return quantised, plan
     other_plan = case.plan(solutions, replace(findings, left_out={**findings.left_out, **slow}))
     other = case.follow_soundly(other_plan, solutions, probe, least, progress)
-    return (other, other_plan) if stopwatch.faster(other, other_plan) else (quantised, plan)
+    return (other, other_plan) if stopwatch.faster(other) else (quantised, plan)
 
 
 def _guarded(

@@ -21,8 +21,8 @@ class Stopwatch(Protocol):
     def slow(self, quantised: ir.Model, plan: QuantPlan) -> Mapping[str, str]:
         """Why, by the name of the op, what ``plan`` quantises is no faster for it."""
 
-    def faster(self, other: ir.Model, plan: QuantPlan) -> bool:
-        """Whether ``other``, which leaves these in float as ``plan`` says, is faster than the model asked about."""
+    def faster(self, other: ir.Model) -> bool:
+        """Whether ``other``, which leaves these in float, is faster than the model that was asked about."""
 
 
 def not_faster(model: ir.Model) -> dict[str, str]:
