@@ -42,7 +42,10 @@ class Convert(Monitored):
     sentences: bool = True
     """Quote the worst ten held-out sentences in the report."""
     baseline: Annotated[bool, Option("--baseline/--no-baseline")] = True
-    """Where this machine's GPU runs an engine, build one in FP16, too, and time the two by turns."""
+    """Where this machine's GPU runs an engine, build one in FP16, too, and time the two by turns.
+
+    For latency kernel by kernel as well, and what INT8 does not speed up stays in FP16, see ``verification.gains``.
+    """
     ray: Ray | None = None
     """The cluster to calibrate over; the model is the same.
 
