@@ -15,6 +15,7 @@ Rules:
 8. A Squeeze says which axes it takes: else its rank depends on the data, and neither TensorRT nor OpenVINO takes that.
 9. A weight [1, K, N] is the matrix [K, N] where what it multiplies has as many axes.
 10. Products that are packed side by side are products of their own (see ``split_packed``).
+11. A Cast to the type that a tensor has already is an Identity: TensorRT 10.6 tries some twenty kernels for each.
 """
 
 from pathlib import Path
@@ -64,6 +65,7 @@ def prepare(model: ir.Model) -> ir.Model:
     common.RemoveUnusedNodesPass()(model)
     _name_nodes(model.graph)  # rule 3
     common.ShapeInferencePass(strict_mode=False)(model)  # rule 5; strict gives up on all nodes because of one
+    _drop_identities(model.graph)  # rule 11
     if _name_axes(model) | _flatten_weights(model.graph):  # rules 8 and 9
         common.ShapeInferencePass(strict_mode=False)(model)
     return split_packed(model)  # rule 10
@@ -151,7 +153,9 @@ def _fold(graph: ir.Graph) -> None:
 
 def _drop_identities(graph: ir.Graph) -> None:
     for node in list(graph):
-        source = node.inputs[0] if node.op_type == "Identity" else None
+        source = node.inputs[0] if node.op_type in ("Identity", "Cast") else None
+        if node.op_type == "Cast" and (source is None or source.dtype != node.attributes.get_int("to")):
+            continue
         if source is not None and not node.outputs[0].is_graph_output():
             source.meta[IDENTITIES] = [*dropped_identities(source), name_of(node.outputs[0])]
             node.outputs[0].replace_all_uses_with(source)

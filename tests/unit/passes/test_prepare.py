@@ -165,6 +165,20 @@ def test_identities_go_but_those_in_a_branch_stay() -> None:
         assert_models_equal(model, prepared, {"x": np.float32(x_fed)}, atol=0)
 
 
+def test_casts_to_the_type_that_is_there_go() -> None:
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 4)
+    hidden = g.op("Cast", g.op("Relu", g.op("Cast", x, to=1), name="relu"), to=1)
+    whole = g.op("Cast", g.op("Cast", hidden, to=7), to=7)
+    model = g.model(y=g.op("Cast", g.op("Add", hidden, g.op("Cast", whole, to=1)), to=1))
+    prepared = prepare(clone(model))
+    assert [(n.op_type, n.attributes.get_int("to", 0)) for n in prepared.graph] == [
+        ("Relu", 0), ("Cast", 7), ("Cast", 1), ("Add", 0), ("Cast", 1),
+    ]  # fmt: skip
+    assert prepared.graph.outputs[0].name == "y"
+    assert_models_equal(model, prepared, {"x": np.float32([[1.5, -2, 3, 4]])}, atol=0)
+
+
 def test_one_node_that_defies_inference_costs_no_other_types() -> None:
     g = GraphBuilder()
     x = g.input("x", FLOAT, "batch", 4)
