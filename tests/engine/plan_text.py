@@ -32,6 +32,13 @@ def mpnet_ops() -> list[QuantizedOp]:
     return [QuantizedOp(name, "MatMul", f"{name}.weight", 768 * 768, None) for name in names]
 
 
+def resnet50_ops() -> list[QuantizedOp]:
+    """The 53 convolutions of a ResNet-50 and its last product."""
+    convolutions = ["/Conv", *(f"/Conv_{number}" for number in range(1, 53))]
+    ops = [QuantizedOp(name, "Conv", f"{name}.weight", 4096, None) for name in convolutions]
+    return [*ops, QuantizedOp("/MatMul", "MatMul", "/MatMul.weight", 2048, None)]
+
+
 def read(text: str) -> list[Layer]:
     """By way of the log."""
     return layers_from_log([text])

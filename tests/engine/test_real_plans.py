@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from plan_text import DATA, TENSORRT, mpnet, mpnet_ops, read, text_of
+from plan_text import DATA, TENSORRT, mpnet, mpnet_ops, read, resnet50_ops, text_of
 
 from calib8.engine.arithmetic import multiplies
 from calib8.engine.host_loops import driven_by_host
@@ -40,6 +40,15 @@ def test_mpnet(name, covered, kernels):
     assert (check.expected, check.covered, check.planned_kernels) == (72, covered, kernels)
     assert check.passed is (covered == 72)
     assert len(check.missing) == 72 - covered
+
+
+def test_resnet50_and_one_convolution_of_it_that_computes_in_float():
+    text = text_of(TENSORRT / "resnet50-int8.layers.txt.gz")
+    check = judged(text, resnet50_ops())
+    assert (check.expected, check.covered, check.planned_kernels, check.missing) == (54, 54, 54, ())
+    (line,) = (line for line in text.split("\n") if re.match(r"Name: \S+ \+ /Conv_7, LayerType: CaskConvolution", line))
+    in_float = line.replace("Int8", "Half").replace("_i8i32_", "_f16f16_")
+    assert judged(text.replace(line, in_float), resnet50_ops()).missing == ("/Conv_7",)
 
 
 def test_the_float_ops_of_the_plain_recipe_are_named():
