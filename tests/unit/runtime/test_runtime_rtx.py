@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +64,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path, monkeypatch)
     made.trt.config = RtxConfig(made.trt)
     made.trt.engine = lambda: RtxEngine(made.trt)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", made.trt.module)
+    made.write(family="rtx")
     made.trt.module.CudaGraphStrategy = SimpleNamespace(DISABLED="off", WHOLE_GRAPH_CAPTURE="whole")
     return made
 

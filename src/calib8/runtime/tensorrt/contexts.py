@@ -40,7 +40,9 @@ class Contexts(Protocol):
 
 def contexts_of(engine: Engine, sidecar: Sidecar, *, graphs: bool) -> Contexts:
     """The way that the engine's TensorRT has."""
-    config: Any = engine.loaded.create_runtime_config() if hasattr(engine.loaded, "create_runtime_config") else None
+    if sidecar.family != "rtx" or not hasattr(engine.loaded, "create_runtime_config"):
+        return OfTensorRt(engine)
+    config: Any = engine.loaded.create_runtime_config()
     if hasattr(config, "create_runtime_cache"):
         return OfRtx(engine, config, cache_path(sidecar), graphs=graphs)
     return OfTensorRt(engine)
