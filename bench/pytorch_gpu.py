@@ -115,6 +115,7 @@ def quantised(name: str) -> Make:
             "fp8": lambda: ao.Float8DynamicActivationFloat8WeightConfig(granularity=ao.PerRow()),
         }
         ao.quantize_(model, options[name]())
+        inductor.coordinate_descent_tuning = False  # torchao turns it on: on an H200 one shape was not ready after 45 s
         return Fused(model)
 
     return make
