@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import engine_models as tiny
+import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
@@ -11,8 +12,10 @@ from plan_text import kept_layers
 
 import calib8
 from calib8.cli.main import main
+from calib8.data.sources import Batches
 from calib8.engine.sidecar import describe_engine
-from calib8.errors import ConfigError, ModelError
+from calib8.errors import ConfigError, InputError, ModelError, RangesError
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import load
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.half import to_half
@@ -118,3 +121,87 @@ def test_the_command_line_names_the_precision(saved, tmp_path: Path, monkeypatch
         main()
     assert ended.value.code in (0, None)
     assert capsys.readouterr().out.endswith("computes in FP16\n")
+
+
+def far(folder: Path, name: str = "model.onnx", *, by: float = 1000.0) -> Path:
+    """x -> MatMul -> Mul(``by``) -> Relu -> Mul(1 / ``by``) -> y, beside what calibration saw: x goes to 90."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 32)
+    product = g.op("MatMul", x, g.constant("w", np.eye(32)), name="product")
+    large = g.op("Relu", g.op("Mul", product, g.constant("up", by), name="large"), name="relu")
+    path = calib8.save(g.model(y=g.op("Mul", large, g.constant("down", 1 / by), name="small")), folder / name)
+    seen = np.linspace(-90, 90, 32 * 16, dtype=np.float32).reshape(16, 32)
+    calib8.calibrate(path, Batches([{"x": seen}]), output=path.with_suffix(".json"))
+    return path
+
+
+def built_in_fp16(model: Path, ranges: Path | None, notes, **options: object) -> calib8.BuiltEngine:
+    notes.messages.clear()
+    config = calib8.Build(
+        precision="fp16", ranges=ranges, **{"targets": "sm86", "log": model.with_name("log"), **options}
+    )
+    return calib8.build(model, model.with_name("x.engine"), config, progress=notes)[0]
+
+
+def fused(folder: Path) -> str:
+    """The ops of the kernel that multiplies, in order, as TensorRT calls it."""
+    (name,) = [layer.name for layer in kept_layers(folder / "log") if "Fc" in layer.name]
+    return name.split("_")[3]
+
+
+def test_what_calibration_saw_beyond_fp16_is_fp32_in_the_engine(tmp_path: Path, notes) -> None:
+    model = far(tmp_path)
+    built = built_in_fp16(model, model.with_suffix(".json"), notes)
+    assert describe_engine(built.path).unheld == ("large_out",)
+    assert fused(tmp_path) == "FcCastMulReluMul"  # FP32 from the product on
+    assert not [said for said in notes.messages if "nobody looked" in said]
+
+
+def test_without_ranges_nobody_looked_and_that_is_told(tmp_path: Path, notes) -> None:
+    built = built_in_fp16(far(tmp_path), None, notes)
+    assert fused(tmp_path) == "FcMulReluMulCast"  # FP16 up to the output
+    assert describe_engine(built.path).unheld is None
+    assert [said for said in notes.messages if "nobody looked" in said] == [
+        "nobody looked whether FP16 holds all numbers of the model: calibrate it (calib8 calibrate model.onnx "
+        "--data …), and give what that found (--ranges ranges.json)"
+    ]
+
+
+def test_ranges_that_say_something_else_make_another_engine(tmp_path: Path, notes) -> None:
+    model = far(tmp_path)
+    ranges = model.with_suffix(".json")
+    built_in_fp16(model, ranges, notes, log=None)
+    for given, reused in ((ranges, True), (None, False), (ranges, False)):
+        built_in_fp16(model, given, notes, log=None)
+        why = [said for said in notes.messages if "what FP16 does not hold changed since" in said]
+        assert [bool(why), any("up to date" in said for said in notes.messages)] == [not reused, reused]
+
+
+def test_a_product_beyond_fp16_has_no_engine_for_turing(tmp_path: Path, notes) -> None:
+    model = far(tmp_path)
+    ranges = calib8.Ranges.load(model.with_suffix(".json"))
+    beyond = {"product_out": ranges.beyond["large_out"]}
+    ranges.model_copy(update={"beyond": beyond}).save(tmp_path / "product.json")
+    config = calib8.Build(precision="fp16", ranges=tmp_path / "product.json")
+    engines = calib8.build(model, tmp_path / "x.engine", config, progress=notes)
+    assert [engine.target for engine in engines] == ["sm86", "sm89", "sm120"]
+    assert "no FP32 GEMM for it, and 1 stay FP32 (product)" in " ".join(notes.messages)
+
+
+def test_ranges_of_another_model_or_none_are_refused(tmp_path: Path, notes) -> None:
+    model, other = far(tmp_path), far(tmp_path, "other.onnx", by=2000.0)
+    with pytest.raises(RangesError, match=r"the ranges were made from another model: its SHA-256 begins with"):
+        built_in_fp16(model, other.with_suffix(".json"), notes)
+    (tmp_path / "cut.json").write_text('{"format": "calib8.ranges/1"')
+    for name, told in (("cut.json", "cut.json"), ("no.json", r"no\.json"), ("model.onnx", "model.onnx")):
+        with pytest.raises(InputError, match=told):
+            built_in_fp16(model, tmp_path / name, notes)
+    assert not (tmp_path / "x.engine").exists()
+
+
+@pytest.mark.parametrize("precision", [None, "bf16", "fp32"])
+def test_ranges_are_for_fp16(precision: str | None, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"ranges say what FP16 does not hold, got precision {precision}: choose fp16"
+    ):
+        calib8.Build(precision=precision, ranges=tmp_path / "ranges.json")

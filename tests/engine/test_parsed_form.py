@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from calib8.engine.parsed_form import to_parse
+from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import load, save
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
-from calib8.testing import assert_models_equal, tiny_encoder, tiny_mlp, token_feeds
+from calib8.testing import assert_models_equal, outputs_of, tiny_encoder, tiny_mlp, token_feeds
 
 
 def int8(model: ir.Model, folder: Path) -> Path:
@@ -56,3 +59,44 @@ def test_a_float_encoder_keeps_its_order(precision: str, tmp_path: Path) -> None
     path = save(tiny_encoder(), tmp_path / "model.onnx")
     with to_parse(path, precision, "tensorrt", tmp_path / "x.engine") as parsed:
         assert swaps(load(parsed)) == 0
+
+
+def far() -> ir.Model:
+    """x -> MatMul -> Mul(1000) -> Relu -> Mul(0.001) -> MatMul -> y"""
+    g, r = GraphBuilder(), np.random.default_rng(0)
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4)
+    product = g.op("MatMul", x, g.constant("w1", r.normal(size=(4, 8))), name="first")
+    large = g.op("Relu", g.op("Mul", product, g.constant("up", 1000.0), name="large"), name="relu")
+    small = g.op("Mul", large, g.constant("down", 0.001), name="small")
+    return g.model(y=g.op("MatMul", small, g.constant("w2", r.normal(size=(8, 2))), name="second"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "unheld", "kept"),
+    [
+        ("fp16", ("large_out",), {"large", "relu", "small"}),
+        ("fp16", (), set()),
+        ("fp16", None, set()),
+        ("bf16", ("large_out",), set()),  # which goes as far as FP32
+        ("fp32", ("large_out",), {"first", "large", "relu", "small", "second"}),
+    ],
+)
+def test_what_fp16_does_not_hold_of_a_float_model_stays_fp32(precision, unheld, kept, tmp_path: Path) -> None:
+    path = save(far(), tmp_path / "model.onnx")
+    with to_parse(path, precision, "rtx", tmp_path / "x.engine", unheld) as parsed:
+        form = load(parsed)
+    types = {node.name: node.outputs[0].dtype for node in form.graph if node.op_type != "Cast"}
+    assert {name for name, dtype in types.items() if dtype == ir.DataType.FLOAT} == kept
+
+
+def test_a_number_beyond_fp16_comes_through_the_form_that_is_built(tmp_path: Path) -> None:
+    """onnx.reference computes FP16 in FP16: what ONNX Runtime does not, and what is infinite there."""
+    path, x = save(far(), tmp_path / "model.onnx"), {"x": np.full((1, 4), 90, np.float32)}
+    found = {}
+    for unheld in ((), ("large_out",)):
+        with to_parse(path, "fp16", "rtx", tmp_path / "x.engine", unheld) as parsed:
+            reference = ReferenceEvaluator(ir.to_proto(load(parsed)))
+            with np.errstate(over="ignore", invalid="ignore"):
+                (found[unheld],) = reference.run(None, x)
+    assert not np.isfinite(found[()]).all()
+    np.testing.assert_allclose(found["large_out",], outputs_of(load(path), x)["y"], rtol=2e-3, atol=0.5)

@@ -12,6 +12,7 @@ from calib8.cli.main import main
 from calib8.conversion import baseline, run
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import Calib8Error, DataError, SetupError
+from calib8.graph.builder import GraphBuilder
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
@@ -149,3 +150,19 @@ def test_the_float_engine_takes_the_sizes_that_the_quantised_one_has_from_its_da
     profiles = [describe_engine(path).profiles for path in built]
     assert profiles[0] == profiles[1]
     assert str(profiles[0][0]) == "image:1x3x12x8:8x3x12x8:64x3x12x8"
+
+
+def test_what_fp16_does_not_hold_is_fp32_in_the_float_engine_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = GraphBuilder()
+    up = g.op("Mul", g.input("x", ir.DataType.FLOAT, "batch", 32), g.constant("k", 1000.0), name="large")
+    hidden = g.op("MatMul", g.op("Mul", up, g.constant("back", 1e-3)), g.weight("w", 32, 32))
+    calib8.save(g.model(y=g.op("MatMul", g.op("Relu", hidden), g.weight("v", 32, 32))), tmp_path / "model.onnx")
+    monkeypatch.setattr(run, "target_of", lambda path: describe_engine(path).target)
+    built: list[Path] = []
+    monkeypatch.setattr(baseline, "race_on_gpu", lambda slow, fast, *_: built.extend((slow, fast)))
+    x = np.random.default_rng(0).uniform(-90, 90, (64, 32)).astype(np.float32)
+    chosen = calib8.Convert(build=calib8.Build(targets=("sm86",)), verify=calib8.Verify(min_cosine=0.9))
+    calib8.convert(tmp_path / "model.onnx", [{"x": x}], tmp_path / "out", chosen)
+    assert [describe_engine(path).unheld for path in built] == [("large_out",), None]  # INT8's graph says it

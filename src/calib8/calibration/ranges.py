@@ -3,7 +3,7 @@
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import (
@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 from typing_extensions import Self
@@ -21,10 +20,9 @@ from typing_extensions import Self
 from calib8.caches.cache import DEFAULT_VERSION, Algorithm, Cache, cache_of
 from calib8.calibration.observers import OBSERVERS
 from calib8.calibration.observers.min_max import MinMax
-from calib8.config import first_problem
-from calib8.errors import InputError, RangesError
-from calib8.files import read_json, write_json
+from calib8.files import write_json
 from calib8.passes.reach import Reach
+from calib8.passes.unheld import read_ranges
 from calib8.precision import INT8, Grid
 from calib8.provenance import Origin
 
@@ -112,24 +110,13 @@ class Ranges(BaseModel):
     @staticmethod
     def load(path: Path) -> "Ranges":
         """Read what ``save`` wrote, or what somebody made of it. Raises ``RangesError``."""
-        return Ranges._read(path)[0]
+        return read_ranges(path, Ranges)[0]
 
     @staticmethod
     def load_unchanged(path: Path) -> "Ranges | None":
         """Read back what ``save`` wrote; None if it was changed since. Raises ``RangesError``."""
-        ranges, written = Ranges._read(path)
+        ranges, written = read_ranges(path, Ranges)
         return ranges if ranges.sha256 == written else None
-
-    @staticmethod
-    def _read(path: Path) -> "tuple[Ranges, Any]":
-        try:
-            content = read_json(path, "ranges file")
-            written = content.pop("sha256", None) if isinstance(content, dict) else None
-            return Ranges.model_validate(content), written
-        except ValidationError as error:
-            raise RangesError(f"{path} is not a calib8 ranges file: {first_problem(error)}. Calibrate again.") from None
-        except InputError as error:
-            raise RangesError(str(error)) from None
 
 
 def algorithm_of(origin: Origin | None) -> Algorithm:

@@ -34,7 +34,7 @@ CalibrationFolder = Annotated[Path, typer.Option("--output", "-o", help="Calibra
 BuildOptions = Annotated[
     calib8.Build,
     Only(
-        "precision", "targets", "shapes", "family", "workspace_mib", "optimization_level", "tf32",
+        "precision", "ranges", "targets", "shapes", "family", "workspace_mib", "optimization_level", "tf32",
         "version_compatible", "exclude_lean_runtime", "hardware_compatibility", "weight_streaming",
         "timing_cache", "keep_timings", "calibrator", "calibration_cache", "calibration_batch", "log",
         "allow_float", "allow_float_ops",

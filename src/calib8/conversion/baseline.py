@@ -37,9 +37,13 @@ def race_baseline(
 def build_baseline(
     model: Path, engine: Path, target: str, config: Build, limits: Mapping[str, int], progress: Progress
 ) -> Path:
-    """Build the float ``model`` in FP16 beside ``engine``, for its ``target`` and shapes. Raises as builds do."""
+    """Build the float ``model`` in FP16 beside ``engine``, for its ``target`` and shapes. Raises as builds do.
+
+    What FP16 does not hold, by the ranges there, stays FP32 as in ``engine``.
+    """
     baseline = engine.with_name(f"{engine.stem.removesuffix(f'.{target}')}-baseline-fp16.engine")
     shapes = describe_engine(engine).profiles  # of which the float model, without calibration data, may not know
-    in_float = config.model_copy(update={"precision": "fp16", "targets": (target,), "log": None, "shapes": shapes})
+    here = {"targets": (target,), "log": None, "shapes": shapes}
+    in_float = config.model_copy(update={"precision": "fp16", "ranges": engine.with_name("ranges.json"), **here})
     build_engine(model, baseline, in_float, limits=limits, progress=progress)
     return baseline

@@ -240,11 +240,11 @@ class _Job:
                 path=self.model,
                 unfinished=unfinished,
             )
+        found.ranges.save(self.output / "ranges.json")  # a float engine may be built by it meanwhile
         case = Case(reference, found.ranges, found.statistics, self.config.quantize, unfinished)
         int8, plan = self._search(case, unfitted, dataset)
         if told := plan.describe_float():
             self.progress.note(told)
-        found.ranges.save(self.output / "ranges.json")
         save_with_record(found.ranges.cache(), self.output / "calibration.cache", found.ranges.origin)
         plan.save(self.output / "plan.json")
         self._copy_sentence_files()
@@ -285,8 +285,9 @@ class _Job:
         return Trial(*paths, build, dataset, self.progress, self.timed)
 
     def _last_run(self, origin: Origin) -> tuple[Ranges, QuantPlan, ir.Model] | None:
-        ranges = reusable(self.output / "ranges.json", origin, self.progress)
-        if ranges is None or not self.quantised_path.is_file():
+        if not self.quantised_path.is_file():
+            return None
+        if (ranges := reusable(self.output / "ranges.json", origin, self.progress)) is None:
             return None
         int8 = load(self.quantised_path)
         record = Record.of(self.quantised_path)

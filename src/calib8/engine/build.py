@@ -36,7 +36,8 @@ from calib8.engine.quantized import (
 from calib8.engine.sidecar import Sidecar, TensorInfo, describe_engine, engines_of_another_model, sidecar_path
 from calib8.engine.targets import describe, members, path_for, require_known, rtx_runs_on
 from calib8.engine.timings import Timings, timings_of
-from calib8.errors import ConfigError, InputError, ModelError, PlanMismatch, ProfileError, SetupError, install
+from calib8.engine.unseen import unseen
+from calib8.errors import InputError, ModelError, PlanMismatch, ProfileError, SetupError, install
 from calib8.files import atomic, locked, sha256_file, sweep, write_text
 from calib8.gpu.hardware import Gpu, absence, alone, gpus, numbered
 from calib8.graph.codes import precision_of
@@ -45,6 +46,7 @@ from calib8.graph.inputs import declared_inputs
 from calib8.graph.io import SOURCE_SHA256, source_sha256
 from calib8.graph.io import load as load_model
 from calib8.graph.sizes import recorded_sizes
+from calib8.passes.unheld import unheld_of
 from calib8.precision import GRIDS, INT8, Grid
 from calib8.progress import Progress, Quiet
 
@@ -81,18 +83,23 @@ def build_engine(
     source = _read(Path(model), config, limits or {}, rtx=tensorrt.family == "rtx")
     config = config.model_copy(update={"precision": source.precision})
     targets = able(targets, config, source.grid, progress)
-    if config.targets is None and tensorrt.family == "rtx":
-        targets = able_in_fp32(able_to_convolve(targets, source.ops, progress), source.fp32_products, progress)
     if source.profiles and not config.shapes:
         progress.note(f"Shapes (name:min:opt:max), chosen by calib8: {', '.join(map(str, source.profiles))}.")
-    calibration = _calibration(source, data, config, limits or {}, tensorrt, progress)
+    calibration = calibration_data(
+        source.inputs, source.profiles, limits or {}, data, config, version=tensorrt.version, progress=progress
+    )
     built: list[BuiltEngine] = []
-    with to_parse(source.path, source.precision, tensorrt.family, output) as parsed:
-        driven = host_driven(load_model(parsed))
+    with to_parse(source.path, source.precision, tensorrt.family, output, source.unheld) as parsed:
+        form = load_model(parsed)
+        if config.targets is None and tensorrt.family == "rtx":
+            targets = able_in_fp32(able_to_convolve(targets, source.ops, progress), fp32_products(form), progress)
+        driven = host_driven(form)
         job = _Job(source, parsed, driven, config, tensorrt, gpu, visible, calibration, progress)
         for target in targets:
             built.append(job.build(target, path_for(output, target, targets), targets))
             _remove_stale(output, source.sha256, [engine.path for engine in built], progress)
+    if told := unseen(config):
+        progress.note(told)
     _require_plans(built)
     return built
 
@@ -187,7 +194,8 @@ class _Source:
     precision: EnginePrecision
     ops: Sequence[QuantizedOp]
     chains: Sequence[Chain]
-    fp32_products: Sequence[str]
+    #: The tensors that FP16 does not hold; None if nobody looked.
+    unheld: tuple[str, ...] | None
     inputs: Sequence[InputSpec]
     profiles: tuple[Profile, ...]
 
@@ -230,28 +238,8 @@ def _read(path: Path, config: Build, limits: Mapping[str, int], *, rtx: bool) ->
     metadata = {key: value for key, value in model.metadata_props.items() if key.startswith(METADATA_PREFIX)}
     inputs = declared_inputs(model)
     profiles = resolve_profiles(inputs, config.shapes, limits, recorded_sizes(model))
-    products = fp32_products(model) if precision in QUANTISED else ()
-    return _Source(path, metadata, precision, ops, conditioning_chains(model), products, inputs, profiles)
-
-
-def _calibration(
-    source: _Source,
-    data: Source | None,
-    config: Build,
-    limits: Mapping[str, int],
-    tensorrt: TensorRT,
-    progress: Progress,
-) -> CalibrationData | None:
-    if config.calibrator is None:
-        if data is not None:
-            raise ConfigError(
-                "got calibration data without a calibrator. Choose one (--calibrator minmax or entropy2, TensorRT 10 "
-                "only), or quantise first: `calib8 convert`."
-            )
-        return None
-    return calibration_data(
-        source.inputs, source.profiles, limits, data, config, version=tensorrt.version, progress=progress
-    )
+    unheld = tuple(unheld_of(config.ranges, model)) if config.ranges is not None else None
+    return _Source(path, metadata, precision, ops, conditioning_chains(model), unheld, inputs, profiles)
 
 
 @dataclass(frozen=True)
@@ -315,6 +303,7 @@ class _Job:
             profiles=self.source.profiles,
             gpu=self._gpu_name(),
             calibration=self._origin(),
+            unheld=self.source.unheld,
             calib8_version=_version(),
         ):
             self.progress.note(f"building again: {', '.join(changed)} changed since {engine} was built")
@@ -395,6 +384,7 @@ class _Job:
             plan=plan,
             plan_check=CHECK,
             calibration=self._origin(),
+            unheld=self.source.unheld,
             **self.config.options(),
             build_seconds=built["seconds"],
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -104,13 +104,20 @@ def calibration_data(
     *,
     version: str,
     progress: Progress,
-) -> CalibrationData:
-    """Prepare a calibrating build. ``version`` is TensorRT's.
+) -> CalibrationData | None:
+    """Prepare a calibrating build; None of one without a calibrator. ``version`` is TensorRT's.
 
     Whether a cache is of this model and data is for the caller to know. Raises ``DataError`` (data that does not fit
-    the model), ``ConfigError`` (neither data nor a cache; a batch that the model cannot take), ``ProfileError``.
+    the model), ``ConfigError`` (neither data nor a cache, or data and no calibrator; a batch that the model cannot
+    take), ``ProfileError``.
     """
-    assert config.calibrator is not None
+    if config.calibrator is None:
+        if data is not None:
+            raise ConfigError(
+                "got calibration data without a calibrator. Choose one (--calibrator minmax or entropy2, TensorRT 10 "
+                "only), or quantise first: `calib8 convert`."
+            )
+        return None
     cache = CacheFile(config.calibration_cache, cache_header(version, config.calibrator))
     batch = _batch(inputs, profiles, config.calibration_batch)
     usable = _usable(cache, progress)

@@ -84,6 +84,11 @@ class Build(Config, Options):
 
     Without ``check_plan`` nothing is counted.
     """
+    ranges: Path | None = None
+    """For precision fp16: what calibration saw. What FP16 does not hold of it stays FP32.
+
+    Without it everything is FP16 whose numbers the graph alone does not tell to be beyond it.
+    """
     allow_float: bool = False
     """Build a model without any quantised op.
 
@@ -100,6 +105,10 @@ class Build(Config, Options):
             raise ValueError("got a timing cache, and that no timings are to be kept: leave one of them out")
         if self.calibrator and self.precision not in (None, "int8"):
             raise ValueError(f"a calibrator makes INT8 engines, got precision {self.precision}: leave one of them out")
+        if self.ranges and self.precision != "fp16":
+            raise ValueError(
+                f"ranges say what FP16 does not hold, got precision {self.precision}: choose fp16, or none"
+            )
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self

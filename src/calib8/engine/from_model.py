@@ -8,7 +8,7 @@ from calib8.data.sources import Data, open_source
 from calib8.engine.build import build_engine
 from calib8.engine.built import BuiltEngine
 from calib8.engine.config import Build
-from calib8.files import require_separate
+from calib8.files import named, require_separate
 from calib8.graph.io import load, source_sha256
 from calib8.graph.limits import dimension_limits
 from calib8.progress import Progress, Quiet
@@ -36,7 +36,7 @@ def build(
     """
     config, progress, source = Build.of(config), progress or Quiet(), open_source(data) if data is not None else None
     cache = config.calibration_cache
-    require_separate([output, config.timing_cache, cache, config.log], [model])
+    require_separate([output, config.timing_cache, cache, config.log], [model, *named(config.ranges)])
     limits = dimension_limits(load(model))
     with ExitStack() as lent:
         if cache is not None:

@@ -6,7 +6,7 @@ model with convolutions gets the scales of which the full TensorRT makes good ke
 tokens that it would choose itself if Q did not stand in its way, and norms that store FP16.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.half import to_half
 from calib8.passes.half_before_q import half_before_q
 from calib8.passes.prepare import prepare
+from calib8.passes.reach import mark_reach
 from calib8.passes.sequence_first import sequence_first
 
 #: What else the full TensorRT makes better kernels of, in order: ``model -> whether it was rewritten``.
@@ -30,13 +31,17 @@ HALF = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 @contextmanager
-def to_parse(path: Path, precision: EnginePrecision, family: FamilyName, output: Path) -> Iterator[Path]:
+def to_parse(
+    path: Path, precision: EnginePrecision, family: FamilyName, output: Path, unheld: Collection[str] | None = None
+) -> Iterator[Path]:
     """The model at ``path`` computing in ``precision``, in the form for ``family``; a file that is gone afterwards.
 
     It lies beside ``output``. Where the graph says all, it is the file itself. Inputs and outputs keep their types.
+    ``unheld``: the tensors of a float model that FP16 does not hold; None if nobody looked.
+
     Raises ``ModelError`` for a model that cannot change its precision, ``SetupError`` if the disk is full.
     """
-    model = _quantised_form(path, family) if precision in QUANTISED else _float_form(path, precision)
+    model = _quantised_form(path, family) if precision in QUANTISED else _float_form(path, precision, unheld)
     if model is None:
         yield path
         return
@@ -60,8 +65,11 @@ def _quantised_form(path: Path, family: FamilyName) -> ir.Model | None:
     return model if any(rewritten) else None
 
 
-def _float_form(path: Path, precision: EnginePrecision) -> ir.Model:
-    model = fit_tensorrt(prepare(load(path)))
+def _float_form(path: Path, precision: EnginePrecision, unheld: Collection[str] | None) -> ir.Model:
+    model = prepare(load(path))
+    if unheld is not None:
+        mark_reach(model, unheld)
+    fit_tensorrt(model)
     _require_convertible(model, path, precision)
     return to_half(model, HALF[precision]) if precision in HALF else model
 

@@ -30,6 +30,7 @@ CHANGES = {
     "profiles": "the shapes",
     "gpu": "the GPU",
     "calibration": "the calibration",
+    "unheld": "what FP16 does not hold",
     "calib8_version": "the version of calib8",
 }
 
@@ -72,6 +73,8 @@ class Sidecar(Options):
     plan_check: int = 0
     #: What a calibrator found the INT8 scales from.
     calibration: CalibrationOrigin | None = None
+    #: Of a float model in FP16: the tensors that FP16 does not hold, which are FP32 in it; None if nobody looked.
+    unheld: tuple[str, ...] | None = None
     build_seconds: float
     #: UTC, ISO 8601.
     built_at: str

@@ -11,7 +11,7 @@ Rules:
    not observed. What a pass adds goes as far as what it reads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, FiniteFloat
@@ -81,7 +81,7 @@ def unfit_for_half(model: ir.Model, seen: Mapping[str, Reach]) -> dict[str, Reac
     }
 
 
-def mark_reach(model: ir.Model, unfit: Mapping[str, Reach]) -> ir.Model:
+def mark_reach(model: ir.Model, unfit: Collection[str]) -> ir.Model:
     """Tell the tensors of ``model`` which of them FP16 does not hold, in place, before any pass; return it."""
     for value in observable(model):
         value.meta[REACH] = name_of(value) in unfit

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
-from calib8.graph.io import SOURCE_SHA256
 from calib8.graph.left_out import LeftOut, left_out
 from calib8.graph.weighted import WeightedOp, require_original, weighted_ops
+from calib8.passes.unheld import require_made_from
 from calib8.precision import Grid
 from calib8.quantization.config import Common, Quantize
 from calib8.quantization.quant_plan import OpPlan, QuantPlan
@@ -111,12 +111,7 @@ def check_ranges(model: ir.Model, ranges: Ranges) -> None:
             f"the ranges hold no entry for {len(missing)} tensors of this model, e.g. {missing[0]!r}: they were made "
             "from another model. Calibrate this one."
         )
-    own, theirs = model.metadata_props.get(SOURCE_SHA256), ranges.origin.model_sha256
-    if own and theirs and own != theirs:
-        raise RangesError(
-            f"the ranges were made from another model: its SHA-256 begins with {theirs[:12]}, this one's with "
-            f"{own[:12]}. Calibrate this one; ranges do not survive retraining."
-        )
+    require_made_from(ranges.origin, model)
 
 
 def _by_output(solution: Solution, least: float) -> Verdict:

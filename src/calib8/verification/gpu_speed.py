@@ -29,7 +29,7 @@ class GpuSpeed(BaseModel):
     baseline: str
     engine: str
     cells: tuple[Cell, ...] = Field(min_length=1)
-    #: Tensors that FP16 does not hold (``Ranges.beyond``): the float engine has them in it, and is for its time alone.
+    #: Tensors that FP16 does not hold (``Ranges.beyond``), which are FP32 in both engines.
     unheld: int = 0
 
     def ratio(self, cell: Cell) -> float:
@@ -37,11 +37,11 @@ class GpuSpeed(BaseModel):
         return cell.gpu_ratio(self.engine) or cell.ratio(self.engine)
 
     @property
-    def doubt(self) -> str | None:
-        """Why the float engine is none to ship, if it is none."""
+    def kept(self) -> str | None:
+        """What is not FP16 in the float engine, if anything is not."""
         if not self.unheld:
             return None
-        return f"FP16 does not hold {self.unheld} of the model's tensors (ranges.json): do not ship {self.baseline}."
+        return f"FP16 does not hold {self.unheld} of the model's tensors (ranges.json): FP32 in both engines."
 
     @property
     def faster(self) -> bool:

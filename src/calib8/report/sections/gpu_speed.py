@@ -28,7 +28,7 @@ def conversion(made: Conversion) -> Section | None:
         for cell in speed.cells
     )
     by = f"{speed.engine} against {speed.baseline}, by turns in {speed.runtime}."
-    notes = tuple(Note(text, on="page") for text in (by, speed.doubt) if text is not None)
+    notes = tuple(Note(text, on="page") for text in (by, speed.kept) if text is not None)
     table = Table(f"{told} against FP16 on the GPU", columns, rows)
     against = against_accuracy(speed.cells)
     return Section("Speed on the GPU", notes, (against,) if against is not None else (), (table,), terms=CLOCK)

@@ -68,8 +68,6 @@ def _against_float(report: Report) -> Iterator[Note]:
 def _instead(report: Report, speed: GpuSpeed) -> str:
     """What else there is."""
     faster = report.precision == "int8" and report.optimize == "accuracy"
-    if speed.doubt is not None:
-        return f"{speed.doubt} Convert with --optimize latency." if faster else speed.doubt
     take = f"Take {speed.baseline} for such shapes"
     return f"{take}, or convert with --optimize latency." if faster else f"{take}."
 
