@@ -26,7 +26,12 @@ def migrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 (Q/DQ) model to write.")],
     *,
     data: Annotated[
-        Path | None, typer.Option("--data", "--text", help="Some samples: a range that they contradict is refused.")
+        Path | None,
+        typer.Option(
+            "--data",
+            "--text",
+            help="Some samples: a range that they contradict is refused, and what they show beyond FP16 stays FP32.",
+        ),
     ] = None,
     config: calib8.Migrate,
     quiet: opt.Quiet = False,

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from calib8.caches.cache import Cache, is_usable
 from calib8.calibration.bounds import require_plausible, require_scales, require_seen
 from calib8.calibration.collect import collect
+from calib8.calibration.reached import unfit
 from calib8.data.sources import Source
 from calib8.data.split import First
 from calib8.errors import CacheError, ModelError
@@ -28,6 +29,7 @@ from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.numerics import LEVELS
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
+from calib8.passes.reach import mark_reach
 from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin
 from calib8.quantization.apply import finish
@@ -53,6 +55,8 @@ class Migration(BaseModel):
     missing, unusable: tensors without an entry, or whose entry is 0, infinite or subnormal; their ops stay in float.
     unneeded: entries of tensors that no INT8 op reads. builtin: those of tensors that TensorRT added itself.
     unknown: entries that name nothing in the model.
+    unheld: float tensors that FP16 does not hold, by the data, and that stay FP32; None where the rest is FP16 and
+        nobody looked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +71,7 @@ class Migration(BaseModel):
     unneeded: tuple[str, ...]
     builtin: tuple[str, ...]
     unknown: tuple[str, ...]
+    unheld: tuple[str, ...] | None = None
 
 
 def migrate(
@@ -80,8 +85,9 @@ def migrate(
     """Quantise ``model`` (as ``graph.io.load`` gives it, and no longer of use then) by the scales of ``cache``.
 
     ``origin`` is what the cache was made from, where that is known; against the first samples of ``data`` its ranges
-    are held. Raises ``CacheError`` for a cache of another model, one that holds 1 / scale or ranges that the data
-    contradict, and with ``config.strict`` for any missing scale; ``ModelError`` if nothing can be INT8.
+    are held, and they show what FP16 does not hold (see ``passes.reach``). Raises ``CacheError`` for a cache of another
+    model, one that holds 1 / scale or ranges that the data contradict, and with ``config.strict`` for any missing
+    scale; ``ModelError`` if nothing can be INT8.
     """
     known = _names(model)
     model = prepare(model)
@@ -103,9 +109,14 @@ def migrate(
         raise CacheError(_lacking(wanted, used))
     ranges = {tensor: amax[entry] for tensor, entry in used.items()}
     require_plausible(model, ranges, progress)
+    unheld: tuple[str, ...] | None = None if config.remainder == "fp16" else ()
     if data is not None:
         few = dataset_for(model, First(samples_for(model, data, progress), LOOKED_AT), progress)
-        require_seen(ranges, {name: found.amax for name, found in collect(model, few, Quiet()).items()})
+        seen = collect(model, few, Quiet())
+        require_seen(ranges, {name: found.amax for name, found in seen.items()})
+        if unheld is None:
+            unheld = tuple(unfit(model, seen))
+            mark_reach(model, unheld)
     plan = QuantPlan(ops=tuple(_op_plan(op, op.name in chosen, entries, cache) for op in ops))
     int8 = [op for op in ops if op.name in chosen and name_of(op.activation) in used]
     insert_qdq(model, int8, ranges)
@@ -122,6 +133,7 @@ def migrate(
         unneeded=tuple(entry for entry in left if entry in known),
         builtin=tuple(entry for entry in left if _is_builtin(entry, known)),
         unknown=_unknown(cache, known),
+        unheld=unheld,
     )
 
 

@@ -28,8 +28,8 @@ def migrate(
     """Turn a calibration cache of TensorRT 8 to 10 and its FP32 model into an explicitly quantised (Q/DQ) model.
 
     The scales of the cache are kept to the bit; ``export_cache`` gives it back. ``data``: some samples, to hold the
-    ranges against. Raises ``CacheError`` for a cache that is no cache, is of another model, holds 1 / scale, or differs
-    a thousand times from what the data shows.
+    ranges against, and to see what FP16 does not hold. Raises ``CacheError`` for a cache that is no cache, is of
+    another model, holds 1 / scale, or differs a thousand times from what the data shows.
 
     Example:
 

@@ -183,7 +183,8 @@ def test_the_command(calib8: Shell, files: tuple[Path, Path, Path]) -> None:
         f"entries of {HEADER}:\n"
         "      2  used\n"
         "      1  of tensors that no INT8 op reads: first_out\n"
-        f"      1  of tensors that TensorRT added itself: {UNNAMED}\n",
+        f"      1  of tensors that TensorRT added itself: {UNNAMED}\n"
+        "nobody looked whether FP16 holds what is not INT8: some samples (--data) show it\n",
     )
     assert f"nothing says which model and data {cache} was made from" in err
     x = np.random.default_rng(0).uniform(-1, 1, (64, 4)).astype(np.float32)
@@ -197,7 +198,7 @@ def test_the_command_in_json(calib8: Shell, files: tuple[Path, Path, Path]) -> N
     assert json.loads(out) == {
         "format": "calib8.migration/1", "header": HEADER, "int8_ops": 2, "weighted_ops": 2,
         "used": {"x": "x", "relu_out": "relu_out"}, "missing": [], "unusable": [], "unneeded": ["first_out"],
-        "builtin": [UNNAMED], "unknown": [],
+        "builtin": [UNNAMED], "unknown": [], "unheld": None,
     }  # fmt: skip
 
 
@@ -301,3 +302,47 @@ def test_ranges_that_data_contradict_are_refused(factor: float, fits: bool, tmp_
         with pytest.raises(CacheError, match=rf"range of '{names[0]}' goes to .* reaches .*\(1 of 2 ranges are\)"):
             calib8.migrate(*arguments, data=[{"x": x}])
         assert calib8.migrate(*arguments).int8_ops == 2  # nothing else tells
+
+
+def far_beyond_fp16(folder: Path) -> tuple[Path, Path, Path, list[dict[str, np.ndarray]]]:
+    """A cache, x -> MatMul -> Mul(1e4) -> Mul(1e-4) -> MatMul -> y, where to write, and x up to 10."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4)
+    large = g.op(
+        "Mul", g.op("MatMul", x, g.constant("one", np.eye(4)), name="first"), g.constant("up", 1e4), name="large"
+    )
+    small = g.op("Mul", large, g.constant("down", 1e-4), name="small")
+    calib8.save(g.model(y=g.op("MatMul", small, g.constant("w", np.eye(4)), name="last")), folder / "model.onnx")
+    cache = cache_of({"x": 10.0, "small_out": 10.0}, algorithm="MinMaxCalibration", version="101600")
+    (folder / "c.cache").write_text(cache.text)
+    paths = folder / "c.cache", folder / "model.onnx", folder / "int8.onnx"
+    return *paths, [{"x": np.linspace(-10, 10, 64, dtype=np.float32).reshape(16, 4)}]
+
+
+@pytest.mark.parametrize(
+    ("remainder", "with_data", "unheld", "large"),
+    [
+        ("fp16", True, ("large_out",), ir.DataType.FLOAT),
+        ("fp16", False, None, ir.DataType.FLOAT16),
+        ("fp32", True, (), ir.DataType.FLOAT),
+        ("fp32", False, (), ir.DataType.FLOAT),
+    ],
+)
+def test_what_the_data_shows_beyond_fp16_stays_fp32(remainder, with_data, unheld, large, tmp_path: Path) -> None:
+    *paths, data = far_beyond_fp16(tmp_path)
+    config = Migrate(remainder=remainder)
+    assert calib8.migrate(*paths, config, data=data if with_data else None).unheld == unheld
+    types = {node.name: node.outputs[0].dtype for node in calib8.load(paths[2]).graph}
+    assert (types["large"], types["small"]) == (large, large)
+
+
+def test_the_command_says_what_fp16_does_not_hold_or_that_nobody_looked(tmp_path: Path, calib8: Shell) -> None:
+    cache, model, output, data = far_beyond_fp16(tmp_path)
+    np.savez(tmp_path / "data.npz", **data[0])
+    command = ["migrate", str(cache), str(model), "-o", str(output), "-q"]
+    _, told, _ = calib8(*command)
+    assert told.splitlines()[-1] == "nobody looked whether FP16 holds what is not INT8: some samples (--data) show it"
+    _, told, _ = calib8(*command, "--data", str(tmp_path / "data.npz"))
+    assert told.splitlines()[-1] == "      1  that FP16 does not hold, as the data shows, and that stay FP32: large_out"
+    _, told, _ = calib8(*command, "--remainder", "fp32")
+    assert "FP16" not in told

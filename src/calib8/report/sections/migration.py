@@ -1,6 +1,6 @@
 """What became of a calibration cache."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from calib8.quantization.migrate import Migration
 from calib8.report.section import Note, Section
@@ -29,8 +29,17 @@ def migration_section(migration: Migration) -> Section:
         *(_line(what, names, named) for what, names, named in tensors if names),
         f"entries of {migration.header}:",
         *(_line(what, names, named) for what, names, named in entries if names),
+        *_remainder(migration.unheld),
     )
     return Section("Migration", tuple(map(Note, said)))
+
+
+def _remainder(unheld: tuple[str, ...] | None) -> Iterator[str]:
+    if unheld is None:
+        yield "nobody looked whether FP16 holds what is not INT8: some samples (--data) show it"
+    elif unheld:
+        yield "float tensors:"
+        yield _line("that FP16 does not hold, as the data shows, and that stay FP32", unheld, named=True)
 
 
 def _line(what: str, names: Iterable[str], named: bool) -> str:
