@@ -85,9 +85,9 @@ class Build(Config, Options):
     Without ``check_plan`` nothing is counted.
     """
     ranges: Path | None = None
-    """For precision fp16: what calibration saw. What FP16 does not hold of it stays FP32.
+    """For precision fp16: the model's ranges file. What FP16 does not hold, by that, stays FP32.
 
-    Without it everything is FP16 whose numbers the graph alone does not tell to be beyond it.
+    None: nobody looks what goes beyond FP16 in use.
     """
     allow_float: bool = False
     """Build a model without any quantised op.

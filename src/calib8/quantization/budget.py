@@ -69,6 +69,8 @@ def quantise_within(case: Case, probe: Probe, asked: Least, progress: Progress) 
     or no such output.
     """
     probe, target = probe.only(asked), asked.least
+    if probe.blind is not None:
+        progress.note(probe.blind)
     case = case.with_gelu_ops(probe, progress)
     # The output judges, not a site's own numbers: the plan in the end is the one that was measured.
     lenient = replace(case, config=case.config.model_copy(update={"min_sqnr_db": -math.inf}))

@@ -24,6 +24,8 @@ def quantise_guarded(
 
     stopwatch: leaves in float, too, what it finds to be no faster for it, if all of the model is faster then.
     """
+    if probe.blind is not None:
+        progress.note(probe.blind)
     case = case.with_gelu_ops(probe, progress)
     solutions = case.solutions(progress)
     quantised, findings, least = _guarded(case, solutions, probe, progress)

@@ -21,12 +21,14 @@ from calib8.runtime.judged import open_as_built, open_reference
 from calib8.runtime.run_all import run_filled
 from calib8.text.sentence import pooling_of
 from calib8.verification.kinds.base import Numbers, Pooling, Side
-from calib8.verification.measured import Measured, at_least, kind_of, require_known
+from calib8.verification.measured import Measured, at_least, has_any, kind_of, require_known
 from calib8.verification.named import KindName, Least
 from calib8.verification.outputs import finite_numbers, without_padding
 
 #: What a sample with NaN or infinity counts for: no other is as bad. Where scores are counts, that is nothing right.
 RUINED, NOTHING_RIGHT = -1.0, 0.0
+#: With fewer samples in which there is anything to compare, most damage goes unseen.
+FEWEST_SCORED = 8
 
 
 def probe_of(
@@ -102,6 +104,17 @@ class Probe:
         return " or ".join(dict.fromkeys(one.measure.score for one in self.outputs.values()))
 
     @property
+    def blind(self) -> str | None:
+        """Why damage goes unseen, where it does; for people."""
+        scored, samples = min(map(self._scored, self.outputs)), len(self.data)
+        if scored >= min(FEWEST_SCORED, samples):
+            return None
+        return (
+            f"only {scored} of {samples} samples that quantised models are measured on have anything to compare "
+            f"({self.told}): damage goes unseen. Calibrate on data in which there is something to find"
+        )
+
+    @property
     def step(self) -> float:
         """The least difference of means that is not chance: more than one sample's, where all scores are counts."""
         return 1 / len(self.data) if self._counts() is not None else 0.0
@@ -111,6 +124,14 @@ class Probe:
         if (kind := self._counts()) is not None:
             return at_least(kind.measure, scores, z=1.0)
         return float(scores.mean() - scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else -math.inf
+
+    def _scored(self, name: str) -> int:
+        """In how many samples FP32 finds anything that could get lost."""
+        one = self.outputs[name]
+        found = Measured(one.kind, one.guessed, one.pooling)
+        for expected in self._expected:
+            found.add(expected[name], expected[name])
+        return int(np.count_nonzero(has_any(one.measure, found.measure.scores(*found.facts()))))
 
     def _counts(self) -> Measured | None:
         """An output, if all are of counts."""

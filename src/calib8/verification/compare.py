@@ -19,7 +19,7 @@ from calib8.verification.details import Details, details_of
 from calib8.verification.kinds import KINDS
 from calib8.verification.kinds.base import Mask
 from calib8.verification.kinds.vectors import NEIGHBOURS
-from calib8.verification.measured import Measured, at_least, kind_of, require_known
+from calib8.verification.measured import Measured, at_least, has_any, kind_of, require_known
 from calib8.verification.named import USUAL, KindName
 from calib8.verification.outputs import finite_numbers, has_tokens
 
@@ -48,9 +48,10 @@ class Closeness(BaseModel):
 
     ``guessed`` is why it was taken for that kind, None if somebody said so. ``mean``, ``p1`` (1st percentile) and
     ``lowest`` are of the scores of samples, which the kind defines, 1 at best; ``at_least`` is what the mean of other
-    such samples is not below, with 95 % confidence. ``measures`` are what else the kind tells. ``sqnr_db`` is over all
-    numbers, None if they are equal to the bit. ``pooled`` says how vectors of tokens became the one vector of a sample;
-    None where the output has one of its own.
+    such samples is not below, with 95 % confidence. ``scored`` is the number of samples in which there was anything to
+    compare, such as a box; None if there was in all. The others do not count. ``measures`` are what else the kind
+    tells. ``sqnr_db`` is over all numbers, None if they are equal to the bit. ``pooled`` says how vectors of tokens
+    became the one vector of a sample; None where the output has one of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,7 @@ class Closeness(BaseModel):
     p1: float
     lowest: float
     at_least: float
+    scored: int | None = None
     measures: dict[str, float] = {}
     sqnr_db: float | None
     pooled: Literal["mean", "cls"] | None = None
@@ -171,8 +173,8 @@ class Comparison(BaseModel):
         """What was kept on these samples and may not be on others, since they are few: with the bound, for people."""
         asked = {name: limits.least(name, one.kind, cosine=True) for name, one in self.outputs.items()}
         return [
-            f"{self.samples} samples are too few to be sure of {least:g}: with 95 % confidence {self._told(name)} is "
-            f"at least {one.at_least:.3f}"
+            f"{self._scored(one)} too few to be sure of {least:g}: with 95 % confidence {self._told(name)} is at least "
+            f"{one.at_least:.3f}"
             for name, one in self.outputs.items()
             if (least := asked[name]) is not None and one.at_least < least <= one.mean
         ]
@@ -190,6 +192,11 @@ class Comparison(BaseModel):
 
     def _vectors(self) -> list[Closeness]:
         return [one for one in self.outputs.values() if one.kind == "vectors"]
+
+    def _scored(self, one: Closeness) -> str:
+        if one.scored is None:
+            return f"{self.samples} samples are"
+        return f"only {one.scored} of {self.samples} samples have anything to compare, which is"
 
     def _told(self, name: str) -> str:
         """What the mean of an output's scores is called; with its name, if there are several outputs."""
@@ -269,6 +276,13 @@ class _Gathered:
             )
         kind, facts, ratio = self.measured.measure, self.measured.facts(), sqnr_db(self.signal, self.noise)
         scores = kind.scores(*facts)
+        samples, scores = len(scores), scores[has_any(kind, scores)]
+        if not len(scores):
+            raise DataError(
+                f"output {name!r}, taken for {kind.name}, has nothing to compare in any of {samples} samples, which "
+                "proves nothing about the candidate. Verify with data in which there is something to find, or say what "
+                "the output is (--output-kind)."
+            )
         return Closeness(
             kind=self.measured.kind,
             guessed=self.measured.guessed,
@@ -276,6 +290,7 @@ class _Gathered:
             p1=float(np.percentile(scores, 1)),
             lowest=float(scores.min()),
             at_least=at_least(kind, scores),
+            scored=len(scores) if len(scores) < samples else None,
             measures=kind.measures(*facts),
             sqnr_db=None if math.isinf(ratio) else ratio,
             pooled=self.pooled,
@@ -286,7 +301,8 @@ class _Gathered:
         facts = self.measured.facts()
         vectors = facts[1:] if self.measured.kind == "vectors" and len(facts[1]) else None
         scores = self.measured.measure.scores(*facts)
-        return details_of(name, np.concatenate(self.rows), scores, vectors)
+        counts = has_any(self.measured.measure, scores)
+        return details_of(name, np.concatenate(self.rows)[counts], scores[counts], vectors)
 
 
 def _common(

@@ -38,8 +38,9 @@ class Measured:
         self._facts.append(self.measure.facts(expected, got))
 
     def scores(self) -> Numbers:
-        """The score of each sample of all batches, in order."""
-        return self.measure.scores(*self.facts())
+        """The score of each sample of all batches, in order; 1 where neither side has anything to compare."""
+        scores = self.measure.scores(*self.facts())
+        return np.where(has_any(self.measure, scores), scores, 1.0)
 
     def facts(self) -> Facts:
         """Those of all batches, in order."""
@@ -62,6 +63,11 @@ def require_known(told: Mapping[str, KindName], names: Mapping[str, object]) -> 
         raise DataError(
             f"--output-kind names {', '.join(map(repr, unknown))}, and the model's outputs are {', '.join(names)}."
         )
+
+
+def has_any(kind: Kind, scores: Numbers) -> NDArray[np.bool_]:
+    """In which samples there was anything to compare [n]. Where nothing is counted NaN is a fault, and stays one."""
+    return ~np.isnan(scores) if kind.counted else np.ones(len(scores), np.bool_)
 
 
 def at_least(kind: Kind, scores: Numbers, z: float = CONFIDENT) -> float:

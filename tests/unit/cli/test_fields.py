@@ -24,8 +24,9 @@ CONFIGS = [
     value for name in calib8.__all__ if isinstance(value := getattr(calib8, name), type) and issubclass(value, Config)
 ]
 #: Options that are called as a field is and are something else: the GPU that the process sees, the file that holds a
-#: server's key, a timeline that is kept beside the output of a command without a report, a cache that is written.
-OTHERS = {"--device", "--api-key-file", "--monitor", "--cache"}
+#: server's key, a timeline that is kept beside the output of a command without a report, a cache that is written, the
+#: ranges that ``quantize`` goes by.
+OTHERS = {"--device", "--api-key-file", "--monitor", "--cache", "--ranges"}
 COMMANDS = {one.callback.__name__: one.callback for one in app.registered_commands if one.callback is not None}
 
 

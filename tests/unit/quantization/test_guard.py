@@ -10,11 +10,14 @@ from planted_models import OPS, case, probe_of
 
 from calib8.progress import Quiet
 from calib8.provenance import PLAN
+from calib8.quantization.budget import quantise_within
 from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.guard import culprits, quantise_guarded
+from calib8.quantization.probe import Probe
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.ort import OrtRuntime
+from calib8.verification.named import Least
 
 PLAIN, AUTO = Int8(treatment="plain", remainder="fp32"), Int8(remainder="fp32")
 
@@ -136,3 +139,16 @@ def test_the_plan_stays_where_nothing_is_slow_or_the_model_without_it_is_no_fast
     assert plan == quantise_guarded(own, probe_of(own.model), Quiet())[1]
     assert QuantPlan.model_validate_json(quantised.metadata_props[PLAN]) == plan
     assert len(clock.asked) == asked
+
+
+@pytest.mark.parametrize("search", ["guard", "budget"])
+def test_that_damage_goes_unseen_is_told(search: str, monkeypatch: pytest.MonkeyPatch, notes) -> None:
+    chosen = case(PLAIN)
+    probe = probe_of(chosen.model)
+    for blind in (None, "hardly anything is seen"):
+        monkeypatch.setattr(Probe, "blind", blind)
+        if search == "guard":
+            quantise_guarded(chosen, probe, notes)
+        else:
+            quantise_within(chosen, probe, Least(name="cosine", least=0.5), notes)
+        assert ("hardly anything is seen" in notes.messages) is (blind is not None)

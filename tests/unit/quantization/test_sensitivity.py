@@ -140,6 +140,23 @@ def test_what_is_ruined_scores_nothing_whatever_a_kind_sees_in_it(kind: str, wor
     assert np.isfinite(probe.bound(scores))
 
 
+@pytest.mark.parametrize(("with_box", "samples", "blind"), [(7, 20, True), (8, 20, False), (4, 4, False), (0, 4, True)])
+def test_where_hardly_a_sample_has_a_box_damage_goes_unseen(with_box: int, samples: int, blind: bool) -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 2, 6)
+    model = g.model(y=g.op("Identity", x))
+    given = np.zeros((samples, 2, 6), np.float32)
+    given[:with_box] = [0, 0, 10, 10, 0.9, 1]
+    given[:, 1, :4] = 1  # never zero throughout
+    probe = Probe(model, dataset_for(model, Batches([{"x": given}]), Quiet()), kinds={"y": "boxes"})
+    told = (
+        f"only {with_box} of {samples} samples that quantised models are measured on have anything to compare (share "
+        "of boxes matched at IoU 0.5): damage goes unseen. Calibrate on data in which there is something to find"
+    )
+    assert probe.blind == (told if blind else None)
+    assert Probe(model, dataset_for(model, Batches([{"x": given}]), Quiet()), kinds={"y": "vectors"}).blind is None
+
+
 @pytest.mark.parametrize(
     ("op_type", "attributes", "message"),
     [

@@ -269,6 +269,42 @@ def test_each_output_is_held_to_what_is_asked_of_it_or_of_its_kind(limits: dict,
     assert [one.name for one in found if not one.kept] == missed
 
 
+def found_in(data: np.ndarray, found: np.ndarray, notes) -> Comparison:
+    """Of images in which a box is found where ``data`` is 1, and by the candidate where ``found`` is 1."""
+
+    def boxes(there: np.ndarray) -> Arrays:
+        return {"y": np.repeat(np.float32([[0, 0, 10, 10, 0.9, 1]])[None], len(there), 0) * there[:, None, None]}
+
+    arrays = Batches({"x": np.float32(np.stack([data, found], axis=1))})
+    sides = [NullRuntime(lambda got, side=side: boxes(got["x"][:, side])) for side in (0, 1)]
+    return compare(*sides, Dataset(arrays, (X,)), kinds={"y": "boxes"}, progress=notes)
+
+
+def test_samples_without_anything_to_compare_prove_nothing(notes) -> None:
+    # ten images, a box in four of them: three of four are found again, and of ten nine are as they were
+    data = np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    missed = found_in(data, data * (np.arange(10) != 2), notes)
+    assert (missed.samples, missed.outputs["y"].scored, missed.outputs["y"].mean) == (10, 4, 0.75)
+    assert [(one.number, one.score) for one in missed.details.worst] == [(2, 0), (0, 1), (1, 1), (3, 1)]
+    # Wilson, four of four: 1 / (1 + 1.645^2 / 4) = 0.5965
+    again = found_in(data, data, notes)
+    assert again.outputs["y"].at_least == pytest.approx(0.5965, abs=1e-4)
+    assert again.doubts(Verify(standard=True)) == [
+        "only 4 of 10 samples have anything to compare, which is too few to be sure of 0.95: with 95 % confidence "
+        "share of boxes matched at IoU 0.5 is at least 0.596"
+    ]
+    assert found_in(data + 1, data + 1, notes).outputs["y"].scored is None
+
+
+def test_nothing_found_anywhere_is_no_verdict(notes) -> None:
+    def weak(arrays: Arrays) -> Arrays:
+        return {"y": np.full((len(arrays["x"]), 60, 6), 0.1, np.float32)}
+
+    data = Dataset(Batches({"x": ROWS}), (X,))
+    with pytest.raises(DataError, match=r"output 'y', taken for boxes, has nothing to compare in any of 3 samples"):
+        compare(NullRuntime(weak), NullRuntime(weak), data, kinds={"y": "boxes"}, progress=notes)
+
+
 def test_few_samples_that_keep_a_limit_are_told_with_the_bound() -> None:
     few = changed(kind="classes", mean=1.0, at_least=0.72)
     assert few.doubts(Verify(require="classes=0.95")) == [

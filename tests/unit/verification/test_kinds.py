@@ -132,7 +132,9 @@ def test_sequences_are_decoded_before_they_are_compared() -> None:
     missing = measured("sequences", (path(1, 0, 1, 0, 0), path(1, 1, 1, 0, 0)), (path(2, 0, 0), path(2, 2, 0)))
     assert (missing.scores().tolist(), told(missing)) == ([0.5, 1], {"decoded to the same": 0.5})
     nothing = measured("sequences", (path(0, 0), path(0, 0)))
-    assert nothing.scores().tolist() == [1]
+    assert (nothing.scores().tolist(), told(nothing)) == ([1], {})
+    half = measured("sequences", (path(0, 0, 0), path(0, 0, 0)), (path(1, 0, 0), path(2, 0, 0)))
+    assert told(half) == {"decoded to the same": 0}
 
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
@@ -174,7 +176,22 @@ def test_boxes_that_come_twice_count_once() -> None:
     once = suppressed((0, 0, 10, 10, 0.9, 1))
     assert measured("boxes", (once, twice)).scores().tolist() == [0.5]
     assert measured("boxes", (once, once * 0)).scores().tolist() == [0]
-    assert measured("boxes", (once * 0, once * 0)).scores().tolist() == [1]
+    assert measured("boxes", (once * 0, once * 0)).scores().tolist() == [1]  # to a search, which has to go on
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty", "full"),
+    [("boxes", suppressed(), suppressed((0, 0, 10, 10, 0.9, 1))), ("sequences", path(0, 0, 0, 0), path(1, 0, 0, 0))],
+)
+def test_where_neither_side_counts_anything_there_is_no_score(kind: KindName, empty: Any, full: Any) -> None:
+    found = measured(kind, (empty, empty), (full, full), (full, empty), (empty, full))
+    assert np.array_equal(found.measure.scores(*found.facts()), [np.nan, 1, 0, 0], equal_nan=True)
+    assert found.scores().tolist() == [1, 1, 0, 0]
+
+
+def test_a_cosine_that_is_none_stays_none() -> None:
+    beyond = np.float32([[np.inf, 1]])  # which a pooled vector may become
+    assert np.isnan(measured("vectors", (beyond, beyond)).scores()).all()
 
 
 def test_yolo_is_read_in_both_of_its_layouts() -> None:

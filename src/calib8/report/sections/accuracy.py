@@ -81,7 +81,7 @@ def accuracy_tiles(accuracy: Comparison) -> tuple[Tile, ...]:
     """The numbers that a verdict rests on, of the worst output."""
     one = accuracy.outputs[accuracy.worst]
     tiles = [
-        Tile(one.score, f"{one.mean:.4f}", f"{accuracy.samples} samples"),
+        Tile(one.score, f"{one.mean:.4f}", f"{one.scored or accuracy.samples} samples"),
         Tile("1st percentile", f"{one.p1:.4f}", f"lowest {one.lowest:.4f}"),
     ]
     return (*tiles, *(Tile(name, f"{value:.4g}", "") for name, value in one.measures.items()))
@@ -153,8 +153,8 @@ def _spread(accuracy: Comparison, details: Details) -> Chart:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2)
 
     said = (
-        f"{one.score} of {accuracy.samples} samples: lowest {one.lowest:.4f}, 1st percentile {one.p1:.4f}, mean "
-        f"{one.mean:.4f}."
+        f"{one.score} of {one.scored or accuracy.samples} samples: lowest {one.lowest:.4f}, 1st percentile "
+        f"{one.p1:.4f}, mean {one.mean:.4f}."
     )
     return Chart("scores", f"{one.score[:1].upper()}{one.score[1:]} of each sample to FP32", said, (paint,))
 

@@ -32,7 +32,10 @@ class Kind(Protocol):
         ...
 
     def scores(self, *facts: NDArray[Any]) -> Numbers:
-        """The score of each sample [n], of the facts of all batches."""
+        """The score of each sample [n], of the facts of all batches.
+
+        Of what is counted NaN where neither side has anything to count.
+        """
         ...
 
     def measures(self, *facts: NDArray[Any]) -> dict[str, float]:

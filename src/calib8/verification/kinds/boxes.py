@@ -42,10 +42,10 @@ class Boxes(Whole):
         return tuple(np.array(found, np.float64).T)
 
     def scores(self, *facts: NDArray[Any]) -> Numbers:
-        """Matched boxes over those of the side that has more; 1 where there are none."""
+        """Matched boxes over those of the side that has more; NaN where there are none."""
         matched, expected, got, _ = (np.asarray(fact, np.float64) for fact in facts)
         most = np.maximum(expected, got)
-        return np.divide(matched, most, out=np.ones_like(matched), where=most > 0)
+        return np.divide(matched, most, out=np.full_like(matched, np.nan), where=most > 0)
 
     def measures(self, *facts: NDArray[Any]) -> dict[str, float]:
         """Over all samples: boxes of the reference that were found, boxes that are right, mean change of score."""

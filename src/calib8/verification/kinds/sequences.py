@@ -29,9 +29,9 @@ class Sequences(Whole):
         return np.array([_alike(a, b) for a, b in _decoded(*facts)])
 
     def measures(self, *facts: NDArray[Any]) -> dict[str, float]:
-        """Samples that are decoded to the very same."""
-        pairs = _decoded(*facts)
-        return {"decoded to the same": float(np.mean([a == b for a, b in pairs]))}
+        """Samples that are decoded to the very same, of those that are decoded to anything."""
+        pairs = [(a, b) for a, b in _decoded(*facts) if a or b]
+        return {"decoded to the same": float(np.mean([a == b for a, b in pairs]))} if pairs else {}
 
 
 def _steps(side: Side) -> NDArray[Any]:
@@ -53,7 +53,7 @@ def _collapsed(steps: list[int], blank: int | None) -> list[int]:
 
 def _alike(a: list[int], b: list[int]) -> float:
     longest = max(len(a), len(b))
-    return 1 - edit_distance(a, b) / longest if longest else 1.0
+    return 1 - edit_distance(a, b) / longest if longest else np.nan
 
 
 def edit_distance(a: list[int], b: list[int]) -> int:
