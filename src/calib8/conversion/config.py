@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import onnx_ir as ir
 from pydantic import field_validator
 
 from calib8.calibration.config import Calibrate
@@ -10,6 +11,7 @@ from calib8.cluster.config import Ray
 from calib8.config import Option
 from calib8.engine.config import Build
 from calib8.gpu.config import Monitored
+from calib8.graph.weighted import weighted_ops
 from calib8.quantization.config import Quantize
 from calib8.verification.config import Verify
 from calib8.verification.named import Least, least_of
@@ -57,9 +59,14 @@ class Convert(Monitored):
     def _budget(cls, value: Any) -> Any:
         return least_of(value, above=0)
 
-    def decided(self) -> "Convert":
-        """With nothing left open: an INT8 engine is to be fast, and what is measured on a CPU alone to be accurate."""
-        quantize = self.quantize
-        if self.build is None or quantize.optimize is not None or not quantize.grid.even:
+    def decided(self, model: ir.Model) -> "Convert":
+        """With nothing left open: an INT8 engine of matrix products is to be fast.
+
+        What is measured on a CPU alone is to be accurate, and so is a network of convolutions: what its treatments cost
+        on a GPU has not been measured, and without them it loses more.
+        """
+        quantize, kinds = self.quantize, [op.kind for op in weighted_ops(model)]
+        convolves = 2 * kinds.count("Conv") >= len(kinds)
+        if self.build is None or quantize.optimize is not None or not quantize.grid.even or convolves:
             return self
         return self.model_copy(update={"quantize": quantize.model_copy(update={"optimize": "latency"})})

@@ -32,7 +32,7 @@ class Record(BaseModel):
 
     def save(self, model: Path) -> None:
         """Write it beside ``model``, atomically."""
-        write_json(_beside(model), self.model_dump(mode="json"))
+        write_json(_beside(model), self.model_dump(mode="json", exclude_none=True))
 
 
 def _beside(model: Path) -> Path:

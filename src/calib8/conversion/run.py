@@ -91,13 +91,14 @@ def convert(
         >>> report.passed, report.int8.name
         (True, 'model.int8.onnx')
     """
-    model, output, config, progress = Path(model), Path(output), Convert.of(config).decided(), progress or Quiet()
+    model, output, config, progress = Path(model), Path(output), Convert.of(config), progress or Quiet()
     require_folder(output)
     if config.ray is not None and isinstance(data, (str, Path)):
         data = Path(data).absolute()  # workers are in another folder
     source = calibration_source(data, model, progress)
     _refuse_early(model, config)
     reference = _checked_model(model, config)
+    config = config.decided(reference)
     source = samples_for(reference, source, progress)
     if config.build is not None:
         config.build.profiles(reference, sizes_for(reference, source))
