@@ -73,8 +73,12 @@ def _misuse(node: ir.Node, operator: onnx.defs.OpSchema) -> Iterator[str]:
     """Rule 2."""
     what = f"the {node.op_type} node {node.name!r}"
     given = len(node.inputs)
-    if not operator.min_input <= given <= operator.max_input or None in node.inputs[: operator.min_input]:
+    if not operator.min_input <= given <= operator.max_input:
         yield f"{what} has {given} inputs, expected {operator.min_input} to {operator.max_input}"
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional  # Loop counts two of them among the least it has
+    for formal, read in zip(operator.inputs, node.inputs, strict=False):
+        if read is None and formal.option != optional:
+            yield f"{what} has no input {formal.name!r}"
     if not operator.min_output <= len(node.outputs) <= operator.max_output:
         yield f"{what} has {len(node.outputs)} outputs, expected {operator.min_output} to {operator.max_output}"
     for name, attribute in operator.attributes.items():

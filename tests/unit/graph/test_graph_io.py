@@ -221,3 +221,30 @@ def test_nodes_in_any_order_are_sorted(tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "loop.onnx")
     with pytest.raises(ModelError, match=r"the node 'second' reads 'relu_out', which nothing before it computes"):
         io.load(tmp_path / "loop.onnx")
+
+
+def while_loop(*inputs: str) -> onnx.ModelProto:
+    """Doubles x until it is beyond 10, as tf2onnx writes a while: the Loop has no trip count."""
+    body = onnx.parser.parse_graph("""
+        body (int64 i, bool go, float[1] a) => (bool more, float[1] b) <float limit = {10.0}> {
+            b = Add(a, a)
+            less = Less(b, limit)
+            more = Squeeze(less)
+        }""")
+    loop = onnx.helper.make_node("Loop", inputs, ["y"], name="while", body=body)
+    io = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    go = onnx.helper.make_tensor("go", onnx.TensorProto.BOOL, [], [True])
+    graph = onnx.helper.make_graph([loop], "g", io[:1], io[1:], [go])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+
+
+def test_what_is_optional_may_be_left_out_and_nothing_else(tmp_path: Path) -> None:
+    onnx.save(while_loop("", "go", "x"), tmp_path / "while.onnx")
+    y = outputs_of(io.load(tmp_path / "while.onnx"), {"x": np.array([3], np.float32)})["y"]
+    np.testing.assert_array_equal(y, [12])
+    proto = ir.to_proto(tiny_mlp())
+    proto.graph.node[0].input[0] = ""
+    onnx.save(proto, tmp_path / "lacks.onnx")
+    lacking = proto.graph.node[0]
+    with pytest.raises(ModelError, match=f"the {lacking.op_type} node '{lacking.name}' has no input 'A'"):
+        io.load(tmp_path / "lacks.onnx")
