@@ -5,17 +5,20 @@ Rules:
    touched.
 2. Only operators that move values or compute each by itself: what is drawn at random, or has a state, is none of them,
    and a DequantizeLinear stays, whose codes are what a quantised model is about.
-3. What would be larger than all that it is computed from stays: an Expand or a Tile.
-4. A Transpose, Cast or Identity of a mapped weight is left to ``prepare``, which computes it whenever it is asked for.
+3. What has more values than all that it is computed from stays: an Expand or a Tile. Bytes do not count: weights may be
+   stored in FP16 or in codes, with a Cast and a Mul by their scale behind.
+4. A Transpose, Cast or Identity of a weight that is mapped from a file is computed whenever it is asked for.
 """
 
 import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from calib8.graph.mapped import mapped_weight
+from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
 from calib8.graph.values import name_of, op_of
 
+#: Rule 4.
+FOLDABLE = ("Transpose", "Cast", "Identity")
 #: Rule 2.
 MOVES = ("Concat", "Flatten", "Gather", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 COMPUTES = (
@@ -30,8 +33,8 @@ WEIGHTS = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), (1, 2)),
     "Gather": (0,),
 }
-#: Bytes up to which rule 3 does not matter.
-SMALL = 2**16
+#: Values up to which rule 3 does not matter.
+SMALL = 2**14
 
 
 def fold_constants(model: ir.Model) -> ir.Model:
@@ -55,19 +58,20 @@ def _leading_to_weights(graph: ir.Graph) -> set[ir.Node]:
 
 
 def fold(model: ir.Model, node: ir.Node) -> None:
-    """Compute ``node`` of ``model``, which reads nothing but constants, in place; rules 3 and 4 may leave it there."""
+    """Compute ``node`` of ``model``, which reads nothing but constants, in place; rule 3 may leave it there."""
     read = [value for value in node.inputs if value is not None]
     if any(output.is_graph_output() for output in node.outputs):
         return
-    if op_of(node) in ("Transpose", "Cast", "Identity") and mapped_weight(read[0].const_value) is not None:
-        return  # rule 4
+    if op_of(node) in FOLDABLE and mapped_weight(read[0].const_value) is not None:
+        fold_lazily(model.graph, node)
+        return
     inputs = {name_of(value): value.const_value.numpy() for value in read if value.const_value is not None}
     inputs = {name: np.asarray(array) for name, array in inputs.items()}
     try:
         results = _computed(model, node, inputs)
     except Exception:  # a form that ONNX's reference does not know: it stays
         return
-    if sum(array.nbytes for array in results) > max(SMALL, sum(array.nbytes for array in inputs.values())):
+    if sum(array.size for array in results) > max(SMALL, sum(array.size for array in inputs.values())):
         return  # rule 3
     for output, array in zip(node.outputs, results, strict=True):
         if output.uses():
@@ -76,6 +80,20 @@ def fold(model: ir.Model, node: ir.Node) -> None:
             output.name = f"{output.name}::folded"
             model.graph.register_initializer(folded)
     model.graph.remove(node, safe=True)
+
+
+def fold_lazily(graph: ir.Graph, node: ir.Node) -> None:
+    """Rule 4 for a ``node`` of ``FOLDABLE`` that reads a constant of any kind; a small result is computed now."""
+    source = node.inputs[0]
+    assert source is not None
+    assert source.const_value is not None
+    result: ir.TensorProtocol = Folded(node, source.const_value)
+    if mapped_weight(result) is None or result.nbytes < SMALLEST:
+        result = ir.tensor(result.numpy(), name=result.name)
+    folded = ir.val(node.outputs[0].name, const_value=result)
+    node.outputs[0].replace_all_uses_with(folded)
+    graph.remove(node, safe=True)
+    graph.register_initializer(folded)
 
 
 def _computed(model: ir.Model, node: ir.Node, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

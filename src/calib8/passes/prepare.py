@@ -28,13 +28,11 @@ from calib8.errors import ModelError
 from calib8.files import require_path
 from calib8.graph.inputs import input_shapes
 from calib8.graph.io import load as read
-from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
 from calib8.graph.values import drop_unread, name_of, op_of
-from calib8.passes.fold_constants import fold_constants
+from calib8.passes.fold_constants import FOLDABLE, fold_constants, fold_lazily
 from calib8.passes.split_packed import split_packed
 
 MINIMUM_OPSET = 13
-FOLDABLE = ("Transpose", "Cast", "Identity")
 #: Of ``Value.meta``, which stays in memory.
 IDENTITIES = "calib8.identities"
 
@@ -140,15 +138,8 @@ def _raise_opset(model: ir.Model) -> ir.Model:
 def _fold(graph: ir.Graph) -> None:
     for node in list(graph):
         source = node.inputs[0] if node.op_type in FOLDABLE and node.inputs else None
-        if source is None or source.const_value is None or node.outputs[0].is_graph_output():
-            continue
-        result: ir.TensorProtocol = Folded(node, source.const_value)
-        if mapped_weight(result) is None or result.nbytes < SMALLEST:
-            result = ir.tensor(result.numpy(), name=result.name)
-        folded = ir.val(node.outputs[0].name, const_value=result)
-        node.outputs[0].replace_all_uses_with(folded)
-        graph.remove(node, safe=True)
-        graph.register_initializer(folded)
+        if source is not None and source.const_value is not None and not node.outputs[0].is_graph_output():
+            fold_lazily(graph, node)
 
 
 def _drop_identities(graph: ir.Graph) -> None:

@@ -1,12 +1,15 @@
 """Weights that exporters leave behind other ops are found, and are the numbers that they were."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from calib8.graph.builder import GraphBuilder
+from calib8.graph.io import load, save
+from calib8.graph.mapped import MappedTensor
 from calib8.graph.weighted import weighted_ops
 from calib8.passes.prepare import prepare
 from calib8.testing import assert_models_equal, outputs_of
@@ -44,6 +47,21 @@ def test_a_weight_behind_constants_is_found(form: str) -> None:
     assert [op.name for op in weighted_ops(prepared)] == ["mm"]
     assert [node.op_type for node in prepared.graph] == ["MatMul"]
     np.testing.assert_allclose(outputs_of(prepared, X)["y"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("stored", [np.int8, np.float16])
+def test_a_weight_in_a_file_that_is_stored_in_fewer_bytes_is_found(stored: type, tmp_path: Path) -> None:
+    codes, scale = np.random.default_rng(2).integers(-127, 128, (96, 256)), np.linspace(0.01, 0.02, 256)
+    g = GraphBuilder()
+    x = g.input("x", FLOAT, "batch", 96)
+    weight = g.op("Mul", g.op("Cast", g.constant("w", codes, stored), to=int(FLOAT)), g.constant("s", scale))
+    loaded = load(save(g.model(y=g.op("MatMul", x, weight, name="mm")), tmp_path / "model.onnx"))
+    assert isinstance(loaded.graph.initializers["w"].const_value, MappedTensor)
+    prepared = prepare(loaded)
+    assert [node.op_type for node in prepared.graph] == ["MatMul"]
+    assert list(prepared.graph.initializers) == [weight.name]
+    expected = codes.astype(np.float32) * scale.astype(np.float32)
+    np.testing.assert_array_equal(weighted_ops(prepared)[0].weight_array(), expected)
 
 
 def test_the_parts_of_a_split_are_weights() -> None:
