@@ -22,6 +22,7 @@ from calib8.data.batching import Dataset, Rows
 from calib8.data.inputs import Arrays
 from calib8.errors import DataError
 from calib8.graph.shapes import Shape
+from calib8.passes.fixed_draws import fix_draws
 from calib8.progress import Progress, Quiet
 from calib8.runtime.ort import OrtRuntime
 
@@ -98,7 +99,7 @@ class Collector:
         for tensor in self._tensors:
             tensor.reduce(graph, histogram=histograms, sampled=sample > 0)
         self._reached = Reached(model, graph)
-        self._runtime = OrtRuntime(graph.model, threads=threads, frugal=True)
+        self._runtime = OrtRuntime(fix_draws(graph.model), threads=threads, frugal=True)
 
     def add(self, samples: Rows, arrays: Arrays) -> None:
         """Run a batch, the ``samples`` of the data by number, and keep of every tensor what is to be kept."""

@@ -1,5 +1,6 @@
 """Where the rows of an observed tensor lie: what has to be known before the model is run on a batch."""
 
+import hashlib
 import math
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -8,6 +9,8 @@ import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.graph.shapes import Inference, Shape
+from calib8.graph.value_sizes import depend_on_values
+from calib8.passes.fixed_draws import fix_draws
 from calib8.runtime.ort import OrtRuntime
 
 #: What a row of a tensor is: its last axis at a position that a mask counts or at any, its channels (axis 1) at a
@@ -29,7 +32,7 @@ class Shapes:
 
     ONNX infers them from those of the inputs, at next to no cost. Where it cannot tell them all, they are found by
     running the first sample alone and twice: dimensions are linear in the batch size. Inputs that differ in nothing
-    else are not run again.
+    else are not run again, unless sizes depend on their values.
     """
 
     def __init__(self, model: ir.Model, names: list[str], *, alone: bool = False) -> None:
@@ -37,7 +40,8 @@ class Shapes:
         self._model, self._names, self._alone = model, names, alone
         self._inferred: Inference | None = Inference(model)
         self._runtime: OrtRuntime | None = None
-        self._known: dict[tuple[Shape, ...], tuple[list[Shape], list[Shape]]] = {}
+        self._by_values = depend_on_values(model)
+        self._known: dict[tuple[Shape, ...] | str, tuple[list[Shape], list[Shape]]] = {}
 
     def of(self, arrays: Arrays) -> dict[str, Shape]:
         """Tensor name -> shape, for the checked model inputs ``arrays``."""
@@ -49,8 +53,8 @@ class Shapes:
         return self._seen(arrays)
 
     def _seen(self, arrays: Arrays) -> dict[str, Shape]:
-        if self._alone:
-            whole = tuple(array.shape for array in arrays.values())
+        if self._alone or self._by_values:
+            whole = _digest(arrays) if self._by_values else tuple(array.shape for array in arrays.values())
             if whole not in self._known:
                 self._known[whole] = (found := self._run(arrays)), found
             return dict(zip(self._names, self._known[whole][0], strict=True))
@@ -80,7 +84,7 @@ class Shapes:
 
 def _shape_model(model: ir.Model, names: list[str]) -> ir.Model:
     """A clone that computes nothing but the shapes of the tensors ``names``."""
-    clone = model.clone()
+    clone = fix_draws(model.clone())
     values = {value.name: value for node in clone.graph for value in node.outputs}
     values |= {value.name: value for value in clone.graph.inputs}
     nodes = [ir.node("Shape", [values[name]], outputs=[ir.Value(name=_output(name))]) for name in names]
@@ -88,6 +92,13 @@ def _shape_model(model: ir.Model, names: list[str]) -> ir.Model:
     clone.graph.outputs.clear()
     clone.graph.outputs.extend(node.outputs[0] for node in nodes)
     return clone
+
+
+def _digest(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name}|{array.shape}|".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def first(arrays: Arrays, times: int) -> Arrays:

@@ -8,7 +8,8 @@ Rules:
    per-channel scales the plan stores the unscaled INT32 accumulator as Half, which overflows on real models.
 3. What turns floats into integers or booleans (position buckets, masks), and arithmetic that only feeds that, stays
    FP32: it must round as trained. So do Sin, Cos and what only feeds them (rotary positions): the angle 300.3 in FP16
-   is 300.25. So do running sums, which FP16 counts to 2,048 only.
+   is 300.25. So do running sums, which FP16 counts to 2,048 only, and all of which sizes are computed, such as a
+   length of speech from durations: of another length, nothing could be compared.
 4. An operator or input that ONNX does not define for FP16 (Range, the scales of Resize, other domains), or that fixes
    its own output type (EyeLike), stays FP32. A node whose output type is unknown is refused.
 5. Stand-ins for infinity (attention masks) become +-32752: half the FP16 range, so that adding a score cannot

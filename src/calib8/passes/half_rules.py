@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from calib8.errors import ModelError
 from calib8.graph.running_sum import counts
+from calib8.graph.value_sizes import deciding
 from calib8.graph.values import MOVING, has_body, op_of, readers_of
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -105,7 +106,7 @@ class HalfRules:
     def _kept_nodes(self, graph: ir.Graph) -> set[ir.Node]:
         kept = {n for n in graph if n.op_type in (*QDQ, *NORMALISING) or n.meta.get(CONDITIONING) or _precise(n)}
         kept |= {node for node in graph if has_body(node)}  # rule 9
-        kept |= {node for node in graph if not self._allows_half(node)} | _index_nodes(graph)
+        kept |= {node for node in graph if not self._allows_half(node)} | _index_nodes(graph) | deciding(graph)
         beyond = {n for n in graph if n.op_type in SQUARING or (n.op_type == "Mul" and n.inputs[0] is n.inputs[1])}
         beyond |= {node for node in graph if node not in kept and not self._constants_fit(node)}
         kept |= beyond | _reading(graph, beyond)

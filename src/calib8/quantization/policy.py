@@ -10,6 +10,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.left_out import LeftOut, left_out
+from calib8.graph.value_sizes import deciding
 from calib8.graph.weighted import WeightedOp, require_original, weighted_ops
 from calib8.passes.unheld import require_made_from
 from calib8.precision import Grid
@@ -19,6 +20,7 @@ from calib8.quantization.solve import Solution
 from calib8.quantization.worth import not_faster
 
 Verdict = tuple[str, str, float | None]
+DECIDES = "sizes of tensors are computed from its result, as the length of speech is from durations"
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ def make_plan(
 ) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
-    An op stays in float if its name is not selected (see ``selected``), if it is to be fast and INT8 makes it no faster
-    (see ``not_faster``), if it was ``measured`` to cost too much, if nothing but zero was ever seen at its input, or if
+    An op stays in float if its name is not selected (see ``selected``), if it decides on sizes, if it is to be fast and
+    INT8 makes it no faster (see ``kept_in_float``), if it was ``measured`` to cost too much, if nothing but zero was ever seen at its input, or if
     less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it, of a typical
     position of its input otherwise. Behind these come the ops with a weight that nobody can quantise, see
     ``graph.left_out``. Raises ``RangesError`` when the ranges are of another model.
@@ -47,7 +49,7 @@ def make_plan(
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Findings()
     grid = config.grid
-    slow = not_faster(model) if config.goal == "latency" else {}
+    kept = kept_in_float(model, config)
     ops = []
     for op in weighted_ops(model):
         tensor = op.activation.name or ""
@@ -56,8 +58,8 @@ def make_plan(
             treatment, reason, sqnr = "float", f"{grid.precision.upper()} is for {' and '.join(grid.kinds)}", None
         elif op.name not in names:
             treatment, reason, sqnr = "float", "left out by name", None
-        elif op.name in slow:
-            treatment, reason, sqnr = "float", slow[op.name], None
+        elif op.name in kept:
+            treatment, reason, sqnr = "float", kept[op.name], None
         elif op.name in measured.left_out:
             treatment, reason, sqnr = "float", measured.left_out[op.name], None
         elif solution is not None and not seen.minimum == seen.maximum == 0:
@@ -98,9 +100,18 @@ def _matched(names: list[str], glob: str) -> set[str]:
 
 
 def candidates(model: ir.Model, config: Quantize) -> set[str]:
-    """``selected``, without those that are to be fast and INT8 makes no faster. Raises as that does."""
-    slow = not_faster(model) if config.goal == "latency" else {}
-    return selected(model, config) - set(slow)
+    """``selected``, without ``kept_in_float``. Raises as that does."""
+    return selected(model, config) - set(kept_in_float(model, config))
+
+
+def kept_in_float(model: ir.Model, config: Quantize) -> dict[str, str]:
+    """Why ops stay in float that nothing has to be measured of, by name.
+
+    Of two lengths of speech, one by one number of a duration more, no sample compares with the other's.
+    """
+    nodes = deciding(model.graph)
+    sizes = {op.name: DECIDES for op in weighted_ops(model) if op.node in nodes}
+    return sizes | (not_faster(model) if config.goal == "latency" else {})
 
 
 def check_ranges(model: ir.Model, ranges: Ranges) -> None:

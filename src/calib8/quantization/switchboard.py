@@ -14,6 +14,7 @@ import onnx_ir as ir
 from calib8.calibration.ranges import Ranges
 from calib8.data.inputs import Arrays
 from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.passes.fixed_draws import fix_draws
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.precision import INT8, Grid
 from calib8.quantization.apply import quantize_ops
@@ -66,7 +67,7 @@ def switched(
     grid: Grid = INT8,
 ) -> ir.Model:
     """A clone of ``model`` with one more input, ``GATES`` [len(names)], bool: which ops are quantised."""
-    clone = model.clone()
+    clone = fix_draws(model.clone())
     graph = clone.graph
     outputs = list(graph.outputs)
     pairs = [_twin(graph, op) for op in weighted_ops(clone) if op.name in set(names)]

@@ -1,10 +1,12 @@
-"""Models as those need them who judge: with the arithmetic of an engine, and an answer to where NaN came from."""
+"""Models as those need them who judge: with the arithmetic of an engine, the same draws in every run, and an answer to
+where NaN came from."""
 
 import numpy as np
 import onnx_ir as ir
 
 from calib8.data.inputs import Arrays
 from calib8.graph.values import name_of, op_of
+from calib8.passes.fixed_draws import fix_draws
 from calib8.runtime.base import Runtime
 from calib8.runtime.choice import by_rule
 from calib8.runtime.cpu import open_cpu, remarks
@@ -16,7 +18,7 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 def open_reference(model: ir.Model) -> Runtime:
     """Open what others are compared with, on the CPU in FP32."""
-    return TracedRuntime(in_form(model.clone(), "fp32"))
+    return TracedRuntime(in_form(fix_draws(model.clone()), "fp32"))
 
 
 def open_as_built(model: ir.Model) -> Runtime:
@@ -24,10 +26,11 @@ def open_as_built(model: ir.Model) -> Runtime:
 
     ``open_cpu`` computes that in FP32, which is faster and does not overflow. A model without FP16 is opened so.
     """
+    model = fix_draws(model.clone())
     if not computes_half(model):
         return open_cpu(model)
     form = by_rule(model, "onnxruntime", 1).form
-    opened = TracedRuntime(in_form(model.clone(), form, rounded=True), integers=form != "fp32")
+    opened = TracedRuntime(in_form(model, form, rounded=True), integers=form != "fp32")
     opened.computes_fp16 = True
     opened.description += f"{remarks(model, 'onnxruntime', form)}, FP16 rounded behind every op as in an engine"
     return opened

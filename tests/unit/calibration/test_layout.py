@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from speech import speech_model
 
 from calib8.calibration.layout import Shapes
 from calib8.data.inputs import Arrays
@@ -10,7 +11,7 @@ from calib8.errors import DataError
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.shapes import Inference
 from calib8.passes.prepare import prepare
-from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
+from calib8.testing import outputs_of, tiny_convnet, tiny_encoder, token_feeds
 
 
 def names_of(model: ir.Model) -> list[str]:
@@ -65,3 +66,12 @@ def test_a_length_that_a_traced_model_does_not_take_is_refused() -> None:
     assert Inference(model).of({"x": (2, 3, 6)}) == {}
     with Shapes(model, ["traced_out"]) as shapes, pytest.raises(DataError, match="failed on inputs of shapes"):
         shapes.of({"x": np.zeros((2, 3, 6), np.float32)})
+
+
+def test_sizes_that_depend_on_values_are_found_for_each_batch() -> None:
+    model = prepare(speech_model())
+    text = np.random.default_rng(0).normal(size=(12, 1, 5, 8)).astype(np.float32)
+    expected = [outputs_of(model, {"text": one})["sound"].shape for one in text]
+    assert len(set(expected)) > 3
+    with Shapes(model, ["sound"], alone=True) as shapes:
+        assert [shapes.of({"text": one})["sound"] for one in text] == expected

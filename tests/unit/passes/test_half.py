@@ -3,6 +3,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
+from speech import speech_model
 
 from calib8.errors import ModelError
 from calib8.graph.builder import GraphBuilder
@@ -348,3 +349,10 @@ def test_an_operator_that_fixes_its_type_stays_fp32() -> None:
     model = half_of(prepare(g.model(y=g.op("Add", x, g.op("EyeLike", x, dtype=1, name="eye"), name="add"))))
     assert (kinds(model)["eye"], kinds(model)["add"]) == (FLOAT, HALF)
     assert executed(model, {"x": np.ones((2, 2), np.float32)}).tolist() == [[2, 1], [1, 2]]
+
+
+def test_what_a_length_is_computed_from_stays_fp32() -> None:
+    model = to_half(prepare(speech_model()))
+    types = {node.name: node.outputs[0].dtype for node in model.graph}
+    assert types["encoder"] == types["durations"] == FLOAT
+    assert types["flow"] == types["decoder"] == HALF

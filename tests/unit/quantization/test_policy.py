@@ -5,6 +5,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from speech import speech_model
+
 from calib8.calibration.ranges import Ranges, TensorRange
 from calib8.errors import ConfigError, RangesError
 from calib8.graph.builder import GraphBuilder
@@ -15,7 +17,7 @@ from calib8.passes.prepare import prepare
 from calib8.provenance import Origin
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Channels, Recipe, design
-from calib8.quantization.policy import make_plan, selected
+from calib8.quantization.policy import candidates, make_plan, selected
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.quantization.rounding import nearest
 from calib8.quantization.solve import Solution
@@ -184,3 +186,14 @@ def test_what_nobody_quantises_is_counted_and_told() -> None:
         "no scale per output channel"
     )
     assert QuantPlan(ops=plan.ops[:1]).describe_float() is None
+
+
+def test_what_a_length_is_computed_from_stays_in_float() -> None:
+    model = prepare(speech_model())
+    plan = make_plan(model, ranges_for(model), Int8())
+    assert {op.node: op.treatment for op in plan.ops} == {
+        "encoder": "float", "durations": "float", "flow": "int8", "decoder": "int8",
+    }  # fmt: skip
+    reason = "sizes of tensors are computed from its result, as the length of speech is from durations"
+    assert plan.ops[0].reason == reason
+    assert candidates(model, Int8()) == {"flow", "decoder"}
