@@ -40,11 +40,11 @@ def make_plan(
 ) -> QuantPlan:
     """Decide for every weighted op of the prepared ``model``.
 
-    An op stays in float if its name is not selected (see ``selected``), if it decides on sizes, if it is to be fast and
-    INT8 makes it no faster (see ``kept_in_float``), if it was ``measured`` to cost too much, if nothing but zero was ever seen at its input, or if
-    less than ``min_sqnr_db`` would be left: of its output on held-out rows where ``solutions`` has it, of a typical
-    position of its input otherwise. Behind these come the ops with a weight that nobody can quantise, see
-    ``graph.left_out``. Raises ``RangesError`` when the ranges are of another model.
+    An op stays in float if its name is not selected (see ``selected``), if it decides on sizes, or is to be fast and
+    INT8 makes it no faster (see ``kept_in_float``), if it was ``measured`` to cost too much, if nothing but zero was
+    ever seen at its input, or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where
+    ``solutions`` has it, of a typical position of its input otherwise. Behind these come the ops with a weight that
+    nobody can quantise, see ``graph.left_out``. Raises ``RangesError`` when the ranges are of another model.
     """
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Findings()

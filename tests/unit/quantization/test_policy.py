@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-
 from speech import speech_model
 
 from calib8.calibration.ranges import Ranges, TensorRange
