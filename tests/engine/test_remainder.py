@@ -90,3 +90,20 @@ def test_what_is_judged_is_what_onnx_says_of_the_file(tmp_path: Path) -> None:
         expected = reference(x=X)["y"]
     assert np.abs(expected).max() > 65504
     assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_a_recurrent_layer_with_lengths_builds(tmp_path: Path) -> None:
+    """In FP16 TensorRT-RTX 1.7 refuses it: "ISelectLayer must have `thenInput` and `elseInput` of same types"."""
+    g = GraphBuilder()
+    x, lengths = g.input("x", FLOAT, "batch", "time", 32), g.input("lengths", ir.DataType.INT32, "batch")
+    turned = g.op("Transpose", g.op("MatMul", x, g.weight("w", 32, 64), name="wide"), perm=[1, 0, 2], name="turned")
+    weights = g.weight("gw", 2, 48, 64), g.weight("gr", 2, 48, 16), g.constant("b", np.zeros((2, 96)))
+    gru = g.op("GRU", turned, *weights, lengths, name="gru", hidden_size=16, direction="bidirectional")
+    states = g.op("Reshape", g.op("Transpose", gru, perm=[2, 0, 1, 3]), g.constant("to", [0, 0, 32], "int64"))
+    save(g.model(y=g.op("MatMul", states, g.weight("v", 32, 8), name="behind")), tmp_path / "model.onnx")
+    data = {"x": np.random.default_rng(5).normal(size=(64, 6, 32)).astype(np.float32), "lengths": np.full(64, 6, "i4")}
+    options = library.Convert(build=library.Build(targets=("sm86",)))
+    report = library.convert(tmp_path / "model.onnx", data, tmp_path / "out", options)
+    assert [(one.target, one.plan.passed) for one in report.engines] == [("sm86", True)]
+    found = types(tmp_path)
+    assert (found["gru"], found["turned"]) == (FLOAT, ir.DataType.FLOAT16)

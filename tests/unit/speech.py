@@ -12,7 +12,7 @@ def speech_model(frames: float = 3.0) -> ir.Model:
     """
     g = GraphBuilder()
     text = g.input("text", ir.DataType.FLOAT, 1, "letters", 8)
-    said = g.op("Relu", g.op("MatMul", text, g.weight("we", 8, 8), name="encoder"))
+    said = _gelu(g, g.op("MatMul", text, g.weight("we", 8, 8), name="encoder"))
     letters = g.op("Ceil", g.op("Mul", g.op("Sigmoid", g.op("MatMul", said, g.weight("wd", 8, 1), name="durations")),
                                 g.constant("two", 2 * frames)))  # fmt: skip
     total = g.op("Cast", g.op("ReduceSum", letters, keepdims=0), to=int(ir.DataType.INT64))
@@ -22,4 +22,10 @@ def speech_model(frames: float = 3.0) -> ir.Model:
     spread = g.op("Mul", g.op("Unsqueeze", wave, g.constant("last", [1], "int64")), mean)
     noisy = g.op("Add", spread, g.op("RandomNormalLike", spread, name="noise"))
     sound = g.op("MatMul", noisy, g.weight("w1", 8, 16), name="flow")
-    return g.model(sound=g.op("MatMul", g.op("Relu", sound), g.weight("w2", 16, 16), name="decoder"))
+    return g.model(sound=g.op("MatMul", _gelu(g, sound), g.weight("w2", 16, 16), name="decoder"))
+
+
+def _gelu(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    name = f"gelu{len(g.nodes)}"
+    plus = g.op("Add", g.op("Erf", g.op("Mul", x, g.constant(f"{name}.root", 0.5**0.5))), g.constant(f"{name}.one", 1))
+    return g.op("Mul", g.op("Mul", x, plus), g.constant(f"{name}.half", 0.5), name=name)

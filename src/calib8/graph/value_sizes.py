@@ -3,35 +3,29 @@
 The length of what a text to speech model says is a sum of durations, which a layer predicts.
 """
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
+from calib8.graph.host_driven import COUNTS, KNOWING, SIZING
 from calib8.graph.values import op_of
 
-#: The inputs by which operators are told a size.
-TOLD = {
-    **dict.fromkeys(("Expand", "Reshape", "Split", "Tile", "TopK", "OneHot", "Pad", "Upsample"), (1,)),
-    **dict.fromkeys(("Slice", "Resize"), (1, 2, 3, 4)),
-    "ConstantOfShape": (0,),
-    "Range": (0, 1, 2),
-}
-#: Operators that count how many values are of a kind.
-COUNTING = {"NonZero": (0,), "Compress": (1,), "Unique": (0,), "NonMaxSuppression": (0, 1)}
-#: What is known of a tensor without its values.
-KNOWN = ("Shape", "Size")
+#: Of what counts values of a kind, every input counts.
+COUNTING = dict.fromkeys(COUNTS, (0, 1, 2, 3, 4))
 
 
 def deciding(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes of ``graph`` whose results reach a size as values that an operator of ``TOLD`` reads."""
-    return _leading_to(graph, TOLD)[0]
+    """The nodes of ``graph`` whose results reach a size as values that an operator of ``SIZING`` reads."""
+    return _leading_to(graph, SIZING)[0]
 
 
 def depend_on_values(model: ir.Model) -> bool:
     """Whether tensors of ``model`` may be of other sizes for other values in inputs of the same shapes."""
-    nodes, inputs = _leading_to(model.graph, TOLD | COUNTING)
+    nodes, inputs = _leading_to(model.graph, SIZING | COUNTING)
     return bool(inputs) or any(op_of(node).startswith("Random") for node in nodes)
 
 
-def _leading_to(graph: ir.Graph, read: dict[str, tuple[int, ...]]) -> tuple[set[ir.Node], set[ir.Value]]:
+def _leading_to(graph: ir.Graph, read: Mapping[str, tuple[int, ...]]) -> tuple[set[ir.Node], set[ir.Value]]:
     """The nodes, and the inputs of the model, whose values reach those inputs of operators."""
     todo = [node.inputs[slot] for node in graph for slot in read.get(op_of(node), ()) if slot < len(node.inputs)]
     nodes: set[ir.Node] = set()
@@ -39,7 +33,7 @@ def _leading_to(graph: ir.Graph, read: dict[str, tuple[int, ...]]) -> tuple[set[
     while todo:
         value = todo.pop()
         producer = value.producer() if value is not None else None
-        if producer is not None and producer not in nodes and op_of(producer) not in KNOWN:
+        if producer is not None and producer not in nodes and op_of(producer) not in KNOWING:
             nodes.add(producer)
             todo += producer.inputs
         elif value is not None and value.is_graph_input():

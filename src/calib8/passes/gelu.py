@@ -11,6 +11,7 @@ Rules:
 4. A constant of one number has no more axes than x, or the product would have as many.
 5. The tensor keeps its name: in float it is the same, but for the approximation where that is asked for. What a model
    computes by tanh it goes on to.
+6. Where sizes are computed from it, the nodes stay: with another one there would be nothing to compare.
 """
 
 import math
@@ -20,6 +21,7 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
+from calib8.graph.value_sizes import deciding
 from calib8.graph.values import op_of
 from calib8.passes.opset import raise_opset
 
@@ -54,7 +56,9 @@ class _Written:
 
 def gelu_ops(model: ir.Model, approximate: Approximation) -> int:
     """Rewrite every GELU of the prepared ``model`` in place. How many there were; 0 where rule 3 keeps them."""
-    found = [written for node in model.graph if op_of(node) in ARGUMENTS and (written := _written(node)) is not None]
+    stay = deciding(model.graph)  # rule 6
+    functions = [node for node in model.graph if op_of(node) in ARGUMENTS and node not in stay]
+    found = [written for node in functions if (written := _written(node)) is not None]
     if not found or not raise_opset(model, OPSET):
         return 0
     for gelu in found:

@@ -21,6 +21,8 @@ Rules:
    data joins: in ``x / max(norm, 1e-12)`` the quotient, too. MatMul, Gemm and Conv never do.
 9. If, Loop and Scan stay FP32, their bodies and what these read included.
 10. What reads or makes a tensor that FP16 did not hold in calibration (see ``reach``) stays FP32, whatever it is.
+11. A recurrent layer that is told the lengths of its sequences stays FP32: TensorRT-RTX 1.7 chooses between FP16 states
+   and FP32 zeros behind their end, and refuses its own choice.
 """
 
 import numpy as np

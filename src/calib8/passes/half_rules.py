@@ -105,7 +105,7 @@ class HalfRules:
 
     def _kept_nodes(self, graph: ir.Graph) -> set[ir.Node]:
         kept = {n for n in graph if n.op_type in (*QDQ, *NORMALISING) or n.meta.get(CONDITIONING) or _precise(n)}
-        kept |= {node for node in graph if has_body(node)}  # rule 9
+        kept |= {node for node in graph if has_body(node) or _has_lengths(node)}  # rules 9 and 11
         kept |= {node for node in graph if not self._allows_half(node)} | _index_nodes(graph) | deciding(graph)
         beyond = {n for n in graph if n.op_type in SQUARING or (n.op_type == "Mul" and n.inputs[0] is n.inputs[1])}
         beyond |= {node for node in graph if node not in kept and not self._constants_fit(node)}
@@ -202,6 +202,11 @@ def _index_nodes(graph: ir.Graph) -> set[ir.Node]:
 def _precise(node: ir.Node) -> bool:
     """Rule 3: must ``node`` read its floats as they are?"""
     return node.op_type in ANGLES or counts(node)
+
+
+def _has_lengths(node: ir.Node) -> bool:
+    """Rule 11: the lengths are the fifth input."""
+    return op_of(node) in ("GRU", "LSTM", "RNN") and len(node.inputs) > 4 and node.inputs[4] is not None
 
 
 def _schema(node: ir.Node, opset: int) -> "onnx.defs.OpSchema | None":

@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import ArrayLike
+from speech import speech_model
 
 from calib8.graph.builder import GraphBuilder
 from calib8.passes.gelu import gelu_ops
@@ -150,3 +151,10 @@ def test_openvino_computes_it() -> None:
     gelu_ops(model, "tanh")
     with OpenVinoRuntime(model) as runtime:
         np.testing.assert_allclose(runtime.run(X)["y"], before, rtol=0, atol=2e-2)  # its default may be bf16
+
+
+def test_where_a_length_is_computed_from_it_the_nodes_stay() -> None:
+    model = prepare(speech_model())
+    assert kinds(model).count("Erf") == 2
+    assert gelu_ops(model, "tanh") == 1
+    assert (kinds(model).count("Erf"), kinds(model).count("Gelu")) == (1, 1)
