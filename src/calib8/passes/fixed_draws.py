@@ -5,9 +5,12 @@ noise switched off instead, ranges would be too narrow for what is drawn in use.
 
 Rules:
 1. RandomNormal, RandomUniform and their Like forms become fixed numbers of the same distribution: as many as are wanted
-   of ``DRAWN``, from the first on, over again where they are not enough. Each node has its own.
+   of ``DRAWN``, from the first on, over again where they are not enough. Each node has its own, by the name of what it
+   gives, which passes keep.
 2. In bodies of If, Loop and Scan they stay.
 """
+
+import zlib
 
 import numpy as np
 import onnx_ir as ir
@@ -22,13 +25,12 @@ UNIFORM = ("RandomUniform", "RandomUniformLike")
 
 def fix_draws(model: ir.Model) -> ir.Model:
     """Apply the rules to ``model``, in place, and return it."""
-    drawing = [node for node in model.graph if op_of(node) in (*NORMAL, *UNIFORM)]
-    for number, node in enumerate(drawing):
-        _fix(model.graph, node, number)
+    for node in [node for node in model.graph if op_of(node) in (*NORMAL, *UNIFORM)]:
+        _fix(model.graph, node)
     return model
 
 
-def _fix(graph: ir.Graph, node: ir.Node, seed: int) -> None:
+def _fix(graph: ir.Graph, node: ir.Node) -> None:
     output, name = node.outputs[0], name_of(node.outputs[0])
 
     def constant(what: str, array: NDArray[np.generic]) -> ir.Value:
@@ -41,13 +43,15 @@ def _fix(graph: ir.Graph, node: ir.Node, seed: int) -> None:
         return nodes[-1].outputs[0]
 
     nodes: list[ir.Node] = []
-    drawn = _drawn(node, np.random.default_rng(seed)).astype((output.dtype or ir.DataType.FLOAT).numpy())
+    drawn = _drawn(node, np.random.default_rng(zlib.crc32(name.encode()))).astype(
+        (output.dtype or ir.DataType.FLOAT).numpy()
+    )
     like = node.inputs[0] if node.inputs else None
     shape = op("Shape", like) if like is not None else constant("shape", _own_shape(node))
     zero, one = constant("zero", np.array(0)), constant("one", np.array(1))
     each = op("Range", zero, op("ReduceProd", shape, keepdims=0), one)
     picked = op("Gather", constant("drawn", drawn), op("Mod", each, constant("count", np.array(DRAWN))))
-    result = op("Reshape", picked, shape, allowzero=1)  # an axis may be of no length
+    result = op("Reshape", picked, shape)
     result.type, result.shape = output.type, output.shape
     graph.insert_before(node, nodes)
     output.replace_all_uses_with(result, replace_graph_outputs=True)
