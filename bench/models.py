@@ -1,10 +1,11 @@
 """One plain `calib8 convert` of an ONNX model, on random numbers in the shape of its inputs: time, memory, verdict.
 
-    python bench/models.py model.onnx [image=3x224x224 ids=20:100 ...]
+    python bench/models.py model.onnx [image=3x224x224 ids=20:100 lengths=@20 ...]
 
 Sizes are those of a sample, needed only for dimensions that the model leaves open; behind a colon the number of
-indices. Nothing is patched and no --shapes given. Printed: seconds, peak memory of calib8 and of the model alone (ONNX
-Runtime, one sample), and what calib8 says. Random numbers show that a model goes through, not what it keeps.
+indices, behind @ the values that all samples have, as in scales=3@0.667/1/0.8. Nothing is patched and no --shapes
+given. Printed: seconds, peak memory of calib8 and of the model alone (ONNX Runtime, one sample), and what calib8 says.
+Random numbers show that a model goes through, not what it keeps.
 """
 
 import json
@@ -33,12 +34,17 @@ def samples_of(model: onnx.ModelProto, asked: dict[str, str]) -> dict[str, np.nd
     for value in model.graph.input:
         if value.name in weights:
             continue
-        given, _, indices = asked.get(value.name, "").partition(":")
+        told, _, values = asked.get(value.name, "").partition("@")
+        given, _, indices = told.partition(":")
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         shape = [int(size) for size in given.split("x")] if given else dims
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         drawn = random.normal(size=(SAMPLES, *shape))
-        arrays[value.name] = (np.abs(drawn * 1e6) % int(indices or 2) if dtype.kind in "iu" else drawn).astype(dtype)
+        if values:
+            drawn = np.broadcast_to(np.array(values.split("/"), np.float64), drawn.shape)
+        elif indices or dtype.kind in "iu":
+            drawn = np.abs(drawn * 1e6) % int(indices or 2)
+        arrays[value.name] = drawn.astype(dtype)
     return arrays
 
 
