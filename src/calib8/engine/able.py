@@ -43,9 +43,9 @@ def able_in_fp32(targets: tuple[str, ...], products: Sequence[str], progress: Pr
     more = ", …" if len(products) > SHOWN else ""
     progress.note(
         f"no engine for {describe(TURING)}: TensorRT-RTX has no FP32 GEMM for it, and {len(products)} stay FP32 "
-        f"({', '.join(products[:SHOWN])}{more}): by --remainder fp32 or --precision fp32, since sizes are computed from "
-        'their results, or since FP16 does not hold their numbers: see "beyond" in the ranges file. Scale those down to '
-        "have one"
+        f"({', '.join(products[:SHOWN])}{more}): by --remainder fp32 or --precision fp32, since sizes are computed "
+        'from their results, or since FP16 does not hold their numbers: see "beyond" in the ranges file. Scale those '
+        "down to have one"
     )
     return tuple(target for target in targets if target != TURING)
 
