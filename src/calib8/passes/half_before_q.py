@@ -45,7 +45,7 @@ def half_before_q(model: ir.Model) -> bool:
         back = _cast(constants, half, FP32)
         for reader, index in uses:
             if _to_half(reader):
-                reader.outputs[0].replace_all_uses_with(half, replace_graph_outputs=True)
+                reader.outputs[0].replace_all_uses_with(half)
                 graph.remove(reader, safe=True)
             elif _indifferent(reader):
                 reader.replace_input_with(index, back)
@@ -112,14 +112,16 @@ def _compute_in_half(constants: Constants, node: ir.Node, index: int, half: ir.V
     result.type = ir.TensorType(FP16)
     for reader, slot in list(result.uses()):
         if _to_half(reader):
-            reader.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
+            reader.outputs[0].replace_all_uses_with(result)
             constants.graph.remove(reader, safe=True)
         else:
             _compute_in_half(constants, reader, slot, result)
 
 
 def _to_half(node: ir.Node) -> bool:
-    return op_of(node) == "Cast" and node.attributes.get_int("to") == FP16
+    """Is it a Cast to FP16 that can go? An output of the model keeps its name."""
+    to_half = op_of(node) == "Cast" and node.attributes.get_int("to") == FP16
+    return to_half and not node.outputs[0].is_graph_output()
 
 
 def _cast(constants: Constants, value: ir.Value, to: ir.DataType) -> ir.Value:

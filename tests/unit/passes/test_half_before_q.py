@@ -138,7 +138,7 @@ def test_an_fp32_model_keeps_its_fp32() -> None:
     assert ir.to_proto(model).SerializeToString() == before
 
 
-@pytest.mark.parametrize("other", ["nobody", "shape", "output"])
+@pytest.mark.parametrize("other", ["nobody", "shape", "output", "output in FP16"])
 def test_what_nothing_else_reads_or_is_an_output_stays(other: str) -> None:
     model = onnx.parser.parse_model(
         """
@@ -158,6 +158,9 @@ def test_what_nothing_else_reads_or_is_an_output_stays(other: str) -> None:
         model.graph.output.append(onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [2]))
     if other == "output":
         model.graph.output.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["N", 4]))
+    if other == "output in FP16":  # it is to keep its name
+        model.graph.node.append(onnx.helper.make_node("Cast", ["a"], ["half"], to=onnx.TensorProto.FLOAT16))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("half", onnx.TensorProto.FLOAT16, ["N", 4]))
     loaded = prepare(ir.from_proto(model))
     assert half_before_q(loaded) is False
 
