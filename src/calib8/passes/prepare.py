@@ -117,7 +117,7 @@ def _flatten_weights(graph: ir.Graph) -> bool:
 
 
 def dropped_identities(value: ir.Value) -> list[str]:
-    """The other names that ``value`` had before ``prepare``: of what an Identity made of it."""
+    """The other names that ``value`` had before ``prepare``: of what an Identity, or such a Cast, made of it."""
     return list(value.meta.get(IDENTITIES, ()))
 
 
@@ -146,8 +146,8 @@ def _fold(graph: ir.Graph) -> None:
 
 def _drop_identities(graph: ir.Graph) -> None:
     for node in list(graph):
-        source = node.inputs[0] if node.op_type in ("Identity", "Cast") else None
-        if node.op_type == "Cast" and (source is None or source.dtype != node.attributes.get_int("to")):
+        source = node.inputs[0] if op_of(node) in ("Identity", "Cast") else None
+        if op_of(node) == "Cast" and (source is None or source.dtype != node.attributes.get_int("to")):
             continue
         if source is not None and not node.outputs[0].is_graph_output():
             source.meta[IDENTITIES] = [*dropped_identities(source), name_of(node.outputs[0])]

@@ -2,7 +2,7 @@
 
 Rules:
 1. TensorRT's ONNX parser names tensors as the ONNX file does: an entry fits the tensor of its name. Names are those of
-   the file as it was calibrated, before ``prepare``.
+   the file as it was calibrated, before ``prepare``: a tensor that has lost one to it, with an Identity, gets it back.
 2. A tensor without an entry takes that of the tensor which it only rearranges (Flatten before a Gemm, say).
 3. An op whose input has no scale, or one that INT8 cannot have, stays in float, as in TensorRT itself.
 4. A cache that has a scale for fewer than half of these inputs is of another model.
@@ -28,7 +28,7 @@ from calib8.graph.values import name_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.numerics import LEVELS
 from calib8.passes.insert_qdq import insert_qdq
-from calib8.passes.prepare import prepare
+from calib8.passes.prepare import dropped_identities, prepare
 from calib8.passes.reach import mark_reach
 from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin
@@ -90,7 +90,8 @@ def migrate(
     scale; ``ModelError`` if nothing can be INT8.
     """
     known = _names(model)
-    model = prepare(model)
+    cache = cache.inverted() if config.inverse_scales else cache
+    model = _called_as_in(cache, prepare(model))
     ops = weighted_ops(model)
     chosen = selected(model, config)
     if not chosen:
@@ -98,7 +99,6 @@ def migrate(
             "there is no MatMul, Gemm or Conv with a constant float weight to quantise. If the model is quantised "
             "already, give its FP32 original; otherwise change --include and --exclude."
         )
-    cache = cache.inverted() if config.inverse_scales else cache
     wanted = {name_of(op.activation): op.activation for op in ops if op.name in chosen}
     entries = {tensor: entry for tensor, value in wanted.items() if (entry := _entry_for(value, cache)) is not None}
     _require_match(cache, wanted, entries, known)
@@ -142,6 +142,15 @@ def _names(model: ir.Model) -> set[str]:
     graph = model.graph
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     return {name_of(value) for value in values if value.name}
+
+
+def _called_as_in(cache: Cache, model: ir.Model) -> ir.Model:
+    """``model``, in which tensors that have several names have the one that ``cache`` knows."""
+    for value in (value for node in model.graph for value in node.outputs):
+        known = [name for name in (name_of(value), *dropped_identities(value)) if name in cache.scales]
+        if known and not value.is_graph_output():
+            value.name = known[0]
+    return model
 
 
 def _entry_for(value: ir.Value, cache: Cache) -> str | None:

@@ -99,6 +99,20 @@ def test_a_tensor_that_is_only_rearranged_takes_the_scale_of_its_source() -> Non
     assert from_model(model).cache.text == text
 
 
+@pytest.mark.parametrize(("op_type", "attributes"), [("Identity", {}), ("Cast", {"to": 1})])
+def test_what_a_node_only_called_by_another_name_goes_by_the_name_that_has_an_entry(
+    op_type: str, attributes: dict
+) -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 4)
+    same = g.op(op_type, g.op("Relu", x, name="relu"), name="same", **attributes)
+    text = cache_text("same_out: 3c010204")
+    model, migration = migrated(g.model(y=g.op("MatMul", same, g.weight("w", 4, 8), name="product")), text, strict=True)
+    assert migration.used == {"same_out": "same_out"}
+    assert list(activation_scales(model).values()) == [struct.unpack(">f", bytes.fromhex("3c010204"))[0]]
+    assert from_model(model).cache.text == text
+
+
 @pytest.mark.parametrize(
     ("entry", "kind"), [("relu_out: 0", "unusable"), ("relu_out: 7f800000", "unusable"), ("y: 3f800000", "missing")]
 )
