@@ -1,7 +1,8 @@
 """What GPUs can do at most, by NVIDIA's data sheets, and what share of it engines reach.
 
-Peaks are dense, at boost clock, with the accumulation that TensorRT chooses for FP16: its tactics of the H200 are
-``f16f16_f16f16_f16``. GeForce cards do half as much where FP32 is summed up, others the same.
+Peaks are dense, at boost clock, with the accumulation that TensorRT chooses: FP16 for FP16, its tactics of the H200 are
+``f16f16_f16f16_f16``, and FP32 for FP8, ``e4m3f32_f32``. GeForce cards do half as much where FP32 is summed up, others
+the same.
 
 Shares and floors are fitted, and tests hold them to what they were fitted to (docs/performance.md):
 
@@ -80,14 +81,14 @@ GPUS = (
     Gpu("L4", "sm89", 121, 242, 242, 300, 48, 58, Fit(0.44, 3.5, NVIDIA)),
     # L40S data sheet: 362, 733, 733, 864 GB/s.
     Gpu("L40S", "sm89", 362, 733, 733, 864, 96, 142, _L40S),
-    # Ada whitepaper: 330.3 with FP16 summed up (165.2 with FP32), 660.6, 660.6, 1,008 GB/s.
-    Gpu("RTX 4090", "sm89", 330.3, 660.6, 660.6, 1008, 72, 128, _L40S, like="L40S"),
+    # Ada whitepaper: 330.3 with FP16 summed up (165.2 with FP32), 660.6, FP8 330.3 with FP32 summed up, 1,008 GB/s.
+    Gpu("RTX 4090", "sm89", 330.3, 660.6, 330.3, 1008, 72, 128, _L40S, like="L40S"),
     # H100 data sheet, SXM: 1,979 FP16 and 3,958 INT8 and FP8, all sparse; 3,350 GB/s.
     Gpu("H100", "sm90", 989.5, 1979, 1979, 3350, 50, 132, _HOPPER, like="H200"),
     # H200 data sheet: as the H100, 4,800 GB/s.
     Gpu("H200", "sm90", 989.5, 1979, 1979, 4800, 50, 132, _HOPPER),
-    # RTX Blackwell whitepaper: 419 with FP16 summed up (209.5 with FP32), 838, 838, 1,792 GB/s.
-    Gpu("RTX 5090", "sm120", 419, 838, 838, 1792, 96, 170, _L40S, like="L40S"),
+    # RTX Blackwell whitepaper: 419 with FP16 summed up (209.5 with FP32), 838, FP8 419 with FP32 summed up, 1,792 GB/s.
+    Gpu("RTX 5090", "sm120", 419, 838, 419, 1792, 96, 170, _L40S, like="L40S"),
 )
 
 

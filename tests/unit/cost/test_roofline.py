@@ -62,7 +62,8 @@ def test_the_table_of_gpus() -> None:
         assert gpu.target in ARCHITECTURES or gpu.target == "sm87"
         assert gpu.int8 / gpu.fp16 == pytest.approx(2, abs=0.03)
         assert (gpu.fp8 is not None) == (int(gpu.target.removeprefix("sm")) >= 89)
-        assert gpu.fp8 is None or gpu.fp8 == pytest.approx(gpu.int8)
+        sums_fp32_slowly = gpu.name.startswith("RTX")
+        assert gpu.fp8 is None or gpu.fp8 == pytest.approx(gpu.fp16 if sums_fp32_slowly else gpu.int8)
         assert 0 < gpu.fit.share < 1
         if gpu.like:
             borrowed = gpu_named(gpu.like)
