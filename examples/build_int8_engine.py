@@ -23,9 +23,9 @@ def main() -> None:
         chosen, model = calib8.Build(shapes=args.shapes, targets=args.target), calib8.load(args.onnx)
         _ = chosen.profiles(model) if args.shapes else ()  # tells what does not fit before the long work
         with calib8.ConsoleProgress() as progress:
-            cache = args.engine.with_name("calibration.cache")
+            cache, fast = args.engine.with_name("calibration.cache"), calib8.Int8(optimize="latency")
             ranges = calib8.calibrate(model, args.calib_data, cache=cache, progress=progress)
-            int8 = calib8.quantize(model, ranges, data=args.calib_data, progress=progress)
+            int8 = calib8.quantize(model, ranges, fast, data=args.calib_data, progress=progress)
             quantised = calib8.save(int8, args.engine.with_suffix(".int8.onnx"))
             for engine in calib8.build(quantised, args.engine, chosen, progress=progress):
                 print(f"{engine.path}: {engine.plan.covered} of {engine.plan.expected} quantised ops planned in INT8")
