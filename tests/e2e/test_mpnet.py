@@ -101,7 +101,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     block = re.search(r"Step by step, .*:\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert block is not None
     commands = [shlex.split(line) for line in block[1].splitlines()]
-    assert len(commands) == 11
+    assert len(commands) == 12
     (tmp_path / "examples" / "mpnet").mkdir(parents=True)
     for name in ("calibration.txt", "held_out.txt"):  # every fourth text, to be done sooner
         lines = (ROOT / "examples" / "mpnet" / name).read_text(encoding="utf-8").splitlines()
