@@ -32,7 +32,8 @@ class Record(BaseModel):
 
     def save(self, model: Path) -> None:
         """Write it beside ``model``, atomically."""
-        write_json(_beside(model), self.model_dump(mode="json", exclude_none=True))
+        untimed = {"gains"} if self.gains is None else None
+        write_json(_beside(model), self.model_dump(mode="json", exclude=untimed))
 
 
 def _beside(model: Path) -> Path:
