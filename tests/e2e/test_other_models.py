@@ -1,4 +1,4 @@
-"""Models other than MPNet, converted with default settings: two sentence encoders and a text detector.
+"""Models other than MPNet: two sentence encoders, converted for accuracy, and a text detector with default settings.
 
 Fetched on the first run, cached by ``calib8 fetch`` from then on; without network the tests of what is missing skip.
 """
@@ -22,7 +22,7 @@ BUILD = ROOT / "build"
 TEXTS = ROOT / "examples" / "mpnet"
 DETECTOR_CACHE = ROOT / "tests" / "engine" / "data" / "tensorrt-10.6" / "det-minmax.cache.gz"
 SIZES = "x:1x3x32x32:1x3x480x480:4x3x960x960"
-#: Weighted ops of each. They are to be as accurate as can be; the demo and the detector are to be fast.
+#: Weighted ops of each. They are to be as accurate as can be, as convolutions are anyway; the demo is to be fast.
 ENCODERS = {"all-MiniLM-L6-v2": 36, "paraphrase-MiniLM-L3-v2": 18}
 #: 62 Convs, and two ConvTransposes, which stay in float.
 DETECTOR, CONVOLUTIONS = "PP-OCRv4-det", 64
