@@ -202,6 +202,6 @@ def test_ranges_of_another_model_or_none_are_refused(tmp_path: Path, notes) -> N
 @pytest.mark.parametrize("precision", [None, "bf16", "fp32"])
 def test_ranges_are_for_fp16(precision: str | None, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=rf"ranges say what FP16 does not hold, got precision {precision}: choose fp16"
+        ConfigError, match=f"ranges say what FP16 does not hold, for precision fp16: got {precision or 'none'}"
     ):
         calib8.Build(precision=precision, ranges=tmp_path / "ranges.json")

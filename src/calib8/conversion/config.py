@@ -1,9 +1,9 @@
 """Options of a conversion."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import onnx_ir as ir
 from pydantic import field_validator
 
 from calib8.calibration.config import Calibrate
@@ -11,7 +11,6 @@ from calib8.cluster.config import Ray
 from calib8.config import Option
 from calib8.engine.config import Build
 from calib8.gpu.config import Monitored
-from calib8.graph.weighted import weighted_ops
 from calib8.quantization.config import Quantize
 from calib8.verification.config import Verify
 from calib8.verification.named import Least, least_of
@@ -59,13 +58,13 @@ class Convert(Monitored):
     def _budget(cls, value: Any) -> Any:
         return least_of(value, above=0)
 
-    def decided(self, model: ir.Model) -> "Convert":
-        """With nothing left open: an INT8 engine of matrix products is to be fast.
+    def decided(self, kinds: Sequence[str]) -> "Convert":
+        """With nothing left open, for a model whose weighted ops are of ``kinds``: an engine of products is to be fast.
 
         What is measured on a CPU alone is to be accurate, and so is a network of convolutions: what its treatments cost
         on a GPU has not been measured, and without them it loses more.
         """
-        quantize, kinds = self.quantize, [op.kind for op in weighted_ops(model)]
+        quantize = self.quantize
         convolves = 2 * kinds.count("Conv") >= len(kinds)
         if self.build is None or quantize.optimize is not None or not quantize.grid.even or convolves:
             return self

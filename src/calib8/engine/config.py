@@ -106,9 +106,8 @@ class Build(Config, Options):
         if self.calibrator and self.precision not in (None, "int8"):
             raise ValueError(f"a calibrator makes INT8 engines, got precision {self.precision}: leave one of them out")
         if self.ranges and self.precision != "fp16":
-            raise ValueError(
-                f"ranges say what FP16 does not hold, got precision {self.precision}: choose fp16, or none"
-            )
+            got = self.precision or "none"
+            raise ValueError(f"ranges say what FP16 does not hold, for precision fp16: got {got}. Leave them out")
         if self.calibrator and self.weight_streaming:
             raise ValueError("weight streaming needs a strongly typed network, and a calibrator one that is not")
         return self

@@ -59,6 +59,8 @@ NEEDED: dict[str, dict[str, object]] = {
 }
 #: Only a calibrator reads these, and TensorRT 10 alone has one: nothing but the path itself is looked at here.
 UNREAD = {("build", "data"), ("build", "calibration_cache")}
+#: Without which an option is none.
+BESIDE = {("build", "ranges"): {"precision": "fp16", "model": "model/model.onnx"}}
 #: Where a folder that is there, and empty, is what is wanted.
 FOLDERS = {
     ("fetch", "to"), ("prepare", "output"), ("prepare-images", "output"),
@@ -149,7 +151,7 @@ def bad_path(kind: str) -> str:
 
 
 def command_line(command: str, option: str, path: str) -> list[str]:
-    given = NEEDED[command] | {option: path}
+    given = NEEDED[command] | BESIDE.get((command, option), {}) | {option: path}
     line = command.split()
     for parameter in COMMANDS[command].params:
         if parameter.name not in given:

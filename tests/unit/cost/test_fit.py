@@ -1,7 +1,7 @@
 """How far the model is from what was measured: recorded times, held to the tolerances that docs/performance.md states.
 
-H200: bench/results/2026-11-30-h200-engines.txt and -forms.txt, milliseconds of the GPU. The others: NVIDIA/TensorRT, demo/BERT,
-"Average" of BERT-base.
+H200: bench/results/2026-11-30-h200-engines.txt and -forms.txt, milliseconds of the GPU. The others: NVIDIA/TensorRT,
+demo/BERT, "Average" of BERT-base.
 """
 
 import re
@@ -138,6 +138,6 @@ def test_the_table_of_the_documentation(gpu: str) -> None:
     (row,) = re.findall(rf"^\| {gpu} \| (.+) \|$", page, re.M)
     for shape, cell in zip(SHAPES, row.split(" | "), strict=True):
         half, int8, ratio = map(float, re.findall(r"[0-9.]+", cell))
-        found = [estimated(gpu, planned(shape, chosen)) for chosen in (FITTED["FP16"][0], FITTED["INT8"][0])]
+        found = [estimated(gpu, planned(shape, FITTED[form][0])) for form in ("FP16", "INT8")]
         assert found == pytest.approx([half, int8], rel=0.01), shape
         assert found[0] / found[1] == pytest.approx(ratio, abs=0.01), shape
