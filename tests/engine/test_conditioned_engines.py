@@ -60,7 +60,7 @@ def test_every_conditioned_op_runs_in_int8(
 ) -> None:
     everything = (Recipe(smooth=0.5, shift=True, split=0.04),)
     monkeypatch.setattr("calib8.quantization.apply.solve", partial(solve, recipes=everything))
-    changed = config().model_copy(update={"build": BUILD})
+    changed = config(optimize="accuracy").model_copy(update={"build": BUILD})
     report = calib8.convert(model, data, tmp_path / "tiny", changed)
     plan = json.loads((tmp_path / "tiny" / "plan.json").read_text())["ops"]
     down = next(op for op in plan if op["node"] == "down")
@@ -212,7 +212,7 @@ def test_a_pre_ln_norm_takes_its_conditioning_in_and_is_one_kernel(
     ir.save(g.model(y=g.op("Add", down, x)), tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(3).normal(size=(500, 64)).astype(np.float32))
     build = calib8.Build(targets=("sm75", "sm120"), shapes=("x:1x64:64x64:512x64",))
-    changed = config(min_sqnr_db=0).model_copy(update={"build": build})
+    changed = config(min_sqnr_db=0, optimize="accuracy").model_copy(update={"build": build})
     report = calib8.convert(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", changed)
     for engine in report.engines:
         plan = engine.plan
