@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,9 @@ def test_every_gemm_runs_on_integers_on_the_cpu(form: Form) -> None:
     with open_form(in_form(load(DEMO / "model.int8.onnx"), form), choice) as opened:
         assert isinstance(opened, OpenVinoRuntime)
         kernels = opened.executed()
-    assert [precision for kind, precision in kernels if kind == "FullyConnected"] == [
-        "u8" if form == "u8" else "i8"
-    ] * 60
+    found = Counter(precision for kind, precision in kernels if kind == "FullyConnected")
+    assert found.pop("u8" if form == "u8" else "i8") == 60
+    assert sum(found.values()) == 12  # attention's projections, in whichever float this CPU is fastest in
 
 
 @pytest.mark.parametrize("target", TARGETS)
