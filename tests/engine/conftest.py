@@ -3,12 +3,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from trt_builds import building, install
 
 from calib8.engine import build
+from calib8.engine.sidecar import describe_engine
 from calib8.gpu.hardware import Gpu
+from calib8.testing import tiny_encoder, token_feeds
+from calib8.verification import gpu_speed, on_gpu
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +22,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CALIB8_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def encoder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``model.onnx`` and ``data.npz``, on a machine that runs engines of any target."""
+    ir.save(tiny_encoder(vocabulary=64, width=64, positions=32), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", **token_feeds(*([3, 9, 17, 30] * 8), vocabulary=64))
+    monkeypatch.setattr(on_gpu, "target_of", lambda path: describe_engine(path).target)
+    monkeypatch.setattr(gpu_speed, "SECONDS", 0)
+    return tmp_path
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-import onnx_ir as ir
 import pytest
 
 import calib8
-from calib8.conversion import run, trial
+from calib8.conversion import run
 from calib8.engine.layers import Layer
 from calib8.engine.sidecar import Sidecar, describe_engine
 from calib8.errors import SetupError
@@ -19,7 +17,6 @@ from calib8.quantization.quant_plan import QuantPlan
 from calib8.runtime.base import Runtime
 from calib8.runtime.layer_time import LayerTime
 from calib8.runtime.ort import OrtRuntime
-from calib8.testing import tiny_encoder, token_feeds
 from calib8.verification import gains, gpu_speed
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
@@ -69,19 +66,14 @@ class Timed(Runtime):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    ir.save(tiny_encoder(vocabulary=64, width=64, positions=32), tmp_path / "model.onnx")
-    np.savez(tmp_path / "data.npz", **token_feeds(*([3, 9, 17, 30] * 8), vocabulary=64))
-    monkeypatch.chdir(tmp_path)
-    for module in (run, trial):
-        monkeypatch.setattr(module, "target_of", lambda path: describe_engine(path).target)
+def folder(encoder_here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(encoder_here)
     for module in (gains, gpu_speed):
         monkeypatch.setattr(module, "open_artefact", Timed)
     monkeypatch.setattr(run, "gpus", lambda: (GPU,))
-    monkeypatch.setattr(gpu_speed, "SECONDS", 0)
     monkeypatch.setattr(Timed, "whole", None)
     monkeypatch.setattr(Timed, "profiled", [])
-    return tmp_path
+    return encoder_here
 
 
 def converted(notes, **options) -> calib8.Report:

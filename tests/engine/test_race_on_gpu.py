@@ -9,14 +9,14 @@ import pytest
 
 import calib8
 from calib8.cli.main import main
-from calib8.conversion import baseline, run
+from calib8.conversion import baseline
 from calib8.engine.sidecar import describe_engine
 from calib8.errors import Calib8Error, DataError, SetupError
 from calib8.graph.builder import GraphBuilder
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
-from calib8.testing import tiny_convnet, tiny_encoder, token_feeds
-from calib8.verification import gpu_speed
+from calib8.testing import tiny_convnet
+from calib8.verification import gpu_speed, on_gpu
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -47,13 +47,9 @@ class OnTheGpu(Runtime):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    ir.save(tiny_encoder(vocabulary=64, width=64, positions=32), tmp_path / "model.onnx")
-    np.savez(tmp_path / "data.npz", **token_feeds(*([3, 9, 17, 30] * 8), vocabulary=64))
-    monkeypatch.setattr(run, "target_of", lambda path: describe_engine(path).target)
+def folder(encoder_here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(gpu_speed, "open_artefact", OnTheGpu)
-    monkeypatch.setattr(gpu_speed, "SECONDS", 0)
-    return tmp_path
+    return encoder_here
 
 
 def converted(folder: Path, **options) -> calib8.Report:
@@ -141,7 +137,7 @@ def test_the_float_engine_takes_the_sizes_that_the_quantised_one_has_from_its_da
     model = tiny_convnet()
     model.graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
     ir.save(model, tmp_path / "model.onnx")
-    monkeypatch.setattr(run, "target_of", lambda path: describe_engine(path).target)
+    monkeypatch.setattr(on_gpu, "target_of", lambda path: describe_engine(path).target)
     built: list[Path] = []
     monkeypatch.setattr(baseline, "race_on_gpu", lambda slow, fast, *_: built.extend((slow, fast)))
     images = {"image": np.random.default_rng(0).standard_normal((32, 3, 12, 8)).astype(np.float32)}
@@ -159,7 +155,7 @@ def test_what_fp16_does_not_hold_is_fp32_in_the_float_engine_too(
     up = g.op("Mul", g.input("x", ir.DataType.FLOAT, "batch", 32), g.constant("k", 1000.0), name="large")
     hidden = g.op("MatMul", g.op("Mul", up, g.constant("back", 1e-3)), g.weight("w", 32, 32))
     calib8.save(g.model(y=g.op("MatMul", g.op("Relu", hidden), g.weight("v", 32, 32))), tmp_path / "model.onnx")
-    monkeypatch.setattr(run, "target_of", lambda path: describe_engine(path).target)
+    monkeypatch.setattr(on_gpu, "target_of", lambda path: describe_engine(path).target)
     built: list[Path] = []
     monkeypatch.setattr(baseline, "race_on_gpu", lambda slow, fast, *_: built.extend((slow, fast)))
     x = np.random.default_rng(0).uniform(-90, 90, (64, 32)).astype(np.float32)

@@ -59,7 +59,7 @@ from calib8.verification.compare import Comparison, compare
 from calib8.verification.gains import Gains
 from calib8.verification.gpu_speed import GpuSpeed
 from calib8.verification.named import KindName
-from calib8.verification.on_gpu import target_of
+from calib8.verification.on_gpu import first_here
 from calib8.verification.pairs import rank_correlation, read_pairs
 from calib8.verification.speed import Speed, race
 
@@ -354,8 +354,7 @@ class _Job:
         """
         build, here = self.config.build, None
         if build is not None and self.config.baseline:
-            paths = [self.output / engine.file.name for engine in engines]
-            here = next(((path, target) for path in paths if (target := target_of(path)) is not None), None)
+            here = first_here(self.output / engine.file.name for engine in engines)
         if build is None or here is None:
             return engines, None
         with self.timed("race against FP16"):

@@ -20,7 +20,7 @@ from calib8.progress import Progress
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.verification.gains import Gain, Gains, gains_of, time_layers
 from calib8.verification.gpu_speed import GpuSpeed, race_on_gpu
-from calib8.verification.on_gpu import target_of
+from calib8.verification.on_gpu import first_here
 
 
 @dataclass
@@ -95,8 +95,7 @@ class Trial:
         """None where nothing here runs the engine."""
         save(quantised, self.quantised)
         built = self._build(quantised, self.quantised, self.engine, self.build)
-        here = next(((path, target) for path in built if (target := target_of(path)) is not None), None)
-        if here is None:
+        if (here := first_here(built)) is None:
             return None
         self._here = here
         limits, silent = dimension_limits(self.reference), _WithoutNotes(self.progress)

@@ -1,6 +1,6 @@
 """An engine on this machine's GPU against FP32 on its CPU: what a machine without a GPU could not find out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -129,6 +129,11 @@ def quantised_model_of(engine: Path, sidecar: Sidecar) -> Path | None:
 def gpu_for(sidecar: Sidecar, present: tuple[Gpu, ...]) -> Gpu | None:
     """The first GPU that the engine runs on, if there is one."""
     return next((gpu for gpu in present if why_not_here(sidecar, (gpu,)) is None), None)
+
+
+def first_here(artefacts: Iterable[Path]) -> tuple[Path, str] | None:
+    """The first of ``artefacts`` that a GPU of this machine runs, and that GPU's target."""
+    return next(((path, target) for path in artefacts if (target := target_of(path)) is not None), None)
 
 
 def target_of(artefact: Path) -> str | None:
