@@ -105,7 +105,7 @@ def test_a_graph_is_captured_of_an_encoder_whose_mask_a_cumsum_counts(engine: Pa
 
 def test_a_lean_engine_runs_where_only_the_lean_runtime_is(folder: Path, measured) -> None:
     if find_spec("tensorrt_lean") is None:
-        pytest.skip("needs pip install tensorrt-lean, as new as tensorrt at least")
+        pytest.skip(f"needs pip install tensorrt-lean=={trt.__version__}")
     options = {"precision": "fp16", "version_compatible": True, "exclude_lean_runtime": True}
     path = build(folder / "model.onnx", folder / "lean.engine", **options)
     full = build(folder / "model.onnx", folder / "full.engine", precision="fp16")

@@ -39,7 +39,7 @@ class Options(BaseModel):
     version_compatible: bool = False
     """Let later versions of the same major version run it. TensorRT 10 and 11."""
     exclude_lean_runtime: bool = False
-    """With ``version_compatible``: bring no runtime, for machines with tensorrt-lean.
+    """With ``version_compatible``: bring no runtime, for machines with tensorrt-lean of the same version.
 
     Such an engine is smaller, and there is no code for the CPU in it.
     """

@@ -46,7 +46,8 @@ def install(world: World, **versions: str) -> None:
         (BRINGS, {FULL: "10.14.0.1", LEAN: "10.13.3.9"}, "TensorRT 10.14.0.1"),
         (BRINGS, {FULL: "10.9.0.34", LEAN: "10.13.3.9"}, "TensorRT lean runtime 10.13.3.9"),
         (BRINGS, {LEAN: "10.9.0.34", DISPATCH: "10.13.3.9"}, "TensorRT dispatch runtime 10.13.3.9"),
-        (LACKS, {FULL: "10.13.3.9", LEAN: "10.14.0.1"}, "TensorRT lean runtime 10.14.0.1"),
+        (LACKS, {FULL: "10.13.3.9", LEAN: "10.13.3.9"}, "TensorRT lean runtime 10.13.3.9"),
+        (LACKS, {FULL: "10.13.3.9", LEAN: "10.14.0.1"}, "TensorRT 10.13.3.9"),
         (LACKS, {FULL: "10.13.3.9"}, "TensorRT 10.13.3.9"),
         ({}, {FULL: "10.13.3.9", LEAN: "10.13.3.9"}, "TensorRT 10.13.3.9"),
     ],
@@ -65,8 +66,13 @@ def test_the_best_part_that_fits_runs_the_engine(world, engine, installed, title
         ({}, {LEAN: "10.13.3.9"}, r"needs TensorRT 10\.13\.3\.9, and there is no usable TensorRT .*\(tensorrt: "),
         (BRINGS, {}, r"\(tensorrt: .*; tensorrt_lean: .*; tensorrt_dispatch: "),
         (LACKS, {DISPATCH: "10.13.3.9"}, r"\(tensorrt_lean: .*; tensorrt: "),
-        (LACKS, {FULL: "10.14.0.1"}, r"later ones of its major version, but TensorRT 10\.14\.0\.1 is installed"),
-        (BRINGS, {FULL: "10.9.0.34", LEAN: "11.0.0.1"}, r"but TensorRT 10\.9\.0\.34 and TensorRT lean runtime 11\.0"),
+        (LACKS, {FULL: "10.14.0.1"}, r"runs only on that, but TensorRT 10\.14\.0\.1 is installed"),
+        (LACKS, {LEAN: "10.14.0.1"}, r"runs only on that, but TensorRT lean runtime 10\.14\.0\.1 is installed"),
+        (
+            BRINGS,
+            {FULL: "10.9.0.34", LEAN: "11.0.0.1"},
+            r"later ones of its major version, but .* 10\.9\.0\.34 and .* runtime 11\.0",
+        ),
     ],
 )
 def test_a_part_that_does_not_fit_is_told(world, engine, installed, told):

@@ -35,7 +35,7 @@ def require_runnable(sidecar: Sidecar, present: tuple[Gpu, ...], *, host_code: b
     install = f"Install that version: pip install {package}=={sidecar.tensorrt_version}."
     if not parts:
         raise SetupError(f"the engine needs {sidecar.builder}, and there is {none_usable(problems)} {install}")
-    only = "that and later ones of its major version" if sidecar.version_compatible else "that"
+    only = "that and later ones of its major version" if sidecar.brings_code else "that"
     there = " and ".join(tensorrt.title for tensorrt in parts)
     raise SetupError(
         f"the engine was built with {sidecar.builder} and runs only on {only}, but {there} is installed. {install} Or "
@@ -78,12 +78,12 @@ def _parts(sidecar: Sidecar) -> tuple[Part, ...]:
 def _fits(tensorrt: TensorRT, sidecar: Sidecar) -> bool:
     """TensorRT makes engines for later versions only on request, TensorRT-RTX never (their "Engine Compatibility").
 
-    The full one runs engines of other versions by the runtime that they bring.
+    An engine runs on another version by the runtime that it brings: the lean runtime of 10.15 was given one without, of
+    10.6, and refused it ("Version tag does not match").
     """
     if tensorrt.version == sidecar.tensorrt_version:
         return True
-    later = sidecar.version_compatible and _is_later(tensorrt.version, sidecar.tensorrt_version)
-    return later and (tensorrt.part != "full" or sidecar.brings_code)
+    return sidecar.brings_code and _is_later(tensorrt.version, sidecar.tensorrt_version)
 
 
 def _is_later(here: str, built: str) -> bool:
