@@ -33,6 +33,7 @@ from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.left_out import require_weighted_ops
 from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import prepare
 from calib8.precision import Precision
 from calib8.progress import Progress, Quiet
@@ -243,7 +244,7 @@ class _Job:
                 unfinished=unfinished,
             )
         found.ranges.save(self.output / "ranges.json")  # a float engine may be built by it meanwhile
-        case = Case(reference, found.ranges, found.statistics, self.config.quantize, unfinished)
+        case = Case(plain_convolutions(reference), found.ranges, found.statistics, self.config.quantize, unfinished)
         int8, plan = self._search(case, unfitted, dataset)
         if told := plan.describe_float():
             self.progress.note(told)

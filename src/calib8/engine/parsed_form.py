@@ -21,6 +21,7 @@ from calib8.passes.conv_scales import takes_conv_scales, to_conv_scales
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.half import to_half
 from calib8.passes.half_before_q import half_before_q
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import prepare
 from calib8.passes.reach import mark_reach
 from calib8.passes.sequence_first import sequence_first
@@ -66,7 +67,7 @@ def _quantised_form(path: Path, family: FamilyName) -> ir.Model | None:
 
 
 def _float_form(path: Path, precision: EnginePrecision, unheld: Collection[str] | None) -> ir.Model:
-    model = prepare(load(path))
+    model = plain_convolutions(prepare(load(path)))
     if unheld is not None:
         mark_reach(model, unheld)
     fit_tensorrt(model)

@@ -6,8 +6,8 @@
 FP32 all the same (seen on an H200).
 
 Rules:
-1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv gives FP16 itself, and its scales are FP16;
-   the Casts go.
+1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv, and maybe the sum of a residual, gives FP16
+   itself, and its scales are FP16; the Casts go.
 2. The QuantizeLinear before it divides by the very same numbers: as FP16 where what it quantises was cast from FP16,
    whose Cast goes, too; else as FP32.
    Where something else reads the activation, too, such as a MatMul, convolutions get a DequantizeLinear of their own
@@ -55,18 +55,17 @@ def to_conv_scales(model: ir.Model) -> ir.Model:
 
 
 def _casts_before_conv(node: ir.Node) -> list[ir.Node]:
-    """The Casts to FP16 behind the DequantizeLinear ``node``, if nothing else reads it, and nothing but Conv them."""
-    if op_of(node) != "DequantizeLinear":
+    """The Casts to FP16 behind the DequantizeLinear ``node``, if they alone read it, and Conv, and sums, them."""
+    if op_of(node) != "DequantizeLinear" or node.outputs[0].is_graph_output():
         return []
     casts = [reader for reader, _ in node.outputs[0].uses()]
+    readers = [reader for cast in casts for reader, _ in cast.outputs[0].uses()]
     right = all(
-        op_of(cast) == "Cast"
-        and cast.attributes.get_int("to") == FP16
-        and not cast.outputs[0].is_graph_output()
-        and all(op_of(reader) == "Conv" for reader, _ in cast.outputs[0].uses())
+        op_of(cast) == "Cast" and cast.attributes.get_int("to") == FP16 and not cast.outputs[0].is_graph_output()
         for cast in casts
     )
-    return casts if right and not node.outputs[0].is_graph_output() else []
+    kinds = {op_of(reader) for reader in readers}
+    return casts if right and "Conv" in kinds and kinds <= {"Conv", "Add"} else []
 
 
 def _reads_beside_others(node: ir.Node) -> list[tuple[ir.Node, int]]:

@@ -20,8 +20,10 @@ from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.fold_conditioning import fold_conditioning
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import finite_weight, insert_qdq
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.quantize_embedding import quantize_embeddings
 from calib8.passes.reach import mark_reach
+from calib8.passes.skip_codes import add_codes
 from calib8.passes.stairs import fold_stairs
 from calib8.precision import INT8, Grid
 from calib8.progress import Progress
@@ -36,6 +38,7 @@ from calib8.resume import is_whole
 
 def quantize_by_ranges(model: ir.Model, ranges: Ranges, config: Quantize) -> tuple[ir.Model, QuantPlan]:
     """Return a quantised clone of the prepared ``model``, and the plan it follows: what ranges alone can tell."""
+    model = plain_convolutions(model)
     plan = make_plan(model, ranges, config)
     return apply_plan(model, ranges, plan, config), plan
 
@@ -120,6 +123,8 @@ def finish(
     if config.embedding:
         quantize_embeddings(quantised)
     fold_conditioning(quantised, everywhere=everywhere)
+    if everywhere:
+        add_codes(quantised)
     fold_stairs(quantised)
     if config.remainder == "fp16":
         to_half(quantised)

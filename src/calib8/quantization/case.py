@@ -18,6 +18,7 @@ from calib8.calibration.statistics import TensorStatistics
 from calib8.data.sources import Source
 from calib8.graph.dataset import dataset_for
 from calib8.graph.io import SOURCE_SHA256
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.progress import Progress
 from calib8.quantization.apply import apply_plan, solve_sites
 from calib8.quantization.config import Quantize
@@ -160,4 +161,5 @@ def case_of(
     with checkpoint(unfinished, pass_key(origin, sample, histograms=False), progress) as kept:
         statistics = collect(model, dataset_for(model, data, progress), progress, sample=sample, checkpoint=kept)
     beyond = ranges.beyond | unfit(model, statistics)
-    return Case(model, ranges.model_copy(update={"beyond": beyond}), statistics, config, unfinished)
+    ranges = ranges.model_copy(update={"beyond": beyond})
+    return Case(plain_convolutions(model), ranges, statistics, config, unfinished)

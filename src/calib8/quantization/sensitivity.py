@@ -18,6 +18,7 @@ from calib8.files import named, require_separate, write_json
 from calib8.graph.dataset import dataset_for, samples_for
 from calib8.graph.io import SOURCE_SHA256, load
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import prepare
 from calib8.precision import Precision
 from calib8.progress import Progress, Quiet
@@ -142,7 +143,7 @@ def _measured(
     rows = rows_to_sample(config)
     dataset = dataset_for(model, fitted, progress)
     found = one_pass.calibrate(model, dataset, calibrate, origin, progress, sample=rows)
-    case = Case(model, found.ranges, found.statistics, config)
+    case = Case(plain_convolutions(model), found.ranges, found.statistics, config)
     solutions = case.solutions(progress)
     probe = probe_of(model, held_back, samples or PROBED, path.parent, config.kinds)
     described = {

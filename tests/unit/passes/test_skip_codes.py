@@ -1,0 +1,86 @@
+"""Residuals that are added from codes: which, and what that does to the numbers."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import calib8
+from calib8.graph.builder import GraphBuilder
+from calib8.passes.conv_scales import takes_conv_scales, to_conv_scales
+from calib8.passes.prepare import prepare
+from calib8.testing import outputs_of
+
+FLOAT = ir.DataType.FLOAT
+FEEDS = {"x": np.random.default_rng(0).normal(size=(16, 4, 8, 8)).astype(np.float32)}
+
+
+class Net(GraphBuilder):
+    """Residual blocks of four channels."""
+
+    def conv(self, x: ir.Value, name: str) -> ir.Value:
+        """3x3."""
+        return self.op("Conv", x, self.weight(f"{name}.w", 4, 4, 3, 3), name=name, pads=[1, 1, 1, 1])
+
+
+def block() -> ir.Model:
+    """y = conv3(relu(conv2(x) + x)), x read by conv2 and the sum."""
+    g = Net()
+    x = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"), name="relu1")
+    added = g.op("Add", g.conv(x, "conv2"), x, name="sum")
+    return prepare(g.model(y=g.conv(g.op("Relu", added, name="relu2"), "conv3")))
+
+
+def quantised(model: ir.Model, optimize: str, **options: object) -> ir.Model:
+    config = calib8.Int8(min_sqnr_db=0, treatment="plain", optimize=optimize, **options)
+    return calib8.quantize(model, calib8.calibrate(model, [FEEDS]), config)
+
+
+def operand(model: ir.Model) -> ir.Node:
+    """What computes the second operand of the sum, Casts left out."""
+    found = next(node for node in model.graph if node.name == "sum").inputs[1].producer()
+    return found.inputs[0].producer() if found.op_type == "Cast" else found
+
+
+def test_for_latency_the_sum_reads_what_the_convolution_reads() -> None:
+    fast, accurate = (quantised(block(), goal, remainder="fp32") for goal in ("latency", "accuracy"))
+    conv2 = next(node for node in fast.graph if node.name == "conv2")
+    assert operand(fast) is conv2.inputs[0].producer()
+    assert operand(fast).op_type == "DequantizeLinear"
+    assert operand(accurate).op_type == "Relu"
+    pairs = [sum(node.op_type == "QuantizeLinear" for node in model.graph) for model in (fast, accurate)]
+    assert pairs == [3, 3], "no tensor is quantised that was not"
+
+
+def test_the_sum_is_that_of_the_codes() -> None:
+    """Half a step of x at most, since the convolution sees the codes anyway."""
+    fast, accurate = (quantised(block(), goal, remainder="fp32") for goal in ("latency", "accuracy"))
+    for model in (fast, accurate):
+        model.graph.outputs.append(next(node for node in model.graph if node.name == "sum").outputs[0])
+    one, other = (outputs_of(model, FEEDS)["sum_out"] for model in (fast, accurate))
+    step = float(operand(fast).inputs[1].const_value.numpy())
+    difference = np.abs(one - other).max()
+    assert 0 < difference <= step / 2 * 1.0001
+
+
+def test_convolutions_keep_fp16_scales_beside_it() -> None:
+    """The form that TensorRT 10 builds; the sum reads FP16."""
+    fast = quantised(block(), "latency")
+    assert takes_conv_scales(fast)
+    to_conv_scales(fast)
+    read = operand(fast)
+    assert read.op_type == "DequantizeLinear"
+    assert read.outputs[0].dtype == ir.DataType.FLOAT16
+    assert not [node.name for node in fast.graph if node.op_type == "Cast" and "relu1" in node.name]
+
+
+@pytest.mark.parametrize("why", ["float", "read twice", "no convolution", "no codes"])
+def test_other_sums_stay(why: str) -> None:
+    g = Net()
+    x = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"), name="relu1")
+    convolved = g.conv(x, "conv2")
+    other = g.op("Sigmoid", x) if why == "no codes" else x
+    added = g.op("Add", g.op("Relu", convolved) if why == "no convolution" else convolved, other, name="sum")
+    y = g.op("Mul", added, convolved) if why == "read twice" else added
+    model = prepare(g.model(y=g.conv(y, "conv3")))
+    fast = quantised(model, "latency", remainder="fp32", exclude=["conv2"] if why == "float" else [])
+    assert operand(fast).op_type == ("Sigmoid" if why == "no codes" else "Relu")
