@@ -19,6 +19,7 @@ from calib8.graph.inputs import declared_inputs
 from calib8.graph.left_out import require_weighted_ops
 from calib8.graph.shapes import Shape
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import load
 from calib8.precision import FP8, Precision
 from calib8.quantization.worth import not_faster
@@ -101,7 +102,7 @@ def estimate(model: Path | str, config: Estimate | None = None) -> EstimateRepor
         >>> report.cells[0].fp16.ms > 0
         True
     """
-    config, loaded = Estimate.of(config), load(model)
+    config, loaded = Estimate.of(config), plain_convolutions(load(model))
     require_weighted_ops(loaded)
     ops = weighted_ops(loaded)
     int8 = {op.name for op in ops} - set(not_faster(loaded))

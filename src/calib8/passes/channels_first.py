@@ -10,7 +10,7 @@ Rules:
    value, is moved behind the ops that read it, as long as these work value by value, or along axes that can be named
    otherwise.
 2. Where it meets the one that puts them back, both go. What stays bears the name of what was computed there, in the
-   same layout: ranges are found by name.
+   same layout, and knows its own as another one: ranges are found by name.
 3. Other readers of a moved Transpose keep it, so there may be more of them in between: only what leaves fewer counts.
 """
 
@@ -22,6 +22,7 @@ from onnx_ir import convenience
 from onnx_ir.passes import common
 
 from calib8.graph.values import name_of, op_of
+from calib8.passes.prepare import IDENTITIES, dropped_identities
 from calib8.passes.qdq_nodes import Constants
 
 #: What computes [N, C, …] of [N, C, …].
@@ -58,6 +59,8 @@ class _Mover:
         self.moved: dict[ir.Value, tuple[ir.Value, Perm]] = {}
         #: What is [N, C, …]: computed by a convolution, or of that value by value.
         self.spatial: set[ir.Value] = set()
+        #: What an op now computes, and the name that it had before a Transpose behind it took that.
+        self.called: dict[ir.Value, str] = {}
 
     def move(self) -> None:
         for node in list(self.graph):
@@ -68,6 +71,16 @@ class _Mover:
                 self._pass(node, perm)
             if op_of(node) in SPATIAL or (op_of(node) in ELEMENTWISE and not self.spatial.isdisjoint(node.inputs)):
                 self.spatial.update(node.outputs)
+        self._give_names_back()
+
+    def _give_names_back(self) -> None:
+        """Where nobody reads the Transpose behind an op."""
+        for turned, (value, _) in self.moved.items():
+            if value in self.called and not turned.uses() and not turned.is_graph_output():
+                transpose = turned.producer()
+                assert transpose is not None
+                self.graph.remove(transpose, safe=True)
+                value.name = self.called[value]
 
     def _meet(self, node: ir.Node) -> None:
         """Rule 2, or a Transpose to be moved."""
@@ -83,13 +96,13 @@ class _Mover:
 
     def _stand_in(self, source: ir.Value, value: ir.Value) -> None:
         """``source`` has the numbers of ``value``, in its layout."""
-        name = name_of(value)
+        name, before = name_of(value), self.called.pop(source, name_of(source))
         convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
         producer = value.producer()
         assert producer is not None
         self.graph.remove(producer, safe=True)
         source.name = name
-        source.meta.update(value.meta)
+        source.meta[IDENTITIES] = [*dropped_identities(source), *dropped_identities(value), before]
         if value.shape is not None:
             source.shape = value.shape
 
@@ -151,8 +164,7 @@ class _Mover:
     def _transpose_behind(self, node: ir.Node, perm: Perm, back: Perm) -> None:
         value = node.outputs[0]
         turned = ir.Value(name=value.name, type=value.type, shape=value.shape)
-        turned.meta.update(value.meta)
-        value.meta.clear()
+        self.called[value] = name_of(value)
         convenience.replace_all_uses_with(value, turned, replace_graph_outputs=True)
         value.name = self.constants.free(f"{turned.name}_channels_first")
         value.shape = None if turned.shape is None else ir.Shape([turned.shape[axis] for axis in back])

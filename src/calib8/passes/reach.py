@@ -29,6 +29,7 @@ from calib8.passes.half_rules import (
     floats_of,
     scoring_nodes,
 )  # fmt: skip
+from calib8.passes.prepare import dropped_identities
 
 #: How much farther than in calibration a tensor may go.
 HEADROOM = 2.0
@@ -84,7 +85,8 @@ def unfit_for_half(model: ir.Model, seen: Mapping[str, Reach]) -> dict[str, Reac
 def mark_reach(model: ir.Model, unfit: Collection[str]) -> ir.Model:
     """Tell the tensors of ``model`` which of them FP16 does not hold, in place, before any pass; return it."""
     for value in observable(model):
-        value.meta[REACH] = name_of(value) in unfit
+        names = {name_of(value), *dropped_identities(value)}
+        value.meta[REACH] = not names.isdisjoint(unfit)
     return model
 
 

@@ -28,6 +28,7 @@ from calib8.graph.values import name_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.numerics import LEVELS
 from calib8.passes.insert_qdq import insert_qdq
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import dropped_identities, prepare
 from calib8.passes.reach import mark_reach
 from calib8.progress import Progress, Quiet
@@ -118,14 +119,15 @@ def migrate(
             unheld = tuple(unfit(model, seen))
             mark_reach(model, unheld)
     plan = QuantPlan(ops=tuple(_op_plan(op, op.name in chosen, entries, cache) for op in ops))
-    int8 = [op for op in ops if op.name in chosen and name_of(op.activation) in used]
-    insert_qdq(model, int8, ranges)
+    names = {op.name for op in ops if op.name in chosen and name_of(op.activation) in used}
+    model = plain_convolutions(model)
+    insert_qdq(model, [op for op in weighted_ops(model) if op.name in names], ranges)
     finish(model, plan, origin or _unrecorded(model, cache), config)
     model.metadata_props[CACHE] = cache.text
     left = [entry for entry in cache.scales if entry not in set(used.values())]
     return model, Migration(
         header=cache.header,
-        int8_ops=len(int8),
+        int8_ops=len(names),
         weighted_ops=len(ops),
         used=used,
         missing=tuple(tensor for tensor in wanted if tensor not in entries),

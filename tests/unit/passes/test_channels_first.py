@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from calib8.graph.builder import GraphBuilder
 from calib8.passes.channels_first import without_transposes
+from calib8.passes.half_rules import REACH
 from calib8.passes.prepare import prepare
+from calib8.passes.reach import mark_reach
 from calib8.testing import assert_models_equal
 
 FLOAT, CHANNELS, SIZE = ir.DataType.FLOAT, 4, 5
@@ -150,3 +152,18 @@ def test_any_chain_computes_the_same(kinds: list[str]) -> None:
         else:
             x = g.op(kind, g.weight(f"c{number}", CHANNELS), x)
     moved(g, g.conv(g.first(x)), 0)
+
+
+def test_names_that_ranges_have_are_found() -> None:
+    """What FP16 does not hold is told by name: of the sum, and of what the last Transpose computed."""
+    g, x = net()
+    total = g.op("Add", x, g.op("Relu", x), name="sum")
+    model = prepare(g.model(y=g.conv(g.first(g.op("Mul", total, g.constant("two", 2.0), name="twice"), "back"))))
+    changed = without_transposes(model)
+    names = [value.name for node in changed.graph for value in node.outputs]
+    assert names == ["Conv_0_out", "Relu_2_out", "sum_out", "back_out", "y"]
+    marked = mark_reach(changed, {"sum_out", "twice_out"})
+    assert [value.name for node in marked.graph for value in node.outputs if value.meta.get(REACH)] == [
+        "sum_out",
+        "back_out",
+    ]
