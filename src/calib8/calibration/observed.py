@@ -21,6 +21,7 @@ from calib8.graph.site import sites
 from calib8.graph.values import name_of
 from calib8.graph.weighted import weighted_ops
 from calib8.graph.window import Window, point
+from calib8.passes.skip_codes import summed
 
 
 @dataclass
@@ -134,9 +135,13 @@ class Observed:
 
 
 def observed_tensors(model: ir.Model, choice: TensorChoice = "weighted") -> list[Observed]:
-    """The tensors that weighted ops of ``model`` read, or all float ones. The rows of all go to one file."""
-    spool = Spool()
-    found = {name_of(v): _observed(v, spool, whole=True) for v in (float_values(model) if choice == "all" else ())}
+    """The tensors that weighted ops of ``model`` read, and sums that may be INT8, or all float ones.
+
+    The rows of all go to one file.
+    """
+    spool, sums = Spool(), summed(model)
+    wanted = [value for value in float_values(model) if choice == "all" or name_of(value) in sums]
+    found = {name_of(value): _observed(value, spool, whole=True) for value in wanted}
     for op in weighted_ops(model):
         name = name_of(op.activation)
         if name not in found or found[name].whole:

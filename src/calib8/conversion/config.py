@@ -1,6 +1,5 @@
 """Options of a conversion."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,14 +57,9 @@ class Convert(Monitored):
     def _budget(cls, value: Any) -> Any:
         return least_of(value, above=0)
 
-    def decided(self, kinds: Sequence[str]) -> "Convert":
-        """With nothing left open, for a model whose weighted ops are of ``kinds``: an engine of products is to be fast.
-
-        What is measured on a CPU alone is to be accurate, and so is a network of convolutions: what its treatments cost
-        on a GPU has not been measured, and without them it loses more.
-        """
+    def decided(self) -> "Convert":
+        """With nothing left open: an INT8 engine is to be fast, what is measured on a CPU alone is to be accurate."""
         quantize = self.quantize
-        convolves = 2 * kinds.count("Conv") >= len(kinds)
-        if self.build is None or quantize.optimize is not None or not quantize.grid.even or convolves:
+        if self.build is None or quantize.optimize is not None or not quantize.grid.even:
             return self
         return self.model_copy(update={"quantize": quantize.model_copy(update={"optimize": "latency"})})

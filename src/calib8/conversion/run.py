@@ -32,7 +32,6 @@ from calib8.graph.dataset import dataset_for, samples_for, sizes_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.left_out import require_weighted_ops
 from calib8.graph.limits import dimension_limits
-from calib8.graph.weighted import weighted_ops
 from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import prepare
 from calib8.precision import Precision
@@ -100,7 +99,7 @@ def convert(
     source = calibration_source(data, model, progress)
     _refuse_early(model, config)
     reference = _checked_model(model, config)
-    config = config.decided([op.kind for op in weighted_ops(reference)])
+    config = config.decided()
     source = samples_for(reference, source, progress)
     if config.build is not None:
         config.build.profiles(reference, sizes_for(reference, source))

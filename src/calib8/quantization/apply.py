@@ -94,9 +94,10 @@ def apply_plan(
 ) -> ir.Model:
     """Return a quantised clone of the prepared ``model``; ``folded``: for latency, whatever can be folded is.
 
-    Order: Q/DQ first, since scales are found on FP32 tensors by name; then what TensorRT runs badly, and tables; then
-    folding, which renames tensors and needs all their readers to be there; FP16 last, since it must see every Q/DQ node
-    to keep its scales in FP32, every op that took conditioning in, and the sums that must not round.
+    Order: Q/DQ first, since scales are found on FP32 tensors by name, and those of residuals; then what TensorRT runs
+    badly, and tables; then folding, which renames tensors and needs all their readers to be there; FP16 last, since it
+    must see every Q/DQ node to keep its scales in FP32, every op that took conditioning in, and the sums that must not
+    round.
 
     Raises ``ConfigError`` if the plan leaves nothing in INT8.
     """
@@ -108,6 +109,8 @@ def apply_plan(
             f"{plan.ops[0].reason}. Lower --min-sqnr, change --include/--exclude, or calibrate on other data."
         )
     quantize_ops(quantised, chosen, ranges, solutions, config.grid)
+    if config.goal == "latency":
+        add_codes(quantised, ranges.amax(), config.grid)
     record_sizes(quantised, ranges.sizes)
     return finish(quantised, plan, ranges.origin, config, everywhere=folded and config.goal == "latency")
 
@@ -123,8 +126,6 @@ def finish(
     if config.embedding:
         quantize_embeddings(quantised)
     fold_conditioning(quantised, everywhere=everywhere)
-    if everywhere:
-        add_codes(quantised)
     fold_stairs(quantised)
     if config.remainder == "fp16":
         to_half(quantised)

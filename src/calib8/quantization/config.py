@@ -67,7 +67,7 @@ class Quantize(Common, OutputKinds):
     ``auto`` conditions (smooth, shift, split) and rounds where calibration data is at hand; ``plain`` never does.
     """
     optimize: Optimize | None = None
-    """What to go for; default: latency where a conversion builds INT8 engines, but of convolutions; else accuracy.
+    """What to go for; default: latency where a conversion builds INT8 engines, else accuracy.
 
     ``accuracy`` puts what conditions an activation in front of its Q where it cannot be folded into the op before;
     ``latency`` only takes treatments that TensorRT computes at no cost of their own: nothing is left there, so that it

@@ -73,7 +73,7 @@ def test_convolutions_keep_fp16_scales_beside_it() -> None:
     assert not [node.name for node in fast.graph if node.op_type == "Cast" and "relu1" in node.name]
 
 
-@pytest.mark.parametrize("why", ["float", "read twice", "no convolution", "no codes"])
+@pytest.mark.parametrize("why", ["float", "read twice", "no convolution", "no codes", "no codes behind it"])
 def test_other_sums_stay(why: str) -> None:
     g = Net()
     x = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"), name="relu1")
@@ -81,6 +81,63 @@ def test_other_sums_stay(why: str) -> None:
     other = g.op("Sigmoid", x) if why == "no codes" else x
     added = g.op("Add", g.op("Relu", convolved) if why == "no convolution" else convolved, other, name="sum")
     y = g.op("Mul", added, convolved) if why == "read twice" else added
-    model = prepare(g.model(y=g.conv(y, "conv3")))
+    model = prepare(g.model(y=g.op("Relu", y) if why == "no codes behind it" else g.conv(y, "conv3")))
     fast = quantised(model, "latency", remainder="fp32", exclude=["conv2"] if why == "float" else [])
     assert operand(fast).op_type == ("Sigmoid" if why == "no codes" else "Relu")
+
+
+def shortcut(*, quantised_after: bool = True) -> ir.Model:
+    """y = conv4(relu(conv2(x) + conv3(x)))."""
+    g = Net()
+    x = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"), name="relu1")
+    added = g.op("Add", g.conv(x, "conv2"), g.conv(x, "conv3"), name="sum")
+    total = g.op("Relu", added, name="relu2")
+    return prepare(g.model(y=g.conv(total, "conv4") if quantised_after else g.op("GlobalAveragePool", total)))
+
+
+def test_of_two_convolutions_the_second_operand_gets_codes() -> None:
+    model = shortcut()
+    ranges = calib8.calibrate(model, [FEEDS])
+    assert set(ranges.tensors) == {"x", "relu1_out", "relu2_out", "conv3_out"}
+    fast = calib8.quantize(model, ranges, calib8.Int8(min_sqnr_db=0, optimize="latency", remainder="fp32"))
+    dequantise = operand(fast)
+    assert dequantise.op_type == "DequantizeLinear"
+    read = dequantise.inputs[0].producer().inputs[0]
+    assert read.name == "conv3_out"
+    seen = np.abs(outputs_of(with_output(model, "conv3_out"), FEEDS)["conv3_out"]).max()
+    assert dequantise.inputs[1].const_value.numpy() == pytest.approx(seen / 127, rel=1e-6)
+    exact, got = (outputs_of(one, FEEDS)["y"] for one in (model, fast))
+    assert np.abs(exact - got).max() < 0.05 * np.abs(exact).max()
+
+
+def with_output(model: ir.Model, name: str) -> ir.Model:
+    changed = model.clone()
+    changed.graph.outputs.append(next(v for node in changed.graph for v in node.outputs if v.name == name))
+    return changed
+
+
+@pytest.mark.parametrize("why", ["accuracy", "no codes behind it", "one in float", "no range"])
+def test_other_sums_of_two_stay(why: str) -> None:
+    model = shortcut(quantised_after=why != "no codes behind it")
+    ranges = calib8.calibrate(model, [FEEDS])
+    if why == "no range":
+        kept = {name: tensor for name, tensor in ranges.tensors.items() if name != "conv3_out"}
+        ranges = ranges.model_copy(update={"tensors": kept})
+    goal = "accuracy" if why == "accuracy" else "latency"
+    exclude = ["conv2"] if why == "one in float" else []
+    config = calib8.Int8(min_sqnr_db=0, optimize=goal, exclude=exclude)
+    assert operand(calib8.quantize(model, ranges, config)).op_type == "Conv"
+
+
+def test_a_norm_between_convolution_and_sum_is_no_obstacle() -> None:
+    """The range is of what the norm computes, which the convolution does once it is folded."""
+    g = Net()
+    x = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"), name="relu1")
+    scaled = g.op("Mul", g.conv(x, "conv3"), g.constant("c", np.reshape([1, 2, 3, 4], (4, 1, 1))), name="norm")
+    added = g.op("Add", g.conv(x, "conv2"), scaled, name="sum")
+    model = prepare(g.model(y=g.conv(g.op("Relu", added), "conv4")))
+    ranges = calib8.calibrate(model, [FEEDS])
+    assert "norm_out" in ranges.tensors
+    fast = calib8.quantize(model, ranges, calib8.Int8(min_sqnr_db=0, optimize="latency", remainder="fp32"))
+    assert operand(fast).op_type == "DequantizeLinear"
+    assert operand(fast).inputs[0].producer().inputs[0].producer().name == "conv3"
