@@ -51,6 +51,21 @@ def test_resnet50_and_one_convolution_of_it_that_computes_in_float():
     assert judged(text.replace(line, in_float), resnet50_ops()).missing == ("/Conv_7",)
 
 
+def test_sums_in_the_kernels_of_convolutions():
+    """Of 16 residuals 11 are added from codes that were there; 4 are sums of two convolutions, 1 becomes no codes."""
+    text = text_of(TENSORRT / "resnet50-sums.layers.txt.gz")
+    ops = [QuantizedOp(name, "Conv", "", 4096, None) for name in sorted(set(re.findall(r"/Conv_\d+", text)))]
+    check = judged(text, [*ops, QuantizedOp("/fc", "Gemm", "", 2048, None)])
+    assert (check.expected, check.covered, check.missing) == (54, 54, ())
+    sums = [layer for layer in read(text) if any(node.startswith("Add_") for node in layer.nodes)]
+    kernels = [layer for layer in sums if layer.kind in ("CaskConvolution", "kgen")]
+    fused = [layer for layer in kernels if layer.kind == "CaskConvolution"]
+    assert (len(kernels), len(fused)) == (16, 11)
+    assert {(layer.outputs[0].dtype, "_i8i8_" in layer.tactic) for layer in fused} == {("Int8", True)}
+    in_float = text.replace("_i8i8_i8i32_", "_f16f16_f16f16_")
+    assert judged(in_float, ops).covered < len(ops)
+
+
 def test_the_float_ops_of_the_plain_recipe_are_named():
     missing = judged(mpnet("plain")).missing
     ffn1 = [int(name.split("layer.")[1].split("/")[0]) for name in missing if "/intermediate/" in name]
