@@ -82,7 +82,9 @@ def detector(fetched: Callable[[str], Path]) -> tuple[Path, dict]:
     pytest.importorskip("PIL", reason="the images are drawn with Pillow: pip install pillow")
     model = fetched(DETECTOR)
     succeed(str(ROOT / "examples" / "detector" / "make_images.py"), "--to", str(BUILD / DETECTOR))
-    return model, convert(DETECTOR, model, BUILD / DETECTOR / "held_out.npz", "--shapes", SIZES)
+    return model, convert(
+        DETECTOR, model, BUILD / DETECTOR / "held_out.npz", "--optimize", "accuracy", "--shapes", SIZES
+    )
 
 
 def test_a_text_detector(detector: tuple[Path, dict]) -> None:
