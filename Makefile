@@ -17,9 +17,11 @@ demo: .venv/installed
 	$(BIN)/calib8 convert $(MODEL)/model.onnx --data $(DEMO)/calib_data \
 		--held-out examples/mpnet/held_out.txt -o $(DEMO)
 
-# A small encoder and a quarter of the texts, for those who want to see it first.
-quick: .venv/installed
-	$(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL)
+# A small encoder and a quarter of the texts, for those who want to see it first. PyTorch, which is larger than all the
+# rest, is installed only where the model hub cannot be reached.
+quick: .venv/core
+	$(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL) || \
+		{ $(INSTALL) --editable '.[export]' && $(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL); }
 	mkdir -p $(QUICK)
 	for name in calibration held_out; do \
 		awk 'NR % 4 == 1' examples/mpnet/$$name.txt > $(QUICK)/$$name.txt || exit; done
@@ -96,11 +98,17 @@ help-pages: .venv/installed
 clean:
 	rm -rf .venv build
 
-.venv/installed: pyproject.toml constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# What calib8 needs to quantise, build and report; and all that its other targets need, PyTorch and Ray among it.
+.venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or later is needed, this is {sys.version}"'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[dev,docs,export,openvino,ray,report,rtx]'
+	$(INSTALL) --editable '.[openvino,report,rtx]'
+	touch $@
+
+.venv/installed: .venv/core
+	$(INSTALL) --editable '.[dev,docs,export,ray]'
 	touch $@
 
 # NVIDIA's Python bindings of TensorRT, without what they ask for, TensorRT itself: 1.3 MB to fetch and 6 MB on disk each.
