@@ -1,4 +1,5 @@
-"""What a person sees: progress on stderr, results on stdout, and text from anywhere as characters that can be seen.
+"""What a person sees: progress on stderr, results on stdout, both in a log if one is kept, and text from anywhere as
+characters that can be seen.
 
 A name in a file can hold whatever its author likes, and none of it must reach the terminal as a command. Control
 characters move the cursor, set the title, link or fill the clipboard (ECMA-48, xterm's OSC 8 and 52); others reverse
@@ -7,6 +8,7 @@ what follows, or cannot be seen (Unicode TR 36, 3.1).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -14,10 +16,12 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich import console as rich_console
+from rich.control import Control
 from rich.progress import (
     BarColumn,
     Progress,
@@ -58,7 +62,7 @@ def _escaped(text: str, escape: Callable[[str], str]) -> str:
     return "".join(escape(one) if unicodedata.category(one) in UNSEEN else one for one in text)
 
 
-class Console(rich_console.Console):
+class _Plain(rich_console.Console):
     """Rich's, for text that may come from anywhere: it is shown as it is, and nothing in it does anything.
 
     A ``str`` is one line, in which "[red]" and ":smile:" mean nothing; a renderable breaks its lines itself. What no
@@ -78,6 +82,55 @@ class Console(rich_console.Console):
         """Everything that is printed; rich's own control codes are apart from its text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible_lines(segment.text))
+
+
+class Log:
+    """A file that gets what the consoles print, whether or not anybody sees it, and lines with the time of day."""
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is such a file."""
+        return self._file is not None
+
+    def begin(self, path: Path) -> None:
+        """Go on with the file, or make it: a run that was killed and its continuation are in one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # told before
+                file.close()
+
+    def add(self, *shown: Any) -> None:
+        """A line, or what breaks its lines itself; not the bars of a terminal, which are drawn again and again."""
+        if self._file is None or isinstance(shown[0], (Control, rich_console.NewLine)):
+            return
+        try:
+            if isinstance(shown[0], str):
+                self._file.write(time.strftime("%F %T "))
+            _Plain(file=self._file, width=100).print(*shown)
+        except OSError as error:  # the work is worth more than its log
+            self.close()
+            err.print(f"warning: the log ends here: {error.strerror}")
+
+
+#: That of the command that runs, if it was asked for one.
+log = Log()
+
+
+class Console(_Plain):
+    """What a person looks at."""
+
+    def print(self, *shown: Any, **options: Any) -> None:
+        """As rich does, and in the log."""
+        super().print(*shown, **options)
+        log.add(*shown)
 
 
 #: Results: what a pipe should carry.
@@ -157,7 +210,7 @@ class ConsoleProgress:
             state = self._stages[stage]
             state.done, state.total = done, total
             self._bars.update(state.task, completed=done, total=total)
-            if self._in_lines:
+            if self._in_lines or log.kept:
                 self._tell(stage, state)
             if total is not None and done >= total:
                 del self._stages[stage]
@@ -174,13 +227,17 @@ class ConsoleProgress:
         speed = f", {_short(rate)}/s" if counted and rate and taken >= 1 else ""  # too short to tell
         if total is not None and done >= total:
             many = f"{total:,.0f} " if counted else ""
-            err.print(f"{stage}: {many}done in {taken:.1f} s{speed}", markup=False)
+            self._say(f"{stage}: {many}done in {taken:.1f} s{speed}")
         elif now >= state.due:
             state.due = state.began + SECOND if taken < SECOND else now + INTERVAL
             so_far = _short(done) if counted else f"{done:.0%}"
             of = f" of {_short(total)}" if counted and total is not None else ""
             left = f", {_span((total - done) / rate)} left" if total is not None and rate else ""
-            err.print(f"{stage} ..." if stage == READY else f"{stage}: {so_far}{of}{speed}{left}", markup=False)
+            self._say(f"{stage} ..." if stage == READY else f"{stage}: {so_far}{of}{speed}{left}")
+
+    def _say(self, line: str) -> None:
+        """For the log, and for those who see no bars."""
+        (err.print if self._in_lines else log.add)(line)
 
     def _tell_in_time(self) -> None:
         """Lines about stages that tell nothing for long: a thread's work, until the ``with`` block ends."""
@@ -194,13 +251,15 @@ class ConsoleProgress:
         """See ``calib8.progress.Progress``."""
         with self._lock:
             self._forget_ready()
-        if not self.quiet:
+        if self.quiet:
+            log.add(message)
+        else:
             self._bars.console.print(message, style="dim", markup=False)
 
     def __enter__(self) -> ConsoleProgress:
         self._bars.start()
         self.update(READY, 0, None)
-        if self._in_lines:
+        if self._in_lines or log.kept:
             threading.Thread(target=self._tell_in_time, daemon=True).start()
         return self
 

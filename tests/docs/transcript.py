@@ -2,8 +2,8 @@
 
     python tests/docs/transcript.py docs/start/no-gpu.md --by 'chroot /srv/machine sudo -iu me' --in calib8
 
-``--by`` runs them on another machine, ``--in`` a folder of it; ``--not WORD=REASON`` leaves out commands with that word.
-What needs a GPU is left out, lines about progress too, of pip and apt-get all but their last; long lines are cut.
+``--by`` runs them on another machine, ``--in`` a folder of it; ``--not WORD=REASON`` leaves out commands with that
+word. What needs a GPU is left out, lines about progress too, of pip and apt-get all but their last; long lines are cut.
 """
 
 import argparse

@@ -94,6 +94,6 @@ def _metadata(layer: Layer, separator: str) -> str:
 
 
 def kept_layers(log: Path) -> list[Layer]:
-    """Of a log as ``--log`` keeps it: a severity before every message, control characters as what can be seen."""
+    """Of a log as ``--tensorrt-log`` keeps it: a severity before a message, control characters as what can be seen."""
     told = log.read_text(encoding="utf-8").partition("] Layers:")[2]
     return layers_from_log(["Layers:" + told.replace("\\x1e", "\x1e").replace("\\x1f", "\x1f")])

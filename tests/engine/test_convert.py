@@ -65,7 +65,9 @@ def test_everything_is_made_and_proven(model: Path, data: Path, tmp_path: Path, 
 
 def test_what_tensorrt_said_is_kept(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["calib8", "convert", model, "--data", data, "-o", tmp_path / "tiny", "--min-cosine", 0.5]
-    monkeypatch.setattr("sys.argv", [*map(str, command), "--target", "sm86", "--log", str(tmp_path / "build.log")])
+    monkeypatch.setattr(
+        "sys.argv", [*map(str, command), "--target", "sm86", "--tensorrt-log", str(tmp_path / "build.log")]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code

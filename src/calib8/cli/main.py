@@ -18,7 +18,7 @@ from calib8.cli import artefacts, bench, caches, doctor, estimate, export, recip
 from calib8.cli.results import answer_in_json, tell_failure
 from calib8.cli.stdout import checked_stdout
 from calib8.cli.wrong_options import by_option
-from calib8.console import err, out, visible
+from calib8.console import err, log, out, visible
 from calib8.errors import Calib8Error, SetupError
 from calib8.files import REMEDIES, refusal
 from calib8.resume import kept_from
@@ -95,7 +95,7 @@ def main() -> None:
     silence()
     signal.signal(signal.SIGTERM, _terminate)
     answer_in_json(False)  # until the command begins
-    with checked_stdout(), warnings.catch_warnings():
+    with checked_stdout(), warnings.catch_warnings(), contextlib.closing(log):
         warnings.showwarning = _show_warning
         try:
             app()

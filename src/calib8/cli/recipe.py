@@ -246,7 +246,8 @@ def convert(
     """
     if build.log is not None and not engine:
         raise ConfigError(
-            f"--log {build.log} is for what TensorRT says, and with --no-engine it says nothing. Leave one of them out."
+            f"--tensorrt-log {build.log} is for what TensorRT says, and with --no-engine it says nothing. Leave one of "
+            "them out."
         )
     steps = {
         "calibrate": calibrate,

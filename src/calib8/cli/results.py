@@ -1,14 +1,17 @@
-"""``--json`` for every command: its result as one document on stdout, in place of text for people.
+"""``--json`` for every command: its result as one document on stdout, in place of text for people; and ``--log``.
 
 A command prints its text with ``out`` and tells its facts with ``tell``, always; ``add_command`` gives it the option
-that lets one of the two through. See docs/json.md.
+that lets one of the two through. See docs/json.md. What tells how far it is (``--quiet`` is among its options) can be
+asked for a log of that.
 """
 
 import contextlib
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +22,15 @@ from typer.core import TyperCommand
 
 from calib8.cli.documents import Failed
 from calib8.cli.fields import signed, with_fields
-from calib8.console import out, visible_json
+from calib8.console import log, out, visible_json
 from calib8.errors import Calib8Error
-from calib8.files import finite, require_reachable
+from calib8.files import finite, require_reachable, require_separate, unwritable
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+LogFile = Annotated[
+    Path | None,
+    typer.Option("--log", help="Also write here what is told meanwhile, with times. A log that is there goes on."),
+]
 
 
 class _Command(TyperCommand):
@@ -47,30 +54,51 @@ _state = _State()
 
 def add_server(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add ``command``, which has no result, to ``app``."""
-    command = with_fields(command)
-
-    @functools.wraps(command)
-    def run(**options: Any) -> None:
-        require_paths(options.values())
-        command(**options)
-
-    app.command(cls=_Command)(run)
+    app.command(cls=_Command)(_with_log(with_fields(command)))
 
 
 def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add ``command`` to ``app``, with ``--json`` as its last option."""
-    command = with_fields(command)
+    command = _with_log(with_fields(command))
     option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
 
     @functools.wraps(command)
     def run(*, as_json: bool = False, **options: Any) -> None:
         answer_in_json(as_json)
-        require_paths(options.values())
         command(**options)
         out.file.flush()  # while what refuses it can still be told
 
     parameters = [*inspect.signature(command).parameters.values(), option]
     app.command(cls=_Command)(signed(run, parameters))
+
+
+def _with_log(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with its paths looked at before it begins, and with ``--log`` before ``--quiet``, if it has that."""
+    parameters = dict(inspect.signature(command).parameters)
+    if "quiet" in parameters:
+        quiet = parameters.pop("quiet")
+        option = inspect.Parameter("log_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=LogFile)
+        parameters |= {"log_file": option, "quiet": quiet}
+
+    @functools.wraps(command)
+    def run(*, log_file: Path | None = None, **options: Any) -> None:
+        given = list(paths_of([log_file, *options.values()]))
+        for path in given:
+            require_reachable(path)
+        if log_file is not None:
+            require_separate([log_file], given[1:])
+            _begin_log(log_file)
+        command(**options)
+
+    return signed(run, [*parameters.values()])
+
+
+def _begin_log(path: Path) -> None:
+    try:
+        log.begin(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    log.add(shlex.join(["calib8", *sys.argv[1:]]))
 
 
 def answer_in_json(asked: bool) -> None:
@@ -102,9 +130,7 @@ def tell_failure(kind: str, message: str, exit_code: int) -> None:
         out.file.flush()
 
 
-def require_paths(given: Iterable[object]) -> None:
-    """Raise ``InputError`` for the first path among the values of a command's options that nothing can be at."""
+def paths_of(given: Iterable[object]) -> Iterator[Path]:
+    """Every path among the values of a command's options."""
     for value in given:
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path):
-                require_reachable(path)
+        yield from (path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path))

@@ -51,7 +51,7 @@ class Build(Config, Options):
 
     None takes the first, or the first that is of ``targets``.
     """
-    log: Path | None = None
+    log: Annotated[Path | None, Option("--tensorrt-log")] = None
     """Keep TensorRT's verbose log here.
 
     With several targets ``x.log`` becomes ``x.sm86.log``.

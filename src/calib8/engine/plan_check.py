@@ -38,7 +38,7 @@ WEIGHTS_AT_RUN_TIME = (
     "DequantizeLinear and the op"
 )
 UNREADABLE = "TensorRT told of no kernels, so nothing shows what runs in INT8"
-UNNAMED = "no kernel of the plan names it; keep the builder's log (--log) and look for the node's name"
+UNNAMED = "no kernel of the plan names it; keep the builder's log (--tensorrt-log) and look for the node's name"
 #: How many kernels a reason shows of an op, and a message reasons.
 SHOWN = 3
 

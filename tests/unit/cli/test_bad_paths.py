@@ -175,7 +175,7 @@ def left(folder: Path) -> set[str]:
 def test_every_command_and_option_is_known() -> None:
     assert set(NEEDED) == set(COMMANDS)
     assert len(OPTIONS) >= 55
-    assert {command for command, _ in OPTIONS} == set(COMMANDS) - {"doctor"}
+    assert {command for command, _ in OPTIONS} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS)

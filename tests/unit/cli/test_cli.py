@@ -182,7 +182,9 @@ def test_run_writes_every_output(calib8: Shell, int8: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("build", "{int8}", "-o", "x.engine", "--tensorrt-log", "{int8}"),
         ("build", "{int8}", "-o", "x.engine", "--log", "{int8}"),
+        ("bench", "{model}", "{int8}", "--data", "{text}", "--log", "{int8}"),
         ("bench", "{model}", "{int8}", "--data", "{text}", "-o", "{int8}"),
         ("bench", "{int8}", "--data", "{text}", "-o", "{text}"),
         ("embed", "{int8}", "{text}", "-o", "{text}"),

@@ -156,7 +156,8 @@ def test_process_substitution_is_refused_where_a_file_is_needed(work: Path, comm
         "bench model.onnx --data texts.txt -o fifo",
         "sensitivity model.onnx --data data -o fifo",
         "build model.onnx -o fifo",
-        "build model.onnx -o x.engine --log fifo",
+        "build model.onnx -o x.engine --tensorrt-log fifo",
+        "calibrate model.onnx --data data --log fifo",
     ],
 )
 def test_no_output_takes_the_place_of_a_pipe(
