@@ -30,6 +30,7 @@ class Chart:
 
 
 def short(name: str) -> str:
-    """The end of a long name: the part that tells ops of one model apart."""
+    """The end of a long name: the part that tells ops of one model apart; an engine is one without saying so."""
     name = visible(name)
+    name = name.removesuffix(".engine") if len(name) > LETTERS else name
     return name if len(name) <= LETTERS else "…" + name[1 - LETTERS :]

@@ -9,11 +9,12 @@ from page_report import HOSTILE, comparison, full_page, plan, ranges, report
 
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.report import contents
-from calib8.report.chart import Chart
+from calib8.report.chart import Chart, short
 from calib8.report.page.html import _breakable, beside, html_of
 from calib8.report.report import FileFacts
 from calib8.report.section import Column, Document, Section, Table
 from calib8.report.sections.accuracy import accuracy_section
+from calib8.report.sections.engines import engines_section
 from calib8.report.sections.latency import latency_section
 from calib8.report.sections.plan import plan_section
 from calib8.report.sections.ranges import outlier_ratio
@@ -104,11 +105,35 @@ def test_the_plan_repeats_nothing(page: str) -> None:
 def test_a_narrow_table_stands_beside_a_chart_that_is_alone() -> None:
     chart, narrow, wide = (
         Chart("c", "c", "said", ()),
-        Table("n", (Column("a"),) * 4, ()),
-        Table("w", (Column("a"),) * 5, ()),
+        Table("n", (Column("a"),) * 5, ()),
+        Table("w", (Column("a"),) * 6, ()),
     )
     assert beside(Section("s", charts=(chart,), tables=(narrow, wide))) == (narrow,)
     assert beside(Section("s", charts=(chart, chart), tables=(narrow,))) == ()
+
+
+def test_conditioning_is_told_of_engines_that_have_some() -> None:
+    without = report().engines[0]
+    plan = without.plan.model_copy(update={"conditioning": 9})
+    for engine, told in ((without, False), (without.model_copy(update={"plan": plan}), True)):
+        section = engines_section([engine])
+        assert ("conditioning" in [column.head for column in section.tables[0].columns]) == told
+        assert ("conditioning" in section.terms) == told
+        assert len(section.tables[0].rows[0]) == len(section.tables[0].columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mpnet-int8.engine", "mpnet-int8.engine"),
+        ("mpnet-int8-baseline-fp16.engine", "mpnet-int8-baseline-fp16"),
+        ("all-mpnet-base-v2-int8-baseline-fp16.engine", "…e-v2-int8-baseline-fp16"),
+        ("/encoder/layer.0/intermediate/dense/MatMul", "…termediate/dense/MatMul"),
+    ],
+)
+def test_a_long_name_in_a_chart_keeps_its_end(name: str, shown: str) -> None:
+    assert short(name) == shown
+    assert len(shown) <= 24
 
 
 def test_the_title_says_which_model() -> None:

@@ -64,6 +64,19 @@ def test_on_a_phone_every_table_is_as_wide_as_the_page(opened) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
+def test_rows_that_become_cards_on_a_phone_have_their_headings_once(opened) -> None:
+    """Headings sort, which is worth their place where there are many rows."""
+    page, _ = opened
+    page.set_viewport_size({"width": 390, "height": 800})
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.cards')].map(e => [e.classList.contains('long'), "
+        "getComputedStyle(e.querySelector('thead')).display !== 'none'])"
+    )
+    assert {True, False} == {long for long, _ in shown}
+    assert all(long == heads for long, heads in shown)
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def test_an_engine_on_a_gpu(opened, tmp_path: Path) -> None:
     page, said = opened
     other = page.context.browser.new_page()

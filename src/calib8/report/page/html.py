@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: Columns of a table that finds room beside a chart.
-NARROW = 4
+NARROW = 5
 
 
 def write_page(path: Path, document: Document) -> None:

@@ -11,6 +11,9 @@ from calib8.report.wording import size_of
 
 TERMS = {
     "ops planned": "The compiler's own list of kernels shows that these ops multiply INT8 by INT8, or FP8 by FP8.",
+}
+#: Where ops are conditioned at all.
+CONDITIONING = {
     "conditioning": "Whether the compiler fused what the recipes do into kernels that compute something else too. That "
     "saves kernels, not all of the time: what it costs is measured on the GPU. A norm that takes a second kernel and a "
     "node that is not fused are named, and cost more.",
@@ -33,6 +36,7 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
     """What each engine is and what its plan holds; ops that it does not run in 8 bits, and why."""
     plans = [engine.plan for engine in engines]
     told = plans[0].precision.upper()
+    conditioned = any(plan.conditioning for plan in plans)
     columns = (
         Column("target"),
         Column("file", on="page"),
@@ -40,7 +44,7 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
         Column(f"{told} ops planned", align="right", terminal=f"{told} ops planned/expected"),
         Column(f"{told} kernels", "{:d}"),
         Column("executed here"),
-        Column("conditioning", on="page"),
+        *((Column("conditioning", on="page"),) if conditioned else ()),
     )
     rows = tuple(
         (
@@ -51,7 +55,7 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
             engine.plan.planned_kernels,
             "yes" if engine.executed else "no",
             engine.plan.describe_conditioning() if engine.plan.conditioning else "",
-        )
+        )[: len(columns)]
         for engine in engines
     )
     tables = [Table("Engines", columns, rows)]
@@ -60,7 +64,8 @@ def engines_section(engines: Sequence[EngineFacts]) -> Section:
         tables.append(Table(f"Ops that the engine does not run in {told}", head, missing, on="page"))
     loops = (f"{plan.target}: {plan.describe_host_driven()}." for plan in plans if plan.host_driven)
     notes = tuple(Note(text, on="page") for text in (f"Built by {engines[0].builder}.", *loops))
-    return Section("Engines", notes, tables=tuple(tables), terms=TERMS)
+    terms = TERMS | (CONDITIONING if conditioned else {})
+    return Section("Engines", notes, tables=tuple(tables), terms=terms)
 
 
 def engine_tiles(engines: Sequence[EngineFacts]) -> tuple[Tile, ...]:
