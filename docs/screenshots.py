@@ -1,6 +1,6 @@
-"""The pictures of docs/report.md.
+"""The pictures of docs/report.md, of pages that are written anew from what conversions keep as JSON.
 
-python docs/screenshots.py build/mpnet/report.html    write docs/report-*.png; needs playwright and Chromium
+python docs/screenshots.py build/mpnet    write docs/report-*.png; needs playwright, Chromium, and the demo's folder
 """
 
 import json
@@ -11,8 +11,12 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
+from calib8.calibration.ranges import Ranges
 from calib8.engine.groups import group_of
+from calib8.quantization.quant_plan import QuantPlan
+from calib8.report import contents
 from calib8.report.page.html import write_page
+from calib8.report.report import Report
 from calib8.report.section import Document
 from calib8.report.sections.breakdown import breakdown_section
 from calib8.verification.breakdown import Breakdown, EngineTime, Kernel
@@ -21,38 +25,50 @@ DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "tests" / "engine"))
 from plan_text import TENSORRT, mpnet, read, text_of  # noqa: E402  real lists, which the tests keep
 
+#: What `convert` told of all-mpnet-base-v2 on an H200.
+ON_GPU = DOCS.parent / "bench" / "results" / "2026-11-30-h200-report.json"
 #: Name -> width and height in pixels, colours.
 SHOTS = {
-    "report-desktop": (1280, 1500, "light"),
+    "report-desktop": (1280, 1700, "light"),
     "report-dark": (1280, 900, "dark"),
     "report-phone": (390, 1400, "light"),
     "report-phone-dark": (390, 1400, "dark"),
 }
-GPU = {"report-gpu": (1280, 900, "light"), "report-gpu-phone": (390, 1400, "dark")}
-#: What a batch of 32 x 128 took on an H200 (docs/tensorrt.md), in milliseconds.
+KERNELS = {"report-gpu": (1280, 900, "light"), "report-gpu-phone": (390, 1400, "dark")}
+#: The same of a section.
+LATENCY = {"report-latency": (1280, 900, "light"), "report-latency-phone": (390, 900, "dark")}
+#: What a batch of 32 x 128 took on an H200 (docs/tensorrt.md), in milliseconds: FP16, and INT8 for accuracy.
 LATENCIES = {"fp16": 1.77, "int8": 2.56}
 
 
-def main(report: Path) -> None:
-    """Take every picture of ``report``, and those of kernels that were timed on an H200."""
+def main(folder: Path) -> None:
+    """Take every picture: of the conversion in ``folder``, of one on an H200, and of kernels that were timed there."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("no Chromium on this machine: apt-get install chromium")
-    with sync_playwright() as driver, tempfile.TemporaryDirectory() as folder:
+    plan, ranges = QuantPlan.load(folder / "plan.json"), Ranges.load(folder / "ranges.json")
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        take(browser, report, SHOTS)
-        timed = Path(folder) / "timed.html"
-        write_page(timed, recorded())
-        take(browser, timed, GPU)
+        take(browser, contents.conversion(report_of(folder / "report.json"), plan, ranges), SHOTS)
+        take(browser, contents.conversion(report_of(ON_GPU)), LATENCY, "Speed on the GPU")
+        take(browser, recorded(), KERNELS)
         browser.close()
 
 
-def take(browser: Browser, page: Path, shots: dict[str, tuple[int, int, str]]) -> None:
-    """Pictures of one page."""
-    for name, (width, height, scheme) in shots.items():
-        opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        opened.goto(page.resolve().as_uri())
-        opened.screenshot(path=DOCS / f"{name}.png")
+def report_of(path: Path) -> Report:
+    """A conversion's report."""
+    return Report.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def take(browser: Browser, document: Document, shots: dict[str, tuple[int, int, str]], section: str = "") -> None:
+    """Pictures of a page from its top, or of the ``section`` that is called so."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(Path(folder) / "page.html", document)
+        for name, (width, height, scheme) in shots.items():
+            opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            opened.goto((Path(folder) / "page.html").as_uri())
+            shown = opened.locator("section").filter(has=opened.get_by_role("heading", name=section, exact=True))
+            (shown if section else opened).screenshot(path=DOCS / f"{name}.png")
 
 
 def recorded() -> Document:
@@ -69,7 +85,7 @@ def recorded() -> Document:
         for form, latency in LATENCIES.items()
     }
     section = breakdown_section([Breakdown(batch=32, length=128, runs=25, engines=engines)])
-    about = "all-mpnet-base-v2 on an H200 with TensorRT 10.6."
+    about = "all-mpnet-base-v2 on an H200 with TensorRT 10.6: FP16, and INT8 for accuracy."
     return Document("Where the time goes", None, about, (section,), "From the lists that calib8's tests keep.")
 
 
