@@ -206,6 +206,13 @@ ALL_MINILM_L6_V2 = Reference(
         Pinned("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf", 349),
     ),
     packages=WheelFolders((_MINILM_WHEEL,), (_MINILM_FOLDER,)),
+    hub=HubRepository(
+        repo="sentence-transformers/all-MiniLM-L6-v2",
+        # Not read from the hub itself either: eight unrelated public projects pin this commit and this hash, and one of
+        # them lists the files above with exactly these hashes.
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        onnx=Pinned("onnx/model.onnx", "6fd5d72fe4589f189f8ebc006442dbb529bb7ce38f8082112682524616046452", 90_405_214),
+    ),
 )
 
 PARAPHRASE_MINILM_L3_V2 = Reference(

@@ -12,14 +12,21 @@ from calib8.telemetry import onnxruntime
 from calib8.zoo.catalogue import Weights
 
 INPUTS = ("input_ids", "attention_mask")
+#: An input that BERT has beside them: of which of two sentences each token is.
+PARTS = "token_type_ids"
 OUTPUT = "last_hidden_state"
 #: Largest allowed difference to the answers that the catalogue keeps of PyTorch.
 TOLERANCE = 1e-4
 
 
 def adopt(source: Path, target: Path) -> None:
-    """Copy an ONNX file that others exported, its dynamic dimensions renamed to ``batch`` and ``sequence``."""
+    """Copy an ONNX file that others exported, in the form of our own.
+
+    1. Dynamic dimensions are called ``batch`` and ``sequence``.
+    2. All tokens are of the first sentence: the input that would tell is computed.
+    """
     model = ir.load(source)
+    _of_one_part(model.graph)
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -28,6 +35,17 @@ def adopt(source: Path, target: Path) -> None:
         if value.shape is not None and len(value.shape) >= 2:
             value.shape = ir.Shape(["batch", "sequence", *value.shape[2:]])
     ir.save(model, target)
+
+
+def _of_one_part(graph: ir.Graph) -> None:
+    inputs = {value.name: value for value in graph.inputs}
+    if PARTS not in inputs or INPUTS[0] not in inputs:
+        return
+    zero = ir.node("Constant", [], {"value": ir.tensor(np.zeros((), np.int64))}, name=f"{PARTS}/zero")
+    zeros = ir.node("Mul", [inputs[INPUTS[0]], zero.outputs[0]], name=f"{PARTS}/zeros")
+    graph.insert_before(graph[0], (zero, zeros))
+    inputs[PARTS].replace_all_uses_with(zeros.outputs[0])
+    graph.inputs.remove(inputs[PARTS])
 
 
 def check(path: Path, name: str, weights: Weights) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -474,6 +475,27 @@ def test_without_pytorch_the_hubs_onnx_file_is_adopted(
     model = onnx.load(tmp_path / "to" / "model.onnx")
     dims = [value.type.tensor_type.shape.dim[:2] for value in (*model.graph.input, *model.graph.output)]
     assert [[dim.dim_param for dim in pair] for pair in dims] == [["batch", "sequence"]] * 3
+
+
+def test_the_parts_of_a_pair_are_no_input_of_what_is_adopted(tmp_path: Path) -> None:
+    """As BERT's ONNX files have them: the answer is that for zeros."""
+    model = onnx.load_from_string(tiny_onnx("batch_size", "sequence_length"))
+    dims = ["batch_size", "sequence_length"]
+    model.graph.input.append(helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, dims))
+    kinds = np.array([[10.0] * HIDDEN, [20.0] * HIDDEN], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(kinds, "kinds"))
+    model.graph.node[-1].output[0] = "words"
+    model.graph.node.append(helper.make_node("Gather", ["kinds", "token_type_ids"], ["kind"]))
+    model.graph.node.append(helper.make_node("Add", ["words", "kind"], ["last_hidden_state"]))
+    onnx.save(model, tmp_path / "hub.onnx")
+    contract.adopt(tmp_path / "hub.onnx", tmp_path / "own.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "own.onnx", providers=["CPUExecutionProvider"])
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [
+        (name, ["batch", "sequence"]) for name in ("input_ids", "attention_mask")
+    ]
+    ids = np.array([[1, 2], [0, 3]])
+    (answer,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    np.testing.assert_array_equal(answer, TABLE[ids] + 10)
 
 
 def test_without_pytorch_and_hub_it_says_what_to_install(
