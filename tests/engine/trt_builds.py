@@ -58,8 +58,8 @@ def building(
         keep(made, "dtype", kinds.get(value.type.tensor_type.elem_type, module.DataType.FLOAT))
         return made
 
-    def parse(parser: Any, path: str) -> bool:
-        graph = onnx.load(path).graph
+    def parse(parser: Any, content: bytes, _: str = "") -> bool:
+        graph = onnx.load_from_string(content).graph
         keep(parser.network, "ends", ([*map(tensor, graph.input)], [*map(tensor, graph.output)]))
         return True
 
@@ -91,7 +91,8 @@ def building(
             "Builder.__init__": lambda builder, logger: keep(builder, "logger_given", logger),
             "Builder.build_serialized_network": build,
             "OnnxParser.__init__": lambda parser, network, logger: keep(parser, "network", network),
-            "OnnxParser.parse_from_file": parse,
+            "OnnxParser.parse": parse,
+            "OnnxParser.parse_from_file": lambda parser, path: parse(parser, Path(path).read_bytes()),
             "INetworkDefinition.num_inputs": lambda network: len(network.ends[0]),
             "INetworkDefinition.num_outputs": lambda network: len(network.ends[1]),
             "INetworkDefinition.get_input": lambda network, index: network.ends[0][index],

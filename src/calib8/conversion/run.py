@@ -24,6 +24,7 @@ from calib8.data.sources import Data, Source, open_source
 from calib8.data.split import shared, split
 from calib8.engine.able import able
 from calib8.engine.build import build_engine, builder_of
+from calib8.engine.parsable import require_parsable
 from calib8.errors import AccuracyMissed, ConfigError, LimitMissed, PlanMismatch
 from calib8.files import atomic, require_folder, require_separate
 from calib8.gpu.hardware import gpus
@@ -32,6 +33,7 @@ from calib8.graph.dataset import dataset_for, samples_for, sizes_for
 from calib8.graph.io import SOURCE_SHA256, load, save, source_sha256
 from calib8.graph.left_out import require_weighted_ops
 from calib8.graph.limits import dimension_limits
+from calib8.passes.half_rules import refuse_unknown_types
 from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import prepare
 from calib8.precision import Precision
@@ -149,6 +151,8 @@ def _checked_model(model: Path, config: Convert) -> ir.Model:
     """The model, prepared, if the ops that ``config`` names are there."""
     reference = prepare(load(model))
     require_weighted_ops(reference)
+    if config.quantize.remainder == "fp16":
+        refuse_unknown_types(reference.graph)
     selected(reference, config.quantize)
     require_weighted_ops(reference)
     return reference
@@ -221,6 +225,8 @@ class _Job:
             known[1].save(self.output / "plan.json")  # an interrupted run may have left another
             discard(within(self.output))
             return known
+        if self.config.build is not None:
+            require_parsable(reference, self.model, self.config.build, self.progress)
         with unfinished_work(within(self.output)) as unfinished:
             return self._quantized(reference, data, origin, unfinished)
 

@@ -4,6 +4,7 @@ import re
 import signal
 from pathlib import Path
 
+from calib8.engine.family import MODULES, TensorRT
 from calib8.engine.process import Outcome, without_cuda_noise
 from calib8.engine.targets import describe
 from calib8.errors import BuildError
@@ -47,16 +48,30 @@ _CHATTER = re.compile(r"ModelImporter\.cpp:\d+: |Invalid Node - .*")
 
 def build_error(outcome: Outcome, model: Path, target: str, builder: str) -> BuildError:
     """The error for a build without an engine: TensorRT's reasons, the ONNX node if it names one, and a remedy."""
+    told, remedy = _told(outcome)
+    remedy = f"Remedy: {remedy}." if remedy else "Build again with a log file and look there for the first error."
+    return BuildError(f"{builder} did not build {model.name} for {describe(target)}: {told} {remedy}")
+
+
+def parse_error(outcome: Outcome, model: Path, tensorrt: TensorRT) -> BuildError:
+    """The error for a float model that TensorRT does not parse, so that quantising it would lead to no engine."""
+    told, remedy = _told(outcome)
+    other = next(family for family in MODULES if family != tensorrt.family)
+    return BuildError(
+        f"{tensorrt.title} cannot parse {model.name}, so there would be no engine: {told} "
+        + (f"Remedy: {remedy}. " if remedy else "")
+        + f"Nothing was calibrated. To quantise it for CPUs, build none (--no-engine); or try the other TensorRT "
+        f"(--family {other})."
+    )
+
+
+def _told(outcome: Outcome) -> tuple[str, str | None]:
+    """The reasons and the node, as sentences, and what to do, if that is known."""
     reasons = _reasons(outcome)
-    text = " | ".join(reasons[:4]) or "it gave no reason"
+    text = " | ".join(reason.rstrip(".") for reason in reasons[:4]) or "it gave no reason"
     node = next((match[1] or match[2] for reason in reasons if (match := _NODE.search(reason))), None)
     remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, text)), None)
-    parts = [
-        f"{builder} did not build {model.name} for {describe(target)}: {text}.",
-        f"ONNX node: {node}." if node else "",
-        f"Remedy: {remedy}." if remedy else "Build again with a log file and look there for the first error.",
-    ]
-    return BuildError(" ".join(part for part in parts if part))
+    return f"{text}. ONNX node: {node}." if node else f"{text}.", remedy
 
 
 def _reasons(outcome: Outcome) -> list[str]:

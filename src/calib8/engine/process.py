@@ -48,6 +48,8 @@ class Outcome:
     built: dict[str, Any] | None = None
     #: What the engine's inspector tells of its kernels, as JSON; "" where the engine could not be loaded.
     layers: str = ""
+    #: Whether a model that was only to be parsed was.
+    parsed: bool = False
     #: TensorRT's reasons if it refused; may be empty.
     refused: list[str] | None = None
 
@@ -108,6 +110,8 @@ def _receive(event: list[Any], outcome: Outcome, progress: Progress) -> None:
         progress.note(content[0])
     elif kind == "built":
         outcome.built = content[0]
+    elif kind == "parsed":
+        outcome.parsed = True
     elif kind == "layers":
         outcome.layers = content[0]
     elif kind == "failed":

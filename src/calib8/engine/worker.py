@@ -5,9 +5,10 @@ cannot be interrupted between two progress callbacks, and a crash inside it must
 
 Request, JSON: ``model``, ``engine`` (path to write), ``family``, ``target``, ``stage`` (name of the work in progress
 reports), ``profiles`` [{name: [min, opt, max]}], ``options`` (``Options``), ``timings`` (``Timings``, or null),
-``calibration`` (``CalibrationData.request``, or null).
+``calibration`` (``CalibrationData.request``, or null). Or only ``model``, ``weights`` (the path that the model would
+have beside its external weights, or null if it has it), ``family`` and ``options``: then it is parsed, not built.
 Events, one JSON list a line: ``["log", severity, text]``, ``["progress", stage, done, total]``, ``["note", text]``, and
-at last one of ``["built", {seconds, tensors}]``, ``["failed", [reason, …]]``, ``["setup", text]``,
+at last one of ``["built", {seconds, tensors}]``, ``["parsed"]``, ``["failed", [reason, …]]``, ``["setup", text]``,
 ``["disk", errno, text, path]``. After ``built`` there may be ``["layers", JSON]``, what the engine's inspector tells of
 its kernels: whatever goes wrong with that, the engine is there.
 """
@@ -49,7 +50,7 @@ def main() -> None:
     emit = _event_stream()
     request = json.loads(sys.stdin.read())
     try:
-        _build(load(request["family"]), request, emit)
+        (_build if "engine" in request else _only_parse)(load(request["family"]), request, emit)
     except RefusedError as refused:
         emit("failed", list(refused.args))
     except SetupError as error:
@@ -74,13 +75,17 @@ def _event_stream() -> Emit:
     return emit
 
 
+def _only_parse(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
+    logger = _logger(tensorrt.module, emit)
+    network = _builder(tensorrt.module, logger).create_network(tensorrt.network_flags(Options(**request["options"])))
+    _parse(tensorrt.module.OnnxParser(network, logger), network, request["model"], request["weights"])
+    emit("parsed")
+
+
 def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
     module, started, options = tensorrt.module, time.monotonic(), Options(**request["options"])
     logger = _logger(module, emit)
-    try:
-        builder = module.Builder(logger)
-    except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
-        raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
+    builder = _builder(module, logger)
     network = builder.create_network(tensorrt.network_flags(options))
     _parse(module.OnnxParser(network, logger), network, request["model"])
     config = builder.create_builder_config()
@@ -101,6 +106,13 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
     emit("built", {"seconds": time.monotonic() - started, "tensors": _tensors(network)})
     if tensorrt.targets() is None:  # else it is for GPUs that this machine need not have
         _inspect(module, logger, engine, options, emit)
+
+
+def _builder(module: TensorRtModule, logger: trt.ILogger) -> trt.Builder:
+    try:
+        return module.Builder(logger)
+    except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
+        raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
 
 
 def _inspect(
@@ -145,9 +157,9 @@ def _calibrator(
         del calibrator
 
 
-def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str) -> None:
-    """``parse_from_file`` finds external weights. An empty file parses without an error, so outputs are counted."""
-    parsed = parser.parse_from_file(model)
+def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str, weights: str | None = None) -> None:
+    """Both ways find external weights. An empty file parses without an error, so outputs are counted."""
+    parsed = parser.parse_from_file(model) if weights is None else parser.parse(Path(model).read_bytes(), weights)
     errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
     if not parsed or errors:
         raise RefusedError(*errors)

@@ -81,7 +81,7 @@ class HalfRules:
 
     def __init__(self, graph: ir.Graph, opset: int, half: ir.DataType = FP16) -> None:
         """``half`` is FP16 or BF16. Raises ``ModelError`` for a node of unknown type (rule 4)."""
-        _refuse_unknown_types(graph)
+        refuse_unknown_types(graph)
         self.half = half
         self._opset = opset
         self._scoring = scoring_nodes(graph)
@@ -132,7 +132,8 @@ class HalfRules:
         )
 
 
-def _refuse_unknown_types(graph: ir.Graph) -> None:
+def refuse_unknown_types(graph: ir.Graph) -> None:
+    """Raise ``ModelError`` for a node of unknown type (rule 4)."""
     for node in graph:
         if any(v.dtype is None and (v.uses() or v.is_graph_output()) for v in node.outputs):
             raise ModelError(
