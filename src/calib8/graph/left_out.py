@@ -24,7 +24,8 @@ QUANTISED = (
 #: Why operators stay as they are.
 WHY = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), "a recurrent layer has no INT8 form in ONNX or TensorRT"),
-    **dict.fromkeys(("ConvTranspose", "Einsum"), "calib8 has no INT8 form of it"),
+    "ConvTranspose": "TensorRT-RTX plans it in float whatever its scales are, and ONNX Runtime has no INT8 form of it",
+    "Einsum": "calib8 has no INT8 form of it",
 }
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -95,7 +96,7 @@ def _reason(node: ir.Node) -> str | None:
     if kind in WHY:
         return WHY[kind]
     if weights == [0]:
-        return "its constant is on the left, where TensorRT takes no scale per output channel"
+        return "its constant is on the left, in a product that cannot be turned around"
     return "its weight has axes along which TensorRT takes no scale per output channel"
 
 

@@ -16,7 +16,8 @@ Rules:
 9. A weight [1, K, N] is the matrix [K, N] where what it multiplies has as many axes.
 10. Products that are packed side by side are products of their own (see ``split_packed``).
 11. A Cast to the type that a tensor has already is an Identity: TensorRT 10.6 tries some twenty kernels for each.
-12. An Einsum that is one product with a weight is a MatMul (see ``einsum``).
+12. An Einsum that is one product with a weight is a MatMul (see ``einsum``), and a MatMul with a constant on the left
+   one with a weight on the right (see ``left_constants``).
 """
 
 from pathlib import Path
@@ -32,6 +33,7 @@ from calib8.graph.io import load as read
 from calib8.graph.values import drop_unread, name_of, op_of
 from calib8.passes.einsum import rewrite_einsums
 from calib8.passes.fold_constants import FOLDABLE, fold_constants, fold_lazily
+from calib8.passes.left_constants import turn_left_constants
 from calib8.passes.split_packed import split_packed
 
 MINIMUM_OPSET = 13
@@ -66,7 +68,8 @@ def prepare(model: ir.Model) -> ir.Model:
     _name_nodes(model.graph)  # rule 3
     common.ShapeInferencePass(strict_mode=False)(model)  # rule 5; strict gives up on all nodes because of one
     _drop_identities(model.graph)  # rule 11
-    if _name_axes(model) | _flatten_weights(model.graph) | rewrite_einsums(model):  # rules 8, 9 and 12
+    rewritten = _name_axes(model) | turn_left_constants(model) | rewrite_einsums(model)  # rules 8 and 12
+    if rewritten | _flatten_weights(model.graph):  # rule 9
         common.ShapeInferencePass(strict_mode=False)(model)
     return split_packed(model)  # rule 10
 

@@ -27,7 +27,7 @@ def branch(op: str, x: ir.Value) -> ir.Graph:
 def test_every_kind_has_its_reason() -> None:
     g = GraphBuilder()
     x, image = g.input("x", FLOAT, "batch", 4), g.input("image", FLOAT, "batch", 3, 8, 8)
-    left = g.op("MatMul", g.weight("l", 5, 4), g.input("t", FLOAT, "batch", 4, 6), name="left")
+    left = g.op("Gemm", g.weight("l", 5, 4), g.input("t", FLOAT, 4, "batch"), name="left")
     up = g.op("ConvTranspose", image, g.weight("k", 3, 2, 2, 2), name="up", strides=[2, 2])
     batched = g.op("MatMul", g.input("b", FLOAT, 2, 3, 4), g.weight("w3", 2, 4, 5), name="batched")
     sequence = g.op("Reshape", x, g.constant("to", [-1, 1, 4], np.int64))
@@ -37,14 +37,14 @@ def test_every_kind_has_its_reason() -> None:
     model = g.model(o1=left, o2=up, o3=batched, o4=lstm, o5=chosen)
     found = {op.name: (op.kind, op.input, op.reason.split(",")[0]) for op in left_out(prepare(model))}
     assert found == {
-        "left": ("MatMul", "t", "its constant is on the left"),
-        "up": ("ConvTranspose", "image", "calib8 has no INT8 form of it"),
+        "left": ("Gemm", "t", "its constant is on the left"),
+        "up": ("ConvTranspose", "image", "TensorRT-RTX plans it in float whatever its scales are"),
         "batched": ("MatMul", "b", "its weight has axes along which TensorRT takes no scale per output channel"),
         "lstm": ("LSTM", "Reshape_3_out", "a recurrent layer has no INT8 form in ONNX or TensorRT"),
         "MatMul inside": ("MatMul", "x", "it is in a body of the If 'choice'"),
     }
     with pytest.raises(
-        ModelError, match=r"nothing to quantise. It has 1 MatMul, as 'left': its constant is on the .*; 1 "
+        ModelError, match=r"nothing to quantise. It has 1 Gemm, as 'left': its constant is on the .*; 1 "
     ):
         require_weighted_ops(prepare(model))
 

@@ -175,14 +175,14 @@ def test_a_name_with_brackets_means_that_op(names: tuple[str, str]) -> None:
 
 def test_what_nobody_quantises_is_counted_and_told() -> None:
     g = GraphBuilder()
-    x = g.input("x", ir.DataType.FLOAT, "batch", 4, 6)
-    mixed = g.op("MatMul", g.weight("l", 4, 4), x, name="mix")
+    x = g.input("x", ir.DataType.FLOAT, "batch", 2, 4, 6)
+    mixed = g.op("MatMul", x, g.weight("batched", 2, 6, 6), name="mix")
     model = prepare(g.model(y=g.op("MatMul", mixed, g.weight("w", 6, 3), name="head")))
     plan = make_plan(model, ranges_for(model), Int8())
     assert [(op.node, op.treatment, op.amax) for op in plan.ops] == [("head", "int8", 12.7), ("mix", "float", None)]
     assert plan.describe_float() == (
-        "1 of 2 ops with weights stay in float: 1 MatMul, as 'mix': its constant is on the left, where TensorRT takes "
-        "no scale per output channel"
+        "1 of 2 ops with weights stay in float: 1 MatMul, as 'mix': its weight has axes along which TensorRT takes no "
+        "scale per output channel"
     )
     assert QuantPlan(ops=plan.ops[:1]).describe_float() is None
 
