@@ -80,18 +80,22 @@ def test_a_quantised_model_has_no_float_form(saved, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
-@pytest.mark.parametrize(("precision", "builds"), [("fp32", False), ("bf16", False), ("fp16", True)])
-def test_a_model_in_fp16_makes_no_engine_of_another_precision(precision: str, builds: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_model_in_fp16_makes_engines_of_every_precision(precision: str, tmp_path: Path) -> None:
     ir.save(to_half(prepare(MODELS["encoder"]())), tmp_path / "model.onnx")
     config = calib8.Build(targets="sm86", precision=precision)
-    if builds:
-        (built,) = calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", config)
-        assert built.precision == "fp16"
-        return
-    with pytest.raises(
-        ModelError, match=rf"in float16, so it would not compute in {precision} alone\. Export the model"
-    ):
-        calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", config)
+    (built,) = calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", config)
+    assert built.precision == precision
+
+
+def test_codes_in_fp16_keep_their_type(tmp_path: Path) -> None:
+    """An engine of that model would be in part FP16, whatever is asked for."""
+    g = GraphBuilder(opset=19)
+    codes, scale = g.constant("codes", np.ones((8, 4)), np.int8), g.constant("s", 0.1, np.float16)
+    rows = g.op("Gather", g.op("DequantizeLinear", codes, scale), g.input("ids", ir.DataType.INT64, "batch"))
+    ir.save(g.model(y=g.op("Cast", g.op("Relu", rows), to=int(ir.DataType.FLOAT))), tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=r"in float16, so it would not compute in fp32 alone\. Export the model"):
+        calib8.build(tmp_path / "model.onnx", tmp_path / "x.engine", calib8.Build(targets="sm86", precision="fp32"))
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 

@@ -76,9 +76,9 @@ def _float_form(path: Path, precision: EnginePrecision, unheld: Collection[str] 
 
 
 def _require_convertible(model: ir.Model, path: Path, precision: EnginePrecision) -> None:
-    """What is in half precision already keeps it: an engine in part FP16 is none to call FP32."""
-    values = [*model.graph.inputs, *model.graph.initializers.values()]
-    values += [value for node in model.graph.all_nodes() for value in node.outputs]
+    """What ``prepare`` left in half precision keeps it: an engine in part FP16 is none to call FP32."""
+    values = [value for node in model.graph.all_nodes() for value in node.outputs if not value.is_graph_output()]
+    values += model.graph.initializers.values()
     kept = next((v for v in values if v.dtype in HALF.values() and v.dtype != HALF.get(precision)), None)
     if kept is not None and kept.dtype is not None:
         raise ModelError(

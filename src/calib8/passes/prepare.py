@@ -18,6 +18,7 @@ Rules:
 11. A Cast to the type that a tensor has already is an Identity: TensorRT 10.6 tries some twenty kernels for each.
 12. An Einsum that is one product with a weight is a MatMul (see ``einsum``), and a MatMul with a constant on the left
    one with a weight on the right (see ``left_constants``).
+13. What computes in FP16 or BF16 computes in FP32 (see ``widen``).
 """
 
 from pathlib import Path
@@ -35,6 +36,7 @@ from calib8.passes.einsum import rewrite_einsums
 from calib8.passes.fold_constants import FOLDABLE, fold_constants, fold_lazily
 from calib8.passes.left_constants import turn_left_constants
 from calib8.passes.split_packed import split_packed
+from calib8.passes.widen import widen
 
 MINIMUM_OPSET = 13
 #: Of ``Value.meta``, which stays in memory.
@@ -54,13 +56,17 @@ def load(path: Path | str) -> ir.Model:
 
 
 def prepare(model: ir.Model) -> ir.Model:
-    """Return ``model`` in canonical form; numerically the same. Raises ``ModelError`` for opsets that are too old."""
+    """Return ``model`` in canonical form; numerically the same, but for rounding to FP16 that is no longer done.
+
+    Raises ``ModelError`` for opsets that are too old.
+    """
     _inline(model)  # rule 1
     model = _raise_opset(model)
     common.RemoveInitializersFromInputsPass()(model)  # rule 6
     for value, shape in input_shapes(model.graph):  # rule 7
         value.shape = None if shape is None else ir.Shape(shape)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
+    widen(model)  # rule 13
     fold_constants(model)  # rule 2
     _fold(model.graph)
     _drop_identities(model.graph)

@@ -3,7 +3,6 @@ import re
 from functools import partial
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -244,13 +243,12 @@ def test_a_broken_weight_is_named(notes, encoder: ir.Model) -> None:
         quantized(encoder, found, notes)
 
 
-@pytest.mark.parametrize(("dtype", "told"), [(np.float16, "FP16"), (ml_dtypes.bfloat16, "BF16"), (np.float64, "FP64")])
-def test_a_model_in_other_floats_is_refused_before_anything_is_run(dtype, told: str, notes) -> None:
+def test_a_model_in_fp64_is_refused_before_anything_is_run(notes) -> None:
     g = GraphBuilder()
-    x = g.op("Cast", g.input("x", ir.DataType.FLOAT, "batch", 8), to=int(ir.DataType.from_numpy(np.dtype(dtype))))
-    weight = g.constant("w", np.random.default_rng(0).normal(size=(8, 4)), dtype)
+    x = g.op("Cast", g.input("x", ir.DataType.FLOAT, "batch", 8), to=int(ir.DataType.DOUBLE))
+    weight = g.constant("w", np.random.default_rng(0).normal(size=(8, 4)), np.float64)
     model = prepare(g.model(y=g.op("MatMul", x, weight, name="op")))
-    with pytest.raises(ModelError, match=f"node 'op' computes in {told}; expected an FP32 model"):
+    with pytest.raises(ModelError, match="node 'op' computes in FP64; expected an FP32 model"):
         calibrated(model, {"x": np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)}, notes)
     assert not notes.steps
 
