@@ -89,7 +89,9 @@ def _reason(node: ir.Node) -> str | None:
         return "it is quantised already, in a form that TensorRT does not take: give the float original"
     slots = READ.get(kind, ()) if kind else range(len(node.inputs))
     weights = [slot for slot in slots if _weight(node, slot) is not None]
-    if not weights or all(value is None or value.const_value is not None for value in node.inputs[:2]):
+    computed = any(value is not None and value.const_value is None for value in node.inputs[:2])
+    in_attributes = not kind and any(one.type == ir.AttributeType.FLOATS for one in node.attributes.values())
+    if not computed or not (weights or in_attributes):
         return None
     if not kind:
         return f"an operator of {node.domain}, which is not one of ONNX's own"

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from calib8.files import special
+from calib8.graph.zip_map import without_maps
 
 #: Field numbers in onnx.proto: of ModelProto, GraphProto and TensorProto.
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
@@ -116,6 +117,7 @@ def load_mapped(path: Path) -> ir.Model:
     file = MappedFile(path)
     walk = _Walk(file.data)
     proto = onnx.ModelProto.FromString(walk.model())
+    without_maps(proto)
     weights = {}
     for tensor, (offset, length) in zip(proto.graph.initializer, walk.weights, strict=True):
         if length and ir.DataType(tensor.data_type).bitwidth >= BYTE:

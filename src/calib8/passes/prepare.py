@@ -19,6 +19,7 @@ Rules:
 12. An Einsum that is one product with a weight is a MatMul (see ``einsum``), and a MatMul with a constant on the left
    one with a weight on the right (see ``left_constants``).
 13. What computes in FP16 or BF16 computes in FP32 (see ``widen``).
+14. Operators of ai.onnx.ml that have a form in ONNX's own get it (see ``learned_operators``).
 """
 
 from pathlib import Path
@@ -34,6 +35,7 @@ from calib8.graph.io import load as read
 from calib8.graph.values import drop_unread, name_of, op_of
 from calib8.passes.einsum import rewrite_einsums
 from calib8.passes.fold_constants import FOLDABLE, fold_constants, fold_lazily
+from calib8.passes.learned_operators import rewrite_learned_operators
 from calib8.passes.left_constants import turn_left_constants
 from calib8.passes.split_packed import split_packed
 from calib8.passes.widen import widen
@@ -66,6 +68,7 @@ def prepare(model: ir.Model) -> ir.Model:
     for value, shape in input_shapes(model.graph):  # rule 7
         value.shape = None if shape is None else ir.Shape(shape)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
+    rewrite_learned_operators(model)  # rule 14
     widen(model)  # rule 13
     fold_constants(model)  # rule 2
     _fold(model.graph)
