@@ -153,7 +153,7 @@ def test_onnxruntime_would_send_and_does_not(watched: Watched) -> None:
     started = [watched.start(sys.executable, "-c", SESSION.format(get=get), "model.onnx") for get in gets]
     (_, its_home, its_told), (_, our_home, our_told) = started
     deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline and not talks(its_told):
+    while time.monotonic() < deadline and not (its_told.exists() and talks(its_told)):  # there when it has begun
         time.sleep(0.5)
     time.sleep(5)  # those started a little later
     printed = [process.communicate()[0] for process, _, _ in started]
