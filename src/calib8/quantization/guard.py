@@ -77,13 +77,24 @@ def _guarded(
 def culprits(names: Sequence[str], damage: Callable[[Sequence[str]], float], limit: float) -> dict[str, float]:
     """The ops whose own damage exceeds ``limit``, with that damage.
 
-    A group that does no more than that together is cleared at once; any other is halved. A few culprits among n ops
-    are found in a few times log2(n) measurements.
+    A group that does no more than that together is cleared at once; any other is halved. What the first half leaves of
+    the damage is the second's, more or less: where that is too much, its halves are measured in its place. A few
+    culprits among n ops are found in a few times log2(n) measurements.
     """
-    found = damage(names) if names else 0.0
+    return _within(names, damage(names) if names else 0.0, damage, limit)
+
+
+def _within(
+    names: Sequence[str], found: float, damage: Callable[[Sequence[str]], float], limit: float
+) -> dict[str, float]:
+    """``found``: the damage that they do together; of a single op it was measured."""
     if found <= limit:
         return {}
     if len(names) == 1:
         return {names[0]: found}
     half = len(names) // 2
-    return culprits(names[:half], damage, limit) | culprits(names[half:], damage, limit)
+    first = damage(names[:half])
+    second = found - first
+    if len(names) - half == 1 or not second > limit:  # NaN included
+        second = damage(names[half:])
+    return _within(names[:half], first, damage, limit) | _within(names[half:], second, damage, limit)

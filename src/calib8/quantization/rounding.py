@@ -43,7 +43,7 @@ def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32], grid: Grid =
     order = np.argsort(-diagonal, kind="stable")
     damped = hessian[np.ix_(order, order)].astype(np.float64)
     damped[np.diag_indices_from(damped)] += DAMPING * max(float(diagonal.mean()), 1e-30)
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    upper = factor_of_inverse(damped).astype(np.float32)
     left = weight[order]
     codes = np.zeros(weight.shape, dtype_of(grid))
     for start in range(0, len(left), BLOCK):
@@ -57,3 +57,23 @@ def gptq(weight: NDArray[np.float32], hessian: NDArray[np.float32], grid: Grid =
             errors[row - start] = error
         left[stop:] -= upper[start:stop, stop:].T @ errors
     return Rounded(codes, scale)
+
+
+def factor_of_inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The upper triangular ``u`` with ``u.T @ u`` the inverse of the positive definite ``matrix`` [K, K].
+
+    It is the inverse of the ``r``, upper triangular as well, with ``r @ r.T`` the matrix: Cholesky's factor from the
+    other end. That takes half the time of an inverse and its factor.
+    """
+    return _inverse_of_upper(np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1])
+
+
+def _inverse_of_upper(r: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By halves, so that nearly all of it is products of matrices."""
+    if len(r) <= BLOCK:
+        return np.asarray(np.linalg.inv(r), np.float64)
+    half = len(r) // 2
+    found = np.zeros_like(r)
+    found[:half, :half], found[half:, half:] = _inverse_of_upper(r[:half, :half]), _inverse_of_upper(r[half:, half:])
+    found[:half, half:] = -(found[:half, :half] @ r[:half, half:]) @ found[half:, half:]
+    return found

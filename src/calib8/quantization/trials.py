@@ -45,6 +45,7 @@ class Trials:
         self._rows, self._channels = rows[held_out], channels_of(rows[fitted], site.taps)
         self._weight_amax = amax_of_channels(self.weight.matrix, site.taps)
         self._expected = self.weight.product(self._rows)
+        self._power = power_of(self._expected)
 
     @property
     def held_out(self) -> int:
@@ -58,7 +59,7 @@ class Trials:
         got = values.product(on_grid(self._rows, conditioning, self.grid))
         if len(side := conditioning.side):
             got = got + self._rows[:, side] @ self.weight.matrix[side]
-        return Trial(recipe, error_of(self._expected, got))
+        return Trial(recipe, error_of(self._expected, got, self._power))
 
 
 def possible(recipe: Recipe, site: Site, optimize: Optimize = "accuracy") -> bool:
@@ -118,16 +119,24 @@ def on_grid(rows: NDArray[np.float32], conditioning: Conditioning, grid: Grid = 
     return dequantize(quantize(conditioning(rows), scale, grid), scale)
 
 
-def error_of(expected: Floats, got: Floats) -> float:
+def error_of(expected: Floats, got: Floats, power: NDArray[np.float64] | None = None) -> float:
     """Root mean square over rows of the relative error power: no huge row hides what most rows lose, and rows that are
-    hit hard (clipped, on data like this) count for more than their number.
+    hit hard (clipped, on data like this) count for more than their number. A constant part of the error is what the
+    bias repairs.
 
-    Relative to what distinguishes the row, its distance to the median of every column: a constant part of the output
-    carries nothing, and a constant part of the error is what the bias repairs. A row of (nearly) nothing, of which any
-    error would be a huge multiple, is judged like one ``FAINT`` as strong as the median row.
+    ``power`` is that of ``expected``, for those who compare it with several.
+    """
+    error = expected - got
+    lost = np.square(error - error.mean(axis=0), dtype=np.float64).sum(axis=1)
+    return float(np.sqrt(np.square(lost / (power_of(expected) if power is None else power)).mean()))
+
+
+def power_of(expected: Floats) -> NDArray[np.float64]:
+    """What errors of each row are relative to, [n]: what distinguishes it, its distance to the median of every column.
+
+    A constant part of the output carries nothing. A row of (nearly) nothing, of which any error would be a huge
+    multiple, is judged like one ``FAINT`` as strong as the median row.
     """
     power = np.square(expected - np.median(expected, axis=0), dtype=np.float64).sum(axis=1)
     typical = float(np.median(power[power > 0])) if power.any() else float(np.square(expected).sum(axis=1).max()) or 1.0
-    error = expected - got
-    lost = np.square(error - error.mean(axis=0), dtype=np.float64).sum(axis=1)
-    return float(np.sqrt(np.square(lost / np.maximum(power, FAINT * typical)).mean()))
+    return np.asarray(np.maximum(power, FAINT * typical), np.float64)

@@ -60,6 +60,20 @@ def test_a_crowd_of_small_damages_has_no_culprit() -> None:
     assert culprits(list(damage.costs), damage, 0.1) == {}
 
 
+def test_what_is_left_of_the_damage_is_not_measured_again() -> None:
+    """Of eight: all of them, four that are clean, two more, one more, and the last, whose own damage is told."""
+    damage = Damage(**costs(8, op7=1.0))
+    assert culprits(list(damage.costs), damage, 0.1) == {"op7": 1.0}
+    assert damage.asked == 5
+
+
+def test_damage_that_ops_do_only_together_has_no_culprit() -> None:
+    def damage(names: Sequence[str]) -> float:
+        return 1.0 if len(names) > 4 else 0.0
+
+    assert culprits(list(costs(8)), damage, 0.1) == {}
+
+
 def test_not_a_number_is_a_culprit() -> None:
     damage = Damage(**costs(8, op3=float("nan")))
     assert list(culprits(list(damage.costs), damage, 0.1)) == ["op3"]

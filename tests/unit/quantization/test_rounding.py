@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib8.precision import FP8
-from calib8.quantization.rounding import BLOCK, Rounded, gptq, nearest
+from calib8.quantization.rounding import BLOCK, Rounded, factor_of_inverse, gptq, nearest
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -128,3 +128,20 @@ def test_nothing_is_changed_and_the_result_repeats() -> None:
     np.testing.assert_array_equal(first.codes, second.codes)
     np.testing.assert_array_equal(weight, before[0])
     np.testing.assert_array_equal(hessian, before[1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_the_factor_of_the_inverse(size: int) -> None:
+    """That which NumPy's own inverse has; for 2 x 2 by hand below."""
+    x = np.random.default_rng(size).normal(size=(2 * size, size))
+    matrix = x.T @ x
+    found = factor_of_inverse(matrix)
+    assert not np.tril(found, -1).any()
+    assert (np.diag(found) > 0).all()
+    np.testing.assert_allclose(found.T @ found @ matrix, np.eye(size), atol=1e-9)
+    np.testing.assert_allclose(found, np.linalg.cholesky(np.linalg.inv(matrix)).T, atol=1e-9 * np.abs(found).max())
+
+
+def test_the_factor_of_the_inverse_by_hand() -> None:
+    """[[5, 2], [2, 4]] is r r.T with r = [[2, 1], [0, 2]], whose inverse is [[1/2, -1/4], [0, 1/2]]."""
+    assert factor_of_inverse(np.array([[5.0, 2.0], [2.0, 4.0]])).tolist() == [[0.5, -0.25], [0.0, 0.5]]
