@@ -99,6 +99,14 @@ def resolve_text(inputs, seen, given=()):
     return [str(profile) for profile in resolve_profiles(inputs, given, {}, seen)]
 
 
+def test_a_first_dimension_is_no_sequence_of_another_input():
+    """Of a graph: its edges, each from one atom to another, and what is known of each edge."""
+    edges, lengths = InputSpec("edge_index", INTEGER, (2, "edges")), InputSpec("edge_length", FLOAT, ("edges",))
+    assert resolve([edges, lengths]) == ["edge_index:2x1:2x8:2x64", "edge_length:1:8:64"]
+    seen = resolve_profiles([edges, lengths], [], {}, {"edges": (90, 200, 310)})
+    assert list(map(str, seen)) == ["edge_index:2x90:2x200:2x310", "edge_length:90:200:310"]
+
+
 def test_the_hint_fits_the_input():
     photo = InputSpec("photo", FLOAT, ("n", 3, "height", "width"))
     with pytest.raises(ProfileError, match="like photo:1x3x224x224:8x3x224x224:64x3x224x224 "):

@@ -5,7 +5,7 @@ sequences longer than the position table. So everything is checked here, against
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -113,8 +113,9 @@ def _resolve(
             _require_fit(given[entry.name], entry)
             _record(ranges, entry, given[entry.name].ranges())
     if not given:
+        batches = {entry.shape[0] for entry in inputs if entry.shape}
         for entry in inputs:
-            defaults = [_default(entry, axis, limits) for axis in range(len(entry.shape))]
+            defaults = [_default(entry, axis, limits, batches) for axis in range(len(entry.shape))]
             batch = seen.get(str(entry.shape[0])) if entry.shape else None  # a model that takes one sample at a time
             _record(ranges, entry, [batch or DEFAULT_BATCH, *defaults[1:]] if defaults else [])
     ranges = {**seen, **ranges}
@@ -146,11 +147,14 @@ def _record(ranges: dict[str, Range], entry: InputSpec, values: Sequence[Range |
             )
 
 
-def _default(entry: InputSpec, axis: int, limits: Mapping[str, int]) -> Range | None:
+def _default(
+    entry: InputSpec, axis: int, limits: Mapping[str, int], batches: Collection[int | str | None]
+) -> Range | None:
+    """``batches``: first dimensions, such as the number of edges of a graph, which are no sequence elsewhere."""
     dim = entry.shape[axis]
     if axis == 0:
         return DEFAULT_BATCH
-    if axis == 1 and len(entry.shape) == 2 and entry.integer:
+    if axis == 1 and len(entry.shape) == 2 and entry.integer and dim not in batches:
         low, usual, high = DEFAULT_SEQUENCE
         high = min(high, limits.get(str(dim), high))
         return low, min(usual, high), high

@@ -11,7 +11,9 @@ Rules:
 4. The default opset is at least 13, the first with per-channel DequantizeLinear.
 5. Shapes and types are inferred, for FP16 conversion and for messages.
 6. An initializer is no model input: exporters of old list weights among the inputs, where they would stay behind.
-7. A dimension of an input of which the exporter knew nothing is free: what bears one name must be of one size.
+7. A dimension of an input of which the exporter knew nothing is free: what bears one name must be of one size. Names
+   that an output's axes behind the first have are not believed: of a model that enlarges images ONNX Runtime would put
+   the large one in the place of the small one.
 8. A Squeeze says which axes it takes: else its rank depends on the data, and neither TensorRT nor OpenVINO takes that.
 9. A weight [1, K, N] is the matrix [K, N] where what it multiplies has as many axes.
 10. Products that are packed side by side are products of their own (see ``split_packed``).
@@ -67,6 +69,10 @@ def prepare(model: ir.Model) -> ir.Model:
     common.RemoveInitializersFromInputsPass()(model)  # rule 6
     for value, shape in input_shapes(model.graph):  # rule 7
         value.shape = None if shape is None else ir.Shape(shape)
+    for output in model.graph.outputs:
+        if output.shape is not None:
+            dims = [size if isinstance(size, int) else None for size in output.shape[1:]]
+            output.shape = ir.Shape([*output.shape[:1], *dims])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # rule 1
     rewrite_learned_operators(model)  # rule 14
     widen(model)  # rule 13

@@ -209,3 +209,16 @@ def test_a_squeeze_says_which_axes() -> None:
     assert prepared.graph.outputs[0].shape == ir.Shape(["batch", 4])
     for batch in (1, 3):  # of a single row, too
         assert outputs_of(prepared, {"x": np.ones((batch, 1, 4, 1), np.float32)})["y"].shape == (batch, 4)
+
+
+def test_the_names_of_an_outputs_axes_are_not_believed() -> None:
+    """As people export a model that enlarges images: height and width of its output, too, it is said."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, "batch", 1, "height", "width")
+    up = g.op("ConvTranspose", g.op("Relu", x), g.weight("w", 1, 1, 3, 3), strides=[3, 3])
+    model = g.model(y=up)
+    model.graph.outputs[0].shape = ir.Shape(["batch", 1, "height", "width"])
+    batch, channels, height, width = prepare(model).graph.outputs[0].shape
+    assert (str(batch), channels) == ("batch", 1)
+    assert "height" not in str(height)
+    assert "width" not in str(width)
