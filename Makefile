@@ -8,6 +8,8 @@ QUICK := build/quick
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP_AUDIT := 2.10.1
 BUILD := 1.6.1
+# Tests start hundreds of processes: none is to compile calib8 anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo quick test check e2e gpu fuzz audit dist site format help-pages clean
 
@@ -28,8 +30,9 @@ quick: .venv/core
 	$(BIN)/calib8 convert $(SMALL)/model.onnx --data $(QUICK)/calibration.txt --held-out $(QUICK)/held_out.txt \
 		--target sm86 -o $(QUICK)
 
+# Two processes, in one of which all tests of a file run: they share fixtures.
 test: .venv/installed .venv/bindings/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed .venv/bindings/ready
 	$(BIN)/ruff check .
