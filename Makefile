@@ -8,6 +8,8 @@ QUICK := build/quick
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP_AUDIT := 2.10.1
 BUILD := 1.6.1
+# In two processes, in one of which all tests of a file run: they share fixtures.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests start hundreds of processes: none is to compile calib8 anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -30,9 +32,8 @@ quick: .venv/core
 	$(BIN)/calib8 convert $(SMALL)/model.onnx --data $(QUICK)/calibration.txt --held-out $(QUICK)/held_out.txt \
 		--target sm86 -o $(QUICK)
 
-# Two processes, in one of which all tests of a file run: they share fixtures.
 test: .venv/installed .venv/bindings/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 check: .venv/installed .venv/bindings/ready
 	$(BIN)/ruff check .
@@ -49,7 +50,7 @@ site: .venv/installed
 
 # The demo and tests of what it left behind, and three more models.
 e2e: demo
-	$(BIN)/python -m pytest tests/e2e
+	$(PYTEST) tests/e2e
 
 # On a machine with a GPU, TensorRT and cuda-python (extra `tensorrt`). What it measures
 # lies in build/gpu.txt, to be kept in bench/results.
@@ -101,17 +102,21 @@ help-pages: .venv/installed
 clean:
 	rm -rf .venv build
 
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# As pip would, which takes one core, for a minute.
+COMPILE = $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 
 # What calib8 needs to quantise, build and report; and all that its other targets need, PyTorch and Ray among it.
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or later is needed, this is {sys.version}"'
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable '.[openvino,report,rtx]'
+	$(COMPILE)
 	touch $@
 
 .venv/installed: .venv/core
 	$(INSTALL) --editable '.[dev,docs,export,ray]'
+	$(COMPILE)
 	touch $@
 
 # NVIDIA's Python bindings of TensorRT, without what they ask for, TensorRT itself: 1.3 MB to fetch and 6 MB on disk each.
