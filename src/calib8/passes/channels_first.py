@@ -117,7 +117,7 @@ class _Mover:
         if kind in ELEMENTWISE or (kind == "Concat" and not others):
             fits = all(len(value.const_value.shape) <= len(perm) for value in others if value.const_value is not None)
             return perm if fits else None
-        movable = (kind == "Pad" and len(operands) < 4) or (kind in REDUCTIONS and _axes(node, len(perm)) is not None)
+        movable = not _pads_some(node) if kind == "Pad" else kind in REDUCTIONS and _axes(node, len(perm)) is not None
         return perm if movable and node.inputs[0] in self.moved else None
 
     def _pass(self, node: ir.Node, perm: Perm) -> None:
@@ -175,6 +175,11 @@ class _Mover:
 
 def _inverse(perm: Perm) -> Perm:
     return tuple(int(axis) for axis in np.argsort(perm))
+
+
+def _pads_some(node: ir.Node) -> bool:
+    """Whether ``node`` names the axes that it pads (from opset 18 on), with or without a value to pad with."""
+    return len(node.inputs) > 3 and node.inputs[3] is not None
 
 
 def _axes(node: ir.Node, rank: int) -> Sequence[int] | None:

@@ -86,6 +86,17 @@ def test_a_pad_and_a_concat() -> None:
     assert next(node for node in changed.graph if node.op_type == "Concat").attributes.get_int("axis") == 1
 
 
+@pytest.mark.parametrize(("pads", "axes"), [([1, 3, 2, 0], [1, 2]), ([0, 1, 3, 0, 0, 2, 0, 0], [0, 1, 2, 3])])
+@pytest.mark.parametrize("value", [None, 1.5])
+def test_a_pad_that_names_its_axes_keeps_its_transposes(pads: list[int], axes: list[int], value: float | None) -> None:
+    """As opset 18 has it; an ``axes`` behind a ``constant_value`` that is left out was taken for that value."""
+    g = Net(opset=18)
+    x = g.last(g.conv(g.input("x", FLOAT, "batch", CHANNELS, SIZE, SIZE)))
+    given = None if value is None else g.constant("value", value)
+    padded = g.op("Pad", x, g.constant("pads", pads, np.int64), given, g.constant("axes", axes, np.int64))
+    moved(g, g.conv(g.first(padded)), 2)
+
+
 @pytest.mark.parametrize("by", ["attribute", "input"])
 @pytest.mark.parametrize(("axes", "keepdims", "left"), [([1, 2], 0, 0), ([1, 2], 1, 1), ([3], 1, 0), ([1], 0, 1)])
 def test_reductions(axes: list[int], keepdims: int, left: int, by: str) -> None:
