@@ -60,6 +60,20 @@ def test_what_rtx_does_not_parse_is_refused_before_it_is_calibrated(tmp_path: Pa
 
 
 @rtx_here
+def test_where_the_parser_names_no_node_its_operator_is_named(tmp_path: Path) -> None:
+    """As of a graph network that adds up what comes along its edges."""
+    g = GraphBuilder(opset=18)
+    h = g.op("MatMul", g.input("x", ir.DataType.FLOAT, 8, 4), g.weight("w", 4, 4))
+    index = g.input("edges", ir.DataType.INT64, 8, 4)
+    sums = g.op("ScatterElements", g.constant("zero", np.zeros((8, 4))), index, h, axis=0, reduction="add")
+    ir.save(g.model(y=sums), tmp_path / "model.onnx")
+    with pytest.raises(
+        BuildError, match=r"no engine: ScatterElements: Unsupported reduction type\. Remedy: TensorRT-RTX"
+    ):
+        require_parsable(calib8.load(tmp_path / "model.onnx"), tmp_path / "model.onnx", RTX, Quiet())
+
+
+@rtx_here
 @pytest.mark.parametrize("external", [False, True])
 def test_weights_are_read_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool) -> None:
     """Of 64 KiB, so that they are mapped; the graph that the parser gets has none of them."""

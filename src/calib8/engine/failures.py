@@ -34,6 +34,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         r"operator (DynamicQuantizeLinear|MatMulInteger|ConvInteger|QLinear\w+)",
         "that is ONNX Runtime's quantisation: start from the float model, with `calib8 quantize`",
     ),
+    (r"Unsupported reduction type", "TensorRT-RTX scatters without a reduction only: export without one"),
     (r"no importer|UNSUPPORTED_NODE|Plugin not found|does not know", "TensorRT lacks this operator: export without it"),
     (r"Failed to convert ONNX da\w+ type", "an input has a type that TensorRT lacks: use float or int64 inputs"),
     (r"[Ww]orkspace", "raise the workspace limit, or give none"),

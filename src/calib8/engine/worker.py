@@ -170,7 +170,10 @@ def _parse(parser: trt.OnnxParser, network: trt.INetworkDefinition, model: str, 
 def _describe(error: trt.ParserError) -> str:
     # "false" is all that the check for unsupported operators says
     text = error.desc() if error.desc() != "false" else f"TensorRT does not know the operator {error.node_operator()}"
-    return f"node {error.node_name()!r} ({error.node_operator()}): {text}" if error.node_name() else text
+    if error.node_name():
+        return f"node {error.node_name()!r} ({error.node_operator()}): {text}"
+    operator = error.func().partition("import")[2]  # "importScatterElements", where no node is named
+    return f"{operator}: {text}" if operator else text
 
 
 def _tensors(network: trt.INetworkDefinition) -> list[dict[str, Any]]:
