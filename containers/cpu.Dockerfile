@@ -20,7 +20,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends python3 ca-c
     && install --directory --owner calib8 /models
 COPY --from=build /opt/calib8 /opt/calib8
 COPY examples/mpnet /usr/share/calib8/mpnet
-ENV PATH=/opt/calib8/bin:/usr/bin:/bin CALIB8_CACHE=/tmp/calib8 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/calib8/bin:/usr/bin:/bin CALIB8_CACHE=/tmp/calib8 MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /models
 ENTRYPOINT ["calib8"]

@@ -21,7 +21,7 @@ RUN python3 -m venv --system-site-packages /opt/calib8 \
         '.[monitor,openvino,report,serve]' cuda-python \
     && /opt/calib8/bin/python -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
 COPY examples/mpnet /usr/share/calib8/mpnet
-ENV PATH=/opt/calib8/bin:$PATH CALIB8_CACHE=/tmp/calib8 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/calib8/bin:$PATH CALIB8_CACHE=/tmp/calib8 MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /models
 ENTRYPOINT ["calib8"]
