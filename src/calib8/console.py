@@ -111,10 +111,9 @@ class Log:
         """A line, or what breaks its lines itself; not the bars of a terminal, which are drawn again and again."""
         if self._file is None or isinstance(shown[0], (Control, rich_console.NewLine)):
             return
+        first = f"{time.strftime('%F %T')} {shown[0]}" if isinstance(shown[0], str) else shown[0]
         try:
-            if isinstance(shown[0], str):
-                self._file.write(time.strftime("%F %T "))
-            _Plain(file=self._file, width=100).print(*shown)
+            _Plain(file=self._file, width=100).print(first, *shown[1:])  # at once: threads tell, too
         except OSError as error:  # the work is worth more than its log
             self.close()
             err.print(f"warning: the log ends here: {error.strerror}")
