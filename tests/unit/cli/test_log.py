@@ -60,6 +60,16 @@ def test_what_tells_how_far_it_is_can_be_asked_for_a_log() -> None:
     }
 
 
+def test_nothing_in_a_log_commands_whoever_looks_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = console.Log()
+    monkeypatch.setattr(console, "log", log)
+    log.begin(tmp_path / "run.log")
+    console.err.print("a\x1b]0;title\x07b\nc")
+    log.close()
+    (line,) = (tmp_path / "run.log").read_text().splitlines()
+    assert line.endswith(r" a\x1b]0;title\x07b\nc")
+
+
 def test_a_log_that_cannot_grow_ends_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
