@@ -61,3 +61,20 @@ def test_each_sum_is_in_the_kernel_of_a_convolution_and_gives_codes(folder: Path
         "sum1": ("CaskConvolution", "Int8"),
         "sum2": ("CaskConvolution", "Int8"),
     }
+
+
+def test_small_weights_of_large_numbers_keep_eight_bits(tmp_path: Path) -> None:
+    """Scales of some 2^-17, subnormal in FP16: rounded to 2^-14, codes to 18 would leave a cosine of 0.999."""
+    g = Net()
+    weight = g.constant("small.w", g.random.normal(size=(CHANNELS, 3, 3, 3)) * 3.6e-4)
+    x = g.op("Conv", g.input("x", ir.DataType.FLOAT, "batch", 3, SIZE, SIZE), weight, name="small", pads=[1, 1, 1, 1])
+    ir.save(g.model(y=g.op("GlobalAveragePool", g.op("Relu", x))), tmp_path / "model.onnx")
+    images = np.random.default_rng(0).uniform(0, 255, size=(16, 3, SIZE, SIZE)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=images)
+    model = calib8.load(tmp_path / "model.onnx")
+    config = calib8.Int8(min_sqnr_db=0, treatment="plain", optimize="latency")
+    calib8.save(calib8.quantize(model, calib8.calibrate(model, tmp_path / "data.npz"), config), tmp_path / "int8.onnx")
+    shapes = (f"x:1x3x{SIZE}x{SIZE}:16x3x{SIZE}x{SIZE}:16x3x{SIZE}x{SIZE}",)
+    build(tmp_path / "int8.onnx", tmp_path / "int8.engine", shapes=shapes, log=tmp_path / "build.log")
+    limits = calib8.Verify(min_cosine=0.9998)
+    calib8.verify(tmp_path / "model.onnx", tmp_path / "int8.engine", tmp_path / "data.npz", limits)

@@ -13,8 +13,10 @@ Rules:
    Where something else reads the activation, too, such as a MatMul, convolutions get a DequantizeLinear of their own
    and the other keeps its form: TensorRT 10.6 refuses a MatMul of which one operand has FP16 scales and one FP32 ones.
    All of them have the number that FP16 holds, and the QuantizeLinear divides by it in FP32.
-3. A weight's scale below FP16's smallest normal number becomes that, 2^-14, and its codes are rounded anew: a channel
-   that is next to nothing. An activation or a weight whose scale is beyond FP16 stays as it is.
+3. FP16 has few digits below its smallest normal number, 2^-14: there a weight's scale is rounded up to the next that it
+   has, 2^-24 at least, and the codes are rounded anew for it. Scales are that small where a convolution reads large
+   numbers, such as an image of 0 to 255, once its norm is folded into its weight. An activation whose scale is below
+   2^-14, and whatever has one beyond FP16, stays as it is.
 4. The opset stays: ONNX has FP16 scales from 19 on, and the parsers of TensorRT-RTX 1.7 and TensorRT 10.6 took them at
    13. So this form is for TensorRT alone, and for the moment of a build.
 """
@@ -29,6 +31,7 @@ from calib8.passes.qdq_nodes import Constants
 
 FP16 = ir.DataType.FLOAT16
 LARGEST, SMALLEST_NORMAL = np.finfo(np.float16).max, np.finfo(np.float16).smallest_normal
+SMALLEST = np.float32(np.finfo(np.float16).smallest_subnormal)
 
 
 def takes_conv_scales(model: ir.Model) -> bool:
@@ -109,8 +112,9 @@ def _weight(constants: Constants, dequantise: ir.Node) -> bool:
     exact = scale.const_value.numpy().astype(np.float32)
     if exact.max() > LARGEST:
         return False
-    half = np.maximum(exact, SMALLEST_NORMAL).astype(np.float16)
-    if (small := exact < SMALLEST_NORMAL).any():
+    small = exact < SMALLEST_NORMAL
+    half = np.where(small, _rounded_up(exact), exact).astype(np.float16)
+    if small.any():
         array = codes.const_value.numpy()
         column = [1] * array.ndim
         column[dequantise.attributes.get_int("axis", 1) if exact.size > 1 else 0] = -1
@@ -118,6 +122,11 @@ def _weight(constants: Constants, dequantise: ir.Node) -> bool:
         dequantise.replace_input_with(0, constants.new(name_of(codes), anew))
     dequantise.replace_input_with(1, constants.new(f"{scale.name}_fp16", half))
     return True
+
+
+def _rounded_up(small: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To a multiple of FP16's smallest number: what it has below its smallest normal one."""
+    return np.maximum(np.ceil(small / SMALLEST), 1) * SMALLEST
 
 
 def _rounded_anew(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from calib8.graph.weighted import weighted_ops
-from calib8.passes.conv_scales import SMALLEST_NORMAL, takes_conv_scales, to_conv_scales
+from calib8.passes.conv_scales import SMALLEST, SMALLEST_NORMAL, takes_conv_scales, to_conv_scales
 from calib8.passes.half import to_half
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.prepare import prepare
@@ -91,19 +91,25 @@ def test_what_was_cast_from_fp16_is_quantised_as_fp16():
     assert quantise.inputs[1] is dequantise.inputs[1]
 
 
-def test_a_weight_next_to_nothing_is_rounded_to_the_smallest_scale():
+def test_a_small_weight_keeps_its_codes_below_the_normal_numbers():
+    """As that of a convolution of images of 0 to 255 that a norm was folded into: by 2^-14 it would have codes to 3."""
     weight = WEIGHT.copy()
-    weight[1] = np.linspace(-1, 1, 18).reshape(2, 3, 3) * 3 * float(SMALLEST_NORMAL)  # scale 3 / 127 of the smallest
-    before, after = (
-        pairs(model, "conv")[2] for model in (conv_and_product(weight), to_conv_scales(conv_and_product(weight)))
-    )
+    weight[1] = np.linspace(-1, 1, 18).reshape(2, 3, 3) * 3 * float(SMALLEST_NORMAL)
+    before, after = weights_before_and_after(weight)
     codes = after.inputs[0].const_value.numpy()
-    assert scale(after)[1] == SMALLEST_NORMAL
-    assert codes[1].min() == -3
-    assert codes[1].max() == 3
+    assert scale(after)[1] == 25 * SMALLEST  # 3 / 127 * 2^-14 are 24.19 of them
+    assert codes[1].min() == -123  # 127 * 24.19 / 25
+    assert codes[1].max() == 123
     untouched = [0, 2]
     assert np.array_equal(codes[untouched], before.inputs[0].const_value.numpy()[untouched])
-    assert np.abs(codes[1] * np.float32(SMALLEST_NORMAL) - weight[1]).max() <= 0.51 * SMALLEST_NORMAL
+    assert np.abs(codes[1] * np.float32(25 * SMALLEST) - weight[1]).max() <= 1.01 * 25 * SMALLEST  # rounded twice
+
+
+def test_a_weight_next_to_nothing_has_the_smallest_scale():
+    weight = WEIGHT.copy()
+    weight[1] = np.linspace(-1, 1, 18).reshape(2, 3, 3) * 3 * float(SMALLEST)
+    codes = weights_before_and_after(weight)[1].inputs[0].const_value.numpy()[1]
+    assert (codes.min(), codes.max()) == (-3, 3)
 
 
 @pytest.mark.parametrize("amax", [127 * 2.0**-15, 127 * 2.0**17])
@@ -199,7 +205,8 @@ def test_no_weight_moves_by_more_than_its_scale_was_rounded(magnitudes):
         found.inputs[0].const_value.numpy() * scale(found).astype(np.float32).reshape(3, 1, 1, 1)
         for found in (before, after)
     )
-    allowed = np.maximum(np.abs(old) * 2.0**-11, 0.5 * float(SMALLEST_NORMAL)) * 1.001
+    step = scale(after).astype(np.float32).reshape(3, 1, 1, 1)
+    allowed = np.where(step < SMALLEST_NORMAL, 0.5 * step, np.abs(old) * 2.0**-11) * 1.001
     assert (np.abs(old - new) <= allowed).all()
 
 
@@ -217,12 +224,12 @@ def test_small_scales_along_any_axis_keep_their_weights(axis):
     model = conv_and_product()
     weight = pairs(model, "conv")[2]
     count = 1 if axis is None else WEIGHT.shape[axis]
-    scales = np.full(count, SMALLEST_NORMAL / 2, np.float32)
+    scales = np.full(count, 1.5 * SMALLEST, np.float32)
     weight.inputs[1].const_value = ir.tensor(scales if axis is not None else scales[0])
     weight.attributes["axis"] = ir.AttrInt64("axis", axis or 0)
     weight.attributes["output_dtype"] = ir.AttrInt64("output_dtype", int(FLOAT))
     codes = weight.inputs[0].const_value.numpy()
     after = pairs(to_conv_scales(model), "conv")[2]
-    assert (scale(after) == SMALLEST_NORMAL).all()
-    assert np.array_equal(after.inputs[0].const_value.numpy(), np.rint(codes / 2).astype(np.int8))
+    assert (scale(after) == 2 * SMALLEST).all()
+    assert np.array_equal(after.inputs[0].const_value.numpy(), np.rint(codes * 0.75).astype(np.int8))
     assert "output_dtype" not in after.attributes
