@@ -65,7 +65,8 @@ def factor_of_inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     It is the inverse of the ``r``, upper triangular as well, with ``r @ r.T`` the matrix: Cholesky's factor from the
     other end. That takes half the time of an inverse and its factor.
     """
-    return _inverse_of_upper(np.asarray(np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1], np.float64))
+    lower = np.asarray(np.linalg.cholesky(matrix[::-1, ::-1]), np.float64)
+    return _inverse_of_upper(lower[::-1, ::-1])
 
 
 def _inverse_of_upper(r: NDArray[np.float64]) -> NDArray[np.float64]:
