@@ -25,7 +25,8 @@ demo: .venv/installed
 # rest, is installed only where the model hub cannot be reached.
 quick: .venv/core
 	$(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL) || \
-		{ $(INSTALL) --editable '.[export]' && $(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL); }
+		{ echo 'PyTorch is installed now, and the model exported.'; $(INSTALL) --editable '.[export]' && \
+		$(BIN)/calib8 fetch all-MiniLM-L6-v2 --to $(SMALL); }
 	mkdir -p $(QUICK)
 	for name in calibration held_out; do \
 		awk 'NR % 4 == 1' examples/mpnet/$$name.txt > $(QUICK)/$$name.txt || exit; done
