@@ -126,7 +126,8 @@ def _weight(constants: Constants, dequantise: ir.Node) -> bool:
 
 def _rounded_up(small: NDArray[np.float32]) -> NDArray[np.float32]:
     """To a multiple of FP16's smallest number: what it has below its smallest normal one."""
-    return np.maximum(np.ceil(small / SMALLEST), 1) * SMALLEST
+    steps = np.maximum(np.ceil(small / SMALLEST), 1)
+    return np.asarray(steps * SMALLEST, np.float32)
 
 
 def _rounded_anew(
