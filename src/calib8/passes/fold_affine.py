@@ -100,8 +100,9 @@ def _norm(node: ir.Node) -> Affine | None:
     if len(arrays) != 4 or len(node.outputs) > 1 or node.attributes.get_int("training_mode", 0) == 1:
         return None
     gamma, beta, mean, variance = (array.astype(np.float64) for array in arrays)
-    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-    return scale, beta - mean * scale
+    with np.errstate(divide="ignore", invalid="ignore"):  # see rule 3
+        scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        return scale, beta - mean * scale
 
 
 def _fold(constants: Constants, node: ir.Node, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> bool:
@@ -136,6 +137,7 @@ def _take_away(graph: ir.Graph, node: ir.Node) -> None:
     convenience.replace_all_uses_with(last, value, replace_graph_outputs=True)
     graph.remove(reader, safe=True)
     value.name, value.shape = last.name, last.shape
+    value.meta.clear()  # what it was called says nothing of what it is now
     value.meta.update(last.meta)
     for one in read:
         if one.const_value is not None:

@@ -6,8 +6,10 @@ import pytest
 
 from calib8.graph.builder import GraphBuilder
 from calib8.passes.fold_affine import fold_affine
+from calib8.passes.half_rules import REACH
 from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import prepare
+from calib8.passes.reach import mark_reach
 from calib8.testing import assert_models_equal
 
 FLOAT = ir.DataType.FLOAT
@@ -70,6 +72,25 @@ def test_a_norm_and_a_scalar_behind_it(kind: str) -> None:
     scaled = WEIGHT * np.reshape([10, 10, 20], (3, 1, 1, 1))
     np.testing.assert_allclose(weight, scaled if kind == "Conv" else scaled.transpose(1, 0, 2, 3), rtol=1e-6)
     np.testing.assert_allclose(bias, [0, 20, -10], atol=1e-5)  # (1 - 1 * 1) * 10, (2 - 0) * 10, (3 - 2 * 2) * 10
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0])
+@pytest.mark.filterwarnings("error")
+def test_a_norm_that_divides_by_nothing_stays(variance: float) -> None:
+    g = Net()
+    norm = [g.constant(name, [number] * 3) for name, number in (("g", 1.0), ("beta", 0.0), ("mean", 0.0))]
+    y = g.op("BatchNormalization", g.conv(), *norm, g.constant("v", [1.0, variance, 1.0]), epsilon=0.0)
+    unfolded(g, y)
+
+
+def test_what_a_tensor_was_called_before_it_was_scaled_says_nothing_of_it() -> None:
+    """FP16 does not hold ``conv_out``, which is no more: it is what was found between two Transposes that are gone."""
+    g = Net()
+    back = g.op("Transpose", g.op("Transpose", g.conv(), perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2), name="back")
+    model = prepare(g.model(y=g.op("Relu", g.op("Mul", back, g.constant("c", NUMBERS), name="scaled"))))
+    marked = mark_reach(plain_convolutions(model), {"conv_out"})
+    assert [node.op_type for node in marked.graph] == ["Conv", "Relu"]
+    assert not any(value.meta.get(REACH) for node in marked.graph for value in node.outputs)
 
 
 def unfolded(g: Net, *outputs: ir.Value) -> None:
