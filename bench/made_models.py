@@ -2,8 +2,8 @@
 
     python bench/made_models.py FOLDER
 
-Made for bench/models.py: a reranker, twice more with weights in FP16, the encoder of a speech recognizer, CLIP and a
-MobileViT. Random weights show that a model goes through, and what that costs, not what it keeps of a task.
+Made for bench/models.py: a reranker, twice more with weights in FP16, the encoder of a speech recognizer, CLIP, a
+MobileViT, and FSRCNN. Random weights show that a model goes through, and what that costs, not what it keeps of a task.
 """
 
 import sys
@@ -79,6 +79,17 @@ def mobilevit() -> Exported:
     return model, lambda m, x: m(x).pooler_output, feeds, axes, ["pooled"]
 
 
+def super_resolution() -> Exported:
+    """FSRCNN: images three times as large, by a transposed convolution; the sizes of both have one name."""
+    layers: list[torch.nn.Module] = [torch.nn.Conv2d(1, 56, 5, padding=2), torch.nn.PReLU(56)]
+    for wide, narrow, size in ((56, 12, 1), *[(12, 12, 3)] * 4, (12, 56, 1)):
+        layers += [torch.nn.Conv2d(wide, narrow, size, padding=size // 2), torch.nn.PReLU(narrow)]
+    layers.append(torch.nn.ConvTranspose2d(56, 1, 9, stride=3, padding=4, output_padding=2))
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    axes = {"image": sizes, "large": sizes}
+    return torch.nn.Sequential(*layers), lambda m, x: m(x), {"image": torch.zeros(1, 1, 48, 48)}, axes, ["large"]
+
+
 def export(path: Path, exported: Exported) -> None:
     model, call, feeds, axes, outputs = exported
     called = Called(model, call).eval()
@@ -103,7 +114,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    for make in (reranker, speech_encoder, clip, mobilevit):
+    for make in (reranker, speech_encoder, clip, mobilevit, super_resolution):
         export(folder / f"{make.__name__}.onnx", make())
     half = convert_float_to_float16(onnx.load(folder / "reranker.onnx"), keep_io_types=True)
     onnx.save(half, folder / "reranker_fp16.onnx")
