@@ -8,8 +8,8 @@ QUICK := build/quick
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP_AUDIT := 2.10.1
 BUILD := 1.6.1
-# In two processes, in one of which all tests of a file run: they share fixtures.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# In two processes, in one of which all tests of a file run: they share fixtures. One that crashes is a failure, and ends.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 # Tests start hundreds of processes: none is to compile calib8 anew.
 unexport PYTHONDONTWRITEBYTECODE
 
