@@ -266,20 +266,20 @@ def test_attention_folded_is_attention_conditioned(heads: int, size: int, seed: 
 
 
 @pytest.mark.parametrize(
-    ("why", "left"),
+    "why",
     [
-        ({"weights": "sigmoid"}, {"Sub", "Mul"}),  # rows do not sum to 1, and a multiplier cannot pass a shift
-        ({"weights": "other axis"}, {"Sub", "Mul"}),
-        ({"shared": True}, {"Sub", "Mul"}),
-        ({"read": "v"}, {"Sub", "Mul"}),
-        ({"read": "moved"}, {"Sub", "Mul"}),
-        ({"read": "joined"}, {"Sub", "Mul"}),
+        {"weights": "sigmoid"},  # rows do not sum to 1, and a multiplier cannot pass a shift
+        {"weights": "other axis"},
+        {"shared": True},
+        {"read": "v"},
+        {"read": "moved"},
+        {"read": "joined"},
     ],
     ids=str,
 )
-def test_what_keeps_attention_from_being_folded(why: dict, left: set[str]) -> None:
+def test_what_keeps_attention_from_being_folded(why: dict) -> None:
     model = folded(attention(WIDE_SHIFT, WIDE_MULTIPLIER, **why), attended())
-    assert {"Sub", "Mul"} & set(kinds(model)) == left
+    assert {"Sub", "Mul"} <= set(kinds(model))
 
 
 def test_a_factor_passes_weights_that_do_not_sum_to_one() -> None:
