@@ -21,6 +21,7 @@ from calib8.graph.site import sites
 from calib8.graph.values import name_of
 from calib8.graph.weighted import weighted_ops
 from calib8.graph.window import Window, point
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.skip_codes import summed
 
 
@@ -137,18 +138,20 @@ class Observed:
 def observed_tensors(model: ir.Model, choice: TensorChoice = "weighted") -> list[Observed]:
     """The tensors that weighted ops of ``model`` read, and sums that may be INT8, or all float ones.
 
-    The rows of all go to one file.
+    What is quantised is the model of plain convolutions: of two tensors that are one there it has the name of either,
+    and all their readers. So what its ops read is observed as they read it, too. The rows of all go to one file.
     """
-    spool, sums = Spool(), summed(model)
+    plain, spool = plain_convolutions(model), Spool()
+    sums = summed(plain)
     wanted = [value for value in float_values(model) if choice == "all" or name_of(value) in sums]
     found = {name_of(value): _observed(value, spool, whole=True) for value in wanted}
-    for op in weighted_ops(model):
+    for op in (*weighted_ops(model), *weighted_ops(plain)):
         name = name_of(op.activation)
         if name not in found or found[name].whole:
             found[name] = _observed(op.activation, spool)
         tensor = found[name]
         tensor.read_by_conv |= op.kind == "Conv"
-    for site in sites(model):
+    for site in (*sites(model), *sites(plain)):
         if site.view not in found[site.tensor].views:
             found[site.tensor].views.append(site.view)
     return list(found.values())

@@ -119,15 +119,16 @@ def migrate(
             unheld = tuple(unfit(model, seen))
             mark_reach(model, unheld)
     plan = QuantPlan(ops=tuple(_op_plan(op, op.name in chosen, entries, cache) for op in ops))
-    names = {op.name for op in ops if op.name in chosen and name_of(op.activation) in used}
-    model = plain_convolutions(model)
-    insert_qdq(model, [op for op in weighted_ops(model) if op.name in names], ranges)
+    of_op = {op.name: ranges[name_of(op.activation)] for op in ops if name_of(op.activation) in ranges}
+    model = plain_convolutions(model)  # in which a tensor may have the name of one that was the same
+    int8 = [op for op in weighted_ops(model) if op.name in chosen and op.name in of_op]
+    insert_qdq(model, int8, {name_of(op.activation): of_op[op.name] for op in int8})
     finish(model, plan, origin or _unrecorded(model, cache), config)
     model.metadata_props[CACHE] = cache.text
     left = [entry for entry in cache.scales if entry not in set(used.values())]
     return model, Migration(
         header=cache.header,
-        int8_ops=len(names),
+        int8_ops=len(int8),
         weighted_ops=len(ops),
         used=used,
         missing=tuple(tensor for tensor in wanted if tensor not in entries),

@@ -8,6 +8,7 @@ from calib8.calibration.ranges import Ranges
 from calib8.data.sources import Data, Source, open_source
 from calib8.files import named, require_separate
 from calib8.graph.io import save
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.passes.prepare import load
 from calib8.progress import Progress, Quiet
 from calib8.quantization.apply import quantize_by_ranges
@@ -31,7 +32,7 @@ def plan(model: ir.Model, ranges: Ranges, config: Quantize | None = None) -> Qua
         >>> decided.nodes("float")
         []
     """
-    return make_plan(model, ranges, Quantize.of(config))
+    return make_plan(plain_convolutions(model), ranges, Quantize.of(config))
 
 
 def quantize(

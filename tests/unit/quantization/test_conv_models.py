@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import calib8
 from calib8.calibration import one_pass
 from calib8.calibration.config import Calibrate
 from calib8.calibration.origin import origin_of
@@ -15,6 +16,7 @@ from calib8.graph.builder import GraphBuilder
 from calib8.graph.dataset import dataset_for
 from calib8.passes.prepare import prepare
 from calib8.progress import Quiet
+from calib8.provenance import PLAN
 from calib8.quantization.case import Case
 from calib8.quantization.config import Int8
 from calib8.quantization.design import Recipe
@@ -105,3 +107,29 @@ def test_the_mean_output_is_kept() -> None:
     lost = np.abs((got - expected).mean(axis=(0, 2, 3)))
     assert np.abs(got - expected).max() > 0.01
     assert lost.max() < 1e-4
+
+
+@pytest.mark.parametrize("other", ["Sigmoid", "conv", "output"])
+def test_a_tensor_of_two_names(other: str) -> None:
+    """Transposed there and back for another reader, it has that one's name in the model that is quantised."""
+    g = GraphBuilder()
+    x = g.op("Relu", g.op("Conv", g.input("image", ir.DataType.FLOAT, "batch", 4, 9, 9), g.weight("w", 4, 4, 1, 1)))
+    y = g.op("Conv", x, g.weight("wide.w", 4, 4, 3, 3), name="wide")
+    same = g.op("Transpose", g.op("Transpose", x, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2), name="same")
+    outputs = {"y": y, "same" if other == "output" else "z": same}
+    if other != "output":
+        operands = [g.weight("point.w", 4, 4, 1, 1)] if other == "conv" else []
+        outputs["z"] = g.op("Conv" if operands else other, same, *operands)
+    model = prepare(g.model(**outputs))
+    ranges = calib8.calibrate(model, [images(0)])
+    name = "same" if other == "output" else "same_out"
+    assert ranges.tensors[name] == ranges.tensors["Relu_1_out"]
+    config = Int8(remainder="fp32", min_sqnr_db=0, max_damage=1)
+    quantised = calib8.quantize(model, ranges, config, data=[images(0)])
+    plan = QuantPlan.model_validate_json(quantised.metadata_props[PLAN])
+    wide = next(op for op in plan.ops if op.node == "wide")
+    assert (wide.input, wide.treatment) == (name, "int8")
+    assert "on held-out rows" in wide.reason, "rows of its window were sampled"
+    assert calib8.plan(model, ranges, config).ops[1].input == name, "what it would be by ranges alone"
+    exact, got = (outputs_of(one, images(0))["y"] for one in (model, quantised))
+    assert np.abs(exact - got).max() < 0.05 * np.abs(exact).max()

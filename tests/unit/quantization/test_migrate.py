@@ -129,6 +129,20 @@ def test_without_a_scale_an_op_stays_in_float(entry: str, kind: str) -> None:
         migrated(tiny_mlp(), cache_text("x: 3c010204", entry), strict=True)
 
 
+def test_a_tensor_that_was_transposed_there_and_back_has_the_scale_of_its_other_name() -> None:
+    """Behind ``plain_convolutions`` the input of ``second`` is that of the Sigmoid."""
+    g = GraphBuilder()
+    first = g.op("Conv", g.input("x", ir.DataType.FLOAT, "batch", 2, 4, 4), g.weight("w1", 2, 2, 1, 1), name="first")
+    same = g.op("Transpose", g.op("Transpose", first, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2), name="same")
+    second = g.op("Conv", first, g.weight("w2", 2, 2, 1, 1), name="second")
+    text = cache_text("x: 3c010204", "first_out: 3c010205")
+    model, migration = migrated(g.model(y=g.op("Mul", second, g.op("Sigmoid", same))), text, strict=True)
+    assert migration.used == {"x": "x", "first_out": "first_out"}
+    expected = [struct.unpack(">f", bytes.fromhex(scale))[0] for scale in ("3c010204", "3c010205")]
+    assert list(activation_scales(model).values()) == expected
+    assert from_model(model).cache.text == text
+
+
 def test_what_is_left_out_by_name_needs_no_scale() -> None:
     model, migration = migrated(tiny_mlp(), cache_text("x: 3c010204"), strict=True, exclude=("second",))
     assert migration.int8_ops == 1
