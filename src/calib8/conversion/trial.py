@@ -16,6 +16,7 @@ from calib8.files import temporary_folder
 from calib8.graph.io import save
 from calib8.graph.limits import dimension_limits
 from calib8.graph.weighted import weighted_ops
+from calib8.passes.plain_convolutions import plain_convolutions
 from calib8.progress import Progress
 from calib8.quantization.quant_plan import QuantPlan
 from calib8.verification.gains import Gain, Gains, gains_of, time_layers
@@ -101,7 +102,8 @@ class Trial:
         limits, silent = dimension_limits(self.reference), _WithoutNotes(self.progress)
         baseline = build_baseline(self.model, *here, self.build, limits, silent)
         runtime, timed = time_layers(baseline, here[0], self.dataset, self.progress)
-        return gains_of(runtime, weighted_ops(self.reference), plan.quantised, timed) if timed else None
+        ops = weighted_ops(plain_convolutions(self.reference))  # as both engines have them
+        return gains_of(runtime, ops, plan.quantised, timed) if timed else None
 
     def _race(self, other: ir.Model) -> GpuSpeed | None:
         """The engine of ``other`` against the one that was timed."""
