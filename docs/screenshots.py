@@ -35,8 +35,9 @@ SHOTS = {
     "report-phone-dark": (390, 1400, "dark"),
 }
 KERNELS = {"report-gpu": (1280, 900, "light"), "report-gpu-phone": (390, 1400, "dark")}
-#: The same of a section.
+#: Of a section each.
 LATENCY = {"report-latency": (1280, 900, "light"), "report-latency-phone": (390, 900, "dark")}
+GAINS = {"report-gains": (1280, 900, "dark")}
 #: What a batch of 32 x 128 took on an H200 (docs/tensorrt.md), in milliseconds: FP16, and INT8 for accuracy.
 LATENCIES = {"fp16": 1.77, "int8": 2.56}
 
@@ -51,6 +52,7 @@ def main(folder: Path) -> None:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         take(browser, contents.conversion(report_of(folder / "report.json"), plan, ranges), SHOTS)
         take(browser, contents.conversion(report_of(ON_GPU)), LATENCY, "Speed on the GPU")
+        take(browser, contents.conversion(report_of(ON_GPU)), GAINS, "What INT8 gains, op by op")
         take(browser, recorded(), KERNELS)
         browser.close()
 
@@ -66,6 +68,7 @@ def take(browser: Browser, document: Document, shots: dict[str, tuple[int, int, 
         write_page(Path(folder) / "page.html", document)
         for name, (width, height, scheme) in shots.items():
             opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            opened.set_default_timeout(300_000)  # a busy machine is no reason to give up
             opened.goto((Path(folder) / "page.html").as_uri())
             shown = opened.locator("section").filter(has=opened.get_by_role("heading", name=section, exact=True))
             (shown if section else opened).screenshot(path=DOCS / f"{name}.png")
