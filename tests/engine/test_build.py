@@ -334,6 +334,10 @@ def test_a_failed_build_keeps_the_engine_that_was_there(saved, tmp_path):
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its process died of SIGSEGV"),
         ("raise SystemExit('lost its way')", "its process ended with code 1 lost its way"),
+        (  # glibc's loader, of a library that needs more than there is
+            "raise SystemExit('cannot allocate memory for thread-local data: ABORT')",
+            r"cannot allocate memory .* Remedy: free memory, or give",
+        ),
     ],
 )
 def test_a_crash_inside_tensorrt_is_a_build_error(program, message, saved, tmp_path, monkeypatch):

@@ -66,15 +66,16 @@ class _TooSlow(BaseException):
 def campaign(target: Target, folder: Path, *, executions: int, seed: int = 0, seconds: float = float("inf")) -> Outcome:
     """Run ``target`` on its seeds and then on mutated inputs, the same ones for the same ``seed``.
 
-    While an input is run it lies in ``folder/current``, for the case that it takes the process with it.
+    No input is begun after so many ``seconds`` of the CPU, whatever else the machine does. While an input is run it
+    lies in ``folder/current``, for the case that it takes the process with it.
     """
     chance = random.Random(f"{target.name} {seed}")
     corpus = target.seeds()
     seeds, answers = len(corpus), set()
     outcome = Outcome(target.name)
-    begin = time.monotonic()
+    begin, used = time.monotonic(), time.process_time()
     with bounded():
-        while outcome.executions < executions and time.monotonic() - begin < seconds:
+        while outcome.executions < executions and time.process_time() - used < seconds:
             number = outcome.executions
             data = corpus[number] if number < seeds else _mutated(target, chance, corpus, seeds)
             answer = execute(target, data, folder, outcome)

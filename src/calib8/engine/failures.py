@@ -38,7 +38,10 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     (r"no importer|UNSUPPORTED_NODE|Plugin not found|does not know", "TensorRT lacks this operator: export without it"),
     (r"Failed to convert ONNX da\w+ type", "an input has a type that TensorRT lacks: use float or int64 inputs"),
     (r"[Ww]orkspace", "raise the workspace limit, or give none"),
-    (r"[Oo]ut of memory|OutOfMemory|bad_alloc|MemoryError", "free memory, or give smaller maximum shapes"),
+    (
+        r"[Oo]ut of memory|OutOfMemory|[Cc]annot allocate memory|bad_alloc|MemoryError",
+        "free memory, or give smaller maximum shapes",
+    ),
     (r"CUDA driver|CUDA initialization|no usable CUDA", "this TensorRT builds on a GPU with a driver: use family rtx"),
     (r"ParseFromCodedStream|MODEL_DESERIALIZE", "the ONNX file is damaged: export or download it again"),
 )
