@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 import calib8
+from calib8.engine.layers import Layer
+from calib8.engine.layers_log import HEADER, layers_from_log
 from calib8.testing import tiny_encoder, token_feeds
 
 SHAPES = ("input_ids:1x1:8x16:8x32",)
@@ -31,3 +33,9 @@ def build(model: Path, engine: Path, **options) -> Path:
     """With the full TensorRT, for the GPU here."""
     (built,) = calib8.build(model, engine, calib8.Build(**{"family": "tensorrt", "shapes": SHAPES, **options}))
     return built.path
+
+
+def layers_in(log: Path) -> list[Layer]:
+    """Of the last list in a builder's log, a file in which control characters are escaped."""
+    text = log.read_text(errors="replace")
+    return layers_from_log([text[text.rindex(HEADER) :].replace("\\x1f", "\x1f")])

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from engines import build
+from engines import build, layers_in
 
 import calib8
-from calib8.engine.layers_log import HEADER, layers_from_log
 from calib8.graph.builder import GraphBuilder
 
 pytest.importorskip("tensorrt", reason="needs pip install tensorrt")
@@ -53,8 +52,7 @@ def test_it_computes_what_the_model_does(folder: Path) -> None:
 
 
 def test_each_sum_is_in_the_kernel_of_a_convolution_and_gives_codes(folder: Path, measured) -> None:
-    text = (folder / "build.log").read_text(errors="replace")
-    layers = layers_from_log([text[text.rindex(HEADER) :].replace("\\x1f", "\x1f")])
+    layers = layers_in(folder / "build.log")
     sums = {name: layer for layer in layers for name in ("sum1", "sum2") if name in layer.nodes}
     measured(f"kernels with sums: {[(name, one.kind, one.tactic, one.outputs) for name, one in sums.items()]}")
     assert {name: (one.kind, one.outputs[0].dtype) for name, one in sums.items()} == {

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from engines import build, write_encoder, write_int8
+from engines import build, layers_in, write_encoder, write_int8
 
 import calib8
 from calib8.engine.groups import group_of
-from calib8.engine.layers_log import HEADER, layers_from_log
 
 pytest.importorskip("tensorrt", reason="needs pip install tensorrt")
 
@@ -25,8 +24,7 @@ def test_it_computes_what_the_model_does(folder: Path) -> None:
 
 
 def test_one_kernel_from_the_gemm_to_the_codes(folder: Path, measured) -> None:
-    text = (folder / "build.log").read_text(errors="replace")
-    layers = layers_from_log([text[text.rindex(HEADER) :]])
+    layers = layers_in(folder / "build.log")
     fused = [layer for layer in layers if any("Gelu" in node for node in layer.nodes)]
     measured(f"kernels with GELU: {[(layer.kind, layer.tactic, layer.outputs) for layer in fused]}")
     assert [(group_of(layer), layer.outputs[0].dtype) for layer in fused] == [("INT8 GEMM", "Int8")]

@@ -126,13 +126,10 @@ class _Mover:
         for index, value in enumerate(node.inputs):
             if value in self.moved:
                 node.replace_input_with(index, self.moved[value][0])
-            elif (
-                value is not None
-                and kind in ELEMENTWISE
-                and value.const_value is not None
-                and value.const_value.size > 1
-            ):
-                array = value.const_value.numpy()
+                continue
+            constant = value.const_value if value is not None and kind in ELEMENTWISE else None
+            if value is not None and constant is not None and constant.size > 1:
+                array = constant.numpy()
                 array = array.reshape([1] * (len(perm) - array.ndim) + list(array.shape)).transpose(back)
                 node.replace_input_with(index, self.constants.new(f"{value.name}_channels_first", array))
         if kind == "Concat":

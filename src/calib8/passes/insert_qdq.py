@@ -8,7 +8,7 @@ Rules (NVIDIA, "Working with Quantized Types"; `docs/tensorrt.md` lists what hap
 3. Weights are initializers of codes behind a DequantizeLinear with one scale per output channel: axis 1 of a MatMul
    weight [K, N], axis 0 of a Conv weight. Any other axis would be dequantised silently.
 4. Outputs, biases and residual adds stay in float: quantising them costs accuracy and an INT32 bias is refused. For
-   latency, ``skip_codes`` adds residuals from codes that are there anyway.
+   latency, ``skip_codes`` adds those of convolutions from codes.
 """
 
 from collections.abc import Mapping

@@ -57,9 +57,11 @@ def _summed(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _is_convolved(value: ir.Value | None) -> bool:
-    conv = value.producer() if value is not None else None
-    is_conv = value is not None and conv is not None and op_of(conv) == "Conv"
-    return is_conv and value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    """Whether a convolution computes it for one reader."""
+    if value is None or len(value.uses()) != 1 or value.is_graph_output():
+        return False
+    producer = value.producer()
+    return producer is not None and op_of(producer) == "Conv"
 
 
 def _has_codes(value: ir.Value | None) -> bool:
