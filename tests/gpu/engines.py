@@ -37,5 +37,5 @@ def build(model: Path, engine: Path, **options) -> Path:
 
 def layers_in(log: Path) -> list[Layer]:
     """Of the last list in a builder's log, a file in which control characters are escaped."""
-    text = log.read_text(errors="replace")
-    return layers_from_log([text[text.rindex(HEADER) :].replace("\\x1f", "\x1f")])
+    text = log.read_text(errors="replace").replace("\\x1e", "\x1e").replace("\\x1f", "\x1f")
+    return layers_from_log([text[text.rindex(HEADER) :]])
