@@ -144,7 +144,7 @@ def test_tensorrt_10_knows_calib8s_calibrators(version):
 def test_without_cuda_a_build_and_an_engine_say_so(version):
     """``createInferBuilder_INTERNAL`` and ``createInferRuntime_INTERNAL`` answer null, as where CUDA is missing."""
     assert over(version, "without_cuda") == {
-        "build": "TensorRT did not start: no usable CUDA driver or GPU",
+        "build": "TensorRT did not start",
         "run": "TensorRT could not start: pybind11::init(): factory function returned nullptr.",
     }
 

@@ -16,8 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.calibration.ranges import TensorRange
-from calib8.graph.values import name_of, op_of
-from calib8.passes.prepare import dropped_identities
+from calib8.graph.values import dropped_identities, name_of, op_of
 
 #: Operators whose constant operands are layers of their own in TensorRT's network.
 TAKING_LAYERS = ("Add", "Div", "Gemm", "MatMul", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Where")

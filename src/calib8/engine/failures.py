@@ -42,7 +42,11 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         r"[Oo]ut of memory|OutOfMemory|[Cc]annot allocate memory|bad_alloc|MemoryError",
         "free memory, or give smaller maximum shapes",
     ),
-    (r"CUDA driver|CUDA initialization|no usable CUDA", "this TensorRT builds on a GPU with a driver: use family rtx"),
+    (
+        r"Unable to load library: libnvinfer_builder_resource",
+        "of this TensorRT the part for this GPU is not installed: pip install tensorrt",
+    ),
+    (r"CUDA driver|CUDA init|did not start", "this TensorRT builds on a GPU with a driver: use family rtx"),
     (r"ParseFromCodedStream|MODEL_DESERIALIZE", "the ONNX file is damaged: export or download it again"),
 )
 _NODE = re.compile(r"node '([^']+)' \(|(?:Cannot compile operation|with name:) '?([^'\s:,]+)'?")

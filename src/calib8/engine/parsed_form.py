@@ -2,8 +2,8 @@
 
 A float model gets its precision, as a strongly typed network says it: what an INT8 engine is set against. It goes
 through the passes that an INT8 model's remainder goes through, so that the two engines differ in INT8 alone. An INT8
-model with convolutions gets the scales of which the full TensorRT makes good kernels, one with attention the order of
-tokens that it would choose itself if Q did not stand in its way, and norms that store FP16.
+model with convolutions gets the scales and types of which the full TensorRT makes good kernels, one with attention the
+order of tokens that it would choose itself if Q did not stand in its way, and norms that store FP16.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +17,7 @@ from calib8.engine.options import QUANTISED, EnginePrecision
 from calib8.errors import ModelError
 from calib8.files import sweep, temporary_folder, unwritable
 from calib8.graph.io import load, save
+from calib8.passes.codes_to_codes import codes_to_codes
 from calib8.passes.conv_scales import takes_conv_scales, to_conv_scales
 from calib8.passes.fit_tensorrt import fit_tensorrt
 from calib8.passes.half import to_half
@@ -27,7 +28,7 @@ from calib8.passes.reach import mark_reach
 from calib8.passes.sequence_first import sequence_first
 
 #: What else the full TensorRT makes better kernels of, in order: ``model -> whether it was rewritten``.
-FOR_TENSORRT: tuple[Callable[[ir.Model], bool], ...] = (sequence_first, half_before_q)
+FOR_TENSORRT: tuple[Callable[[ir.Model], bool], ...] = (sequence_first, half_before_q, codes_to_codes)
 HALF = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 

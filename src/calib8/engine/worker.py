@@ -111,8 +111,8 @@ def _build(tensorrt: TensorRT, request: dict[str, Any], emit: Emit) -> None:
 def _builder(module: TensorRtModule, logger: trt.ILogger) -> trt.Builder:
     try:
         return module.Builder(logger)
-    except TypeError as error:  # pybind11's answer to a null pointer: the full TensorRT found no CUDA
-        raise RefusedError("TensorRT did not start: no usable CUDA driver or GPU") from error
+    except TypeError as error:  # pybind11's answer to a null pointer: no CUDA, or no kernels for the GPU
+        raise RefusedError("TensorRT did not start") from error
 
 
 def _inspect(

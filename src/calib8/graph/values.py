@@ -7,6 +7,9 @@ import onnx_ir as ir
 #: Operators that only pass on their first input, in another shape, type or order, or a part of it.
 MOVING = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
+#: Of ``Value.meta``, which stays in memory.
+IDENTITIES = "calib8.identities"
+
 
 def op_of(node: ir.Node) -> str:
     """The operator of ``node`` if it is one of ONNX's own, else nothing: other domains reuse their names."""
@@ -22,6 +25,11 @@ def name_of(value: ir.Value) -> str:
     """The name that every value of a loaded graph has."""
     assert value.name is not None
     return value.name
+
+
+def dropped_identities(value: ir.Value) -> list[str]:
+    """The other names that ``value`` had before ``prepare``: of an Identity, of a Cast to its type, of a Pad."""
+    return list(value.meta.get(IDENTITIES, ()))
 
 
 def readers_of(node: ir.Node) -> list[ir.Node]:

@@ -21,8 +21,7 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
 
-from calib8.graph.values import name_of, op_of
-from calib8.passes.prepare import IDENTITIES, dropped_identities
+from calib8.graph.values import IDENTITIES, dropped_identities, name_of, op_of
 from calib8.passes.qdq_nodes import Constants
 
 #: What computes [N, C, …] of [N, C, …].

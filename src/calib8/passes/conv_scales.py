@@ -6,8 +6,9 @@
 FP32 all the same (seen on an H200).
 
 Rules:
-1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv, and maybe the sum of a residual, gives FP16
-   itself, and its scales are FP16; the Casts go.
+1. A DequantizeLinear whose readers are only Casts to FP16 before a Conv, or a sum with what one computes, gives FP16
+   itself, and its scales are FP16; the Casts go. Before a sum each Cast copies the codes to where they were: of a
+   ResNet-50 of batch 128, four sums of two convolutions, 0.78 ms of 3.33.
 2. The QuantizeLinear before it divides by the very same numbers: as FP16 where what it quantises was cast from FP16,
    whose Cast goes, too; else as FP32.
    Where something else reads the activation, too, such as a MatMul, convolutions get a DequantizeLinear of their own
@@ -58,7 +59,7 @@ def to_conv_scales(model: ir.Model) -> ir.Model:
 
 
 def _casts_before_conv(node: ir.Node) -> list[ir.Node]:
-    """The Casts to FP16 behind the DequantizeLinear ``node``, if they alone read it, and Conv, and sums, them."""
+    """The Casts to FP16 behind the DequantizeLinear ``node``, if they alone read it, and Conv, or its sums, them."""
     if op_of(node) != "DequantizeLinear" or node.outputs[0].is_graph_output():
         return []
     casts = [reader for reader, _ in node.outputs[0].uses()]
@@ -68,7 +69,13 @@ def _casts_before_conv(node: ir.Node) -> list[ir.Node]:
         for cast in casts
     )
     kinds = {op_of(reader) for reader in readers}
-    return casts if right and "Conv" in kinds and kinds <= {"Conv", "Add"} else []
+    near = "Conv" in kinds or any(map(_adds_to_conv, readers))
+    return casts if right and near and kinds <= {"Conv", "Add"} else []
+
+
+def _adds_to_conv(node: ir.Node) -> bool:
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return op_of(node) == "Add" and any(one is not None and op_of(one) == "Conv" for one in producers)
 
 
 def _reads_beside_others(node: ir.Node) -> list[tuple[ir.Node, int]]:

@@ -1,17 +1,21 @@
 """Compute weights that the graph computes from constants: an exporter leaves reshapes, merges and norms of them there.
 
 Rules:
-1. Folded is what leads to a weight or to a table and reads nothing but constants: all else costs nothing, and is not
-   touched.
+1. Folded is what leads to a weight, to a table or to the counts of a Pad and reads nothing but constants: all else
+   costs nothing, and is not touched.
 2. Only operators that move values or compute each by itself: what is drawn at random, or has a state, is none of them,
    and a DequantizeLinear stays, whose codes are what a quantised model is about.
 3. What has more values than all that it is computed from stays: an Expand or a Tile. Bytes do not count: weights may be
    stored in FP16 or in codes, with a Cast and a Mul by their scale behind.
 4. A Transpose, Cast or Identity of a weight that is mapped from a file is computed whenever it is asked for.
+5. A size is a constant where shapes were inferred and tell it.
 """
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from calib8.graph.mapped import SMALLEST, Folded, mapped_weight
@@ -27,11 +31,12 @@ COMPUTES = (
     *("Clip", "Einsum", "Equal", "Expand", "MatMul", "ConstantOfShape", "Range", "Shape", "Softmax", "Tile"),
 )
 #: The inputs by which operators read what rule 1 means.
-WEIGHTS = {
+READ = {
     **dict.fromkeys(("MatMul", "Gemm", "Einsum"), (0, 1)),
     **dict.fromkeys(("Conv", "ConvTranspose"), (1,)),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), (1, 2)),
     "Gather": (0,),
+    "Pad": (1, 2),
 }
 #: Values up to which rule 3 does not matter.
 SMALL = 2**14
@@ -39,16 +44,40 @@ SMALL = 2**14
 
 def fold_constants(model: ir.Model) -> ir.Model:
     """Fold what rule 1 means in the main graph of ``model``, in place, and return it; the same numbers."""
-    wanted = _leading_to_weights(model.graph)
+    wanted = _leading_to_constants(model.graph)
     for node in list(model.graph):
         if node in wanted and all(value is None or value.const_value is not None for value in node.inputs):
             fold(model, node)
+        elif node in wanted and (size := _size(node)) is not None:
+            _replace(model.graph, node.outputs[0], np.asarray(size, np.int64))
+            model.graph.remove(node, safe=True)
     return model
 
 
-def _leading_to_weights(graph: ir.Graph) -> set[ir.Node]:
+def _size(node: ir.Node) -> NDArray[np.int64] | None:
+    """Rule 5: what a Gather takes out of a Shape, if that is known."""
+    shape, index = (node.inputs[0], node.inputs[1]) if op_of(node) == "Gather" else (None, None)
+    producer = shape.producer() if shape is not None else None
+    if producer is None or op_of(producer) != "Shape" or producer.attributes or producer.inputs[0] is None:
+        return None
+    dims = producer.inputs[0].shape
+    if dims is None or index is None or index.const_value is None or node.outputs[0].is_graph_output():
+        return None
+    taken = [dims[int(number)] for number in index.const_value.numpy().reshape(-1)]
+    known = [size for size in taken if isinstance(size, int)]
+    return np.array(known, np.int64).reshape(index.const_value.shape.numpy()) if len(known) == len(taken) else None
+
+
+def _replace(graph: ir.Graph, output: ir.Value, array: NDArray[Any]) -> None:
+    folded = ir.val(name_of(output), const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+    output.replace_all_uses_with(folded)
+    output.name = f"{output.name}::folded"
+    graph.register_initializer(folded)
+
+
+def _leading_to_constants(graph: ir.Graph) -> set[ir.Node]:
     found: set[ir.Node] = set()
-    todo = [node.inputs[slot] for node in graph for slot in WEIGHTS.get(op_of(node), ()) if slot < len(node.inputs)]
+    todo = [node.inputs[slot] for node in graph for slot in READ.get(op_of(node), ()) if slot < len(node.inputs)]
     while todo:
         producer = value.producer() if (value := todo.pop()) is not None else None
         if producer is not None and producer not in found and op_of(producer) in (*MOVES, *COMPUTES):
@@ -75,10 +104,7 @@ def fold(model: ir.Model, node: ir.Node) -> None:
         return  # rule 3
     for output, array in zip(node.outputs, results, strict=True):
         if output.uses():
-            folded = ir.val(name_of(output), const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
-            output.replace_all_uses_with(folded)
-            output.name = f"{output.name}::folded"
-            model.graph.register_initializer(folded)
+            _replace(model.graph, output, array)
     model.graph.remove(node, safe=True)
 
 

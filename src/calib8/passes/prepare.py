@@ -22,6 +22,7 @@ Rules:
    one with a weight on the right (see ``left_constants``).
 13. What computes in FP16 or BF16 computes in FP32 (see ``widen``).
 14. Operators of ai.onnx.ml that have a form in ONNX's own get it (see ``learned_operators``).
+15. A Pad that a convolution or pooling can do by itself is theirs (see ``fold_pads``).
 """
 
 from pathlib import Path
@@ -34,17 +35,16 @@ from calib8.errors import ModelError
 from calib8.files import require_path
 from calib8.graph.inputs import input_shapes
 from calib8.graph.io import load as read
-from calib8.graph.values import drop_unread, name_of, op_of
+from calib8.graph.values import IDENTITIES, drop_unread, dropped_identities, name_of, op_of
 from calib8.passes.einsum import rewrite_einsums
 from calib8.passes.fold_constants import FOLDABLE, fold_constants, fold_lazily
+from calib8.passes.fold_pads import fold_pads
 from calib8.passes.learned_operators import rewrite_learned_operators
 from calib8.passes.left_constants import turn_left_constants
 from calib8.passes.split_packed import split_packed
 from calib8.passes.widen import widen
 
 MINIMUM_OPSET = 13
-#: Of ``Value.meta``, which stays in memory.
-IDENTITIES = "calib8.identities"
 
 
 def load(path: Path | str) -> ir.Model:
@@ -86,7 +86,7 @@ def prepare(model: ir.Model) -> ir.Model:
     rewritten = _name_axes(model) | turn_left_constants(model) | rewrite_einsums(model)  # rules 8 and 12
     if rewritten | _flatten_weights(model.graph):  # rule 9
         common.ShapeInferencePass(strict_mode=False)(model)
-    return split_packed(model)  # rule 10
+    return split_packed(fold_pads(model))  # rules 15 and 10
 
 
 def _inline(model: ir.Model) -> None:
@@ -132,11 +132,6 @@ def _flatten_weights(graph: ir.Graph) -> bool:
             drop_unread(graph, weight)
             found = True
     return found
-
-
-def dropped_identities(value: ir.Value) -> list[str]:
-    """The other names that ``value`` had before ``prepare``: of what an Identity, or such a Cast, made of it."""
-    return list(value.meta.get(IDENTITIES, ()))
 
 
 def _raise_opset(model: ir.Model) -> ir.Model:

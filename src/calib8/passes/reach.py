@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from calib8.graph.values import name_of, op_of
+from calib8.graph.values import dropped_identities, name_of, op_of
 from calib8.passes.half_rules import (
     CARRYING,
     FP32,
@@ -29,7 +29,6 @@ from calib8.passes.half_rules import (
     floats_of,
     scoring_nodes,
 )  # fmt: skip
-from calib8.passes.prepare import dropped_identities
 
 #: How much farther than in calibration a tensor may go.
 HEADROOM = 2.0

@@ -12,7 +12,9 @@ Rules:
 1. Of what a quantised convolution computes, which nothing else reads, and a tensor that has codes anyway: the Add reads
    those. Where conditioning stands before Q they are of other numbers, and it does not.
 2. Of what two such convolutions compute, the second operand gets codes, by the range that calibration found of it.
-3. Only where the sum becomes codes itself: a kernel that writes FP16 wants an FP16 residual.
+3. Only where the sum becomes codes itself, since a kernel that writes FP16 wants an FP16 residual; or where Q is all
+   else that reads the tensor: a kernel that has to write it as FP16 beside its codes writes no codes. So was the sum
+   before the last of a ResNet-50.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,12 +42,12 @@ def add_codes(model: ir.Model, amax: Mapping[str, float], grid: Grid) -> ir.Mode
         if amax.get(name, 0) > 0 and _is_quantised(add.outputs[0]) and all(_has_codes(one) for one in add.inputs):
             add.replace_input_with(index, quantised_activation(constants, value, amax[name], grid))  # rule 2
     for node in list(model.graph):
-        if op_of(node) == "Add" and _is_quantised(node.outputs[0]):
-            for index, operand in enumerate(node.inputs):
-                other = node.inputs[1 - index]
-                if operand is not None and _has_codes(other) and (codes := _codes_of(operand)) is not None:
-                    node.replace_input_with(index, codes)  # rule 1
-                    break
+        for index, operand in enumerate(node.inputs if op_of(node) == "Add" else ()):
+            if operand is None or not _has_codes(node.inputs[1 - index]) or (codes := _codes_of(operand)) is None:
+                continue
+            if _is_quantised(node.outputs[0]) or _reads_alone(node, operand):
+                node.replace_input_with(index, codes)  # rule 1
+                break
     return model
 
 
@@ -77,6 +79,13 @@ def _is_quantised(value: ir.Value) -> bool:
     if any(op_of(reader) == "QuantizeLinear" for reader in readers):
         return True
     return len(readers) == 1 and op_of(readers[0]) in ACTIVATIONS and _is_quantised(readers[0].outputs[0])
+
+
+def _reads_alone(node: ir.Node, value: ir.Value) -> bool:
+    """Rule 3, of an operand: whether it is for ``node`` alone that ``value`` is there in float."""
+    return not value.is_graph_output() and all(
+        reader is node or op_of(reader) == "QuantizeLinear" for reader, _ in value.uses()
+    )
 
 
 def _codes_of(value: ir.Value) -> ir.Value | None:

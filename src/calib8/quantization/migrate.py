@@ -24,12 +24,12 @@ from calib8.data.split import First
 from calib8.errors import CacheError, ModelError
 from calib8.graph.dataset import dataset_for, samples_for
 from calib8.graph.io import SOURCE_SHA256
-from calib8.graph.values import name_of
+from calib8.graph.values import dropped_identities, name_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
 from calib8.numerics import LEVELS
 from calib8.passes.insert_qdq import insert_qdq
 from calib8.passes.plain_convolutions import plain_convolutions
-from calib8.passes.prepare import dropped_identities, prepare
+from calib8.passes.prepare import prepare
 from calib8.passes.reach import mark_reach
 from calib8.progress import Progress, Quiet
 from calib8.provenance import Origin

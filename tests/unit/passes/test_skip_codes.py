@@ -73,7 +73,27 @@ def test_convolutions_keep_fp16_scales_beside_it() -> None:
     assert not [node.name for node in fast.graph if node.op_type == "Cast" and "relu1" in node.name]
 
 
-@pytest.mark.parametrize("why", ["float", "read twice", "no convolution", "no codes", "no codes behind it"])
+def blocks(*, read_again: bool = False) -> ir.Model:
+    """y = mean(conv3(x) + x) of x = relu(conv2(x') + x'): the last sum stays float."""
+    g = Net()
+    first = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"))
+    x = g.op("Relu", g.op("Add", g.conv(first, "conv2"), first, name="first"), name="relu2")
+    y = g.op("GlobalAveragePool", g.op("Add", g.conv(x, "conv3"), x, name="sum"))
+    return prepare(g.model(y=g.op("Add", y, g.op("GlobalAveragePool", x)) if read_again else y))
+
+
+def test_a_sum_that_stays_float_reads_the_codes_of_what_is_then_nothing_but_codes() -> None:
+    fast = quantised(blocks(), "latency", remainder="fp32")
+    assert operand(fast).op_type == "DequantizeLinear"
+    relu2 = next(node for node in fast.graph if node.name == "relu2")
+    assert {reader.op_type for reader, _ in relu2.outputs[0].uses()} == {"QuantizeLinear"}
+
+
+def test_but_not_of_what_is_read_in_float_beside_it() -> None:
+    assert operand(quantised(blocks(read_again=True), "latency", remainder="fp32")).op_type == "Relu"
+
+
+@pytest.mark.parametrize("why", ["float", "read twice", "no convolution", "no codes"])
 def test_other_sums_stay(why: str) -> None:
     g = Net()
     x = g.op("Relu", g.conv(g.input("x", FLOAT, "batch", 4, 8, 8), "conv1"), name="relu1")
@@ -81,7 +101,7 @@ def test_other_sums_stay(why: str) -> None:
     other = g.op("Sigmoid", x) if why == "no codes" else x
     added = g.op("Add", g.op("Relu", convolved) if why == "no convolution" else convolved, other, name="sum")
     y = g.op("Mul", added, convolved) if why == "read twice" else added
-    model = prepare(g.model(y=g.op("Relu", y) if why == "no codes behind it" else g.conv(y, "conv3")))
+    model = prepare(g.model(y=g.conv(y, "conv3")))
     fast = quantised(model, "latency", remainder="fp32", exclude=["conv2"] if why == "float" else [])
     assert operand(fast).op_type == ("Sigmoid" if why == "no codes" else "Relu")
 
@@ -108,6 +128,18 @@ def test_of_two_convolutions_the_second_operand_gets_codes() -> None:
     assert dequantise.inputs[1].const_value.numpy() == pytest.approx(seen / 127, rel=1e-6)
     exact, got = (outputs_of(one, FEEDS)["y"] for one in (model, fast))
     assert np.abs(exact - got).max() < 0.05 * np.abs(exact).max()
+
+
+def test_its_codes_reach_the_sum_without_a_cast() -> None:
+    """A Cast that the sum of TensorRT 10 stands behind is a copy of them."""
+    model = shortcut()
+    fast = calib8.quantize(model, calib8.calibrate(model, [FEEDS]), calib8.Int8(min_sqnr_db=0, optimize="latency"))
+    to_conv_scales(fast)
+    conv3, total = (next(node for node in fast.graph if node.name == name) for name in ("conv3", "sum"))
+    ((quantise, _),) = conv3.outputs[0].uses()
+    assert quantise.op_type == "QuantizeLinear"
+    assert total.inputs[1].producer().op_type == "DequantizeLinear"
+    assert total.inputs[1].dtype == ir.DataType.FLOAT16
 
 
 def with_output(model: ir.Model, name: str) -> ir.Model:
