@@ -17,6 +17,7 @@ from calib8.calibration.origin import origin_of, reusable
 from calib8.calibration.ranges import Ranges
 from calib8.conversion.baseline import race_baseline
 from calib8.conversion.config import Convert
+from calib8.conversion.executed import judged
 from calib8.conversion.record import Record
 from calib8.conversion.trial import Trial
 from calib8.data.batching import Dataset
@@ -57,12 +58,13 @@ from calib8.runtime.judged import open_as_built, open_reference
 from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of, tokenised_source
 from calib8.text.tokenizer import read_sentences
-from calib8.verification.compare import Comparison, compare
+from calib8.verification.compare import Comparison
 from calib8.verification.gains import Gains
 from calib8.verification.gpu_speed import GpuSpeed
 from calib8.verification.named import KindName
 from calib8.verification.on_gpu import first_here
-from calib8.verification.pairs import rank_correlation, read_pairs
+from calib8.verification.pairs import read_pairs
+from calib8.verification.run import HeldOut
 from calib8.verification.speed import Speed, race
 
 #: What makes a token encoder a sentence encoder, copied beside the INT8 model so that it can be used alone. config.json
@@ -112,13 +114,14 @@ def convert(
             ranges, plan, int8 = job.quantize(reference, fitted)
         with job.timed("build"):
             engines, failure = job.build(int8)
+        here = first_here(output / engine.file.name for engine in engines)
         with job.timed("verify"):
-            measured = job.verify(reference, int8, held_out, fitted)
-        engines, gpu_speed = job.race(reference, engines, measured.dataset, len(ranges.beyond))
-    try:
-        measured.accuracy.raise_for_failure(config.verify)
-    except AccuracyMissed as error:
-        failure = failure or error
+            measured = job.verify(reference, int8, here and here[0], held_out, fitted)
+        gpu_speed = job.race(reference, here, measured.dataset, len(ranges.beyond))
+    if here is not None and (measured.on_gpu or gpu_speed):
+        ran = here[0].name
+        engines = tuple(one.model_copy(update={"executed": one.file.name == ran}) for one in engines)
+    failure = failure or measured.failure
     report = job.report(plan, ranges, engines, measured, failure)
     report = report.model_copy(update={"activity": activity(), "gpu_speed": gpu_speed, "gains": job.gains})
     report.save(output / "report.json")
@@ -166,6 +169,8 @@ class _Measured:
     speed: Speed | None
     held_out: str
     on_calibration_data: bool
+    on_gpu: Comparison | None
+    failure: AccuracyMissed | None
 
 
 @dataclass
@@ -322,8 +327,10 @@ class _Job:
             engines, failure = list(error.built), error
         return tuple(engine_facts(engine.path) for engine in engines), failure
 
-    def verify(self, reference: ir.Model, int8: ir.Model, held_out: Source | None, fitted: Source) -> _Measured:
-        """``fitted`` is the calibration data."""
+    def verify(
+        self, reference: ir.Model, int8: ir.Model, engine: Path | None, held_out: Source | None, fitted: Source
+    ) -> _Measured:
+        """``engine`` is one that runs here, ``fitted`` the calibration data."""
         data = self.config.held_out
         contract = contract_of(reference)
         source = held_out or tokenised_source(str(data), self.folder, contract, self.progress)
@@ -339,37 +346,30 @@ class _Job:
                 f"{known} of {len(dataset)} held-out samples are in the calibration data too: what is measured on them "
                 "says too much"
             )
-        pooling, _ = pooling_of(self.folder)
+        pairs = read_pairs(self.config.pairs) if self.config.pairs is not None else None
+        texts = texts_of(data) if self.config.sentences else None
         with open_reference(reference) as expected, open_as_built(int8) as got:
-            accuracy = compare(expected, got, dataset, pooling=pooling, kinds=self.kinds, progress=self.progress)
-            accuracy = accuracy.with_texts(texts_of(data) if self.config.sentences else None)
-            if self.config.pairs is not None:
-                encoders = SentenceEncoder(self.folder, expected), SentenceEncoder(self.folder, got)
-                correlation = rank_correlation(*encoders, read_pairs(self.config.pairs), self.progress)
-                accuracy = accuracy.model_copy(update={"spearman": correlation})
+            held = HeldOut(expected, dataset, self.folder, pairs, self.progress, texts, self.kinds)
+            accuracy = held.judge(got)
+            on_gpu, failure = judged(engine, held.judge, accuracy, self.config.verify, self.progress)
         described = str(data) if data is not None else "held-back calibration data"
         speed, ran = self._speed(reference, int8), str(accuracy.runtime)
-        return _Measured(dataset, accuracy, ran, speed, described, on_calibration_data)
+        return _Measured(dataset, accuracy, ran, speed, described, on_calibration_data, on_gpu, failure)
 
     def race(
-        self, reference: ir.Model, engines: tuple[EngineFacts, ...], dataset: Dataset, unheld: int
-    ) -> tuple[tuple[EngineFacts, ...], GpuSpeed | None]:
-        """Against FP16, where this machine runs one of the engines, which is marked as executed.
+        self, reference: ir.Model, here: tuple[Path, str] | None, dataset: Dataset, unheld: int
+    ) -> GpuSpeed | None:
+        """Against FP16, where this machine runs an engine: ``here`` are its path and target.
 
         ``unheld``: how many tensors FP16 does not hold.
         """
-        build, here = self.config.build, None
-        if build is not None and self.config.baseline:
-            here = first_here(self.output / engine.file.name for engine in engines)
-        if build is None or here is None:
-            return engines, None
+        build = self.config.build
+        if build is None or here is None or not self.config.baseline:
+            return None
         with self.timed("race against FP16"):
             limits = dimension_limits(reference)
             found = race_baseline(self.model, *here, build, limits, dataset, self.progress)
-        if found is None:
-            return engines, None
-        ran = tuple(engine.model_copy(update={"executed": engine.file.name == found.engine}) for engine in engines)
-        return ran, found.model_copy(update={"unheld": unheld})
+        return found and found.model_copy(update={"unheld": unheld})
 
     def _speed(self, reference: ir.Model, int8: ir.Model) -> Speed | None:
         """How fast held-out sentences become vectors, in the runtimes that are for use; None if there are none."""
@@ -408,6 +408,7 @@ class _Job:
             measured_on_calibration_data=measured.on_calibration_data,
             accuracy=measured.accuracy,
             accuracy_runtime=measured.runtime,
+            engine_accuracy=measured.on_gpu,
             speed=measured.speed,
             engines=engines,
             seconds=self.seconds,

@@ -22,6 +22,7 @@ SECTIONS: dict[Kind, tuple[str, ...]] = {
         "summary",
         "size_and_speed",
         "accuracy",
+        "gpu_against_cpu",
         "gpu_speed",
         "gains",
         "engines",

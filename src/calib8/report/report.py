@@ -94,6 +94,8 @@ class Report(BaseModel):
     measured_on_calibration_data: bool = False
     accuracy: Comparison
     accuracy_runtime: str
+    #: Of an engine that this machine's GPU runs, on the same data.
+    engine_accuracy: Comparison | None = None
     speed: Speed | None
     #: Of an engine that this machine's GPU runs, against one in FP16.
     gpu_speed: GpuSpeed | None = None

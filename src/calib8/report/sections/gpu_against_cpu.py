@@ -2,9 +2,18 @@
 
 from dataclasses import replace
 
+from calib8.report.report import Conversion
 from calib8.report.section import Note, Section
 from calib8.report.sections.accuracy import closeness_table
 from calib8.report.verification import VerificationReport
+
+
+def conversion(made: Conversion) -> Section | None:
+    """The engine that ran here, as the model was judged on the CPU; the terminal has it in its summary."""
+    if (accuracy := made.report.engine_accuracy) is None:
+        return None
+    note = Note(f"On the same data, the engine on the GPU: {accuracy.runtime}.")
+    return Section("On the GPU", (note,), tables=(closeness_table("The engine against FP32", accuracy),), on="page")
 
 
 def verification(report: VerificationReport) -> Section | None:

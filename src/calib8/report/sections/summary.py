@@ -9,18 +9,20 @@ from calib8.report.sections.engines import engine_tiles
 from calib8.report.verification import VerificationReport
 from calib8.report.wording import size_of
 from calib8.verification.bench import largest
+from calib8.verification.compare import Comparison
 
 
 def conversion(made: Conversion) -> Section:
     """Size, accuracy and speed against FP32."""
-    told = made.report.precision.upper()
-    columns = (
-        Column(""),
-        Column("FP32", align="right"),
-        Column(told, align="right"),
-        Column("", align="right"),
-    )
-    table = Table(f"{told} against FP32", columns, tuple(_rows(made.report)), on="terminal")
+    told, engine = made.report.precision.upper(), made.report.engine_accuracy
+    columns = [Column(name, align="right") for name in ("", "FP32", told, "")]
+    columns[0] = Column("")
+    rows = list(_rows(made.report))
+    if engine is not None:
+        found = {name: got for name, _, got in _closeness(engine)}
+        columns.insert(3, Column("on the GPU", align="right"))
+        rows = [(*row[:3], found.get(str(row[0]), ""), *row[3:]) for row in rows]
+    table = Table(f"{told} against FP32", tuple(columns), tuple(rows), on="terminal")
     return Section("Summary", tables=(table,), tiles=tuple(_tiles(made.report)))
 
 
@@ -35,17 +37,21 @@ def _rows(report: Report) -> Iterator[tuple[Value, ...]]:
     share = f"{report.int8.bytes / report.model.bytes:.0%}"
     yield "model size", size_of(report.model.bytes), size_of(report.int8.bytes), share
     yield f"weighted ops in {report.precision.upper()}", "", f"{report.int8_ops} of {report.weighted_ops}", ""
-    for name, one in accuracy.outputs.items():
-        of = f" ({name})" if len(accuracy.outputs) > 1 else ""
-        yield f"{one.score} to FP32, mean{of}", "1", f"{one.mean:.4f}", ""
-        yield f"{one.score} to FP32, 1st percentile{of}", "1", f"{one.p1:.4f}", ""
-        yield from ((f"{measure}{of}", "", f"{value:.4g}", "") for measure, value in one.measures.items())
-        sqnr = "exact" if one.sqnr_db is None else f"{one.sqnr_db:.1f} dB"
-        yield f"signal to quantisation noise{of}", "", sqnr, ""
-    if (scores := accuracy.spearman) is not None:
-        yield f"Spearman, {scores.pairs} pairs", f"{scores.reference:.2f}", f"{scores.candidate:.2f}", ""
+    yield from ((*row, "") for row in _closeness(accuracy))
     if (speed := report.speed) is not None:
         yield "CPU sentences/s", f"{speed.reference:.0f}", f"{speed.candidate:.0f}", f"{speed.ratio:.2f}x"
+
+
+def _closeness(accuracy: Comparison) -> Iterator[tuple[str, str, str]]:
+    """What is measured, of FP32 and of what was compared with it."""
+    for name, one in accuracy.outputs.items():
+        of = f" ({name})" if len(accuracy.outputs) > 1 else ""
+        yield f"{one.score} to FP32, mean{of}", "1", f"{one.mean:.4f}"
+        yield f"{one.score} to FP32, 1st percentile{of}", "1", f"{one.p1:.4f}"
+        yield from ((f"{measure}{of}", "", f"{value:.4g}") for measure, value in one.measures.items())
+        yield f"signal to quantisation noise{of}", "", "exact" if one.sqnr_db is None else f"{one.sqnr_db:.1f} dB"
+    if (scores := accuracy.spearman) is not None:
+        yield f"Spearman, {scores.pairs} pairs", f"{scores.reference:.2f}", f"{scores.candidate:.2f}"
 
 
 def _tiles(report: Report) -> Iterator[Tile]:

@@ -18,6 +18,8 @@ def conversion(made: Conversion) -> Section:
         Note(f"accuracy: {measured_on(report)}"),
         Note(f"{told} ran in {in_runtime(report.accuracy_runtime)}"),
     ]
+    if report.engine_accuracy is not None:
+        notes.append(Note(f"on the GPU: the engine, in {report.engine_accuracy.runtime}"))
     notes += map(Note, report.accuracy.doubts(report.limits))
     if report.speed is not None:
         notes.append(Note(f"FP32 ran in {report.speed.reference_runtime}"))
@@ -73,7 +75,7 @@ def _instead(report: Report, speed: GpuSpeed) -> str:
 
 
 def _engines(report: Report) -> Iterator[str]:
-    ran = "timed here" if any(engine.executed for engine in report.engines) else "not run here"
+    ran = "run here" if any(engine.executed for engine in report.engines) else "not run here"
     yield f"engines: {report.engines[0].builder}, FP16 for what is not {report.precision.upper()}; {ran}"
     plans = [engine.plan for engine in report.engines]
     fused = {plan.target: plan.describe_conditioning() for plan in plans if plan.conditioning}

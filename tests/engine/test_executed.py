@@ -1,0 +1,105 @@
+"""What the engine computes counts in ``convert`` where a GPU runs it: real engines of TensorRT-RTX, run by doubles."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import calib8
+from calib8.conversion import executed
+from calib8.errors import AccuracyMissed, SetupError
+from calib8.runtime.base import Runtime
+from calib8.runtime.ort import OrtRuntime
+
+pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+
+
+class Double(Runtime):
+    """The quantised model's output, to which ``change`` does something, in an engine's place."""
+
+    on_gpu = True
+    description = "TensorRT 10.6.0 on NVIDIA A10"
+
+    def __init__(self, path: Path, change) -> None:
+        self.inner, self.change = OrtRuntime(calib8.load(path.parent / "model.int8.onnx")), change
+        super().__init__(self.inner.contract)
+
+    def _run(self, arrays):
+        return {name: self.change(array) for name, array in self.inner.run(arrays).items()}
+
+    def _free(self) -> None:
+        self.inner.close()
+
+
+def converted(folder: Path, monkeypatch: pytest.MonkeyPatch, change, limits=None, progress=None) -> calib8.Report:
+    monkeypatch.setattr(executed, "open_artefact", lambda path: Double(path, change))
+    build = calib8.Build(targets="sm86", shapes="input_ids:1x1:4x16:4x32")
+    config = calib8.Convert(build=build, verify=limits or calib8.Verify(), baseline=False)
+    return calib8.convert(folder / "model.onnx", folder / "data.npz", folder / "out", config, progress=progress)
+
+
+def test_an_engine_that_computes_what_its_model_does_is_marked_as_executed(encoder_here, monkeypatch) -> None:
+    report = converted(encoder_here, monkeypatch, lambda array: array)
+    assert report.engine_accuracy is not None
+    assert report.engine_accuracy.runtime == Double.description
+    assert report.engine_accuracy.sqnr_db == pytest.approx(report.accuracy.sqnr_db, abs=1)
+    assert [engine.executed for engine in report.engines] == [True]
+    page = (encoder_here / "out" / "report.html").read_text()
+    assert f"On the same data, the engine on the GPU: {Double.description}." in page
+
+
+def test_one_that_computes_something_else_fails_whatever_the_cpu_says(encoder_here, monkeypatch) -> None:
+    """Without any limit; the report is written all the same."""
+    with pytest.raises(AccuracyMissed) as missed:
+        converted(encoder_here, monkeypatch, lambda array: array[..., ::-1])
+    said = str(missed.value)
+    assert "out-int8.engine does not compute what its model does: its output 'last_hidden_state' has -" in said
+    assert "expected at least 20.0 dB, since the model has " in said
+    assert "take the engine in FP16" in said
+    assert missed.value.exit_code == 1
+    report = calib8.Report.model_validate_json((encoder_here / "out" / "report.json").read_text())
+    assert (report.passed, report.failure) == (False, said)
+    assert report.accuracy.cosine_mean > 0.99
+
+
+@pytest.mark.parametrize(("noise", "passes"), [(0.05, True), (0.2, False)])
+def test_of_decibels_twenty_are_enough(noise: float, passes: bool, encoder_here, monkeypatch) -> None:
+    """A twentieth of the signal is 26 dB, a fifth 14."""
+
+    def change(array):
+        size = np.sqrt(np.mean(np.square(array)))
+        return (array + noise * size * np.random.default_rng(0).normal(size=array.shape)).astype(array.dtype)
+
+    if passes:
+        assert converted(encoder_here, monkeypatch, change).passed
+    else:
+        with pytest.raises(AccuracyMissed, match="does not compute what its model does"):
+            converted(encoder_here, monkeypatch, change)
+
+
+def test_limits_are_the_engines_too(encoder_here, monkeypatch) -> None:
+    limits = calib8.Verify(min_cosine=0.99)
+    with pytest.raises(
+        AccuracyMissed, match=r"^out-int8\.engine on the GPU: accuracy limit missed .* mean cosine 0\.8"
+    ):
+        converted(encoder_here, monkeypatch, lambda array: array + 0.05 * np.abs(array).max(), limits)
+
+
+def test_nan_is_a_failure(encoder_here, monkeypatch) -> None:
+    with pytest.raises(AccuracyMissed, match=r"^out-int8\.engine on the GPU: .*NaN"):
+        converted(encoder_here, monkeypatch, lambda array: np.full_like(array, np.nan))
+    assert (encoder_here / "out" / "report.json").is_file()
+
+
+def test_an_engine_that_does_not_start_is_a_note(encoder_here, monkeypatch, notes) -> None:
+    def refuse(path):
+        raise SetupError("no memory is left on the GPU.")
+
+    monkeypatch.setattr(executed, "open_artefact", refuse)
+    build = calib8.Build(targets="sm86", shapes="input_ids:1x1:4x16:4x32")
+    config = calib8.Convert(build=build, verify=calib8.Verify(), baseline=False)
+    folder = encoder_here
+    report = calib8.convert(folder / "model.onnx", folder / "data.npz", folder / "out", config, progress=notes)
+    assert report.engine_accuracy is None
+    assert [engine.executed for engine in report.engines] == [False]
+    assert "out-int8.engine was not judged on the GPU: no memory is left on the GPU." in notes.messages
