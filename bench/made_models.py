@@ -3,7 +3,8 @@
     python bench/made_models.py FOLDER
 
 Made for bench/models.py: a reranker, twice more with weights in FP16, the encoder of a speech recognizer, CLIP, a
-MobileViT, and FSRCNN. Random weights show that a model goes through, and what that costs, not what it keeps of a task.
+MobileViT, FSRCNN, a U-Net, and a small U2-Net. Random weights show that a model goes through, and what that costs,
+not what it keeps of a task.
 """
 
 import sys
@@ -90,6 +91,109 @@ def super_resolution() -> Exported:
     return torch.nn.Sequential(*layers), lambda m, x: m(x), {"image": torch.zeros(1, 1, 48, 48)}, axes, ["large"]
 
 
+class UNet(torch.nn.Module):
+    """Halved in size and doubled in channels four times, and back, each half of which is beside what it came from."""
+
+    def __init__(self, channels: int = 16, depth: int = 4) -> None:
+        super().__init__()
+        wide = [channels << level for level in range(depth)]
+        self.down = torch.nn.ModuleList(map(_twice, [3, *wide[:-1]], wide))
+        self.middle = _norm(wide[-1], wide[-1])
+        self.up = torch.nn.ModuleList(
+            torch.nn.ConvTranspose2d(before, after, 2, stride=2)
+            for before, after in zip([wide[-1], *wide[:0:-1]], wide[::-1], strict=True)
+        )
+        self.join = torch.nn.ModuleList(_norm(2 * size, size) for size in wide[::-1])
+        self.head = torch.nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, 3, h, w] to [n, 1, h, w]."""
+        beside = []
+        for block in self.down:
+            beside.append(block(x))
+            x = torch.nn.functional.max_pool2d(beside[-1], 2)
+        x = self.middle(x)
+        for grow, join in zip(self.up, self.join, strict=True):
+            x = join(torch.cat([grow(x), beside.pop()], 1))
+        return torch.sigmoid(self.head(x))
+
+
+class Nested(torch.nn.Module):
+    """A block of U2-Net: a U-Net inside of a residual, which grows by interpolation."""
+
+    def __init__(self, depth: int, wide: int, narrow: int, out: int) -> None:
+        super().__init__()
+        self.first = _norm(wide, out)
+        self.down = torch.nn.ModuleList([_norm(out, narrow), *(_norm(narrow, narrow) for _ in range(depth - 2))])
+        self.middle = _norm(narrow, narrow, 2)
+        joins = [_norm(2 * narrow, narrow) for _ in range(depth - 2)]
+        self.join = torch.nn.ModuleList([*joins, _norm(2 * narrow, out)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, wide, h, w] to [n, out, h, w]."""
+        first = x = self.first(x)
+        beside = []
+        for block in self.down:
+            if beside:
+                x = torch.nn.functional.max_pool2d(x, 2, ceil_mode=True)
+            x = block(x)
+            beside.append(x)
+        x = self.middle(x)
+        for join in self.join:
+            x = join(torch.cat([_as_large(x, beside[-1]), beside.pop()], 1))
+        return x + first
+
+
+class Saliency(torch.nn.Module):
+    """U2-Net with five blocks, and a map from each that grows back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = torch.nn.ModuleList([Nested(5, 3, 16, 64), Nested(4, 64, 16, 64), Nested(3, 64, 16, 64)])
+        self.up = torch.nn.ModuleList([Nested(4, 128, 16, 64), Nested(5, 128, 16, 64)])
+        self.sides = torch.nn.ModuleList(torch.nn.Conv2d(64, 1, 3, padding=1) for _ in range(3))
+        self.joined = torch.nn.Conv2d(3, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """[n, 3, h, w] to four of [n, 1, h, w]."""
+        x, beside = image, []
+        for block in self.down:
+            if beside:
+                x = torch.nn.functional.max_pool2d(x, 2, ceil_mode=True)
+            x = block(x)
+            beside.append(x)
+        grown = [beside.pop()]
+        for block in self.up:
+            grown.append(block(torch.cat([_as_large(grown[-1], beside[-1]), beside.pop()], 1)))
+        maps = [_as_large(side(x), image) for side, x in zip(self.sides, grown[::-1], strict=True)]
+        return tuple(map(torch.sigmoid, [self.joined(torch.cat(maps, 1)), *maps]))
+
+
+def _norm(wide: int, out: int, apart: int = 1) -> torch.nn.Sequential:
+    conv = torch.nn.Conv2d(wide, out, 3, padding=apart, dilation=apart)
+    return torch.nn.Sequential(conv, torch.nn.BatchNorm2d(out), torch.nn.ReLU())
+
+
+def _twice(wide: int, out: int) -> torch.nn.Sequential:
+    return torch.nn.Sequential(_norm(wide, out), _norm(out, out))
+
+
+def _as_large(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.interpolate(x, size=other.shape[2:], mode="bilinear", align_corners=False)
+
+
+def segmentation() -> Exported:
+    """A U-Net, of which the caller chooses the size."""
+    axes = {name: {0: "n", 2: "h", 3: "w"} for name in ("image", "mask")}
+    return UNet(), lambda m, x: m(x), {"image": torch.zeros(1, 3, 64, 64)}, axes, ["mask"]
+
+
+def saliency() -> Exported:
+    """A U2-Net of one size, which no output is said to have."""
+    outputs = ["d0", "d1", "d2", "d3"]
+    return Saliency(), lambda m, x: m(x), {"image": torch.zeros(1, 3, 320, 320)}, {"image": {0: "batch"}}, outputs
+
+
 def export(path: Path, exported: Exported) -> None:
     model, call, feeds, axes, outputs = exported
     called = Called(model, call).eval()
@@ -114,7 +218,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    for make in (reranker, speech_encoder, clip, mobilevit, super_resolution):
+    for make in (reranker, speech_encoder, clip, mobilevit, super_resolution, segmentation, saliency):
         export(folder / f"{make.__name__}.onnx", make())
     half = convert_float_to_float16(onnx.load(folder / "reranker.onnx"), keep_io_types=True)
     onnx.save(half, folder / "reranker_fp16.onnx")

@@ -1,11 +1,11 @@
-"""One plain `calib8 convert` of an ONNX model, on random numbers in the shape of its inputs: time, memory, verdict.
+"""One plain `calib8 convert` of an ONNX model, on random data in the shape of its inputs: time, memory, verdict.
 
-    python bench/models.py model.onnx [image=3x224x224 ids=20:100 lengths=@20 ...]
+    python bench/models.py model.onnx [image=3x224x224 ids=20:100 lengths=@20 ...] [--no-engine]
 
 Sizes are those of a sample, needed only for dimensions that the model leaves open; behind a colon the number of
 indices, behind @ the values that all samples have, as in scales=3@0.667/1/0.8. Nothing is patched and no --shapes
-given. Printed: seconds, peak memory of calib8 and of the model alone (ONNX Runtime, one sample), and what calib8 says.
-Random numbers show that a model goes through, not what it keeps.
+given; what begins with -- goes to convert. Printed: seconds, peak memory of calib8 and of the model alone (ONNX
+Runtime, one sample), and what calib8 says. Random data shows that a model goes through, not what it keeps.
 """
 
 import json
@@ -28,6 +28,21 @@ print(next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.
 """
 
 
+def pink(random: np.random.Generator, shape: list[int]) -> np.ndarray:
+    """[SAMPLES, *shape] of as much change at every scale, as pictures and sounds have (Field, 1987)."""
+    places = [np.arange(size) for size in shape[-2:]]
+    drawn, step = np.zeros((SAMPLES, *shape)), 1
+    while True:
+        coarse = [-(-size // step) for size in shape[-2:]]
+        octave = random.normal(size=(SAMPLES, *shape[:-2], *coarse))
+        for axis, index in enumerate(places, start=drawn.ndim - len(places)):
+            octave = np.take(octave, index // step, axis)
+        drawn += octave
+        if step >= max(shape[-2:], default=1):
+            return drawn / drawn.std()
+        step *= 2
+
+
 def samples_of(model: onnx.ModelProto, asked: dict[str, str]) -> dict[str, np.ndarray]:
     random, arrays = np.random.default_rng(0), {}
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -39,7 +54,7 @@ def samples_of(model: onnx.ModelProto, asked: dict[str, str]) -> dict[str, np.nd
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         shape = [int(size) for size in given.split("x")] if given else dims
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        drawn = random.normal(size=(SAMPLES, *shape))
+        drawn = pink(random, shape)
         if values:
             drawn = np.broadcast_to(np.array(values.split("/"), np.float64), drawn.shape)
         elif indices or dtype.kind in "iu":
@@ -60,12 +75,14 @@ def alone(model: Path, arrays: dict[str, np.ndarray], folder: Path) -> str:
 
 
 def main() -> None:
-    model, asked = Path(sys.argv[1]), dict(part.split("=", 1) for part in sys.argv[2:])
+    options = [part for part in sys.argv[2:] if part.startswith("--")]
+    model, asked = Path(sys.argv[1]), dict(part.split("=", 1) for part in sys.argv[2:] if part not in options)
     with TemporaryDirectory() as name:
         folder = Path(name)
         arrays = samples_of(onnx.load(model, load_external_data=False), asked)
         np.savez(folder / "data.npz", **arrays)
-        command = ["convert", model, "--data", folder / "data.npz", "-o", folder / "out", "--target", "sm86", "--quiet"]
+        files = ["--data", folder / "data.npz", "-o", folder / "out"]
+        command = ["convert", model, *files, "--target", "sm86", "--quiet", *options]
         began = time.perf_counter()
         with subprocess.Popen(
             [sys.executable, "-m", "calib8", *map(str, command)],
