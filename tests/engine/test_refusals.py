@@ -39,6 +39,33 @@ def int32_bias():
     return g.model({"x": ["rows", 64]}, {"y": ["rows", 128]})
 
 
+def choice_in_choice():
+    """x @ w, and of that Tanh, Neg or Abs, by the number of rows."""
+
+    def branch(name, *nodes):
+        value = helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, None)
+        return helper.make_graph(nodes, name, [], [value])
+
+    def choice(name, rows, result, then, otherwise):
+        nodes = [helper.make_node("Equal", ["count", rows], [f"{name}_is"])]
+        options = {"then_branch": branch(f"{name}_yes", *then), "else_branch": branch(f"{name}_no", otherwise)}
+        return [*nodes, helper.make_node("If", [f"{name}_is"], [result], name=name, **options)]
+
+    kinds = {kind: helper.make_node(kind, ["h"], [kind]) for kind in ("Tanh", "Neg", "Abs")}
+    inner = choice("inner", "two", "chosen", [kinds["Tanh"]], kinds["Neg"])
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "first"], ["count"]),
+        *choice("outer", "one", "y", inner, kinds["Abs"]),
+    ]
+    weights = {"w": np.ones((64, 64), np.float32), "first": np.int64(0), "one": np.int64(1), "two": np.int64(2)}
+    ends = [helper.make_tensor_value_info(name, FLOAT, ["rows", 64]) for name in "xy"]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "choices", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 X = {"x": ["rows", 64]}
 CODES = ("w", np.ones((64, 8), np.int8))
 SCALE, ZERO = np.float32(0.1), np.int8(0)
@@ -74,6 +101,7 @@ REFUSALS = {
     "zero point": (tiny.one_gemm(Trap(zero_point=3)), "sm86", "x_q_QuantizeLinear", "quantise symmetrically"),
     "scale 0": (tiny.one_gemm(Trap(activation_scale=0.0)), "sm86", "x_q_QuantizeLinear", "calibrate again, on data"),
     "scale NaN": (tiny.one_gemm(Trap(activation_scale=np.nan)), "sm86", "x_q_QuantizeLinear", "scales must be > 0"),
+    "choice in a choice": (choice_in_choice(), "sm86", None, "has such an error where an If stands in a branch of"),
     "int32 bias": (int32_bias(), "sm86", "bias_DequantizeLinear", "leave biases in float"),
 }
 

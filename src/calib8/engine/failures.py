@@ -37,6 +37,11 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     (r"Unsupported reduction type", "TensorRT-RTX scatters without a reduction only: export without one"),
     (r"no importer|UNSUPPORTED_NODE|Plugin not found|does not know", "TensorRT lacks this operator: export without it"),
     (r"Failed to convert ONNX da\w+ type", "an input has a type that TensorRT lacks: use float or int64 inputs"),
+    (
+        r"mScopedOp2Scopes|< op->input_size\(\)",
+        "TensorRT-RTX has such an error where an If stands in a branch of another: export by tracing, with inputs of "
+        "fixed sizes, or build no engine (--no-engine) to quantise it for CPUs",
+    ),
     (r"[Ww]orkspace", "raise the workspace limit, or give none"),
     (
         r"[Oo]ut of memory|OutOfMemory|[Cc]annot allocate memory|bad_alloc|MemoryError",
