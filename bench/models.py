@@ -1,11 +1,12 @@
 """One plain `calib8 convert` of an ONNX model, on random data in the shape of its inputs: time, memory, verdict.
 
-    python bench/models.py model.onnx [image=3x224x224 ids=20:100 lengths=@20 ...] [--no-engine]
+    python bench/models.py model.onnx [image=3x224x224 ids=20:100 lengths=@20 ...] [samples=256] [--no-engine]
 
 Sizes are those of a sample, needed only for dimensions that the model leaves open; behind a colon the number of
 indices, behind @ the values that all samples have, as in scales=3@0.667/1/0.8. Nothing is patched and no --shapes
-given; what begins with -- goes to convert. Printed: seconds, peak memory of calib8 and of the model alone (ONNX
-Runtime, one sample), and what calib8 says. Random data shows that a model goes through, not what it keeps.
+given; what begins with -- goes to convert. There are 32 samples, of which convert holds an eighth back. Printed:
+seconds, peak memory of calib8 and of the model alone (ONNX Runtime, one sample), and what calib8 says. Random data
+shows that a model goes through, not what it keeps.
 """
 
 import json
@@ -18,7 +19,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-SAMPLES = 32
 ALONE = """
 import pathlib, sys, numpy as np, onnxruntime
 arrays = dict(np.load(sys.argv[2]))
@@ -28,23 +28,23 @@ print(next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.
 """
 
 
-def pink(random: np.random.Generator, shape: list[int]) -> np.ndarray:
-    """[SAMPLES, *shape] of as much change at every scale, as pictures and sounds have (Field, 1987)."""
-    places = [np.arange(size) for size in shape[-2:]]
-    drawn, step = np.zeros((SAMPLES, *shape)), 1
+def pink(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """[samples, *shape] of as much change at every scale, as pictures and sounds have (Field, 1987)."""
+    samples, *sizes = shape
+    fine = sizes[-2:]
+    drawn, step = np.zeros(shape), 1
     while True:
-        coarse = [-(-size // step) for size in shape[-2:]]
-        octave = random.normal(size=(SAMPLES, *shape[:-2], *coarse))
-        for axis, index in enumerate(places, start=drawn.ndim - len(places)):
-            octave = np.take(octave, index // step, axis)
+        octave = random.normal(size=(samples, *sizes[:-2], *(-(-size // step) for size in fine)))
+        for axis, size in enumerate(fine, start=len(shape) - len(fine)):
+            octave = np.take(octave, np.arange(size) // step, axis)
         drawn += octave
-        if step >= max(shape[-2:], default=1):
+        if step >= max(fine, default=1):
             return drawn / drawn.std()
         step *= 2
 
 
 def samples_of(model: onnx.ModelProto, asked: dict[str, str]) -> dict[str, np.ndarray]:
-    random, arrays = np.random.default_rng(0), {}
+    random, arrays, samples = np.random.default_rng(0), {}, int(asked.get("samples", "32"))
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name in weights:
@@ -54,7 +54,7 @@ def samples_of(model: onnx.ModelProto, asked: dict[str, str]) -> dict[str, np.nd
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         shape = [int(size) for size in given.split("x")] if given else dims
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        drawn = pink(random, shape)
+        drawn = pink(random, (samples, *shape))
         if values:
             drawn = np.broadcast_to(np.array(values.split("/"), np.float64), drawn.shape)
         elif indices or dtype.kind in "iu":
