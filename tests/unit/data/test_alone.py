@@ -155,6 +155,20 @@ def test_rows_are_rows_however_the_output_is_declared() -> None:
         assert has_rows(model) is True
 
 
+def test_an_output_that_says_to_begin_with_time_is_asked() -> None:
+    """As a recurrent detector's: x [batch, 3, time] -> y [time, batch, 2]."""
+    g = GraphBuilder()
+    x = g.op("Transpose", g.input("x", ir.DataType.FLOAT, "batch", 3, "time"), perm=[2, 0, 1])
+    model = g.model(y=g.op("MatMul", x, g.weight("w", 3, 2)))
+    model.graph.outputs[0].shape = ir.Shape(["time", "batch", 2])
+    assert has_rows(model) is False
+    rows = g.op("Transpose", model.graph.outputs[0], perm=[1, 0, 2])
+    model.graph.append(rows.producer())
+    model.graph.outputs[0] = rows
+    rows.shape = ir.Shape(["time", "batch", 2])  # a name that does not hold
+    assert has_rows(model) is True
+
+
 def test_padding_counts_in_no_sample_of_a_fixed_batch_of_one(notes) -> None:
     model = tiny_encoder()
     for value in model.graph.inputs:
