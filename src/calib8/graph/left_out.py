@@ -90,7 +90,7 @@ def _reason(node: ir.Node) -> str | None:
     slots = READ.get(kind, ()) if kind else range(len(node.inputs))
     weights = [slot for slot in slots if _weight(node, slot) is not None]
     computed = any(value is not None and value.const_value is None for value in node.inputs[:2])
-    in_attributes = not kind and any(one.type == ir.AttributeType.FLOATS for one in node.attributes.values())
+    in_attributes = not kind and any(map(_holds_floats, node.attributes.values()))
     if not computed or not (weights or in_attributes):
         return None
     if not kind:
@@ -100,6 +100,11 @@ def _reason(node: ir.Node) -> str | None:
     if weights == [0]:
         return "its constant is on the left, in a product that cannot be turned around"
     return "its weight has axes along which TensorRT takes no scale per output channel"
+
+
+def _holds_floats(attribute: ir.Attr) -> bool:
+    tensor = attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref()
+    return attribute.type == ir.AttributeType.FLOATS or (tensor and attribute.as_tensor().dtype in FLOATS)
 
 
 def _weight(node: ir.Node, slot: int) -> ir.Value | None:

@@ -49,6 +49,16 @@ def test_every_kind_has_its_reason() -> None:
         require_weighted_ops(prepare(model))
 
 
+def test_numbers_in_attributes_are_weights_too() -> None:
+    """Of trees as ai.onnx.ml has them since its version 5: tensors where there were lists."""
+    trees = ir.node(
+        "TreeEnsemble", [ir.val("x")], {"nodes_splits": ir.tensor(np.ones(3))}, domain="ai.onnx.ml", name="trees"
+    )
+    model = ir.Model(ir.Graph(trees.inputs, trees.outputs, nodes=[trees], opset_imports={"": 21}), ir_version=10)
+    with pytest.raises(ModelError, match="It has 1 TreeEnsemble, as 'trees': an operator of ai.onnx.ml, which is not"):
+        require_weighted_ops(model)
+
+
 def test_a_model_that_is_quantised_already_is_told_so() -> None:
     g = GraphBuilder()
     x = g.input("x", ir.DataType.UINT8, "batch", 4)
