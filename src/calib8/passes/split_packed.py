@@ -8,13 +8,16 @@ Rules:
    nothing but an Add, Mul, Reshape or Transpose, becomes as many products, of the matrix's columns in order.
 2. A Concat puts their columns together again, so the numbers are the same whatever is done with them; what is behind
    stays as it is, but for a Split of the very same parts, which goes with the Concat.
+3. Bounds that are computed from the number of columns, as torch.chunk's are when it is traced, become constants.
 """
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
-from calib8.graph.values import drop_unread, name_of, op_of, readers_of
+from calib8.graph.values import drop_unread, drop_unread_node, name_of, op_of, readers_of
 from calib8.graph.weighted import WeightedOp, weighted_ops
+from calib8.passes.fold_constants import COMPUTES, MOVES, fold
 
 #: Rule 1.
 THROUGH = ("Add", "Mul", "Reshape", "Transpose")
@@ -25,21 +28,76 @@ MOST = 4
 
 def split_packed(model: ir.Model) -> ir.Model:
     """Apply the rules to the prepared ``model``, in place, and return it."""
-    for op in weighted_ops(model):
-        if op.kind == "MatMul" and (sizes := _parts(op)):
+    products = [op for op in weighted_ops(model) if op.kind == "MatMul"]
+    if sum(_know_columns(model, op) for op in products):  # rule 3
+        common.ShapeInferencePass(strict_mode=False)(model)
+    for op in products:
+        if sizes := _parts(op):
             _split(model.graph, op, sizes)
     return model
+
+
+def _know_columns(model: ir.Model, op: WeightedOp) -> bool:
+    """Apply rule 3 to what reads ``op``. Whether anything did."""
+    node, found = op.node, False
+    while True:
+        for shape in [reader for reader in readers_of(node) if op_of(reader) == "Shape"]:
+            for size in [reader for reader in readers_of(shape) if _is_last(reader, node.outputs[0])]:
+                index = size.inputs[1].const_value if size.inputs[1] is not None else None
+                assert index is not None
+                _fold_behind(model, size, np.full(index.shape.numpy(), _columns(op), np.int64))
+                found = True
+            drop_unread_node(model.graph, shape.outputs[0])
+        readers = _readers(node)
+        if len(readers) != 1 or op_of(readers[0]) not in ("Add", "Mul"):
+            return found
+        node = readers[0]
+
+
+def _is_last(node: ir.Node, value: ir.Value) -> bool:
+    """Does ``node`` take the size of the last axis out of the shape of ``value``?"""
+    index = node.inputs[1].const_value if op_of(node) == "Gather" and node.inputs[1] is not None else None
+    shape = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if index is None or index.size != 1 or shape is None or shape.attributes:  # of a Shape: start and end
+        return False
+    return int(index.numpy().reshape(())) in ((-1,) if value.shape is None else (-1, len(value.shape) - 1))
+
+
+def _fold_behind(model: ir.Model, node: ir.Node, array: np.ndarray) -> None:
+    """Put ``array`` in the place of ``node``, and compute what reads nothing but constants then."""
+    constant = ir.val(f"{node.outputs[0].name}::columns", const_value=ir.tensor(array))
+    model.graph.register_initializer(constant)
+    todo = readers_of(node)
+    node.outputs[0].replace_all_uses_with(constant)
+    model.graph.remove(node, safe=True)
+    while todo:
+        node = todo.pop()
+        constants = all(value is None or value.const_value is not None for value in node.inputs)
+        if node.graph is model.graph and constants and op_of(node) in (*MOVES, *COMPUTES):
+            todo += readers_of(node)
+            fold(model, node)
+
+
+def _columns(op: WeightedOp) -> int:
+    return int(op.weight.const_value.shape.numpy()[1]) if op.weight.const_value is not None else 0
+
+
+def _readers(node: ir.Node) -> list[ir.Node]:
+    """Who reads ``node``, but for its size."""
+    return [reader for reader in readers_of(node) if op_of(reader) != "Shape"]
 
 
 def _parts(op: WeightedOp) -> list[int]:
     """How many columns each part has; none if the op is not packed."""
     node = op.node
-    while len(readers := readers_of(node)) == 1 and op_of(readers[0]) in THROUGH:
+    while len(readers := _readers(node)) == 1 and op_of(readers[0]) in THROUGH:
         node = readers[0]
     if any(output.is_graph_output() for output in node.outputs):
         return []
-    columns = int(op.weight.const_value.shape.numpy()[1]) if op.weight.const_value is not None else 0
+    columns = _columns(op)
     kinds = {op_of(reader) for reader in readers}
+    if kinds == {"Slice"} and (sizes := _sliced(readers, columns)):
+        return sizes
     count = len(readers) if kinds and kinds <= set(APART) else 0
     if kinds == {"Split"} and len(readers) == 1:
         count = len(readers[0].outputs)
@@ -48,6 +106,25 @@ def _parts(op: WeightedOp) -> list[int]:
         if sum(sizes) == columns and count <= MOST:
             return [int(size) for size in sizes]
     return [columns // count] * count if 2 <= count <= MOST and columns % count == 0 else []
+
+
+def _sliced(readers: list[ir.Node], columns: int) -> list[int]:
+    """The columns between the bounds of all Slices of the last axis; none if a bound is unknown or there are many."""
+    bounds = {0, columns}
+    for reader in readers:
+        whole, *told = reader.inputs
+        constants = [value.const_value for value in told if value is not None and value.const_value is not None]
+        values = [constant.numpy().tolist() for constant in constants]
+        if len(values) != len(told) or len(told) < 3:
+            return []
+        if whole is None or whole.shape is None or whole.shape[-1] != columns:
+            return []
+        if values[2] not in ([-1], [len(whole.shape) - 1]) or values[3:] not in ([], [[1]]):
+            return []
+        taken = range(columns)[slice(values[0][0], values[1][0])]
+        bounds |= {taken.start, taken.stop}
+    sizes = np.diff(sorted(bounds)).tolist()
+    return sizes if 2 <= len(sizes) <= MOST else []
 
 
 def _split(graph: ir.Graph, op: WeightedOp, sizes: list[int]) -> None:

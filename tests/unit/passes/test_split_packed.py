@@ -1,5 +1,7 @@
 """Packed products become products of their own, and the numbers stay."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -69,3 +71,46 @@ def test_what_is_read_whole_too_or_in_odd_parts_stays(width: int) -> None:
     outputs = {"y0": g.op("Relu", parts[0]), "y1": g.op("Relu", parts[1])}
     model = g.model(**outputs, **({"y2": g.op("Relu", whole)} if width == 12 else {}))
     assert names(prepare(model)) == (["qkv"] if width == 12 else ["qkv::0", "qkv::1"])
+
+
+def chunks(g: GraphBuilder, whole: ir.Value, count: int, kept: int) -> list[ir.Value]:
+    """The first ``kept`` of ``count`` parts of the last axis, as torch.chunk is traced: bounds out of the shape."""
+    size = g.op("Gather", g.op("Shape", whole), g.constant("last", [-1], np.int64))
+    more = g.op("Add", size, g.constant("less", [count - 1], np.int64))
+    step, axis = g.op("Div", more, g.constant("parts", [count], np.int64)), g.constant("axis", [-1], np.int64)
+    bounds = [g.op("Mul", step, g.constant(f"times{number}", [number], np.int64)) for number in range(kept + 1)]
+    return [g.op("Slice", whole, start, end, axis) for start, end in pairwise(bounds)]
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_chunks_are_products_though_their_bounds_are_computed(kept: int) -> None:
+    g = GraphBuilder()
+    model = g.model(**{f"y{number}": part for number, part in enumerate(chunks(g, packed(g), 3, kept))})
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert [(op.name, op.channels) for op in weighted_ops(prepared)] == [(f"qkv::{number}", 4) for number in range(3)]
+    assert {node.op_type for node in prepared.graph} == {"MatMul", "Concat", "Add", "Slice"}
+    assert [list(output.shape)[-1] for output in prepared.graph.outputs] == [4] * kept
+
+
+def test_slices_of_odd_sizes_are_products_of_those() -> None:
+    g = GraphBuilder()
+    whole, axis = packed(g), g.constant("axis", [2], np.int64)
+    bounds = [g.constant(f"at{at}", [at], np.int64) for at in (0, 6, -3, 2**62)]
+    parts = [g.op("Slice", whole, a, b, axis) for a, b in pairwise(bounds)]
+    model = g.model(**{f"y{number}": part for number, part in enumerate(parts)})
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert [op.channels for op in weighted_ops(prepared)] == [6, 3, 3]
+
+
+def test_the_size_of_another_axis_stays_computed() -> None:
+    g = GraphBuilder()
+    whole = packed(g)
+    length = g.op("Gather", g.op("Shape", whole), g.constant("second", [1], np.int64))
+    cut = g.op("Slice", whole, g.constant("zero", [0], np.int64), length, g.constant("axis", [1], np.int64))
+    model = g.model(y=cut)
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert [node.op_type for node in prepared.graph] == [node.op_type for node in model.graph]
+    assert names(prepared) == ["qkv"]
