@@ -60,7 +60,7 @@ def _guarded(
 
             def damage(group: Sequence[str]) -> float:
                 progress.update("measure ops", len(measuring), None)
-                return base - measuring.score(group)
+                return measuring.damage(group, limit)
 
             found = culprits(names, damage, limit)
             left = measuring.score(name for name in names if name not in found)

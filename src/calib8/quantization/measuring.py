@@ -10,6 +10,9 @@ from calib8.quantization.known import Known
 from calib8.quantization.probe import Probe
 from calib8.quantization.switchboard import Switchboard
 
+#: Standard errors beyond which a few samples leave no doubt.
+SURE = 3.0
+
 
 class Measuring:
     """Scores of a switchboard under a probe, each set of ops measured once; those ``known`` are not measured again."""
@@ -21,19 +24,30 @@ class Measuring:
     def __len__(self) -> int:
         return len(self._known)
 
-    def scores(self, int8: Iterable[str]) -> NDArray[np.float64]:
-        """Score of each sample with the ops named in ``int8`` quantised."""
+    def scores(self, int8: Iterable[str], samples: int | None = None) -> NDArray[np.float64]:
+        """Score of each sample with the ops named in ``int8`` quantised; see ``Probe.scores``."""
         names = frozenset(int8)
 
         def measured() -> Iterable[float]:
             self.board.int8 = names
-            return self.probe.scores(self.board)
+            return self.probe.scores(self.board, samples)
 
-        return np.array(self._known.numbers(sorted(names), measured))
+        asked = sorted(names) if samples is None else [samples, *sorted(names)]
+        return np.array(self._known.numbers(asked, measured))
 
     def score(self, int8: Iterable[str]) -> float:
         """Their mean."""
         return float(self.scores(int8).mean())
+
+    def damage(self, int8: Iterable[str], limit: float) -> float:
+        """What the mean score loses with ``int8`` quantised: of all samples, or of the first few, where these leave no
+        doubt on which side of ``limit`` it is."""
+        names, whole, few = frozenset(int8), self.scores(()), self.probe.few
+        if not self.probe.counts and 1 < few <= len(whole) / 2:
+            lost = whole[:few] - self.scores(names, few)
+            if abs(lost.mean() - limit) > SURE * lost.std(ddof=1) / np.sqrt(few):
+                return float(lost.mean())
+        return float(whole.mean() - self.scores(names).mean())
 
 
 def costs_alone(measuring: Measuring, progress: Progress) -> dict[str, float]:

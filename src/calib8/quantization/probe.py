@@ -73,14 +73,18 @@ class Probe:
             )
         return other
 
-    def scores(self, runtime: Runtime) -> Numbers:
+    def scores(self, runtime: Runtime, samples: int | None = None) -> Numbers:
         """Score of each sample beside FP32, [samples]; of the output that comes off worst, if there are several.
 
-        Beside others one of counts may be a sample off, which is chance.
+        Beside others one of counts may be a sample off, which is chance. ``samples``: no more batches than hold these.
         """
         found = {name: Measured(one.kind, one.guessed, one.pooling) for name, one in self.outputs.items()}
         ruined: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in found}
+        measured = 0
         for (rows, arrays), expected in zip(self.data.batches(), self._expected, strict=True):
+            if samples is not None and measured >= samples:
+                break
+            measured += len(rows)
             mask, outputs = self._mask(arrays), run_filled(runtime, arrays, self.data)
             for name, one in found.items():
                 numbers = without_padding(_measurable(name, outputs[name], len(rows)), mask)
@@ -118,6 +122,17 @@ class Probe:
     def step(self) -> float:
         """The least difference of means that is not chance: more than one sample's, where all scores are counts."""
         return 1 / len(self.data) if self._counts() is not None else 0.0
+
+    @property
+    def few(self) -> int:
+        """The samples of the first batches, until there are enough to see damage in."""
+        held = np.cumsum([len(group.rows) for group in self.data.groups()])
+        return int(held[np.argmax(held >= min(FEWEST_SCORED, held[-1]))])
+
+    @property
+    def counts(self) -> bool:
+        """Whether the score of any output is made of counts, whose spread no few samples tell."""
+        return any(one.measure.counted for one in self.outputs.values())
 
     def bound(self, scores: Numbers) -> float:
         """What the mean score of other samples is not below, give or take one standard error, by these [samples]."""
