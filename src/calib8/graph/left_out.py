@@ -78,7 +78,10 @@ def _of_graph(graph: ir.Graph, known: set[ir.Node], body: str) -> Iterator[LeftO
             yield LeftOut(name, node.op_type, read or "", body or reason)
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                inside = f"it is in a body of the {node.op_type} {name!r}, which is computed in float"
+                inside = (
+                    f"it is in a body of the {node.op_type} {name!r}, which is computed in float (exported as a "
+                    "model of its own, that body can be quantised)"
+                )
                 yield from _of_graph(attribute.as_graph(), known, inside)
 
 

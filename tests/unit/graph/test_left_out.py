@@ -44,7 +44,9 @@ def test_every_kind_has_its_reason() -> None:
         "MatMul inside": ("MatMul", "x", "it is in a body of the If 'choice'"),
     }
     with pytest.raises(
-        ModelError, match=r"nothing to quantise. It has 1 Gemm, as 'left': its constant is on the .*; 1 "
+        ModelError,
+        match=r"nothing to quantise. It has 1 Gemm, as 'left': its constant is on .*; 1 MatMul, as 'MatMul inside': "
+        r"it is in a body of the If 'choice', which is computed in float \(exported as a model of its own, that ",
     ):
         require_weighted_ops(prepare(model))
 
