@@ -58,6 +58,7 @@ from calib8.runtime.judged import open_as_built, open_reference
 from calib8.text.sentence import SentenceEncoder, pooling_of, text_tokenizer
 from calib8.text.text_source import TEXT_SUFFIXES, calibration_source, texts_of, tokenised_source
 from calib8.text.tokenizer import read_sentences
+from calib8.verification.comparable import require_comparable
 from calib8.verification.compare import Comparison
 from calib8.verification.gains import Gains
 from calib8.verification.gpu_speed import GpuSpeed
@@ -111,7 +112,7 @@ def convert(
     fitted, held_out = (source, None) if config.held_out is not None else split(source)
     with watched(config.monitor) as activity:
         with job.timed("quantize"):
-            ranges, plan, int8 = job.quantize(reference, fitted)
+            ranges, plan, int8 = job.quantize(reference, fitted, held_out)
         with job.timed("build"):
             engines, failure = job.build(int8)
         here = first_here(output / engine.file.name for engine in engines)
@@ -217,7 +218,9 @@ class _Job:
         own = time.perf_counter() - start - within
         self.seconds[step] = round(self.seconds.get(step, 0.0) + own, 2)
 
-    def quantize(self, reference: ir.Model, data: Source) -> tuple[Ranges, QuantPlan, ir.Model]:
+    def quantize(
+        self, reference: ir.Model, data: Source, held_out: Source | None
+    ) -> tuple[Ranges, QuantPlan, ir.Model]:
         """Ranges, plan and quantised model: the last run's where nothing changed, else by one pass over ``data``."""
         origin = origin_of(reference.metadata_props[SOURCE_SHA256], data.fingerprint(), self.config.calibrate)
         settings: dict[str, str | float | int] = {"pooling": str(pooling_of(self.folder)[0])}  # what damage is seen in
@@ -232,6 +235,8 @@ class _Job:
             return known
         if self.config.build is not None:
             require_parsable(reference, self.model, self.config.build, self.progress)
+        if held_out is not None:
+            require_comparable(reference, held_out, self.config.calibrate.memory, self.kinds)
         with unfinished_work(within(self.output)) as unfinished:
             return self._quantized(reference, data, origin, unfinished)
 

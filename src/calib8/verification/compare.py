@@ -223,7 +223,7 @@ def compare(
     Raises ``DataError`` when there is nothing to compare: no common outputs, different shapes, NaN, no row per sample,
     a reference that is zero throughout.
     """
-    gathered: dict[str, _Gathered] = {}
+    gathered: dict[str, Gathered] = {}
     done = 0
     progress.update("verify", done, len(data))
     for rows, arrays in data.batches(*(runtime.rooms(data.leading) for runtime in (reference, candidate))):
@@ -233,9 +233,9 @@ def compare(
             finite_numbers(runtime, outputs, rows, arrays, mask)
             for runtime, outputs in zip((reference, candidate), answers, strict=True)
         )
-        for name in _common(expected, got, len(rows)):
+        for name in comparable(expected, got, len(rows)):
             if name not in gathered:
-                gathered[name] = _Gathered(kind_of(name, answers[0][name], mask, pooling, kinds or {}))
+                gathered[name] = Gathered(kind_of(name, answers[0][name], mask, pooling, kinds or {}))
             gathered[name].add(rows, expected[name], got[name], mask)
         done += len(rows)
         progress.update("verify", done, len(data))
@@ -249,8 +249,8 @@ def compare(
     return comparison.model_copy(update={"details": gathered[comparison.worst].details(comparison.worst)})
 
 
-class _Gathered:
-    """What was seen of one output so far."""
+class Gathered:
+    """What was seen of one output so far, on both sides."""
 
     def __init__(self, measured: Measured) -> None:
         self.measured = measured
@@ -259,6 +259,7 @@ class _Gathered:
         self.rows: list[Rows] = []
 
     def add(self, rows: Rows, expected: NDArray[np.float64], got: NDArray[np.float64], mask: Mask) -> None:
+        """One more batch."""
         real: Any = np.s_[:]
         if mask is not None and has_tokens(expected, mask):
             real = mask != 0
@@ -268,7 +269,14 @@ class _Gathered:
         self.rows.append(rows)
         self.measured.add(*(self.measured.kept(side, mask) for side in (expected, got)))
 
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything to compare so far."""
+        scores = self.measured.measure.scores(*self.measured.facts())
+        return self.signal > 0 and bool(has_any(self.measured.measure, scores).any())
+
     def closeness(self, name: str) -> Closeness:
+        """How close both sides are. Raises ``DataError`` if there was nothing to compare."""
         if self.signal == 0:
             raise DataError(
                 f"output {name!r} of the reference is zero throughout, which proves nothing about the candidate. "
@@ -305,9 +313,10 @@ class _Gathered:
         return details_of(name, np.concatenate(self.rows)[counts], scores[counts], vectors)
 
 
-def _common(
+def comparable(
     reference: dict[str, NDArray[np.float64]], candidate: dict[str, NDArray[np.float64]], samples: int
 ) -> list[str]:
+    """The names of the outputs. Raises ``DataError`` if the sides have not the same, or not a row for each sample."""
     if not reference or set(reference) != set(candidate):
         raise DataError(
             f"nothing to compare: the reference has outputs {sorted(reference)}, the candidate {sorted(candidate)}. "
