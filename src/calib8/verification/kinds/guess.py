@@ -7,7 +7,8 @@ The first rule that fits:
 4. [n, C]: rows that sum to 1 are probabilities of classes; so are the scores of an output that is called so, or that
    has as many columns as ImageNet has classes. Others are vectors.
 5. [n, A, B]: rows that sum to 1 (their exponentials: log probabilities), or an output that is called so, are a
-   sequence. Many rows, or columns, of four numbers beyond 1 and scores between 0 and 1 are boxes.
+   sequence. Many rows, or columns, of four numbers in pixels and scores between 0 and 1 are boxes; offsets in the cells
+   of a grid, and logarithms of sizes, as YOLOX gives them where its export does not decode them, are none yet.
 6. Anything with more axes than 2 is a map if all of it lies between 0 and 1, and numbers if it has four axes or more.
 7. Otherwise vectors.
 """
@@ -27,6 +28,8 @@ NAMED = ("logit", "prob", "class", "softmax", "score", "label")
 IMAGENET = (1000, 1001, 21841, 21843)
 #: Boxes are many.
 MANY = 50
+#: Some place in pixels is beyond this, no offset in a cell or logarithm of a size is.
+PIXELS = 8
 
 
 class Guess(NamedTuple):
@@ -87,4 +90,4 @@ def _are_boxes(x: NDArray[np.float64]) -> bool:
         return False
     suppressed = columns.shape[2] == 6 and bool((columns[..., 5] == np.rint(columns[..., 5])).all())
     within = scores[..., :1] if suppressed else scores
-    return bool(places.max() > 1 and within.min() >= 0 and within.max() <= 1)
+    return bool(places.max() > PIXELS and within.min() >= 0 and within.max() <= 1)
