@@ -4,12 +4,15 @@ TensorRT makes no INT8 kernel of a product whose columns are taken apart behind 
 reads the codes), and merges products of one tensor that stand side by side.
 
 Rules:
-1. A MatMul with a constant matrix whose result goes to a Split, or to several Gathers or Slices, alone and through
-   nothing but an Add, Mul, Reshape or Transpose, becomes as many products, of the matrix's columns in order.
+1. A MatMul or Gemm with a constant matrix whose result goes to a Split, or to several Gathers or Slices, alone and
+   through nothing but an Add, Mul, Reshape or Transpose, becomes as many products, of the matrix's columns in order. A
+   Gemm's are of tokens where a Reshape is among these; the gates of an unrolled LSTM stay one, which is INT8 as it is.
 2. A Concat puts their columns together again, so the numbers are the same whatever is done with them; what is behind
    stays as it is, but for a Split of the very same parts, which goes with the Concat.
 3. Bounds that are computed from the number of columns, as torch.chunk's are when it is traced, become constants.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -27,8 +30,8 @@ MOST = 4
 
 
 def split_packed(model: ir.Model) -> ir.Model:
-    """Apply the rules to the prepared ``model``, in place, and return it."""
-    products = [op for op in weighted_ops(model) if op.kind == "MatMul"]
+    """Apply the rules to the main graph of the prepared ``model``, in place, and return it."""
+    products = [op for op in weighted_ops(model) if op.kind in ("MatMul", "Gemm") and _bias(op) is not None]
     if sum(_know_columns(model, op) for op in products):  # rule 3
         common.ShapeInferencePass(strict_mode=False)(model)
     for op in products:
@@ -40,9 +43,11 @@ def split_packed(model: ir.Model) -> ir.Model:
 def _know_columns(model: ir.Model, op: WeightedOp) -> bool:
     """Apply rule 3 to what reads ``op``. Whether anything did."""
     node, found = op.node, False
-    while True:
-        for shape in [reader for reader in readers_of(node) if op_of(reader) == "Shape"]:
-            for size in [reader for reader in readers_of(shape) if _is_last(reader, node.outputs[0])]:
+    while _columns(op) > 1:  # a single one may be broadcast by what is added
+        shapes = [reader for reader in readers_of(node) if op_of(reader) == "Shape" and reader.graph is model.graph]
+        for shape in shapes:
+            sizes = [reader for reader in readers_of(shape) if reader.graph is model.graph]
+            for size in [reader for reader in sizes if _is_last(reader, node.outputs[0])]:
                 index = size.inputs[1].const_value if size.inputs[1] is not None else None
                 assert index is not None
                 _fold_behind(model, size, np.full(index.shape.numpy(), _columns(op), np.int64))
@@ -50,8 +55,9 @@ def _know_columns(model: ir.Model, op: WeightedOp) -> bool:
             drop_unread_node(model.graph, shape.outputs[0])
         readers = _readers(node)
         if len(readers) != 1 or op_of(readers[0]) not in ("Add", "Mul"):
-            return found
+            break
         node = readers[0]
+    return found
 
 
 def _is_last(node: ir.Node, value: ir.Value) -> bool:
@@ -79,20 +85,31 @@ def _fold_behind(model: ir.Model, node: ir.Node, array: np.ndarray) -> None:
 
 
 def _columns(op: WeightedOp) -> int:
-    return int(op.weight.const_value.shape.numpy()[1]) if op.weight.const_value is not None else 0
+    return int(op.weight.const_value.shape.numpy()[op.channel_axis]) if op.weight.const_value is not None else 0
+
+
+def _bias(op: WeightedOp) -> list[ir.Value] | None:
+    """What a Gemm adds, if anything; None if that is not a constant for each column, or one for all."""
+    bias = op.node.inputs[2] if len(op.node.inputs) > 2 else None
+    if bias is None:
+        return []
+    constant = bias.const_value
+    return [bias] if constant is not None and constant.size in (1, _columns(op)) else None
 
 
 def _readers(node: ir.Node) -> list[ir.Node]:
-    """Who reads ``node``, but for its size."""
-    return [reader for reader in readers_of(node) if op_of(reader) != "Shape"]
+    """Who reads ``node``, but for its size; nobody if a body of an If or Loop does."""
+    readers = [reader for reader in readers_of(node) if op_of(reader) != "Shape"]
+    return readers if all(reader.graph is node.graph for reader in readers) else []
 
 
 def _parts(op: WeightedOp) -> list[int]:
     """How many columns each part has; none if the op is not packed."""
-    node = op.node
+    node, through = op.node, set[str]()
     while len(readers := _readers(node)) == 1 and op_of(readers[0]) in THROUGH:
         node = readers[0]
-    if any(output.is_graph_output() for output in node.outputs):
+        through.add(op_of(node))
+    if any(output.is_graph_output() for output in node.outputs) or (op.kind == "Gemm" and "Reshape" not in through):
         return []
     columns = _columns(op)
     kinds = {op_of(reader) for reader in readers}
@@ -128,15 +145,13 @@ def _sliced(readers: list[ir.Node], columns: int) -> list[int]:
 
 
 def _split(graph: ir.Graph, op: WeightedOp, sizes: list[int]) -> None:
-    matrix, whole = op.weight_array(), op.node.outputs[0]
+    whole, added = op.node.outputs[0], _bias(op) or []
     products = []
-    for number, columns in enumerate(np.split(matrix, np.cumsum(sizes)[:-1], axis=1)):
-        name = f"{op.name}::{number}"
-        weight = ir.val(f"{op.weight.name}::{name}", const_value=ir.tensor(np.ascontiguousarray(columns)))
-        graph.register_initializer(weight)
+    for number, (weight, *bias) in enumerate(_cut(graph, op, [op.weight, *added], sizes)):
         shape = None if whole.shape is None else ir.Shape([*whole.shape[:-1], sizes[number]])
         output = ir.Value(name=f"{whole.name}::{number}", type=whole.type, shape=shape)
-        products.append(ir.node("MatMul", [op.activation, weight], outputs=[output], name=name))
+        inputs, attributes = [op.activation, weight, *bias], dict(op.node.attributes)
+        products.append(ir.node(op.kind, inputs, attributes, outputs=[output], name=f"{op.name}::{number}"))
     joined = ir.Value(name=f"{whole.name}::joined", type=whole.type, shape=whole.shape)
     outputs = [product.outputs[0] for product in products]
     concat = ir.node("Concat", outputs, {"axis": -1}, outputs=[joined], name=f"{op.name}::joined")
@@ -144,9 +159,26 @@ def _split(graph: ir.Graph, op: WeightedOp, sizes: list[int]) -> None:
     whole.replace_all_uses_with(joined)
     graph.remove(op.node, safe=True)
     joined.name = name_of(whole)
-    drop_unread(graph, op.weight)
+    for constant in {op.weight, *added}:
+        drop_unread(graph, constant)
     if [op_of(reader) for reader in readers_of(concat)] == ["Split"]:
         _drop_split(graph, concat, readers_of(concat)[0], sizes)
+
+
+def _cut(graph: ir.Graph, op: WeightedOp, whole: list[ir.Value], sizes: list[int]) -> Iterator[list[ir.Value]]:
+    """The columns of each part of the constants ``whole``: initializers."""
+    for number, start in enumerate(np.cumsum([0, *sizes[:-1]]).tolist()):
+        parts = []
+        for value in whole:
+            array = value.const_value.numpy() if value.const_value is not None else np.empty(0)
+            if array.size == 1:  # for all columns
+                parts.append(value)
+                continue
+            axis = op.channel_axis if value is op.weight else array.ndim - 1
+            columns = np.ascontiguousarray(array.take(range(start, start + sizes[number]), axis))
+            parts.append(ir.val(f"{value.name}::{op.name}::{number}", const_value=ir.tensor(columns)))
+            graph.register_initializer(parts[-1])
+        yield parts
 
 
 def _drop_split(graph: ir.Graph, concat: ir.Node, split: ir.Node, sizes: list[int]) -> None:

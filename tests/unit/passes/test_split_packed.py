@@ -42,6 +42,43 @@ def test_a_split_is_of_products(sizes: list[int], width: int) -> None:
     assert "w" not in prepared.graph.initializers
 
 
+@pytest.mark.parametrize(("bias", "turned"), [("each", False), ("each", True), ("one", False), ("none", True)])
+def test_a_gemm_is_split_with_what_it_adds(bias: str, turned: bool) -> None:
+    """As GPT-2 has it: tokens flat, and a Reshape in front of the Split."""
+    g = GraphBuilder()
+    flat = g.op("Reshape", g.input("x", FLOAT, "batch", "n", 4), g.constant("flat", [-1, 4], np.int64))
+    weight = g.weight("w", *((12, 4) if turned else (4, 12)))
+    given = {"each": np.arange(12.0), "one": [0.5]}
+    added = [g.constant("b", given[bias])] if bias in given else []
+    product = g.op("Gemm", flat, weight, *added, name="qkv", transB=int(turned), alpha=0.5)
+    parts = behind(g, "Split", [g.op("Reshape", product, g.constant("to", [-1, 5, 12], np.int64))], 3, axis=2)
+    model = g.model(**{f"y{number}": g.op("Relu", part) for number, part in enumerate(parts)})
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
+    assert [(op.name, op.kind, op.channels) for op in weighted_ops(prepared)] == [
+        (f"qkv::{number}", "Gemm", 4) for number in range(3)
+    ]
+    assert ("b" in prepared.graph.initializers) is (bias == "one")
+
+
+def test_gates_of_a_gemm_stay() -> None:
+    """Of a recurrent cell: no Reshape stands between."""
+    g = GraphBuilder()
+    product = g.op("Gemm", g.input("rows", FLOAT, "batch", 4), g.weight("w", 4, 12), g.weight("b", 12), name="gates")
+    parts = behind(g, "Split", [product], 3, axis=1)
+    model = g.model(**{f"y{number}": g.op("Sigmoid", part) for number, part in enumerate(parts)})
+    assert names(prepare(model)) == ["gates"]
+
+
+def test_a_gemm_that_adds_what_is_computed_stays() -> None:
+    g = GraphBuilder()
+    x = g.input("rows", FLOAT, "batch", 4)
+    product = g.op("Gemm", x, g.weight("w", 4, 12), g.op("MatMul", x, g.weight("v", 4, 12), name="other"), name="qkv")
+    tokens = g.op("Reshape", product, g.constant("to", [-1, 1, 12], np.int64))
+    model = g.model(**{f"y{number}": part for number, part in enumerate(behind(g, "Split", [tokens], 3, axis=2))})
+    assert names(prepare(model)) == ["other", "qkv"]
+
+
 def test_a_split_of_the_product_itself_goes() -> None:
     g = GraphBuilder()
     product = g.op("MatMul", g.input("x", FLOAT, "batch", "n", 4), g.weight("w", 4, 12), name="qkv")
@@ -113,4 +150,34 @@ def test_the_size_of_another_axis_stays_computed() -> None:
     prepared = prepare(model.clone())
     assert_models_equal(model, prepared, X, atol=1e-6)
     assert [node.op_type for node in prepared.graph] == [node.op_type for node in model.graph]
+    assert names(prepared) == ["qkv"]
+
+
+def test_a_single_column_that_is_broadcast_has_no_known_size() -> None:
+    g = GraphBuilder()
+    whole = packed(g, 1)
+    wide = g.op("Add", whole, g.constant("wide", np.arange(6.0)))
+    size = g.op("Gather", g.op("Shape", wide), g.constant("last", [-1], np.int64))
+    half = g.op("Div", size, g.constant("two", [2], np.int64))
+    part = g.op("Slice", wide, g.constant("zero", [0], np.int64), half, g.constant("axis", [-1], np.int64))
+    model = g.model(y=part)
+    assert_models_equal(model, prepare(model.clone()), X, atol=1e-6)
+
+
+@pytest.mark.parametrize("apart", ["Split", "chunks"])
+def test_what_the_body_of_an_if_takes_apart_stays(apart: str) -> None:
+    g = GraphBuilder()
+    whole = packed(g)
+    inner = GraphBuilder()
+    parts = behind(inner, "Split", [whole], 3, axis=-1) if apart == "Split" else chunks(inner, whole, 3, 3)
+    first = inner.op("Relu", parts[0])
+    first.type = ir.TensorType(FLOAT)
+    branches = [ir.Graph([], [first], nodes=inner.nodes, initializers=inner.constants, name="yes")]
+    none = ir.node("Neg", [whole], name="neg")
+    none.outputs[0].name, none.outputs[0].type = "negated", ir.TensorType(FLOAT)
+    branches.append(ir.Graph([], none.outputs, nodes=[none], name="no"))
+    large = g.op("Greater", g.op("ReduceMax", whole, keepdims=0), g.constant("limit", 0.0))
+    model = g.model(y=g.op("If", large, then_branch=branches[0], else_branch=branches[1]))
+    prepared = prepare(model.clone())
+    assert_models_equal(model, prepared, X, atol=1e-6)
     assert names(prepared) == ["qkv"]
