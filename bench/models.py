@@ -4,9 +4,9 @@
 
 Sizes are those of a sample, needed only for dimensions that the model leaves open; behind a colon the number of
 indices, behind @ the values that all samples have, as in scales=3@0.667/1/0.8. Nothing is patched and no --shapes
-given; what begins with -- goes to convert. There are 32 samples, of which convert holds an eighth back. Printed:
-seconds, peak memory of calib8 and of the model alone (ONNX Runtime, one sample), and what calib8 says. Random data
-shows that a model goes through, not what it keeps.
+given; what begins with -- goes to convert (--data=FILE, and random data goes unused). There are 32 samples, of which
+convert holds an eighth back. Printed: seconds, peak memory of calib8 and of the model alone (ONNX Runtime, one sample),
+and what calib8 says. Random data shows that a model goes through, not what it keeps.
 """
 
 import json
