@@ -222,7 +222,9 @@ def test_yolo_is_read_in_both_of_its_layouts() -> None:
         ("y", np.full((2, 3, 4), 0.25), "sequences"),
         ("y", np.log(np.full((2, 3, 4), 0.25)), "sequences"),
         ("output0", suppressed((0, 0, 10, 10, 0.9, 1)), "boxes"),
+        ("output0", suppressed((0, 0, 7.9, 7.9, 0.9, 1)), "vectors"),  # offsets and logarithms, of a grid's cells
         ("y", np.random.default_rng(0).uniform(0, 1, (2, 5, 7)), "maps"),
+        ("pred_boxes", np.random.default_rng(0).uniform(0, 1, (2, 5, 4)), "number"),
         ("mask", np.random.default_rng(0).uniform(0, 1, (2, 1, 8, 8)), "maps"),
         ("spectrum", np.random.default_rng(0).normal(size=(2, 1, 9, 4)), "number"),
         ("hidden", np.random.default_rng(0).normal(size=(2, 5, 4)), "vectors"),

@@ -9,6 +9,7 @@ The first rule that fits:
 5. [n, A, B]: rows that sum to 1 (their exponentials: log probabilities), or an output that is called so, are a
    sequence. Many rows, or columns, of four numbers in pixels and scores between 0 and 1 are boxes; offsets in the cells
    of a grid, and logarithms of sizes, as YOLOX gives them where its export does not decode them, are none yet.
+   Four numbers for each place, of an output that is called after boxes (DETR's), are numbers.
 6. Anything with more axes than 2 is a map if all of it lies between 0 and 1, and numbers if it has four axes or more.
 7. Otherwise vectors.
 """
@@ -51,6 +52,8 @@ def guess(name: str, output: NDArray[np.generic], mask: Mask) -> Guess:
     if single:
         return Guess("number", "one for each sample")
     x, called = np.asarray(output, np.float64), next((word for word in NAMED if word in name.lower()), None)
+    if x.ndim == 3 and x.shape[2] == 4 and "box" in name.lower():
+        return Guess("number", "four numbers each, and its name has 'box'")
     return _row(x, called) if x.ndim == 2 else (_table(x, called) if x.ndim == 3 else None) or _dense(x)
 
 
