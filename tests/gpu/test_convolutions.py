@@ -9,6 +9,7 @@ from engines import build, layers_in
 
 import calib8
 from calib8.graph.builder import GraphBuilder
+from calib8.quantization.config import Optimize
 
 pytest.importorskip("tensorrt", reason="needs pip install tensorrt")
 CHANNELS, SIZE = 64, 28
@@ -32,13 +33,13 @@ def blocks() -> ir.Model:
     return g.model(y=g.op("GlobalAveragePool", g.conv(x, "last")))
 
 
-def build_int8(folder: Path, images: np.ndarray | None = None) -> None:
+def build_int8(folder: Path, images: np.ndarray | None = None, optimize: Optimize = "latency") -> None:
     """``int8.engine`` of ``model.onnx`` there, calibrated on ``images`` or on random ones, and its ``build.log``."""
     if images is None:
         images = np.random.default_rng(0).normal(size=(16, 3, SIZE, SIZE))
     np.savez(folder / "data.npz", x=images.astype(np.float32))
     model = calib8.load(folder / "model.onnx")
-    config = calib8.Int8(min_sqnr_db=0, treatment="plain", optimize="latency")
+    config = calib8.Int8(min_sqnr_db=0, treatment="plain", optimize=optimize)
     int8 = calib8.quantize(model, calib8.calibrate(model, folder / "data.npz"), config)
     calib8.save(int8, folder / "int8.onnx")
     shapes = (f"x:1x3x{SIZE}x{SIZE}:16x3x{SIZE}x{SIZE}:16x3x{SIZE}x{SIZE}",)
@@ -90,6 +91,25 @@ def test_h_swish_is_in_the_kernel_of_its_convolution(tmp_path: Path, measured) -
     (layer,) = [one for one in layers if "swished" in one.nodes]
     measured(f"h-swish: {layer.kind}, {layer.tactic}, {layer.inputs} to {layer.outputs}, with {layer.nodes}")
     assert (layer.kind, layer.outputs[0].dtype) == ("CaskConvolution", "Int8")
+
+
+@pytest.mark.parametrize("optimize", ["accuracy", "latency"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (5, 2)])
+def test_convolutions_of_one_channel_each_compute_what_they_should(
+    kernel: int, stride: int, optimize: str, tmp_path: Path, measured
+) -> None:
+    """Depthwise, as in detectors for phones: of one such model TensorRT 10.6 built an engine that is wrong."""
+    g = Net()
+    x = g.op("Relu", g.conv(g.input("x", ir.DataType.FLOAT, "batch", 3, SIZE, SIZE), "stem", 3))
+    weight = g.constant("each.w", g.random.normal(size=(CHANNELS, 1, kernel, kernel)) * np.sqrt(2) / kernel)
+    around = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": CHANNELS}
+    x = g.op("Relu", g.op("Conv", x, weight, g.constant("each.b", np.linspace(-1, 1, CHANNELS)), name="each", **around))
+    ir.save(g.model(y=g.op("GlobalAveragePool", g.conv(x, "last"))), tmp_path / "model.onnx")
+    build_int8(tmp_path, optimize=optimize)
+    (layer,) = [one for one in layers_in(tmp_path / "build.log") if "each" in one.nodes]
+    measured(f"depthwise {kernel}, stride {stride}, for {optimize}: {layer.kind}, {layer.tactic}, {layer.inputs}")
+    limits = calib8.Verify(min_sqnr_db=25)
+    calib8.verify(tmp_path / "model.onnx", tmp_path / "int8.engine", tmp_path / "data.npz", limits)
 
 
 def test_small_weights_of_large_numbers_keep_eight_bits(tmp_path: Path) -> None:
