@@ -1,13 +1,14 @@
 """The two building blocks of explicit quantisation: ``x -> Q -> DQ`` and ``initializer of codes -> DQ``."""
 
 from itertools import count
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.codes import CODES
-from calib8.graph.values import insert_behind
+from calib8.graph.values import insert_behind, op_of
 from calib8.numerics import Codes, dtype_of, scale_of
 from calib8.precision import INT8, Grid
 
@@ -35,10 +36,16 @@ class Constants:
 
 
 def quantised_activation(constants: Constants, value: ir.Value, amax: float, grid: Grid = INT8) -> ir.Value:
-    """``value -> Q -> DQ`` right behind the producer of ``value``: one constant scale, zero point 0 written out."""
-    graph, name = constants.graph, value.name
+    """``value -> Q -> DQ`` right behind the producer of ``value``: one constant scale, zero point 0 written out.
+
+    A pair of this scale that is there already is it: readers of different kinds, such as a depthwise convolution and
+    one of 1x1, are quantised one after the other, and each Q is a kernel.
+    """
+    graph, name, scale = constants.graph, value.name, np.asarray(scale_of(amax, grid), np.float32)
+    if (known := _known_pair(value, scale, dtype_of(grid))) is not None:
+        return known
     scaling = [
-        constants.new(f"{name}_scale", np.asarray(scale_of(amax, grid), np.float32)),
+        constants.new(f"{name}_scale", scale),
         constants.new(f"{name}_zero_point", np.zeros((), dtype_of(grid))),
     ]
     codes = CODES[grid.precision]
@@ -46,6 +53,15 @@ def quantised_activation(constants: Constants, value: ir.Value, amax: float, gri
     dq = _node(constants, "DequantizeLinear", [q.outputs[0], *scaling], f"{name}", ir.DataType.FLOAT, value.shape)
     insert_behind(graph, value, [q, dq])
     return dq.outputs[0]
+
+
+def _known_pair(value: ir.Value, scale: NDArray[np.float32], dtype: np.dtype[Any]) -> ir.Value | None:
+    for quantise in [reader for reader, _ in value.uses() if op_of(reader) == "QuantizeLinear"]:
+        known, zero = (one.const_value if one is not None else None for one in quantise.inputs[1:3])
+        if known is None or zero is None or zero.numpy().dtype != dtype or not np.array_equal(known.numpy(), scale):
+            continue
+        return next((dq.outputs[0] for dq, _ in quantise.outputs[0].uses() if op_of(dq) == "DequantizeLinear"), None)
+    return None
 
 
 def dequantised_codes(
