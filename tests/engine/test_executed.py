@@ -7,7 +7,7 @@ import pytest
 
 import calib8
 from calib8.conversion import executed
-from calib8.errors import AccuracyMissed, SetupError
+from calib8.errors import AccuracyMissed, DataError, SetupError
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
 
@@ -91,9 +91,10 @@ def test_nan_is_a_failure(encoder_here, monkeypatch) -> None:
     assert (encoder_here / "out" / "report.json").is_file()
 
 
-def test_an_engine_that_does_not_start_is_a_note(encoder_here, monkeypatch, notes) -> None:
+@pytest.mark.parametrize("error", [SetupError, DataError])
+def test_an_engine_that_does_not_start_or_take_the_data_is_a_note(error, encoder_here, monkeypatch, notes) -> None:
     def refuse(path):
-        raise SetupError("no memory is left on the GPU.")
+        raise error("no memory is left on the GPU.")
 
     monkeypatch.setattr(executed, "open_artefact", refuse)
     build = calib8.Build(targets="sm86", shapes="input_ids:1x1:4x16:4x32")

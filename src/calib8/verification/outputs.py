@@ -15,6 +15,10 @@ Numbers = NDArray[np.float64]
 Mask = NDArray[np.generic] | None
 
 
+class NotFinite(DataError):
+    """An output holds NaN or infinity."""
+
+
 def finite_numbers(runtime: Runtime, outputs: Arrays, rows: Rows, arrays: Arrays, mask: Mask) -> dict[str, Numbers]:
     """Every output of a batch in double precision; what is NaN or infinite at padding is 0, since nobody reads it.
 
@@ -35,7 +39,7 @@ def finite_numbers(runtime: Runtime, outputs: Arrays, rows: Rows, arrays: Arrays
     return numbers
 
 
-def not_finite(what: str, runtime: Runtime, sample: int | None = None, origin: str | None = None) -> DataError:
+def not_finite(what: str, runtime: Runtime, sample: int | None = None, origin: str | None = None) -> NotFinite:
     """The error for ``what`` holding NaN or infinity: of which sample, who computed it, and what to do about it."""
     advice = (
         "The model is broken, or its FP16 remainder overflowed: calibrate on data that go as far, or quantise with "
@@ -45,7 +49,7 @@ def not_finite(what: str, runtime: Runtime, sample: int | None = None, origin: s
     )
     of = "" if sample is None else f" for sample {sample}"
     comes = "" if origin is None else f" It comes up first in {origin}."
-    return DataError(f"{what} of {runtime.description} holds NaN or infinity{of}.{comes} {advice}")
+    return NotFinite(f"{what} of {runtime.description} holds NaN or infinity{of}.{comes} {advice}")
 
 
 def without_padding(output: NDArray[Any], mask: Mask) -> NDArray[Any]:

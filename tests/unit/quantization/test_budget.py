@@ -52,12 +52,12 @@ class Counted(Quiet):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, last: float = math.inf) -> None:
         self.measured, scores = 0, Probe.scores
 
-        def counted(probe: Probe, runtime: Runtime) -> np.ndarray:
+        def counted(probe: Probe, runtime: Runtime, samples: int | None = None) -> np.ndarray:
             if isinstance(runtime, Switchboard):
                 self.measured += 1
                 if self.measured > last:
                     raise Stopped
-            return scores(probe, runtime)
+            return scores(probe, runtime, samples)
 
         monkeypatch.setattr(Probe, "scores", counted)
 
