@@ -1,15 +1,21 @@
 """What the engine computes counts in ``convert`` where a GPU runs it: real engines of TensorRT-RTX, run by doubles."""
 
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import calib8
 from calib8.conversion import executed
 from calib8.errors import AccuracyMissed, DataError, SetupError
+from calib8.graph.builder import GraphBuilder
 from calib8.runtime.base import Runtime
 from calib8.runtime.ort import OrtRuntime
+from calib8.verification.compare import Closeness, Comparison
+from calib8.verification.run import HeldOut
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
@@ -55,7 +61,7 @@ def test_one_that_computes_something_else_fails_whatever_the_cpu_says(encoder_he
     said = str(missed.value)
     assert "out-int8.engine does not compute what its model does: its output 'last_hidden_state' has -" in said
     assert "expected at least 20.0 dB, since the model has " in said
-    assert "take the engine in FP16" in said
+    assert "build one in FP16" in said
     assert missed.value.exit_code == 1
     report = calib8.Report.model_validate_json((encoder_here / "out" / "report.json").read_text())
     assert (report.passed, report.failure) == (False, said)
@@ -75,6 +81,54 @@ def test_of_decibels_twenty_are_enough(noise: float, passes: bool, encoder_here,
     else:
         with pytest.raises(AccuracyMissed, match="does not compute what its model does"):
             converted(encoder_here, monkeypatch, change)
+
+
+@pytest.mark.parametrize(
+    ("operator", "judged", "passes"), [("TopK", True, True), ("RandomNormal", False, True), ("Relu", True, False)]
+)
+def test_what_draws_is_not_judged_and_what_chooses_not_by_decibels(operator, judged, passes, notes) -> None:
+    """Of a graph that the runtimes here are doubles of."""
+    g = GraphBuilder()
+    model = g.model(y=g.op(operator, g.input("x", ir.DataType.FLOAT, "batch", 4)))
+    on_cpu, on_gpu = (Comparison(samples=4, outputs={"y": closeness(decibels)}) for decibels in (40.0, 3.0))
+    held = Held(on_gpu, notes)
+    found, failure = executed.judged(Path("a.engine"), held, on_cpu, calib8.Verify(), model)
+    assert found == (on_gpu if judged else None)
+    assert (failure is None) == passes
+    assert any("draws at random" in note for note in notes.messages) != judged
+
+
+def closeness(decibels: float) -> Closeness:
+    return Closeness(mean=0.9, p1=0.9, lowest=0.9, at_least=0.9, sqnr_db=decibels)
+
+
+@dataclass
+class Held:
+    """Held-out data by which an engine is found to be so close."""
+
+    found: Comparison
+    progress: object
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def judge(self, _: Runtime) -> Comparison:
+        return self.found
+
+
+@pytest.fixture(autouse=True)
+def opens_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executed, "open_artefact", nullcontext)
+
+
+def test_outputs_are_taken_for_what_they_were_on_the_cpu(encoder_here, monkeypatch) -> None:
+    seen, judge = [], HeldOut.judge
+
+    def spied(held, candidate, reference=None):
+        seen.append(dict(held.kinds))
+        return judge(held, candidate, reference)
+
+    monkeypatch.setattr(HeldOut, "judge", spied)
+    converted(encoder_here, monkeypatch, lambda array: array)
+    assert seen == [{}, {"last_hidden_state": "vectors"}]
 
 
 def test_limits_are_the_engines_too(encoder_here, monkeypatch) -> None:

@@ -356,7 +356,7 @@ class _Job:
         with open_reference(reference) as expected, open_as_built(int8) as got:
             held = HeldOut(expected, dataset, self.folder, pairs, self.progress, texts, self.kinds)
             accuracy = held.judge(got)
-            on_gpu, failure = judged(engine, held.judge, accuracy, self.config.verify, self.progress)
+            on_gpu, failure = judged(engine, held, accuracy, self.config.verify, int8)
         described = str(data) if data is not None else "held-back calibration data"
         speed, ran = self._speed(reference, int8), str(accuracy.runtime)
         return _Measured(dataset, accuracy, ran, speed, described, on_calibration_data, on_gpu, failure)

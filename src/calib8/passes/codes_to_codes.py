@@ -7,7 +7,8 @@ constants in it are FP16 ("weightsPtr.h … Assertion type() == expectedDataType
 h-swish written out. The kernel computes in FP32 either way, and nothing of it is stored but codes.
 
 Rules:
-1. Input and weight of the convolution come from DQ, and it and what follows are read on the way to Q only.
+1. Input and weight of the convolution come from DQ, its bias is a constant, and it and what follows are read on the way
+   to Q only.
 2. On that way stands what works value by value, on that value and on constants, and one constant at least that is no
    bound of a Clip.
 3. For TensorRT alone, at the moment of a build: TensorRT-RTX takes the FP16 form.
@@ -28,7 +29,8 @@ def codes_to_codes(model: ir.Model) -> bool:
     constants, found = Constants(model.graph), False
     for node in list(model.graph):
         casts = [_cast_of_codes(value) for value in node.inputs[:2]] if op_of(node) == "Conv" else []
-        way = _way_to_codes(node) if casts and all(casts) else []
+        fixed = all(value is None or value.const_value is not None for value in node.inputs[2:])
+        way = _way_to_codes(node) if casts and all(casts) and fixed else []
         if way:
             found = True
             _read_codes(model.graph, node)

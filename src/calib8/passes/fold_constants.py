@@ -8,9 +8,12 @@ Rules:
 3. What has more values than all that it is computed from stays: an Expand or a Tile. Bytes do not count: weights may be
    stored in FP16 or in codes, with a Cast and a Mul by their scale behind.
 4. A Transpose, Cast or Identity of a weight that is mapped from a file is computed whenever it is asked for.
-5. A size is a constant where shapes were inferred and tell it.
+5. Sizes are constants where somebody knows the shapes. Those that a file tells of what is computed are not believed:
+   they may be of another input than the model's.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,29 +41,34 @@ READ = {
     "Gather": (0,),
     "Pad": (1, 2),
 }
+#: Nobody knows.
+NONE: Mapping[str, ir.Shape] = MappingProxyType({})
 #: Values up to which rule 3 does not matter.
 SMALL = 2**14
 
 
-def fold_constants(model: ir.Model) -> ir.Model:
-    """Fold what rule 1 means in the main graph of ``model``, in place, and return it; the same numbers."""
+def fold_constants(model: ir.Model, shapes: Mapping[str, ir.Shape] = NONE) -> ir.Model:
+    """Fold what rule 1 means in the main graph of ``model``, in place, and return it; the same numbers.
+
+    ``shapes``: those that are known, by the names of tensors (rule 5).
+    """
     wanted = _leading_to_constants(model.graph)
     for node in list(model.graph):
         if node in wanted and all(value is None or value.const_value is not None for value in node.inputs):
             fold(model, node)
-        elif node in wanted and (size := _size(node)) is not None:
+        elif node in wanted and (size := _size(node, shapes)) is not None:
             _replace(model.graph, node.outputs[0], np.asarray(size, np.int64))
             model.graph.remove(node, safe=True)
     return model
 
 
-def _size(node: ir.Node) -> NDArray[np.int64] | None:
+def _size(node: ir.Node, shapes: Mapping[str, ir.Shape]) -> NDArray[np.int64] | None:
     """Rule 5: what a Gather takes out of a Shape, if that is known."""
     shape, index = (node.inputs[0], node.inputs[1]) if op_of(node) == "Gather" else (None, None)
     producer = shape.producer() if shape is not None else None
     if producer is None or op_of(producer) != "Shape" or producer.attributes or producer.inputs[0] is None:
         return None
-    dims = producer.inputs[0].shape
+    dims = shapes.get(name_of(producer.inputs[0]))
     if dims is None or index is None or index.const_value is None or node.outputs[0].is_graph_output():
         return None
     taken = [dims[int(number)] for number in index.const_value.numpy().reshape(-1)]

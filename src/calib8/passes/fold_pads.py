@@ -11,7 +11,7 @@ Rules:
 1. A Pad in space only, of constant counts, none below zero. What is computed of sizes is constant where those are.
 2. A Conv pads with zeros. A MaxPool pads with minus infinity, and each of its windows sees something: the same as zeros
    where nothing is below zero, and as the edge, which a window without gaps sees too. An AveragePool pads with zeros
-   that it counts.
+   that it counts, and both sides alike: TensorRT is said to have no other.
 3. A Transpose in between is passed, if all that read it can pad.
 4. Who else reads the Pad keeps it. Where it goes, its name is another one of what it padded, whose range it has.
 """
@@ -41,7 +41,10 @@ class _Pad:
 
 def fold_pads(model: ir.Model) -> ir.Model:
     """Fold, in place, whatever the rules allow, and return ``model``, of which the shapes are inferred."""
-    for node in [node for node in fold_constants(model).graph if op_of(node) == "Pad"]:
+    found = [node for node in model.graph if op_of(node) == "Pad"]
+    if any(value is not None and value.const_value is None for node in found for value in node.inputs[1:]):
+        fold_constants(model, _shapes(model))
+    for node in found:
         pad = _pad(node)
         if pad is None:
             continue
@@ -57,6 +60,17 @@ def fold_pads(model: ir.Model) -> ir.Model:
             model.graph.remove(node, safe=True)
     common.RemoveUnusedNodesPass()(model)  # what computed the counts
     return model
+
+
+def _shapes(model: ir.Model) -> dict[str, ir.Shape]:
+    """What follows from the shapes of the inputs alone."""
+    alone = model.clone()
+    for node in alone.graph:
+        for value in node.outputs:
+            value.shape = None
+    common.ShapeInferencePass(strict_mode=False)(alone)
+    values = [*alone.graph.inputs, *(value for node in alone.graph for value in node.outputs)]
+    return {name_of(value): value.shape for value in values if value.shape is not None}
 
 
 def _pad(node: ir.Node) -> _Pad | None:
@@ -99,8 +113,10 @@ def _takes(node: ir.Node, pad: _Pad) -> bool:
     has_gaps = any(step != 1 for step in attributes.get_ints("dilations", ()))
     if kind == "MaxPool":
         return sees_some and not has_gaps and (not pad.zeros or _is_never_negative(pad.source))
+    before, behind = _padded(node, pad.counts).reshape(2, -1)
     counts_zeros = attributes.get_int("count_include_pad", 0) == 1 or not any(_own(node, pad.counts))
-    return sees_some and not has_gaps and pad.zeros and counts_zeros
+    alike = bool((before == behind).all())
+    return sees_some and not has_gaps and pad.zeros and counts_zeros and alike
 
 
 def _is_never_negative(value: ir.Value) -> bool:
@@ -118,7 +134,9 @@ def _give(node: ir.Node, counts: Counts) -> None:
 
 
 def _own(node: ir.Node, counts: Counts) -> list[int]:
-    """What ``node`` pads already."""
+    """What ``node`` pads already; beside ``auto_pad`` its pads mean nothing."""
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return [0] * counts[:, 2:].size
     return list(node.attributes.get_ints("pads", [0] * counts[:, 2:].size))
 
 

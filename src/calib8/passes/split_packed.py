@@ -94,7 +94,9 @@ def _bias(op: WeightedOp) -> list[ir.Value] | None:
     if bias is None:
         return []
     constant = bias.const_value
-    return [bias] if constant is not None and constant.size in (1, _columns(op)) else None
+    if constant is None or (constant.size != 1 and list(constant.shape.numpy())[-1:] != [constant.size]):
+        return None
+    return [bias] if constant.size in (1, _columns(op)) else None
 
 
 def _readers(node: ir.Node) -> list[ir.Node]:

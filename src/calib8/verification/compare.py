@@ -21,7 +21,7 @@ from calib8.verification.kinds.base import Mask
 from calib8.verification.kinds.vectors import NEIGHBOURS
 from calib8.verification.measured import Measured, at_least, has_any, kind_of, require_known
 from calib8.verification.named import USUAL, KindName
-from calib8.verification.outputs import finite_numbers, has_tokens
+from calib8.verification.outputs import OutputsDiffer, finite_numbers, has_tokens
 
 
 class Spearman(BaseModel):
@@ -318,13 +318,13 @@ def comparable(
 ) -> list[str]:
     """The names of the outputs. Raises ``DataError`` if the sides have not the same, or not a row for each sample."""
     if not reference or set(reference) != set(candidate):
-        raise DataError(
+        raise OutputsDiffer(
             f"nothing to compare: the reference has outputs {sorted(reference)}, the candidate {sorted(candidate)}. "
             "Expected two forms of one model."
         )
     for name, expected in reference.items():
         if expected.shape != candidate[name].shape:
-            raise DataError(
+            raise OutputsDiffer(
                 f"output {name!r} has shape {expected.shape} in the reference and {candidate[name].shape} in the "
                 "candidate. Expected two forms of one model."
             )

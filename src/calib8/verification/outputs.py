@@ -19,6 +19,10 @@ class NotFinite(DataError):
     """An output holds NaN or infinity."""
 
 
+class OutputsDiffer(DataError):
+    """Two forms of a model have other outputs, or outputs of other shapes."""
+
+
 def finite_numbers(runtime: Runtime, outputs: Arrays, rows: Rows, arrays: Arrays, mask: Mask) -> dict[str, Numbers]:
     """Every output of a batch in double precision; what is NaN or infinite at padding is 0, since nobody reads it.
 

@@ -77,7 +77,7 @@ def test_the_next_convolution_gets_fp16_scales_still() -> None:
     assert {value.dtype for value in conv2.inputs} == {HALF}
 
 
-STAY = ["no constants", "bounds alone", "read in float", "another tensor", "float weight", "no codes"]
+STAY = ["no constants", "bounds alone", "read in float", "another tensor", "float weight", "no codes", "bias"]
 
 
 @pytest.mark.parametrize("why", STAY)
@@ -85,6 +85,9 @@ def test_other_convolutions_stay(why: str) -> None:
     g = Net()
     x = g.op("Relu", g.start())
     first = g.conv(x, "conv1")
+    if why == "bias":  # computed
+        bias = g.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0)
+        first = g.op("Conv", x, g.weight("w", 4, 4, 3, 3), bias, name="conv1b", pads=[1, 1, 1, 1])
     bounds = [g.constant(f"bound{number}", np.float32(number)) for number in (0, 6)]
     behind = {
         "no constants": lambda: g.op("Mul", first, g.op("Sigmoid", first)),

@@ -103,8 +103,14 @@ def test_other_poolings_stay(why: str) -> None:
 
 def test_an_average_counts_the_zeros() -> None:
     g = Net()
-    node = folded(g, g.op("AveragePool", g.pad(g.x()), name="pool", kernel_shape=[3, 3]))["pool"]
-    assert (pads(node), node.attributes.get_int("count_include_pad")) == ([1, 0, 2, 1], 1)
+    padded = g.pad(g.x(), [0, 0, 1, 2, 0, 0, 1, 2])
+    node = folded(g, g.op("AveragePool", padded, name="pool", kernel_shape=[3, 3]))["pool"]
+    assert (pads(node), node.attributes.get_int("count_include_pad")) == ([1, 2, 1, 2], 1)
+
+
+def test_an_average_has_both_sides_alike() -> None:
+    g = Net()
+    folded(g, g.op("AveragePool", g.pad(g.x()), kernel_shape=[3, 3]), left=1)
 
 
 def test_an_average_that_does_not_count_its_own_zeros_stays() -> None:
@@ -137,6 +143,26 @@ def test_counts_that_are_computed_of_known_sizes_are_counts() -> None:
     )
     sides = g.op("Concat", g.constant("before", [0, 0, 1, 0, 0, 0], INT64), ends, axis=0)
     assert pads(folded(g, g.conv(g.op("Pad", x, sides)))["conv"]) == [1, 0, 3, 0]
+
+
+def test_sizes_that_a_file_tells_of_what_is_computed_are_not_believed() -> None:
+    """It says 9 of a height that is 7: the side would be 4 where it is 3."""
+    g = Net()
+    read = g.op("Relu", g.x())
+    height = g.op("Gather", g.op("Shape", read), g.constant("axis", 2, INT64))
+    side = g.op("Div", g.op("Sub", height, g.constant("one", 1, INT64)), g.constant("two", 2, INT64))
+    sides = [g.constant("before", [0, 0, 1, 0, 0, 0], INT64), g.op("Unsqueeze", side, g.constant("at", [0], INT64))]
+    sides.append(g.constant("no", [0], INT64))
+    y = g.conv(g.op("Pad", read, g.op("Concat", *sides, axis=0)))
+    read.shape = ir.Shape(["batch", 3, 9, 7])
+    assert pads(folded(g, y)["conv"]) == [1, 0, 3, 0]
+
+
+def test_what_stands_beside_valid_means_nothing() -> None:
+    g = Net()
+    attributes = {"auto_pad": "VALID", "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    node = folded(g, g.op("MaxPool", g.pad(g.op("Relu", g.x())), name="pool", **attributes))["pool"]
+    assert pads(node) == [1, 0, 2, 1]
 
 
 COUNT = st.integers(0, 2)
