@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from calib8.errors import AccuracyMissed, Calib8Error
 from calib8.graph.values import op_of
+from calib8.passes.fixed_draws import NORMAL, UNIFORM
 from calib8.runtime.open import open_artefact
 from calib8.verification.compare import Comparison
 from calib8.verification.config import Verify
@@ -18,7 +19,7 @@ from calib8.verification.outputs import NotFinite, OutputsDiffer
 from calib8.verification.run import HeldOut
 
 #: What draws anew in every run of an engine, so that nothing can be compared.
-DRAW = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+DRAW = ("Bernoulli", "Multinomial", *NORMAL, *UNIFORM)
 #: What one rounding may turn into something else altogether: limits count, decibels say nothing.
 UNEVEN = ("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Round", "Sign", "TopK")
 UNEVEN_KINDS = ("boxes", "ids")
@@ -60,9 +61,7 @@ def _on_gpu(engine: Path, held: HeldOut, accuracy: Comparison) -> Comparison | N
             return same.judge(got)
     except (NotFinite, OutputsDiffer) as error:
         raise AccuracyMissed(f"{engine.name} on the GPU: {error}") from error
-    except (
-        Calib8Error
-    ) as error:  # no memory, or a sample of a size that no profile has: nothing of the engine's numbers
+    except Calib8Error as error:  # no memory, or a size that no profile has: it says nothing of the engine's numbers
         held.progress.note(f"{engine.name} was not judged on the GPU: {error}")
         return None
 

@@ -57,7 +57,7 @@ def fold_constants(model: ir.Model, shapes: Mapping[str, ir.Shape] = NONE) -> ir
         if node in wanted and all(value is None or value.const_value is not None for value in node.inputs):
             fold(model, node)
         elif node in wanted and (size := _size(node, shapes)) is not None:
-            _replace(model.graph, node.outputs[0], np.asarray(size, np.int64))
+            _replace(model.graph, node.outputs[0], size)
             model.graph.remove(node, safe=True)
     return model
 

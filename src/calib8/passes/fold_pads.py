@@ -42,6 +42,8 @@ class _Pad:
 def fold_pads(model: ir.Model) -> ir.Model:
     """Fold, in place, whatever the rules allow, and return ``model``, of which the shapes are inferred."""
     found = [node for node in model.graph if op_of(node) == "Pad"]
+    if not found:
+        return model
     if any(value is not None and value.const_value is None for node in found for value in node.inputs[1:]):
         fold_constants(model, _shapes(model))
     for node in found:

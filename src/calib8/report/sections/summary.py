@@ -15,8 +15,7 @@ from calib8.verification.compare import Comparison
 def conversion(made: Conversion) -> Section:
     """Size, accuracy and speed against FP32."""
     told, engine = made.report.precision.upper(), made.report.engine_accuracy
-    columns = [Column(name, align="right") for name in ("", "FP32", told, "")]
-    columns[0] = Column("")
+    columns = [Column(""), *(Column(name, align="right") for name in ("FP32", told, ""))]
     rows = list(_rows(made.report))
     if engine is not None:
         found = {name: got for name, _, got in _closeness(engine)}
