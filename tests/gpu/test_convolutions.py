@@ -33,7 +33,9 @@ def blocks() -> ir.Model:
     return g.model(y=g.op("GlobalAveragePool", g.conv(x, "last")))
 
 
-def build_int8(folder: Path, images: np.ndarray | None = None, optimize: Optimize = "latency") -> None:
+def build_int8(
+    folder: Path, images: np.ndarray | None = None, optimize: Optimize = "latency", **options: object
+) -> None:
     """``int8.engine`` of ``model.onnx`` there, calibrated on ``images`` or on random ones, and its ``build.log``."""
     if images is None:
         images = np.random.default_rng(0).normal(size=(16, 3, SIZE, SIZE))
@@ -43,7 +45,7 @@ def build_int8(folder: Path, images: np.ndarray | None = None, optimize: Optimiz
     int8 = calib8.quantize(model, calib8.calibrate(model, folder / "data.npz"), config)
     calib8.save(int8, folder / "int8.onnx")
     shapes = (f"x:1x3x{SIZE}x{SIZE}:16x3x{SIZE}x{SIZE}:16x3x{SIZE}x{SIZE}",)
-    build(folder / "int8.onnx", folder / "int8.engine", shapes=shapes, log=folder / "build.log")
+    build(folder / "int8.onnx", folder / "int8.engine", shapes=shapes, log=folder / "build.log", **options)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,44 @@ def test_convolutions_of_one_channel_each_compute_what_they_should(
     build_int8(tmp_path, optimize=optimize)
     (layer,) = [one for one in layers_in(tmp_path / "build.log") if "each" in one.nodes]
     measured(f"depthwise {kernel}, stride {stride}, for {optimize}: {layer.kind}, {layer.tactic}, {layer.inputs}")
+    limits = calib8.Verify(min_sqnr_db=25)
+    calib8.verify(tmp_path / "model.onnx", tmp_path / "int8.engine", tmp_path / "data.npz", limits)
+
+
+@pytest.mark.parametrize("kind", ["none", "Relu", "residual"])
+def test_a_depthwise_convolution_that_gives_float_is_fp16_with_a_constant_weight(
+    kind: str, tmp_path: Path, measured
+) -> None:
+    """TensorRT 10.6 has no kernel in INT8 for it, and is wrong if the weight is dequantised in every run."""
+    g = Net()
+    x = g.op("Relu", g.conv(g.input("x", ir.DataType.FLOAT, "batch", 3, SIZE, SIZE), "stem", 3))
+    weight = g.constant("each.w", g.random.normal(size=(CHANNELS, 1, 3, 3)) * np.sqrt(2) / 3)
+    y = g.op("Conv", x, weight, name="each", pads=[1] * 4, group=CHANNELS)
+    y = {"none": lambda: y, "Relu": lambda: g.op("Relu", y), "residual": lambda: g.op("Add", y, x)}[kind]()
+    ir.save(g.model(y=g.op("GlobalAveragePool", y)), tmp_path / "model.onnx")
+    build_int8(tmp_path, optimize="accuracy", check_plan=False)
+    (layer,) = [one for one in layers_in(tmp_path / "build.log") if "each" in one.nodes]
+    measured(f"depthwise, {kind}, float: {layer.kind}, {layer.tactic}, {layer.inputs}")
+    assert [tensor.dtype for tensor in layer.inputs][:1] == ["Half"]
+    limits = calib8.Verify(min_sqnr_db=25)
+    calib8.verify(tmp_path / "model.onnx", tmp_path / "int8.engine", tmp_path / "data.npz", limits)
+
+
+@pytest.mark.parametrize("kind", ["HardSwish", "LeakyRelu", "Sigmoid"])
+@pytest.mark.parametrize("to", ["codes", "float"])
+def test_an_activation_behind_int8_builds_at_once_and_is_right(kind: str, to: str, tmp_path: Path, measured) -> None:
+    """Between codes it is in the convolution's kernel; where float goes on, TensorRT compiles none for both."""
+    g = Net(18)
+    x = g.op("Relu", g.conv(g.input("x", ir.DataType.FLOAT, "batch", 3, SIZE, SIZE), "stem", 3))
+    x = g.op(kind, g.conv(x, "each"), name="activation")
+    x = g.conv(x, "last") if to == "codes" else x
+    ir.save(g.model(y=g.op("GlobalAveragePool", x)), tmp_path / "model.onnx")
+    build_int8(tmp_path, optimize="accuracy")
+    layers = layers_in(tmp_path / "build.log")
+    (layer,) = [one for one in layers if "each" in one.nodes]
+    measured(f"{kind} to {to}: {layer.kind}, {layer.tactic}, {layer.outputs}, with {layer.nodes}")
+    assert layer.kind == "CaskConvolution"
+    assert (layer.outputs[0].dtype == "Int8") == (to == "codes")
     limits = calib8.Verify(min_sqnr_db=25)
     calib8.verify(tmp_path / "model.onnx", tmp_path / "int8.engine", tmp_path / "data.npz", limits)
 

@@ -21,17 +21,12 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
 
+from calib8.graph.pointwise import ELEMENTWISE
 from calib8.graph.values import IDENTITIES, dropped_identities, name_of, op_of
 from calib8.passes.qdq_nodes import Constants
 
 #: What computes [N, C, …] of [N, C, …].
 SPATIAL = {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Resize"}
-#: Value by value, whatever the layout.
-ELEMENTWISE = {
-    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "LeakyRelu", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt",
-    "Sub", "Tanh",
-}  # fmt: skip
 REDUCTIONS = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 Perm = tuple[int, ...]
 

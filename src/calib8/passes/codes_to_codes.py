@@ -4,21 +4,22 @@
 
 TensorRT makes one kernel of all that stands between DQ and Q, with codes on both sides. TensorRT 10.6 fails at it where
 constants in it are FP16 ("weightsPtr.h … Assertion type() == expectedDataType<T>() failed"): so did a detector with
-h-swish written out. The kernel computes in FP32 either way, and nothing of it is stored but codes.
+h-swish written out, and so does HardSwish, whose constants TensorRT makes itself. The kernel computes in FP32 either
+way, and nothing of it is stored but codes.
 
 Rules:
 1. Input and weight of the convolution come from DQ, its bias is a constant, and it and what follows are read on the way
    to Q only.
 2. On that way stands what works value by value, on that value and on constants, and one constant at least that is no
-   bound of a Clip.
+   bound of a Clip (see ``graph.pointwise``).
 3. For TensorRT alone, at the moment of a build: TensorRT-RTX takes the FP16 form.
 """
 
 import numpy as np
 import onnx_ir as ir
 
+from calib8.graph.pointwise import becomes_codes, has_constants, pointwise_from
 from calib8.graph.values import drop_unread, drop_unread_node, name_of, op_of
-from calib8.passes.channels_first import ELEMENTWISE
 from calib8.passes.qdq_nodes import Constants
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -28,15 +29,19 @@ def codes_to_codes(model: ir.Model) -> bool:
     """Rewrite every such convolution of ``model`` in place, and tell whether there are any."""
     constants, found = Constants(model.graph), False
     for node in list(model.graph):
-        casts = [_cast_of_codes(value) for value in node.inputs[:2]] if op_of(node) == "Conv" else []
         fixed = all(value is None or value.const_value is not None for value in node.inputs[2:])
-        way = _way_to_codes(node) if casts and all(casts) and fixed else []
+        way = _way_to_codes(node) if is_int8_conv(node) and fixed else []
         if way:
             found = True
             _read_codes(model.graph, node)
             for one in [node, *way]:
-                _compute_in_float(constants, one)
+                compute_in_float(constants, one)
     return found
+
+
+def is_int8_conv(node: ir.Node) -> bool:
+    """Is it a Conv whose input and weight come from DQ, cast to FP16?"""
+    return op_of(node) == "Conv" and all(map(_cast_of_codes, node.inputs[:2]))
 
 
 def _cast_of_codes(value: ir.Value | None) -> bool:
@@ -47,34 +52,15 @@ def _cast_of_codes(value: ir.Value | None) -> bool:
 
 def _way_to_codes(conv: ir.Node) -> list[ir.Node]:
     """All that reads ``conv``, directly or not, up to the Casts before Q; [] where rule 1 or 2 forbids it."""
-    way: list[ir.Node] = []
-    values, has_constant = [conv.outputs[0]], False
-    for value in values:
-        if value.is_graph_output() or value.dtype != FP16 or not value.uses():
-            return []
-        for reader, _ in value.uses():
-            if reader in way or _ends(reader):
-                continue
-            if op_of(reader) not in ELEMENTWISE or op_of(reader) == "Cast" or len(reader.outputs) != 1:
-                return []
-            way.append(reader)
-            values.append(reader.outputs[0])
-    for node in way:
-        others = [value for value in node.inputs if value is not None and value not in values]
-        if any(value.const_value is None for value in others):
-            return []
-        has_constant |= bool(others) and op_of(node) != "Clip"
-    return way if has_constant else []
+    values, way = pointwise_from(conv.outputs[0])
+    stored = any(value.is_graph_output() or value.dtype != FP16 or not value.uses() for value in values)
+    readers = [reader for value in values for reader, _ in value.uses()]
+    to_codes = not stored and all(reader in way or becomes_codes(reader) for reader in readers)
+    return way if to_codes and any(map(has_constants, way)) else []
 
 
-def _ends(node: ir.Node) -> bool:
-    """Is it the Cast before Q?"""
-    readers = [reader for reader, _ in node.outputs[0].uses()]
-    to_codes = bool(readers) and all(op_of(reader) == "QuantizeLinear" for reader in readers)
-    return op_of(node) == "Cast" and node.attributes.get_int("to") == FP32 and to_codes
-
-
-def _compute_in_float(constants: Constants, node: ir.Node) -> None:
+def compute_in_float(constants: Constants, node: ir.Node) -> None:
+    """Let ``node`` compute its one result in FP32, of its constants in FP32; who cast that to FP32 reads it at once."""
     for index, value in enumerate(node.inputs):
         if value is not None and value.dtype == FP16 and value.const_value is not None:
             wide = value.const_value.numpy().astype(np.float32)
@@ -82,9 +68,15 @@ def _compute_in_float(constants: Constants, node: ir.Node) -> None:
             drop_unread(constants.graph, value)
     result = node.outputs[0]
     result.type = ir.TensorType(FP32)
-    for reader in [reader for reader, _ in result.uses() if op_of(reader) == "Cast"]:
+    for reader in [reader for reader, _ in result.uses() if is_cast_to_float(reader)]:
         reader.outputs[0].replace_all_uses_with(result)
         constants.graph.remove(reader, safe=True)
+
+
+def is_cast_to_float(node: ir.Node) -> bool:
+    """Is it a Cast to FP32 that can go? An output of the model keeps its name."""
+    to_float = op_of(node) == "Cast" and node.attributes.get_int("to") == FP32
+    return to_float and not node.outputs[0].is_graph_output()
 
 
 def _read_codes(graph: ir.Graph, conv: ir.Node) -> None:

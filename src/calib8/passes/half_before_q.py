@@ -23,9 +23,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calib8.graph.codes import precision_of
-from calib8.graph.values import drop_unread, insert_behind, op_of
+from calib8.graph.values import drop_unread, op_of
 from calib8.passes.half_rules import FP16, FP32, LARGEST, SMALLEST
-from calib8.passes.qdq_nodes import Constants
+from calib8.passes.qdq_nodes import Constants, cast_behind
 from calib8.precision import GRIDS, Grid
 
 #: A grid may clip, and data of another day reach farther.
@@ -41,8 +41,8 @@ def half_before_q(model: ir.Model) -> bool:
     found = set(filter(_others_take_half, quantised))
     for value in sorted(found, key=lambda value: value.name or ""):
         uses = list(value.uses())
-        half = _cast(constants, value, FP16)
-        back = _cast(constants, half, FP32)
+        half = cast_behind(constants, value, FP16)
+        back = cast_behind(constants, half, FP32)
         for reader, index in uses:
             if _to_half(reader):
                 reader.outputs[0].replace_all_uses_with(half)
@@ -122,11 +122,3 @@ def _to_half(node: ir.Node) -> bool:
     """Is it a Cast to FP16 that can go? An output of the model keeps its name."""
     to_half = op_of(node) == "Cast" and node.attributes.get_int("to") == FP16
     return to_half and not node.outputs[0].is_graph_output()
-
-
-def _cast(constants: Constants, value: ir.Value, to: ir.DataType) -> ir.Value:
-    name = constants.free(f"{value.name}_as_{to.name.lower()}")
-    output = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
-    node = ir.node("Cast", [value], {"to": int(to)}, outputs=[output], name=f"{name}_Cast")
-    insert_behind(constants.graph, value, node)
-    return output

@@ -35,6 +35,15 @@ class Constants:
         return chosen
 
 
+def cast_behind(constants: Constants, value: ir.Value, to: ir.DataType) -> ir.Value:
+    """``value`` in another type, cast right behind what computes it."""
+    name = constants.free(f"{value.name}_as_{to.name.lower()}")
+    output = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
+    node = ir.node("Cast", [value], {"to": int(to)}, outputs=[output], name=f"{name}_Cast")
+    insert_behind(constants.graph, value, node)
+    return output
+
+
 def quantised_activation(constants: Constants, value: ir.Value, amax: float, grid: Grid = INT8) -> ir.Value:
     """``value -> Q -> DQ`` right behind the producer of ``value``: one constant scale, zero point 0 written out.
 

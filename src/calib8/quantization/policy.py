@@ -43,32 +43,34 @@ def make_plan(
     An op stays in float if its name is not selected (see ``selected``), if it decides on sizes, or is to be fast and
     INT8 makes it no faster (see ``kept_in_float``), if it was ``measured`` to cost too much, if nothing but zero was
     ever seen at its input, or if less than ``min_sqnr_db`` would be left: of its output on held-out rows where
-    ``solutions`` has it, of a typical position of its input otherwise. Behind these come the ops with a weight that
-    nobody can quantise, see ``graph.left_out``. Raises ``RangesError`` when the ranges are of another model.
+    ``solutions`` has it, of a typical position of its input otherwise. What is then no faster beside these stays in
+    float, too. Behind these come the ops with a weight that nobody can quantise, see ``graph.left_out``. Raises
+    ``RangesError`` when the ranges are of another model.
     """
     check_ranges(model, ranges)
     names, solved, measured = selected(model, config), solutions or {}, measured or Findings()
-    grid = config.grid
-    kept = kept_in_float(model, config)
-    ops = []
-    for op in weighted_ops(model):
-        tensor = op.activation.name or ""
-        seen, solution = ranges.tensors[tensor], solved.get(op.name)
-        if op.kind not in grid.kinds:
-            treatment, reason, sqnr = "float", f"{grid.precision.upper()} is for {' and '.join(grid.kinds)}", None
+    reasons = {**measured.left_out, **kept_in_float(model, config)}
+    weighted, seen = weighted_ops(model), ranges.tensors
+    verdicts: dict[str, Verdict] = {}
+    for op in weighted:
+        tensor, solution = seen[op.activation.name or ""], solved.get(op.name)
+        if op.kind not in config.grid.kinds:
+            only = f"{config.grid.precision.upper()} is for {' and '.join(config.grid.kinds)}"
+            verdicts[op.name] = "float", only, None
         elif op.name not in names:
-            treatment, reason, sqnr = "float", "left out by name", None
-        elif op.name in kept:
-            treatment, reason, sqnr = "float", kept[op.name], None
-        elif op.name in measured.left_out:
-            treatment, reason, sqnr = "float", measured.left_out[op.name], None
-        elif solution is not None and not seen.minimum == seen.maximum == 0:
-            treatment, reason, sqnr = _by_output(solution, config.min_sqnr_db)
+            verdicts[op.name] = "float", "left out by name", None
+        elif op.name in reasons:
+            verdicts[op.name] = "float", reasons[op.name], None
+        elif solution is not None and not tensor.minimum == tensor.maximum == 0:
+            verdicts[op.name] = _by_output(solution, config.min_sqnr_db)
         else:
-            treatment, reason, sqnr = _by_input(seen, config.min_sqnr_db, grid)
-        own = _op_plan(op, seen, solution if treatment != "float" else None, (treatment, reason, sqnr))
-        ops.append(own.model_copy(update={"expected_cosine": measured.cosine.get(op.name)}))
-    return QuantPlan(ops=(*ops, *map(_op_left_out, left_out(model))))
+            verdicts[op.name] = _by_input(tensor, config.min_sqnr_db, config.grid)
+    if config.goal == "latency":
+        quantised = {name for name, (treatment, *_) in verdicts.items() if treatment != "float"}
+        verdicts |= {name: ("float", reason, None) for name, reason in not_faster(model, quantised).items()}
+    ops = [_op_plan(op, seen[op.activation.name or ""], solved.get(op.name), verdicts[op.name]) for op in weighted]
+    told = [op.model_copy(update={"expected_cosine": measured.cosine.get(op.node)}) for op in ops]
+    return QuantPlan(ops=(*told, *map(_op_left_out, left_out(model))))
 
 
 def _op_left_out(op: LeftOut) -> OpPlan:
@@ -111,7 +113,8 @@ def kept_in_float(model: ir.Model, config: Quantize) -> dict[str, str]:
     """
     nodes = deciding(model.graph)
     sizes = {op.name: DECIDES for op in weighted_ops(model) if op.node in nodes}
-    return sizes | (not_faster(model) if config.goal == "latency" else {})
+    others = selected(model, config) - set(sizes)
+    return sizes | (not_faster(model, others) if config.goal == "latency" else {})
 
 
 def check_ranges(model: ir.Model, ranges: Ranges) -> None:
@@ -145,6 +148,8 @@ def _by_input(seen: TensorRange, least: float, grid: Grid) -> Verdict:
 
 def _op_plan(op: WeightedOp, seen: TensorRange, solution: Solution | None, verdict: Verdict) -> OpPlan:
     treatment, reason, sqnr = verdict
+    if treatment == "float":
+        solution = None
     return OpPlan.model_validate(
         {
             "node": op.name,

@@ -1,12 +1,13 @@
 """Ops that INT8 does not make faster, whatever their numbers: left in float where latency is what counts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import onnx_ir as ir
 
 from calib8.graph.values import MOVING, op_of
 from calib8.graph.weighted import weighted_ops
+from calib8.quantization.from_codes import not_to_codes
 from calib8.quantization.quant_plan import QuantPlan
 
 BEHIND_ATTENTION = (
@@ -25,14 +26,16 @@ class Stopwatch(Protocol):
         """Whether ``other``, which leaves these in float, is faster than the model that was asked about."""
 
 
-def not_faster(model: ir.Model) -> dict[str, str]:
-    """Why, by the name of the weighted op.
+def not_faster(model: ir.Model, quantised: Collection[str] | None = None) -> dict[str, str]:
+    """Why, by the name of the weighted op, if those named ``quantised`` are (all, if None is said).
 
-    So far one rule, measured with TensorRT 10.6 on an H200 (docs/tensorrt.md): what projects attention's heads gains
-    less from INT8 than the kernel costs that brings the codes of the heads in order. FP16's attention writes them in
-    order at once.
+    Two rules, measured with TensorRT 10.6 on an H200 (docs/tensorrt.md). What projects attention's heads gains less
+    from INT8 than the kernel costs that brings the codes of the heads in order: FP16's attention writes them in order
+    at once. And some convolutions are to be INT8 only between codes and codes: see ``from_codes``.
     """
-    return {op.name: BEHIND_ATTENTION for op in weighted_ops(model) if _behind_attention(op.activation)}
+    ops = [op for op in weighted_ops(model) if quantised is None or op.name in quantised]
+    slow = {op.name: BEHIND_ATTENTION for op in ops if _behind_attention(op.activation)}
+    return slow | not_to_codes([op for op in ops if op.name not in slow])
 
 
 def _behind_attention(value: ir.Value) -> bool:

@@ -1,0 +1,52 @@
+"""What follows an INT8 convolution and ends in float gets a kernel of its own.
+
+    codes -> DQ -> Conv -> LeakyRelu -> Add    becomes    codes -> DQ -> Conv -> Cast -> LeakyRelu (FP32) -> Cast -> Add
+
+TensorRT 10.6 fuses it into the convolution otherwise, has no kernel in INT8 for that, and compiles one while it builds
+(``CaskJitConv``), for minutes; an engine of an H200 that had one was wrong. Its kernels for what stands value by value
+compute in FP32 in any case.
+
+Rules:
+1. Input and weight of the convolution come from DQ.
+2. What follows it value by value, with constants at most, is more than ``graph.pointwise`` lets end a kernel, and
+   something else than Q reads the last of it.
+3. For TensorRT alone, at the moment of a build.
+"""
+
+import onnx_ir as ir
+
+from calib8.graph.pointwise import becomes_codes, ends_in_kernel, pointwise_from
+from calib8.passes.codes_to_codes import FP16, FP32, compute_in_float, is_cast_to_float, is_int8_conv
+from calib8.passes.qdq_nodes import Constants, cast_behind
+
+
+def own_kernel(model: ir.Model) -> bool:
+    """Rewrite what follows every such convolution of ``model`` in place, and tell whether there are any."""
+    constants, found = Constants(model.graph), False
+    for node in [node for node in model.graph if is_int8_conv(node)]:
+        values, way = pointwise_from(node.outputs[0])
+        readers = [reader for value in values for reader, _ in value.uses() if reader not in way]
+        stored = any(value.is_graph_output() for value in values) or not all(map(becomes_codes, readers))
+        if stored and not ends_in_kernel(way) and all(value.dtype == FP16 for value in values):
+            found = True
+            _separate(constants, values, way)
+    return found
+
+
+def _separate(constants: Constants, values: list[ir.Value], way: list[ir.Node]) -> None:
+    """Compute ``way``, which reads the first of ``values`` and computes the others, in FP32."""
+    first, *others = values
+    outside = {
+        value: [(reader, index) for reader, index in value.uses() if reader not in way and not is_cast_to_float(reader)]
+        for value in others
+    }
+    wide = cast_behind(constants, first, FP32)
+    for reader, index in list(first.uses()):
+        if reader in way:
+            reader.replace_input_with(index, wide)
+    for node in way:
+        compute_in_float(constants, node)
+    for value, uses in outside.items():
+        back = cast_behind(constants, value, FP16) if uses else value
+        for reader, index in uses:
+            reader.replace_input_with(index, back)

@@ -1,0 +1,44 @@
+"""Convolutions that the full TensorRT computes well in INT8 only where codes go in and codes come out.
+
+From codes to codes all is one kernel. Where float comes out of these two, TensorRT 10.6 on an H200 has no kernel that
+is faster than FP16 (docs/tensorrt.md, "Convolutions"):
+
+1. A depthwise convolution. Its kernels in INT8 end in codes, behind a ReLU, a Clip or SiLU at most. What is left writes
+   FP32, or is no INT8 at all (``passes/float_depthwise.py``).
+2. A convolution that more than these follow value by value, such as h-swish written out. In INT8 they are a kernel of
+   their own (``passes/own_kernel.py``), in FP16 they are not.
+
+What one of them writes is read by another, so that leaving out one may leave the next without codes.
+"""
+
+from collections.abc import Sequence
+
+from calib8.graph.pointwise import ends_in_kernel, is_depthwise, pointwise_from
+from calib8.graph.weighted import WeightedOp
+
+DEPTHWISE = "it is depthwise, and codes do not come of it at once: for that TensorRT has nothing in INT8 that pays"
+FOLLOWED = "its activation goes on in float: TensorRT computes both in one kernel in FP16, and in two in INT8"
+
+
+def not_to_codes(quantised: Sequence[WeightedOp]) -> dict[str, str]:
+    """Why, by name, those of the ``quantised`` ops are to stay in float whose result is not read as codes alone."""
+    found: dict[str, str] = {}
+    while True:
+        left = [op for op in quantised if op.name not in found]
+        more = {op.name: reason for op in left if (reason := _reason(op, left)) is not None}
+        if not more:
+            return found
+        found |= more
+
+
+def _reason(op: WeightedOp, quantised: Sequence[WeightedOp]) -> str | None:
+    if op.kind != "Conv":
+        return None
+    values, nodes = pointwise_from(op.node.outputs[0])
+    codes = {one.node: one.activation for one in quantised}
+    readers = [(reader, value) for value in values for reader, _ in value.uses()]
+    stored = any(value.is_graph_output() for value in values)
+    to_codes = not stored and all(reader in nodes or codes.get(reader) is value for reader, value in readers)
+    if is_depthwise(op.node, op.weight_array().shape):
+        return None if to_codes and ends_in_kernel(nodes) else DEPTHWISE
+    return None if to_codes or ends_in_kernel(nodes) else FOLLOWED
