@@ -25,11 +25,16 @@ def pointwise_from(value: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
     for one in values:
         for reader, _ in one.uses():
             others = [read for read in reader.inputs if read is not None and read not in values]
-            taken = op_of(reader) in ELEMENTWISE - {"Cast"} and all(map(is_constant, others))
+            taken = works_by_value(reader) and all(map(is_constant, others))
             if taken and reader not in nodes:
                 nodes.append(reader)
                 values.extend(reader.outputs)
     return values, nodes
+
+
+def works_by_value(node: ir.Node) -> bool:
+    """Does ``node`` compute each value of its result of the same one of each tensor that it reads?"""
+    return op_of(node) in ELEMENTWISE - {"Cast"}
 
 
 def ends_in_kernel(nodes: list[ir.Node]) -> bool:

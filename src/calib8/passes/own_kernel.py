@@ -9,13 +9,14 @@ compute in FP32 in any case.
 Rules:
 1. Input and weight of the convolution come from DQ.
 2. What follows it value by value, with constants at most, is more than ``graph.pointwise`` lets end a kernel, and
-   something else than Q reads the last of it.
+   something else than Q reads the last of it. If that works value by value, too, on another tensor besides, TensorRT
+   makes one kernel of it by itself.
 3. For TensorRT alone, at the moment of a build.
 """
 
 import onnx_ir as ir
 
-from calib8.graph.pointwise import becomes_codes, ends_in_kernel, pointwise_from
+from calib8.graph.pointwise import becomes_codes, ends_in_kernel, pointwise_from, works_by_value
 from calib8.passes.codes_to_codes import FP16, FP32, compute_in_float, is_cast_to_float, is_int8_conv
 from calib8.passes.qdq_nodes import Constants, cast_behind
 
@@ -27,7 +28,8 @@ def own_kernel(model: ir.Model) -> bool:
         values, way = pointwise_from(node.outputs[0])
         readers = [reader for value in values for reader, _ in value.uses() if reader not in way]
         stored = any(value.is_graph_output() for value in values) or not all(map(becomes_codes, readers))
-        if stored and not ends_in_kernel(way) and all(value.dtype == FP16 for value in values):
+        joined = bool(readers) and all(map(works_by_value, readers))
+        if stored and not joined and not ends_in_kernel(way) and all(value.dtype == FP16 for value in values):
             found = True
             _separate(constants, values, way)
     return found

@@ -13,7 +13,7 @@ What one of them writes is read by another, so that leaving out one may leave th
 
 from collections.abc import Sequence
 
-from calib8.graph.pointwise import ends_in_kernel, is_depthwise, pointwise_from
+from calib8.graph.pointwise import ends_in_kernel, is_depthwise, pointwise_from, works_by_value
 from calib8.graph.weighted import WeightedOp
 
 DEPTHWISE = "it is depthwise, and codes do not come of it at once: for that TensorRT has nothing in INT8 that pays"
@@ -41,4 +41,6 @@ def _reason(op: WeightedOp, quantised: Sequence[WeightedOp]) -> str | None:
     to_codes = not stored and all(reader in nodes or codes.get(reader) is value for reader, value in readers)
     if is_depthwise(op.node, op.weight_array().shape):
         return None if to_codes and ends_in_kernel(nodes) else DEPTHWISE
-    return None if to_codes or ends_in_kernel(nodes) else FOLLOWED
+    outside = [reader for reader, _ in readers if reader not in nodes]
+    joined = bool(outside) and all(map(works_by_value, outside))
+    return None if to_codes or joined or ends_in_kernel(nodes) else FOLLOWED
