@@ -7,7 +7,10 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+import calib8
+from calib8.engine.able import with_kernels
 from calib8.engine.parsed_form import to_parse
+from calib8.engine.quantized import quantized_ops
 from calib8.graph.builder import GraphBuilder
 from calib8.graph.io import load, save
 from calib8.graph.weighted import weighted_ops
@@ -100,3 +103,27 @@ def test_a_number_beyond_fp16_comes_through_the_form_that_is_built(tmp_path: Pat
                 (found[unheld],) = reference.run(None, x)
     assert not np.isfinite(found[()]).all()
     np.testing.assert_allclose(found["large_out",], outputs_of(load(path), x)["y"], rtol=2e-3, atol=0.5)
+
+
+def grouped() -> ir.Model:
+    """first (of codes) -> depthwise -> average"""
+    g = GraphBuilder(18)
+    x = g.op("Conv", g.input("x", ir.DataType.FLOAT, "batch", 4, 8, 8), g.weight("w", 4, 4, 1, 1), name="first")
+    x = g.op("Conv", g.op("Relu", x), g.weight("each.w", 4, 1, 3, 3), name="each", group=4)
+    return g.model(y=g.op("GlobalAveragePool", x))
+
+
+@pytest.mark.parametrize(("family", "asked"), [("tensorrt", ["first"]), ("rtx", ["first", "each"])])
+def test_no_int8_is_asked_of_a_grouped_convolution_that_tensorrt_has_no_kernel_for(
+    family: str, asked: list[str], tmp_path: Path, notes
+) -> None:
+    model = prepare(grouped())
+    data = [{"x": np.random.default_rng(0).normal(size=(8, 4, 8, 8)).astype(np.float32)}]
+    config = calib8.Int8(min_sqnr_db=0, treatment="plain", optimize="accuracy")
+    path = save(calib8.quantize(model, calib8.calibrate(model, data), config), tmp_path / "model.int8.onnx")
+    with to_parse(path, "int8", family, tmp_path / "x.engine") as parsed:
+        ops = with_kernels(quantized_ops(load(path)), load(parsed), notes)
+    assert [op.name for op in ops] == asked
+    assert [note[:55] for note in notes.messages] == (
+        ["1 of 2 quantised ops are FP16 in the engine, as 'each':"] if family == "tensorrt" else []
+    )

@@ -1,10 +1,12 @@
-"""The targets whose GPUs have units for what a model asks for."""
+"""What of a model TensorRT has units and kernels for: which targets, and which of its quantised ops."""
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
+
 from calib8.engine.config import Build
 from calib8.engine.plan_check import NO_INT8_CONV, TURING
-from calib8.engine.quantized import QuantizedOp
+from calib8.engine.quantized import QuantizedOp, quantized_ops
 from calib8.engine.targets import describe, multiplies
 from calib8.errors import ProfileError
 from calib8.precision import Grid
@@ -59,3 +61,16 @@ def able_to_convolve(targets: tuple[str, ...], ops: Sequence[QuantizedOp], progr
         f"and ask for it (--target {TURING})"
     )
     return tuple(target for target in targets if target != TURING)
+
+
+def with_kernels(ops: Sequence[QuantizedOp], form: ir.Model, progress: Progress) -> Sequence[QuantizedOp]:
+    """Those of a model's quantised ``ops`` whose weights are codes in the ``form`` that a builder parses, too."""
+    weightless = {op.name for op in quantized_ops(form) if not op.weight}
+    left = [op.name for op in ops if op.weight and op.name in weightless]
+    if left:
+        progress.note(
+            f"{len(left)} of {len(ops)} quantised ops are FP16 in the engine, as {left[0]!r}: a grouped convolution "
+            "whose result is no codes at once has no INT8 kernel in TensorRT. Leave them in float (--exclude, or "
+            "--optimize latency) to spare them Q and DQ"
+        )
+    return [op for op in ops if op.name not in left]

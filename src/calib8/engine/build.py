@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from calib8.data.inputs import InputSpec
 from calib8.data.sources import Source
-from calib8.engine.able import able, able_in_fp32, able_to_convolve
+from calib8.engine.able import able, able_in_fp32, able_to_convolve, with_kernels
 from calib8.engine.built import BuiltEngine
 from calib8.engine.calibration_data import CalibrationData, CalibrationOrigin, calibration_data
 from calib8.engine.config import DEFAULT_TARGETS, Build
@@ -91,6 +91,7 @@ def build_engine(
     built: list[BuiltEngine] = []
     with to_parse(source.path, source.precision, tensorrt.family, output, source.unheld) as parsed:
         form = load_model(parsed)
+        source = replace(source, ops=with_kernels(source.ops, form, progress))
         if config.targets is None and tensorrt.family == "rtx":
             targets = able_in_fp32(able_to_convolve(targets, source.ops, progress), fp32_products(form), progress)
         driven = host_driven(form)

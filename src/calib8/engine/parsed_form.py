@@ -20,7 +20,7 @@ from calib8.graph.io import load, save
 from calib8.passes.codes_to_codes import codes_to_codes
 from calib8.passes.conv_scales import takes_conv_scales, to_conv_scales
 from calib8.passes.fit_tensorrt import fit_tensorrt
-from calib8.passes.float_depthwise import float_depthwise
+from calib8.passes.float_grouped import float_grouped
 from calib8.passes.half import to_half
 from calib8.passes.half_before_q import half_before_q
 from calib8.passes.own_kernel import own_kernel
@@ -33,9 +33,9 @@ from calib8.passes.sequence_first import sequence_first
 FOR_TENSORRT: tuple[Callable[[ir.Model], bool], ...] = (
     sequence_first,
     half_before_q,
+    float_grouped,
     codes_to_codes,
     own_kernel,
-    float_depthwise,
 )
 HALF = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 

@@ -1,24 +1,24 @@
-"""An INT8 convolution computes in FP32 where all that comes of it is codes again, by way of constants.
+"""An INT8 convolution computes in FP32 where all that comes of it is codes again, by way of an activation.
 
     DQ -> Cast -> Conv -> Add 3, Clip, Mul, … (FP16) -> Cast -> Q     becomes     DQ -> Conv -> Add, … (FP32) -> Q
 
 TensorRT makes one kernel of all that stands between DQ and Q, with codes on both sides. TensorRT 10.6 fails at it where
 constants in it are FP16 ("weightsPtr.h … Assertion type() == expectedDataType<T>() failed"): so did a detector with
-h-swish written out, and so does HardSwish, whose constants TensorRT makes itself. The kernel computes in FP32 either
-way, and nothing of it is stored but codes.
+h-swish written out, and so do HardSwish and Gelu, whose constants TensorRT makes itself. The kernel computes in FP32
+either way, and nothing of it is stored but codes.
 
 Rules:
 1. Input and weight of the convolution come from DQ, its bias is a constant, and it and what follows are read on the way
    to Q only.
-2. On that way stands what works value by value, on that value and on constants, and one constant at least that is no
-   bound of a Clip (see ``graph.pointwise``).
+2. On that way stands what works value by value, on that value and on constants, and more than ``graph.pointwise`` lets
+   end any kernel.
 3. For TensorRT alone, at the moment of a build: TensorRT-RTX takes the FP16 form.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from calib8.graph.pointwise import becomes_codes, has_constants, pointwise_from
+from calib8.graph.pointwise import becomes_codes, ends_in_kernel, pointwise_from
 from calib8.graph.values import drop_unread, drop_unread_node, name_of, op_of
 from calib8.passes.qdq_nodes import Constants
 
@@ -56,7 +56,7 @@ def _way_to_codes(conv: ir.Node) -> list[ir.Node]:
     stored = any(value.is_graph_output() or value.dtype != FP16 or not value.uses() for value in values)
     readers = [reader for value in values for reader, _ in value.uses()]
     to_codes = not stored and all(reader in way or becomes_codes(reader) for reader in readers)
-    return way if to_codes and any(map(has_constants, way)) else []
+    return way if to_codes and not ends_in_kernel(way) else []
 
 
 def compute_in_float(constants: Constants, node: ir.Node) -> None:

@@ -3,8 +3,8 @@
 From codes to codes all is one kernel. Where float comes out of these two, TensorRT 10.6 on an H200 has no kernel that
 is faster than FP16 (docs/tensorrt.md, "Convolutions"):
 
-1. A depthwise convolution. Its kernels in INT8 end in codes, behind a ReLU, a Clip or SiLU at most. What is left writes
-   FP32, or is no INT8 at all (``passes/float_depthwise.py``).
+1. A grouped convolution, depthwise or not. Its kernels in INT8 end in codes, behind a ReLU, a Clip or SiLU at most. It
+   is no INT8 otherwise (``passes/float_grouped.py``).
 2. A convolution that more than these follow value by value, such as h-swish written out. In INT8 they are a kernel of
    their own (``passes/own_kernel.py``), in FP16 they are not.
 
@@ -13,10 +13,10 @@ What one of them writes is read by another, so that leaving out one may leave th
 
 from collections.abc import Sequence
 
-from calib8.graph.pointwise import ends_in_kernel, is_depthwise, pointwise_from, works_by_value
+from calib8.graph.pointwise import ends_in_kernel, ends_of, is_grouped, joined, pointwise_from
 from calib8.graph.weighted import WeightedOp
 
-DEPTHWISE = "it is depthwise, and codes do not come of it at once: for that TensorRT has nothing in INT8 that pays"
+GROUPED = "it is grouped, and codes do not come of it at once: TensorRT has no kernel in INT8 for that"
 FOLLOWED = "its activation goes on in float: TensorRT computes both in one kernel in FP16, and in two in INT8"
 
 
@@ -35,12 +35,8 @@ def _reason(op: WeightedOp, quantised: Sequence[WeightedOp]) -> str | None:
     if op.kind != "Conv":
         return None
     values, nodes = pointwise_from(op.node.outputs[0])
-    codes = {one.node: one.activation for one in quantised}
-    readers = [(reader, value) for value in values for reader, _ in value.uses()]
-    stored = any(value.is_graph_output() for value in values)
-    to_codes = not stored and all(reader in nodes or codes.get(reader) is value for reader, value in readers)
-    if is_depthwise(op.node, op.weight_array().shape):
-        return None if to_codes and ends_in_kernel(nodes) else DEPTHWISE
-    outside = [reader for reader, _ in readers if reader not in nodes]
-    joined = bool(outside) and all(map(works_by_value, outside))
-    return None if to_codes or joined or ends_in_kernel(nodes) else FOLLOWED
+    ends, codes = ends_of(values, nodes), {one.node: one.activation for one in quantised}
+    to_codes = all(reader is not None and codes.get(reader) is value for reader, value in ends)
+    if is_grouped(op.node):
+        return None if to_codes and ends_in_kernel(nodes) else GROUPED
+    return None if to_codes or joined(ends) or ends_in_kernel(nodes) else FOLLOWED

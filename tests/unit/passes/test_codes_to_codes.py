@@ -77,6 +77,16 @@ def test_the_next_convolution_gets_fp16_scales_still() -> None:
     assert {value.dtype for value in conv2.inputs} == {HALF}
 
 
+@pytest.mark.parametrize(("kind", "opset"), [("HardSwish", 18), ("Gelu", 20), ("LeakyRelu", 18), ("Tanh", 18)])
+def test_an_activation_that_is_one_op_computes_in_fp32_too(kind: str, opset: int) -> None:
+    """Of HardSwish and Gelu TensorRT makes the constants itself, in the type that it finds."""
+    g = Net(opset)
+    first = g.conv(g.op("Relu", g.start()), "conv1")
+    model = quantised(g, g.conv(g.op(kind, first, name="activation"), "conv2"))
+    assert codes_to_codes(model)
+    assert types(model, "conv1", "activation", "conv2") == [FLOAT, FLOAT, HALF]
+
+
 STAY = ["no constants", "bounds alone", "read in float", "another tensor", "float weight", "no codes", "bias"]
 
 

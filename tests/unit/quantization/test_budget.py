@@ -236,7 +236,7 @@ def test_what_was_measured_to_cost_nothing_is_not_free(cost: float) -> None:
 def test_folding_that_overflows_in_half_is_undone(monkeypatch: pytest.MonkeyPatch, notes, target: float | None) -> None:
     own, probe = attention()
     # what folds into attention's product, the one of FP16 here that overflows: as if INT8 were worth it behind it
-    monkeypatch.setattr("calib8.quantization.policy.not_faster", lambda model: {})
+    monkeypatch.setattr("calib8.quantization.policy.not_faster", lambda *given: {})
 
     def found() -> tuple[ir.Model, QuantPlan]:
         if target is None:
