@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import sys
@@ -80,6 +81,12 @@ def _options(
     pass
 
 
+@functools.cache
+def command() -> Any:
+    """All commands with their options, which typer makes of ``app`` anew each time that it is asked: asked once."""
+    return typer.main.get_command(app)
+
+
 #: Exit codes of a crash (EX_SOFTWARE of sysexits.h) and of a reader that went away (128 + SIGPIPE).
 CRASHED, UNREAD = 70, 141
 #: Those of Ctrl-C and of SIGTERM.
@@ -98,7 +105,7 @@ def main() -> None:
     with checked_stdout(), warnings.catch_warnings(), contextlib.closing(log):
         warnings.showwarning = _show_warning
         try:
-            app()
+            command()()
         except Calib8Error as raised:
             error = by_option(raised)
             _fail(error, str(error), error.exit_code)
