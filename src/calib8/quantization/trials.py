@@ -1,6 +1,7 @@
 """Try recipes on one site: how much of its output is lost on rows that neither ranges nor rounding had seen."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from calib8.precision import INT8, Grid
 from calib8.quantization.config import Optimize
 from calib8.quantization.design import Channels, Recipe, design
 from calib8.quantization.grouped import Grouped
+
+Float = TypeVar("Float", bound=np.floating)
 
 #: One row in this many is held out: recipes are chosen on rows that they were not designed for.
 HOLD_OUT = 4
@@ -104,8 +107,17 @@ def hold_out(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def channels_of(rows: NDArray[np.float32], taps: int) -> Channels:
     """What ``rows`` [n, K * taps] say of each channel."""
-    parted = rows.reshape(len(rows), -1, taps)
-    return Channels(*(np.asarray(of(parted, axis=(0, 2)), np.float32) for of in (np.min, np.median, np.max)))
+    of_each = rows.reshape(len(rows), -1, taps).transpose(1, 0, 2).reshape(rows.shape[1] // taps, -1)
+    return Channels(of_each.min(axis=1), medians(of_each), of_each.max(axis=1))
+
+
+def medians(values: NDArray[Float]) -> NDArray[Float]:
+    """``np.median(values, axis=1)`` of finite values [K, n], [K], in a quarter of the time: it partitions twice."""
+    middle, odd = divmod(values.shape[1], 2)
+    parted = np.array(values, order="C")
+    parted.partition(middle, axis=1)
+    upper = parted[:, middle]
+    return upper if odd else np.divide(parted[:, :middle].max(axis=1) + upper, 2, dtype=values.dtype)
 
 
 def amax_of_channels(matrix: NDArray[np.float32], taps: int) -> NDArray[np.float32]:
@@ -137,6 +149,6 @@ def power_of(expected: Floats) -> NDArray[np.float64]:
     A constant part of the output carries nothing. A row of (nearly) nothing, of which any error would be a huge
     multiple, is judged like one ``FAINT`` as strong as the median row.
     """
-    power = np.square(expected - np.median(expected, axis=0), dtype=np.float64).sum(axis=1)
+    power = np.square(expected - medians(expected.T), dtype=np.float64).sum(axis=1)
     typical = float(np.median(power[power > 0])) if power.any() else float(np.square(expected).sum(axis=1).max()) or 1.0
     return np.asarray(np.maximum(power, FAINT * typical), np.float64)

@@ -14,6 +14,7 @@ from calib8.quantization.trials import (
     channels_of,
     error_of,
     hold_out,
+    medians,
     possible,
 )
 
@@ -149,3 +150,15 @@ def test_what_a_site_can_take(found: Site, expected: list[Recipe]) -> None:
     assert possible(Recipe(), found)
     together = Recipe(smooth=0.5, shift=True, split=0.04)
     assert possible(together, found) == (SHIFT in expected and SPLIT in expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 4095])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_medians_are_numpys_to_the_bit(count: int, kind: type[np.floating]) -> None:
+    rows = np.random.default_rng(count).normal(size=(count, 5)).astype(kind)
+    rows[:, 1] = np.round(rows[:, 1])  # values that repeat
+    before = rows.copy()
+    found = medians(rows.T)
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, np.median(rows, axis=0))
+    np.testing.assert_array_equal(rows, before)
