@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from calib8.telemetry import silence
 from calib8.testing import tiny_encoder
 
 silence()  # tests import ONNX Runtime by themselves, too
+
+# Ray kills and retries work for ever while the machine is short of memory, whoever takes it. Its workers, at nice 15,
+# would wait for all other tests.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Other work on the machine must not fail a test, see CONTRIBUTING.md on speed.
 settings.register_profile("calib8", deadline=None)

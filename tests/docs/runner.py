@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -149,9 +150,15 @@ def check_command(words: list[str]) -> None:
 
 def check_script(script: Path, arguments: list[str]) -> None:
     """That a script of ours exists, and that its ``--help`` names every option that is given to it."""
-    told = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True).stdout
+    told = help_of(script)
     unknown = [word for word in arguments if word.startswith("--") and not re.search(rf"{word}\b", told)]
     assert not unknown, f"{script.name} has no option {' '.join(unknown)}"
+
+
+@functools.cache
+def help_of(script: Path) -> str:
+    """What a script of ours prints for ``--help``: several pages name the same."""
+    return subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True).stdout
 
 
 def check_extras(words: list[str]) -> None:

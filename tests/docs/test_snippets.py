@@ -1,6 +1,5 @@
 """Every command and snippet of README.md and docs/ works, as it stands there."""
 
-import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -13,8 +12,6 @@ from snippets import ROOT, Snippet, pages, sandbox_of, snippets_of
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
 
-# Ray kills and retries work for ever while the machine is short of memory, whoever takes it.
-os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 PAGES = [page for page in pages() if snippets_of(page)]
 
 
