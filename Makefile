@@ -8,8 +8,8 @@ QUICK := build/quick
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP_AUDIT := 2.10.1
 BUILD := 1.6.1
-# In two processes, in one of which all tests of a file run: they share fixtures. One that crashes is a failure, and ends.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+# All tests of a file run in one process: they share fixtures. One that crashes is a failure, and ends.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --max-worker-restart 0
 # Tests start hundreds of processes: none is to compile calib8 anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -33,8 +33,9 @@ quick: .venv/core
 	$(BIN)/calib8 convert $(SMALL)/model.onnx --data $(QUICK)/calibration.txt --held-out $(QUICK)/held_out.txt \
 		--target sm86 -o $(QUICK)
 
+# Three processes keep two cores busy: there are tests that wait.
 test: .venv/installed .venv/bindings/ready
-	$(PYTEST)
+	$(PYTEST) -n 3
 
 check: .venv/installed .venv/bindings/ready
 	$(BIN)/ruff check .
@@ -51,7 +52,7 @@ site: .venv/installed
 
 # The demo and tests of what it left behind, and three more models.
 e2e: demo
-	$(PYTEST) tests/e2e
+	$(PYTEST) -n 2 tests/e2e
 
 # On a machine with a GPU, TensorRT and cuda-python (extra `tensorrt`). What it measures
 # lies in build/gpu.txt, to be kept in bench/results.
