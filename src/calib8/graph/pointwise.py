@@ -18,13 +18,13 @@ PASSES_CODES = {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpo
 def pointwise_from(value: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
     """``value`` and all that comes of it by way of ops that work value by value and read nothing else but constants.
 
-    And the nodes that compute it. A Cast ends it.
+    And the nodes that compute it. A Cast ends it, and so does the body of an If or a Loop.
     """
     values, nodes = [value], []
     for one in values:
         for reader, _ in one.uses():
             others = [read for read in reader.inputs if read is not None and read not in values]
-            taken = works_by_value(reader) and all(map(is_constant, others))
+            taken = works_by_value(reader) and all(map(is_constant, others)) and reader.graph is one.graph
             if taken and reader not in nodes:
                 nodes.append(reader)
                 values.extend(reader.outputs)

@@ -1,4 +1,4 @@
-"""A grouped convolution that TensorRT would not compute in INT8 has a constant FP16 weight.
+"""A grouped convolution that TensorRT would not compute in INT8 has a constant weight in float.
 
     codes -> DQ -> Cast -> Conv (grouped) -> Add, GlobalAveragePool, …     becomes     weight (FP16) -> Conv -> …
 
@@ -7,10 +7,10 @@ most. Else it computes in FP16 with weights that a kernel dequantises in every r
 an H200 0.3 to 0.6 dB, or NaN, of models that have 45 to 50 on a CPU. With constant weights the same kernels are right.
 
 Rules:
-1. The weight comes from a DequantizeLinear of constants, and a Cast to FP16.
+1. The weight comes from a DequantizeLinear of constants, codes or such as Q makes codes of, and a Cast, if any.
 2. The result is not codes at once: something else than Q reads it, or something stands in between that
    ``graph.pointwise`` does not let end a kernel.
-3. For TensorRT alone, at the moment of a build, which says which ops are FP16.
+3. For TensorRT alone, at the moment of a build, which says which ops are in float.
 """
 
 import numpy as np
@@ -19,39 +19,53 @@ from numpy.typing import NDArray
 
 from calib8.graph.pointwise import becomes_codes, ends_in_kernel, ends_of, is_grouped, pointwise_from
 from calib8.graph.values import drop_unread_node, op_of
-from calib8.numerics import dequantize
+from calib8.numerics import dequantize, quantize
 from calib8.passes.qdq_nodes import Constants
-
-FP16 = ir.DataType.FLOAT16
 
 
 def float_grouped(model: ir.Model) -> bool:
     """Rewrite every such convolution of ``model`` in place, and tell whether there are any."""
     constants, found = Constants(model.graph), False
     for node in list(model.graph):
-        cast = node.inputs[1].producer() if op_of(node) == "Conv" and node.inputs[1] is not None else None
-        weight = _weight(cast) if cast is not None else None
-        if cast is None or weight is None or not is_grouped(node) or _gives_codes(node.outputs[0]):
+        if op_of(node) != "Conv" or not is_grouped(node) or _gives_codes(node.outputs[0]):
+            continue
+        way = _way_of_weight(node)
+        weight = _weight(way) if way else None
+        if weight is None:
             continue
         found = True
-        node.replace_input_with(1, constants.new(f"{node.name}_weight_fp16", weight.astype(np.float16)))
-        dequantise = cast.inputs[0]
-        drop_unread_node(model.graph, cast.outputs[0])
-        if dequantise is not None:
-            drop_unread_node(model.graph, dequantise)
+        dtype = way[-1].outputs[0].dtype or ir.DataType.FLOAT
+        node.replace_input_with(1, constants.new(f"{node.name}_weight", weight.astype(dtype.numpy())))
+        for one in reversed(way):
+            drop_unread_node(model.graph, one.outputs[0])
     return found
 
 
-def _weight(cast: ir.Node) -> NDArray[np.float32] | None:
-    """What ``cast`` reads if rule 1 holds."""
-    dequantise = cast.inputs[0].producer() if op_of(cast) == "Cast" and cast.inputs[0] is not None else None
-    if dequantise is None or op_of(dequantise) != "DequantizeLinear" or cast.outputs[0].dtype != FP16:
+def _way_of_weight(conv: ir.Node) -> list[ir.Node]:
+    """Q, DQ and Cast on the way of its weight, as far as they are there; [] if that is not rule 1."""
+    way: list[ir.Node] = []
+    value = conv.inputs[1]
+    for kind in ("Cast", "DequantizeLinear", "QuantizeLinear"):
+        node = value.producer() if value is not None else None
+        if node is not None and op_of(node) == kind:
+            way.insert(0, node)
+            value = node.inputs[0]
+    return way if any(op_of(node) == "DequantizeLinear" for node in way) else []
+
+
+def _weight(way: list[ir.Node]) -> NDArray[np.float32] | None:
+    """What comes of the constant in front of ``way``; None if it is none."""
+    dequantise = next(node for node in way if op_of(node) == "DequantizeLinear")
+    source, scale = (
+        value.const_value if value is not None else None for value in (way[0].inputs[0], dequantise.inputs[1])
+    )
+    if source is None or scale is None:
         return None
-    codes, scale = (value.const_value if value is not None else None for value in dequantise.inputs[:2])
-    if codes is None or scale is None:
-        return None
-    column = [-1, *[1] * (len(codes.shape) - 1)] if scale.size > 1 else []
-    return dequantize(codes.numpy(), scale.numpy().reshape(column))
+    array, column = source.numpy(), [1] * len(source.shape)
+    if scale.size > 1:
+        column[dequantise.attributes.get_int("axis", 1)] = -1
+    scales = scale.numpy().reshape(column)
+    return dequantize(quantize(array, scales) if way[0] is not dequantise else array, scales)
 
 
 def _gives_codes(value: ir.Value) -> bool:

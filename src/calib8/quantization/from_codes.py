@@ -11,7 +11,9 @@ is faster than FP16 (docs/tensorrt.md, "Convolutions"):
 What one of them writes is read by another, so that leaving out one may leave the next without codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
 
 from calib8.graph.pointwise import ends_in_kernel, ends_of, is_grouped, joined, pointwise_from
 from calib8.graph.weighted import WeightedOp
@@ -21,22 +23,23 @@ FOLLOWED = "its activation goes on in float: TensorRT computes both in one kerne
 
 
 def not_to_codes(quantised: Sequence[WeightedOp]) -> dict[str, str]:
-    """Why, by name, those of the ``quantised`` ops are to stay in float whose result is not read as codes alone."""
+    """Why, by name, those of the ``quantised`` ops, in graph order, are to stay in float of which no codes come."""
+    read = {op.node: op.activation for op in quantised}
     found: dict[str, str] = {}
-    while True:
-        left = [op for op in quantised if op.name not in found]
-        more = {op.name: reason for op in left if (reason := _reason(op, left)) is not None}
-        if not more:
-            return found
-        found |= more
+    for op in reversed(quantised):  # who reads its result comes later, and is decided
+        if (reason := _reason(op, read)) is not None:
+            found[op.name] = reason
+            del read[op.node]
+    return found
 
 
-def _reason(op: WeightedOp, quantised: Sequence[WeightedOp]) -> str | None:
+def _reason(op: WeightedOp, read: Mapping[ir.Node, ir.Value]) -> str | None:
+    """``read``: what the ops that are quantised read as codes."""
     if op.kind != "Conv":
         return None
     values, nodes = pointwise_from(op.node.outputs[0])
-    ends, codes = ends_of(values, nodes), {one.node: one.activation for one in quantised}
-    to_codes = all(reader is not None and codes.get(reader) is value for reader, value in ends)
+    ends = ends_of(values, nodes)
+    to_codes = all(reader is not None and read.get(reader) is value for reader, value in ends)
     if is_grouped(op.node):
         return None if to_codes and ends_in_kernel(nodes) else GROUPED
     return None if to_codes or joined(ends) or ends_in_kernel(nodes) else FOLLOWED

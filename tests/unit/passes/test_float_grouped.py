@@ -63,3 +63,19 @@ def test_what_gives_codes_keeps_its_own(kind: str, group: int) -> None:
 
 def test_one_group_has_kernels_for_float() -> None:
     assert not float_grouped(quantised("Relu", group=1))
+
+
+def test_weights_that_q_makes_codes_of_along_the_axis_it_names() -> None:
+    """As other exporters leave them: float, with Q and DQ, in a model that computes in FP32."""
+    g = GraphBuilder(18)
+    x = g.input("x", FLOAT, "batch", 4, 8, 8)
+    weight = np.array([[-1.0, 0.26], [2.0, 0.5], [0.1, 30.0], [0.0, 127.0]], np.float32).reshape(4, 1, 1, 2)
+    scale, zero = g.constant("scale", np.float32([0.5, 0.5, 1.0, 1.0])), g.constant("zero", np.zeros(4, np.int8))
+    codes = g.op("QuantizeLinear", g.constant("w", weight), scale, zero, axis=0)
+    dequantised = g.op("DequantizeLinear", codes, scale, zero, axis=0)
+    model = g.model(y=g.op("Conv", x, dequantised, name="grouped", group=4))
+    assert float_grouped(model)
+    found = weight_of(model).const_value.numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.reshape(4, 2), [[-1.0, 0.5], [2.0, 0.5], [0.0, 30.0], [0.0, 127.0]])
+    assert [node.op_type for node in model.graph] == ["Conv"]
